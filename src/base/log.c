@@ -1,0 +1,181 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The log: short lines for the person who runs the engine.
+ *
+ * A line is "12:34:56.789 warn  text" on stderr, coloured on a terminal, written by a single write
+ * so that lines of several threads never mix and no lock is needed. Under systemd or in a container
+ * the reader adds the date; on a terminal the day is known.
+ *
+ * A call site that fires in a loop must not bury the line that explains the loop. Each call site
+ * (the macro's static struct log_site) may write LOG_BURST lines per LOG_INTERVAL_S; what exceeds
+ * that is counted, and the site's first line of a later interval says how many were kept back. The
+ * limit counts by call site and not by text: the site is known without hashing, and one site is one
+ * kind of trouble. Debug lines are not limited: who asks for them wants them all.
+ *
+ * Invariants
+ *   1. One message, one line: control characters inside a message become '?', so a hostile name
+ *      from the network can neither forge a line nor drive the terminal.
+ *   2. errno survives a call: log lines stand between a failing call and its handling.
+ *   3. Counting is relaxed: under a race two threads may both write the line that opens an
+ * interval. Nothing depends on the exact number.
+ *
+ * Thread rule: log_write from any thread; the setters before threads start.
+ *
+ * Rejected: syslog and journald protocols (stderr reaches both); a log thread (a crash would lose
+ * the lines that explain it); JSON lines (the text already carries key=value).
+ */
+#include "base/log.h"
+
+#include <errno.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/err.h"
+
+_Atomic int log_level_now = -1;
+
+static const char *const level_names[] = { "error", "warn", "info", "debug" };
+static const char *const level_colours[] = { "\033[31m", "\033[33m", "", "\033[2m" };
+
+static_assert(ARRAY_LEN(level_names) == LOG_LEVEL_COUNT_, "a name for each level");
+static_assert(ARRAY_LEN(level_colours) == LOG_LEVEL_COUNT_, "a colour for each level");
+
+static log_sink_fn sink_fn;   /* NULL: stderr */
+static void *sink_ctx;        /* borrowed */
+static log_clock_fn clock_fn; /* NULL: CLOCK_REALTIME */
+static void *clock_ctx;       /* borrowed */
+
+int log_level_from_env(void)
+{
+	enum log_level level = LOG_INFO;
+	const char *name = getenv("ASHLAR_LOG");
+	int unread = -1;
+
+	if (name != NULL && log_level_parse(name, &level) < 0)
+		level = LOG_INFO;
+	/* Whoever set a level meanwhile wins over the environment. */
+	if (atomic_compare_exchange_strong(&log_level_now, &unread, (int)level))
+		return (int)level;
+	return unread;
+}
+
+void log_set_level(enum log_level level)
+{
+	atomic_store(&log_level_now, (int)level);
+}
+
+int log_level_parse(const char *name, enum log_level *ret_level)
+{
+	for (unsigned i = 0; i < LOG_LEVEL_COUNT_; i++) {
+		if (strcmp(name, level_names[i]) == 0) {
+			*ret_level = (enum log_level)i;
+			return 0;
+		}
+	}
+	return -EINVAL;
+}
+
+const char *log_level_name(enum log_level level)
+{
+	return (unsigned)level < LOG_LEVEL_COUNT_ ? level_names[level] : "?";
+}
+
+void log_set_sink(log_sink_fn sink, void *ctx)
+{
+	sink_fn = sink;
+	sink_ctx = ctx;
+}
+
+void log_set_clock(log_clock_fn clock, void *ctx)
+{
+	clock_fn = clock;
+	clock_ctx = ctx;
+}
+
+static uint64_t now_ns(void)
+{
+	struct timespec ts;
+
+	if (clock_fn != NULL)
+		return clock_fn(clock_ctx);
+	(void)clock_gettime(CLOCK_REALTIME, &ts); /* cannot fail for this clock */
+	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+static void write_stderr(enum log_level level, uint64_t at_ns, const char *text)
+{
+	static _Atomic int terminal = -1;
+	char line[LOG_LINE_MAX + 64];
+	time_t at_s = (time_t)(at_ns / 1000000000u);
+	struct tm tm;
+	int is_terminal = atomic_load_explicit(&terminal, memory_order_relaxed);
+	int len;
+
+	if (is_terminal < 0) {
+		is_terminal = isatty(STDERR_FILENO) == 1 && getenv("NO_COLOR") == NULL;
+		atomic_store_explicit(&terminal, is_terminal, memory_order_relaxed);
+	}
+	if (localtime_r(&at_s, &tm) == NULL)
+		tm = (struct tm){};
+	len = snprintf(line, sizeof(line), "%02d:%02d:%02d.%03u %s%-5s%s %s\n", tm.tm_hour,
+		       tm.tm_min, tm.tm_sec, (unsigned)(at_ns / 1000000u % 1000u),
+		       is_terminal ? level_colours[level] : "", level_names[level],
+		       is_terminal ? "\033[0m" : "", text);
+	/* Nobody is left to tell when stderr itself fails. */
+	if (write(STDERR_FILENO, line, (size_t)MIN(len, (int)sizeof(line) - 1)) < 0)
+		return;
+}
+
+/* Whether the site may write; *@ret_kept_back counts lines of an earlier interval not yet told. */
+static bool site_admits(struct log_site *site, uint64_t at_ns, uint32_t *ret_kept_back)
+{
+	uint64_t window = at_ns / (LOG_INTERVAL_S * 1000000000ull) + 1;
+	uint32_t count;
+
+	*ret_kept_back = 0;
+	if (atomic_exchange_explicit(&site->window, window, memory_order_relaxed) != window) {
+		count = atomic_exchange_explicit(&site->count, 0, memory_order_relaxed);
+		*ret_kept_back = count > LOG_BURST ? count - LOG_BURST : 0;
+	}
+	return atomic_fetch_add_explicit(&site->count, 1, memory_order_relaxed) < LOG_BURST;
+}
+
+/* Keeps UTF-8 as it is; makes one printable line of what a message may have brought along. */
+static void one_line(char *text)
+{
+	for (; *text != '\0'; text++) {
+		if ((unsigned char)*text < 0x20 || *text == 0x7f)
+			*text = '?';
+	}
+}
+
+void log_write(struct log_site *site, enum log_level level, const char *fmt, ...)
+{
+	int saved_errno = errno;
+	char text[LOG_LINE_MAX];
+	uint64_t at_ns = now_ns();
+	uint32_t kept_back = 0;
+	va_list args;
+	int len;
+
+	if (level != LOG_DEBUG && !site_admits(site, at_ns, &kept_back)) {
+		errno = saved_errno;
+		return;
+	}
+	va_start(args, fmt);
+	len = vsnprintf(text, sizeof(text), fmt, args);
+	va_end(args);
+	if (len < 0)
+		text[0] = '\0';
+	if (kept_back > 0 && len >= 0 && len < (int)sizeof(text))
+		len += snprintf(text + len, sizeof(text) - (size_t)len, " (%u more not shown)",
+				kept_back);
+	if (len >= (int)sizeof(text))
+		memcpy(text + sizeof(text) - 4, "...", 4);
+	one_line(text);
+	if (sink_fn != NULL)
+		sink_fn(sink_ctx, level, at_ns, text);
+	else
+		write_stderr(level, at_ns, text);
+	errno = saved_errno;
+}
