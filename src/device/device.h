@@ -1,0 +1,314 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * device.h - the three layers: device, descriptor, handle.
+ *
+ *   device      a named thing with size, block size, uuid, driver, statistics, events
+ *     desc      one opening of it: read-only or read-write, with or without an exclusive claim
+ *       handle  that opening on one reactor: where I/O is submitted, without locks
+ *
+ * Behind the handle stands the *channel*: the device's state on that reactor (driver queues, gate,
+ * counters), shared by all handles of the reactor and counted by them.
+ *
+ * Thread: everything here that is MAY_SUSPEND runs in a task, so on the primary reactor. io_start(),
+ *         io_submit() and io_forward() run on the handle's reactor.
+ * Owner:  the registry owns devices; the opener owns its desc; handles belong to their desc and
+ *         are closed before it.
+ */
+#ifndef ASHLAR_DEVICE_DEVICE_H
+#define ASHLAR_DEVICE_DEVICE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/base.h"
+#include "base/err.h"
+#include "base/list.h"
+#include "base/uuid.h"
+#include "device/io.h"
+#include "device/stats.h"
+#include "reactor/reactor.h"
+#include "reactor/task.h"
+
+struct driver;
+struct device;
+struct desc;
+struct handle;
+
+enum {
+	DEVICE_NAME_MAX = 512,       /* bytes with the NUL: an NVMe qualified name fits */
+	DEVICE_BLOCK_SIZE_MIN = 512,
+	DEVICE_BLOCK_SIZE_MAX = 65536,
+};
+
+/* ---- device ------------------------------------------------------------------------------- */
+
+enum device_event_type {
+	DEVICE_REMOVED,         /* close it: nothing will succeed any more */
+	DEVICE_LOOPBACK_REMOVED, /* the alias it was opened through is gone */
+	DEVICE_RESIZED,
+	DEVICE_FAILED,          /* the driver gave up on it (admin queue, controller, ...) */
+	DEVICE_MEDIA,           /* media management: something about the medium changed */
+	DEVICE_EVENT_COUNT_,
+};
+
+struct device_event {
+	enum device_event_type type;
+	struct device *dev;
+	uint64_t old_nblocks; /* resized: before; now is dev->nblocks */
+};
+
+/*
+ * Drivers embed it first. Constant after device_register() but for nblocks, is_removed and the
+ * lists, which only the primary reactor changes.
+ */
+struct device {
+	/* set by the driver before device_register() */
+	const struct driver *driver;
+	char name[DEVICE_NAME_MAX];
+	struct uuid uuid;          /* null: one is made up */
+	uint64_t nblocks;
+	uint32_t block_size;       /* bytes, power of two */
+	uint32_t ops;              /* IO_BIT()s that submit() takes; others are emulated or refused */
+	uint32_t buf_align;        /* what the driver's memory must be aligned to, bytes, >= 1 */
+	uint32_t max_io_nlb;       /* largest request it takes, 0: no limit */
+	uint32_t physical_block_size; /* bytes; hint, 0: block_size */
+	uint32_t optimal_io_nlb;   /* hint, 0: none */
+	bool has_write_cache;      /* volatile: FLUSH and FUA mean something */
+	bool is_read_only;
+	bool is_thin;              /* unmap gives space back, holes are known */
+	bool unmap_reads_zero;     /* after IO_UNMAP blocks read as zeroes */
+	bool is_rotational;
+	unsigned stack_depth;      /* 1 + the deepest device below */
+
+	/* the device layer's */
+	uint8_t block_shift;
+	bool is_removed;
+	unsigned quiesce_count;
+	struct list link;          /* registry */
+	struct list descs;
+	struct list aliases;       /* URIs it answers to */
+	const char *claim;         /* name of the module that writes exclusively, NULL: none */
+	struct channel *channel[REACTORS_MAX];
+	struct task_mutex control; /* create/destroy of channels, quiesce, resize: one at a time */
+	struct task_event closed;  /* fired when the last desc of a removed device goes */
+	struct list faults;        /* struct fault, armed on this device */
+	struct list range_locks;
+	struct io_stats *baseline; /* what stats reset subtracts, NULL before the first reset */
+};
+
+/*
+ * Make a device from a URI: finds the driver by scheme. *ret_dev is borrowed from the registry.
+ * -EEXIST when the name is taken, -EINVAL for a bad URI, -ENOENT, -EACCES ... from the driver.
+ */
+int device_create(const char *uri, struct device **ret_dev, struct err *err) MAY_SUSPEND WARN_UNUSED;
+/*
+ * Undo device_create() by the same URI: announces DEVICE_REMOVED, ends I/O with IO_NO_DEVICE, waits
+ * until every desc is closed. -ENOENT for an unknown URI.
+ */
+int device_destroy(const char *uri, struct err *err) MAY_SUSPEND WARN_UNUSED;
+/* The same for a device in hand, whatever it was made from. */
+int device_remove(struct device *dev, struct err *err) MAY_SUSPEND WARN_UNUSED;
+/* Destroy everything, openers first. For shutdown. */
+void device_remove_all(void) MAY_SUSPEND;
+
+/* By name, then by alias (URI). NULL: not found. Primary reactor. */
+struct device *device_lookup(const char *name);
+struct device *device_next(struct device *prev); /* NULL starts; NULL ends */
+bool device_has_alias(const struct device *dev, const char *uri);
+static inline uint64_t device_size(const struct device *dev)
+{
+	return dev->nblocks << dev->block_shift;
+}
+
+/* Sum over all reactors, less the baseline of the last reset. */
+void device_stats(struct device *dev, struct io_stats *ret_stats);
+int device_stats_reset(struct device *dev) WARN_UNUSED;
+
+/*
+ * The one primitive for structural change: hold new I/O at the gate, wait for what is in flight;
+ * swap whatever must be swapped; let the held I/O go. Calls nest.
+ */
+void device_quiesce(struct device *dev) MAY_SUSPEND;
+void device_resume(struct device *dev) MAY_SUSPEND;
+/* Quiesced, so that no request sees two sizes; announces DEVICE_RESIZED. */
+int device_resize(struct device *dev, uint64_t nblocks, struct err *err) MAY_SUSPEND WARN_UNUSED;
+void device_announce(struct device *dev, enum device_event_type type);
+
+/*
+ * Exclusive range: returns once no other I/O overlapping it is in flight and later ones wait at
+ * the gate; only requests with IO_LOCK_HOLDER pass. Overlapping lockers queue, first come first
+ * served. Owner: the caller, until unlocked.
+ */
+struct range_lock {
+	struct list link;
+	uint64_t lba, nlb;
+	struct task *waiter;
+	bool is_held;
+};
+int range_lock(struct device *dev, struct range_lock *lock, uint64_t lba, uint64_t nlb,
+	       struct err *err) MAY_SUSPEND WARN_UNUSED;
+void range_unlock(struct device *dev, struct range_lock *lock) MAY_SUSPEND;
+
+/* ---- descriptor --------------------------------------------------------------------------- */
+
+enum desc_flag {
+	DESC_WRITE = 1 << 0,
+	DESC_CLAIM = 1 << 1, /* be the only writer; -EBUSY if someone else is */
+};
+
+struct desc {
+	struct device *dev; /* borrowed; stays valid until desc_close() */
+	unsigned flags;
+	/* Events; primary reactor, outside any task. NULL: not interested. */
+	void (*event)(struct desc *desc, const struct device_event *event);
+	void *owner; /* the opener's */
+
+	struct list link;
+	struct handle *handle[REACTORS_MAX]; /* owned */
+};
+
+struct desc_opts {
+	unsigned flags;
+	const char *claim; /* module name for DESC_CLAIM */
+	void (*event)(struct desc *desc, const struct device_event *event);
+	void *owner;
+};
+
+int desc_open(struct device *dev, const struct desc_opts *opts, struct desc **ret_desc,
+	      struct err *err) MAY_SUSPEND WARN_UNUSED;
+/* Closes its handles too; nothing of this desc may be in flight. NULL is fine. */
+void desc_close(struct desc *desc) MAY_SUSPEND;
+/* Give up the exclusive claim but stay open. */
+void desc_unclaim(struct desc *desc);
+
+/* ---- handle ------------------------------------------------------------------------------- */
+
+struct handle {
+	struct channel *ch; /* counted */
+	uint32_t ops;       /* IO_BIT()s this opening may submit */
+	struct desc *desc;
+};
+
+/* The handle of @desc on @r, made on first use. Owned by the desc. */
+int handle_open(struct desc *desc, struct reactor *r, struct handle **ret_handle,
+		struct err *err) MAY_SUSPEND WARN_UNUSED;
+
+/* ---- channel: a device on one reactor ----------------------------------------------------- */
+
+/* Why a channel's requests cannot take the fast path. */
+enum gate {
+	GATE_QUIESCED = 1 << 0, /* hold */
+	GATE_LOCKED = 1 << 1,   /* some range is locked: look closer */
+	GATE_REMOVED = 1 << 2,  /* fail with IO_NO_DEVICE */
+	GATE_FAULTS = 1 << 3,   /* faults are armed */
+	GATE_DRAINING = 1 << 4, /* someone waits for an epoch to end */
+	GATE_FORBIDDEN = 1 << 5, /* max_io_nlb or the like: look closer */
+};
+
+/* Drivers embed it first in their own channel. */
+struct channel {
+	/* hot */
+	enum io_result (*submit)(struct channel *ch, struct io *io);
+	uint64_t nblocks;
+	uint32_t gate;        /* enum gate; 0: fast path */
+	uint32_t ops;         /* what submit takes */
+	uint32_t sample;      /* counts down to the next exactly timed request */
+	uint8_t block_shift;
+	uint8_t epoch;        /* 0 or 1: which counter new requests go into */
+	uint16_t refs;        /* handles; primary reactor */
+	uint32_t inflight[2];
+	struct io_stats *stats;
+	struct reactor *reactor;
+	struct device *dev;
+	/* cold */
+	struct msg_list held; /* requests waiting at the gate (io.msg links) */
+	struct list locks;    /* ranges locked here (struct range_mark) */
+	struct list faults;   /* this channel's view of the armed faults */
+	void (*drained)(struct channel *ch, void *arg);
+	void *drained_arg;
+	uint8_t drain_epoch;
+};
+
+/* Slow paths and slow halves, gate.c and channel.c. */
+enum io_result io_issue_slow(struct channel *ch, struct io *io);
+enum io_result io_account_error(struct channel *ch, struct io *io, enum io_result result);
+/* Put an IO_DONE request on its reactor's deferred list so that done() is called from the loop. */
+void io_defer_done(struct io *io);
+
+static inline bool io_is_in_range(const struct channel *ch, const struct io *io)
+{
+	return io->nlb <= ch->nblocks && io->lba <= ch->nblocks - io->nlb;
+}
+
+/* Hand @io to a channel: one frame, one check, the driver. */
+static inline enum io_result io_issue(struct channel *ch, struct io *io,
+				      enum io_result (*hook)(struct io *io))
+{
+	struct io_frame *f = &io->frame[io->depth++];
+	struct op_stats *s;
+
+	f->ch = ch;
+	f->hook = hook;
+	f->lba = io->lba;
+	f->nlb = io->nlb;
+	f->submit_ns = ch->reactor->now_ns;
+	io->ch = ch;
+	if (unlikely(ch->gate != 0 || !(ch->ops >> io->op & 1) || !io_is_in_range(ch, io) ||
+		     --ch->sample == 0))
+		return io_issue_slow(ch, io);
+	f->epoch = ch->epoch;
+	if (ch->submit(ch, io) == IO_PENDING) {
+		ch->inflight[ch->epoch]++;
+		return IO_PENDING;
+	}
+	io->depth--;
+	io->lba = f->lba;
+	io->nlb = f->nlb;
+	if (unlikely(io->status != IO_OK))
+		return io_account_error(ch, io, IO_DONE);
+	s = &ch->stats->op[io->op];
+	s->ops++;
+	s->bytes += (uint64_t)io->nlb << ch->block_shift;
+	return IO_DONE;
+}
+
+/*
+ * Submit from the top. IO_DONE: finished, status is set, done() will not be called.
+ * The owner has set op, flags, lba, nlb, iov, iovcnt and done.
+ */
+static inline enum io_result io_start(struct handle *h, struct io *io)
+{
+	io->depth = 0;
+	io->status = IO_OK;
+	if (unlikely(!(h->ops >> io->op & 1))) {
+		io->status = IO_BIT(io->op) & IO_OPS_WRITING ? IO_READ_ONLY : IO_UNSUPPORTED;
+		return IO_DONE;
+	}
+	return io_issue(h->ch, io, NULL);
+}
+
+/* Submit from the top; done() is called from the loop in any case. */
+static inline void io_submit(struct handle *h, struct io *io)
+{
+	if (io_start(h, io) == IO_DONE)
+		io_defer_done(io);
+}
+
+/* For a layer's submit(): send the request on to the device below; @hook sees it come back. */
+static inline enum io_result io_forward(struct handle *below, struct io *io,
+					enum io_result (*hook)(struct io *io))
+{
+	if (io_issue(below->ch, io, hook) == IO_PENDING)
+		return IO_PENDING;
+	return hook == NULL ? IO_DONE : hook(io);
+}
+
+/* For drivers: a pending request ended. On its reactor, outside submit(). */
+void io_complete(struct io *io, uint16_t status);
+
+/* ---- waiting forms ------------------------------------------------------------------------ */
+
+/* In a task: submit on a handle of the primary reactor and wait. Returns the status. */
+uint16_t io_wait(struct handle *h, struct io *io) MAY_SUSPEND;
+
+#endif
