@@ -1,0 +1,134 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# do - every verb of this project on one page. `./do` lists them; `./do VERB` needs no preparation:
+# packages that are missing are installed first (scripts/packages), then things are built.
+#
+# How to read it: a verb is a function do_VERB, the comment line "## verb: text" above it is what
+# the list prints. Words after the verb go to the program behind it.
+set -euo pipefail
+cd "$(dirname "$(readlink -f "$0")")"
+
+# configure DIR [meson options]: a build directory is set up once, ninja keeps it current.
+configure() {
+	local dir=$1
+	shift
+	[ -f "$dir/build.ninja" ] || meson setup "$dir" "$@"
+}
+
+sources() {
+	git ls-files --cached --others --exclude-standard -- '*.c' '*.h'
+}
+
+## build: configure and compile into build/
+do_build() {
+	scripts/packages need build
+	configure build
+	ninja -C build
+}
+
+## demo: the main job end to end: a file, served over NVMe/TCP, hammered by a real client
+do_demo() {
+	scripts/packages want hosts
+	do_build
+	scripts/demo "$@"
+}
+
+## test [PART...]: every test, at most 15 minutes; the last line counts passed, failed, skipped
+do_test() {
+	scripts/packages want test hosts
+	do_build
+	scripts/test "$@"
+}
+
+## quick: format, lint and unit tests in under 30 seconds; run it before a commit
+do_quick() {
+	scripts/packages want test
+	do_build
+	scripts/test format lint unit "$@"
+}
+
+## bench [ARGS]: measure each layer against its floor
+do_bench() {
+	scripts/packages want test
+	do_build
+	tests/bench/run "$@"
+}
+
+## sim [ARGS]: the simulator: seeds, or one seed again
+do_sim() {
+	do_build
+	tests/sim/run "$@"
+}
+
+## fuzz [ARGS]: libFuzzer on everything that parses foreign bytes
+do_fuzz() {
+	scripts/packages need build test
+	tests/fuzz/run "$@"
+}
+
+## fmt: format every C file in place
+do_fmt() {
+	scripts/packages need test
+	sources | xargs -r clang-format-14 -i
+}
+
+## lint: the house rules: include arrows, lengths, essays, spelling (scripts/lint)
+do_lint() {
+	scripts/packages want test
+	scripts/test format lint
+}
+
+## asan: unit tests under AddressSanitizer and UndefinedBehaviorSanitizer, in build-asan/
+do_asan() {
+	scripts/packages need build
+	configure build-asan -Db_sanitize=address,undefined -Db_lundef=false
+	ninja -C build-asan
+	scripts/test asan
+}
+
+## tsan: unit tests under ThreadSanitizer, in build-tsan/
+do_tsan() {
+	scripts/packages need build
+	configure build-tsan -Db_sanitize=thread -Db_lundef=false
+	ninja -C build-tsan
+	scripts/test tsan
+}
+
+## hosts [ARGS]: real Linux kernels in QEMU as NVMe/TCP hosts
+do_hosts() {
+	scripts/packages need build hosts
+	do_build
+	tests/hosts/run "$@"
+}
+
+## man [PAGE]: read a manual page from the tree, for example ./do man ashlar-uri
+do_man() {
+	local page=${1:-ashlar}
+	man -l man/"$page".[0-9]
+}
+
+## install [MESON ARGS]: install what build/ holds (prefix /usr/local; --destdir DIR for packagers)
+do_install() {
+	do_build
+	meson install -C build --no-rebuild "$@"
+}
+
+list_verbs() {
+	echo "usage: ./do VERB [ARGUMENT...]"
+	sed -n 's/^## \([^:]*\): \(.*\)/\1\t\2/p' ./do | while IFS=$'\t' read -r verb text; do
+		printf '  %-22s %s\n' "$verb" "$text"
+	done
+}
+
+verb=${1:-}
+if [ -z "$verb" ]; then
+	list_verbs
+elif declare -F "do_$verb" >/dev/null; then
+	shift
+	"do_$verb" "$@"
+else
+	echo "./do: there is no verb '$verb'" >&2
+	list_verbs >&2
+	exit 2
+fi
