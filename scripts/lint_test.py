@@ -16,6 +16,7 @@ LOADER.exec_module(lint)
 SPDX = "/* SPDX-License-Identifier: Apache-2.0 */\n"
 ESSAY = "/*\n" + " * A word about why.\n" * 10 + " */\n"
 BODY = "\tx++;\n"
+DRIVER = '\t.schemes = (const char *const[]){ "x", NULL },\n'
 
 
 def function(lines, before=""):
@@ -73,11 +74,11 @@ TABLE = [
     ("a banned name in a comment", "calls", {"src/base/a.c": "/* not strcpy(a, b) */\n"}, ""),
     ("a longer name", "calls", {"src/base/a.c": "\ttask_sleep(1);\n\tops->sleep(1);\n"}, ""),
     ("a driver without page", "drivers",
-     {"src/drivers/x.c": '\t.scheme = "x",\n', "tests/x.py": "x://"}, "no section"),
+     {"src/drivers/x.c": DRIVER, "tests/x.py": "x://"}, "no section"),
     ("a driver without test", "drivers",
-     {"src/drivers/x.c": '\t.scheme = "x",\n', "man/ashlar-uri.7": ".Ss x\n"}, "no test opens"),
+     {"src/drivers/x.c": DRIVER, "man/ashlar-uri.7": ".Ss x\n"}, "no test opens"),
     ("a driver with both", "drivers",
-     {"src/drivers/x.c": '\t.scheme = "x",\n', "man/ashlar-uri.7": ".Ss x\n",
+     {"src/drivers/x.c": DRIVER, "man/ashlar-uri.7": ".Ss x\n",
       "tests/x.py": "x://"}, ""),
     ("a waiver of an unknown rule", "waivers",
      {"src/base/a.c": "/* lint: allow nonsense: because */\n"}, "unknown rule"),
