@@ -36,14 +36,14 @@ do_demo() {
 
 ## test [PART...]: every test, at most 15 minutes; the last line counts passed, failed, skipped
 do_test() {
-	scripts/packages want test hosts
+	scripts/packages want lint test hosts
 	do_build
 	scripts/test "$@"
 }
 
 ## quick: format, lint and unit tests in under 30 seconds; run it before a commit
 do_quick() {
-	scripts/packages want test
+	scripts/packages want lint
 	do_build
 	scripts/test format lint unit "$@"
 }
@@ -69,13 +69,13 @@ do_fuzz() {
 
 ## fmt: format every C file in place
 do_fmt() {
-	scripts/packages need test
+	scripts/packages need lint
 	sources | xargs -r clang-format-14 -i
 }
 
 ## lint: the house rules: include arrows, lengths, essays, spelling (scripts/lint)
 do_lint() {
-	scripts/packages want test
+	scripts/packages want lint
 	scripts/test format lint
 }
 
