@@ -9,13 +9,6 @@
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")"
 
-# configure DIR [meson options]: a build directory is set up once, ninja keeps it current.
-configure() {
-	local dir=$1
-	shift
-	[ -f "$dir/build.ninja" ] || meson setup "$dir" "$@"
-}
-
 sources() {
 	git ls-files --cached --others --exclude-standard -- '*.c' '*.h'
 }
@@ -23,7 +16,7 @@ sources() {
 ## build: configure and compile into build/
 do_build() {
 	scripts/packages need build
-	configure build
+	[ -f build/build.ninja ] || meson setup build
 	ninja -C build
 }
 
@@ -75,23 +68,20 @@ do_fmt() {
 
 ## lint: the house rules: include arrows, lengths, essays, spelling (scripts/lint)
 do_lint() {
+	scripts/packages need build
 	scripts/packages want lint
-	scripts/test format lint
+	scripts/test format lint lint-test
 }
 
 ## asan: unit tests under AddressSanitizer and UndefinedBehaviorSanitizer, in build-asan/
 do_asan() {
 	scripts/packages need build
-	configure build-asan -Db_sanitize=address,undefined -Db_lundef=false
-	ninja -C build-asan
 	scripts/test asan
 }
 
 ## tsan: unit tests under ThreadSanitizer, in build-tsan/
 do_tsan() {
 	scripts/packages need build
-	configure build-tsan -Db_sanitize=thread -Db_lundef=false
-	ninja -C build-tsan
 	scripts/test tsan
 }
 
