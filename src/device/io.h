@@ -101,6 +101,7 @@ struct io {
 	uint16_t iovcnt;
 	uint32_t tag;            /* the owner's */
 	const struct iovec *iov; /* borrowed from the owner */
+	void *owner;             /* the owner's, as is tag: what done() needs to find its way back */
 
 	/* line 1 */
 	void (*done)(struct io *io); /* called from the reactor's loop, never from submit */
