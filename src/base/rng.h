@@ -43,7 +43,7 @@ static inline uint64_t rng_rotate_(uint64_t x, unsigned by)
 	return x << by | x >> (64 - by);
 }
 
-static inline uint64_t rng_u64(struct rng *rng)
+static inline uint64_t rng_next(struct rng *rng)
 {
 	uint64_t *s = rng->s;
 	uint64_t result = rng_rotate_(s[1] * 5, 7) * 9;
@@ -62,13 +62,13 @@ static inline uint64_t rng_u64(struct rng *rng)
  * draws again in the rare case that would favour small results (Lemire, ACM TOMACS 29, 2019). */
 static inline uint64_t rng_below(struct rng *rng, uint64_t bound)
 {
-	unsigned __int128 product = (unsigned __int128)rng_u64(rng) * bound;
+	unsigned __int128 product = (unsigned __int128)rng_next(rng) * bound;
 
 	if (unlikely((uint64_t)product < bound)) {
 		uint64_t reject_below = -bound % bound;
 
 		while ((uint64_t)product < reject_below)
-			product = (unsigned __int128)rng_u64(rng) * bound;
+			product = (unsigned __int128)rng_next(rng) * bound;
 	}
 	return (uint64_t)(product >> 64);
 }
@@ -78,7 +78,7 @@ static inline uint64_t rng_range(struct rng *rng, uint64_t low, uint64_t high)
 {
 	uint64_t span = high - low + 1;
 
-	return span == 0 ? rng_u64(rng) : low + rng_below(rng, span);
+	return span == 0 ? rng_next(rng) : low + rng_below(rng, span);
 }
 
 /* True @times out of @out_of: rng_chance(rng, 1, 100) is one per cent. */
@@ -90,7 +90,7 @@ static inline bool rng_chance(struct rng *rng, uint64_t times, uint64_t out_of)
 /* 0 <= x < 1, 53 random bits. */
 static inline double rng_unit(struct rng *rng)
 {
-	return (double)(rng_u64(rng) >> 11) * 0x1.0p-53;
+	return (double)(rng_next(rng) >> 11) * 0x1.0p-53;
 }
 
 /* A random_fn whose context is a struct rng. */
@@ -99,7 +99,7 @@ static inline void rng_fill(void *rng, void *buf, size_t len)
 	uint8_t *to = buf;
 
 	while (len > 0) {
-		uint64_t word = rng_u64(rng);
+		uint64_t word = rng_next(rng);
 		size_t step = len < sizeof(word) ? len : sizeof(word);
 
 		memcpy(to, &word, step);

@@ -60,17 +60,25 @@ static inline void tap_add(struct tap_test *test)
 
 static inline PRINTF(3, 4) bool tap_fail(const char *file, int line, const char *fmt, ...)
 {
+	char text[1024];
 	va_list args;
 
-	printf("# %s:%d: ", file, line);
 	va_start(args, fmt);
-	vprintf(fmt, args);
+	(void)vsnprintf(text, sizeof(text), fmt, args);
 	va_end(args);
+	for (char *at = text; (at = strchr(at, '\n')) != NULL;)
+		*at = '|'; /* what follows a line feed would not be a comment */
+	printf("# %s:%d: %s", file, line, text);
 	if (tap_.row != NULL)
 		printf(" (row '%s')", tap_.row);
 	printf("\n");
 	tap_.failed++;
 	return false;
+}
+
+static inline bool tap_check(const char *file, int line, const char *text, bool is_true)
+{
+	return is_true || tap_fail(file, line, "%s is false", text);
 }
 
 static inline bool tap_eq(const char *file, int line, const char *a_text, const char *b_text,
@@ -112,7 +120,7 @@ static inline bool tap_mem(const char *file, int line, const char *a_text, const
 	return true;
 }
 
-#define CHECK(expr)        ((expr) ? true : tap_fail(__FILE__, __LINE__, "%s is false", #expr))
+#define CHECK(expr)        tap_check(__FILE__, __LINE__, #expr, !!(expr))
 #define CHECK_EQ(a, b)     tap_eq(__FILE__, __LINE__, #a, #b, (long long)(a), (long long)(b))
 #define CHECK_STR(a, b)    tap_str(__FILE__, __LINE__, #a, a, b)
 #define CHECK_HAS(a, part) tap_has(__FILE__, __LINE__, #a, a, part)

@@ -2,11 +2,11 @@
 /*
  * Device URIs: syntax by uriparser, meaning by whoever asks.
  *
- * A URI arrives from a command line, a gRPC call or a pool's label; all of it may be hostile. Whether
- * the text is a URI at all is decided by uriparser (RFC 3986), which also finds host and port and
- * undoes percent-encoding. This file adds what a driver wants on top: decoded strings that end
- * where C expects it, path segments, query parameters with types, and the refusal of what nobody
- * understood - a misspelled `blk_sze=4096` must not silently become the default.
+ * A URI arrives from a command line, a gRPC call or a pool's label; all of it may be hostile.
+ * Whether the text is a URI at all is decided by uriparser (RFC 3986), which also finds host and
+ * port and undoes percent-encoding. This file adds what a driver wants on top: decoded strings that
+ * end where C expects it, path segments, query parameters with types, and the refusal of what
+ * nobody understood - a misspelled `blk_sze=4096` must not silently become the default.
  *
  * One deviation from the RFC: the authority of pcie://0000:01:00.0 is no host and port. When a text
  * is a URI but for its authority, and that is made of harmless characters, it is kept raw and host
@@ -23,9 +23,9 @@
  *
  * Thread rule: a struct uri belongs to one thread at a time.
  *
- * Rejected: `+` for a space (a form's habit, not a URI's; file names contain plus signs); a table of
- * parameters for each driver (types, defaults and checks would live in two places); uriparser's own
- * query list (an allocation for each parameter, and %00 cuts values short).
+ * Rejected: `+` for a space (a form's habit, not a URI's; file names contain plus signs); a table
+ * of parameters for each driver (types, defaults and checks would live in two places); uriparser's
+ * own query list (an allocation for each parameter, and %00 cuts values short).
  */
 #include "base/uri.h"
 
@@ -309,7 +309,7 @@ static int uri_take_apart(struct uri *uri, struct arena *arena, size_t len, char
 
 int uri_parse_bytes(const char *data, size_t len, struct uri **ret_uri, struct err *err)
 {
-	/* The text, and of it: authority twice, path twice, the rest once; a NUL for each string. */
+	/* The text, and of it: authority twice, path twice, the rest once; a NUL for each. */
 	size_t room = 4 * len + URI_SEGMENTS_MAX + 2 * URI_PARAMS_MAX + 16;
 	CLEANUP(uri_freep) struct uri *uri = NULL;
 	CLEANUP(freep) char *scratch = NULL;

@@ -7,6 +7,10 @@
  * so that a configuration that worked before works here; and a seam for the random source, because
  * a simulated run must name its devices the same way each time it is replayed.
  *
+ * Invariants
+ *   1. The bytes are in the order in which they are printed; no field is ever swapped.
+ *   2. A refused text leaves the result untouched.
+ *
  * Rejected: uuid_t in our interfaces (an array type: it cannot be assigned or returned, and
  * decays).
  *
