@@ -53,11 +53,11 @@ struct poller {
 /* Where time, sleep and blocking work come from. All run on the reactor's thread, but wake(). */
 struct reactor_backend {
 	uint64_t (*now)(struct reactor *r);
-	unsigned (*reap)(struct reactor *r);                     /* handle kernel events, no wait */
-	void (*submit)(struct reactor *r);                       /* hand over what was queued */
-	void (*sleep)(struct reactor *r, uint64_t until_ns);     /* UINT64_MAX: no timer */
-	void (*wake)(struct reactor *r);                         /* any thread */
-	void (*work)(struct reactor *r, struct work *work);      /* run where it may block */
+	unsigned (*reap)(struct reactor *r);                 /* handle kernel events, no wait */
+	void (*submit)(struct reactor *r);                   /* hand over what was queued */
+	void (*sleep)(struct reactor *r, uint64_t until_ns); /* UINT64_MAX: no timer */
+	void (*wake)(struct reactor *r);                     /* any thread */
+	void (*work)(struct reactor *r, struct work *work);  /* run where it may block */
 };
 
 struct reactor_stats {
@@ -70,24 +70,25 @@ struct reactor_stats {
 
 struct reactor {
 	/* hot: read by every I/O */
-	uint64_t now_ns;        /* clock of this turn; CLOCK_MONOTONIC or virtual */
-	struct msg_list ready;  /* run in the next "deferred" phase */
-	struct msg_list flush;  /* run once at the end of this turn */
+	uint64_t now_ns;       /* clock of this turn; CLOCK_MONOTONIC or virtual */
+	struct msg_list ready; /* run in the next "deferred" phase */
+	struct msg_list flush; /* run once at the end of this turn */
 	struct list pollers;
+	struct list *poll_next; /* while the pollers are walked: where to go on */
 	struct timer_heap timers;
-	unsigned id;            /* 0 is the primary */
-	bool is_spinning;       /* never sleep (--poll always) */
+	unsigned id;      /* 0 is the primary */
+	bool is_spinning; /* never sleep (--poll always) */
 	const struct reactor_backend *backend;
-	struct uring *ring;     /* owned; NULL in the simulator */
+	struct uring *ring; /* owned; NULL in the simulator */
 
 	/* adaptive sleep */
 	uint64_t last_event_ns;
-	uint64_t gap_ns;        /* moving average of the time between eventful turns */
+	uint64_t gap_ns; /* moving average of the time between eventful turns */
 	uint64_t spin_budget_ns;
 
 	struct rng rng;
 	struct reactor_stats stats;
-	int core;               /* pinned to, or -1 */
+	int core; /* pinned to, or -1 */
 	bool is_stopping;
 
 	/* touched by others */
@@ -129,7 +130,7 @@ static inline uint64_t reactor_clock(struct reactor *r)
 
 static inline uint64_t reactor_random(struct reactor *r)
 {
-	return rng_next(&r->rng);
+	return rng_u64(&r->rng);
 }
 
 struct reactor_opts {

@@ -26,10 +26,7 @@ enum {
 
 struct uring_features {
 	bool has_defer_taskrun;
-	bool has_nowait_probe;
-	bool has_min_timeout;
-	bool has_discard; /* IORING_OP_URING_CMD with BLOCK_URING_CMD_DISCARD, Linux 6.12 */
-	uint64_t ops_mask[2]; /* opcodes the kernel knows */
+	uint64_t ops_mask[2]; /* opcodes the kernel knows, see uring_knows_op() */
 };
 
 /*
@@ -39,6 +36,8 @@ struct uring_features {
 struct io_uring_sqe *uring_sqe(struct reactor *r, struct uring_op *op);
 
 const struct uring_features *uring_features(const struct reactor *r);
+/* Does the kernel know IORING_OP_... @op? */
+bool uring_knows_op(const struct reactor *r, unsigned op);
 
 /* The kernel backend. */
 extern const struct reactor_backend reactor_backend_uring;

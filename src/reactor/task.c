@@ -1,0 +1,384 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * task.c - stackful control tasks on the primary reactor.
+ *
+ * Control work is a handful of long stories (create a device, quiesce it on every core, swap,
+ * resume). Told as callbacks each becomes a dozen functions in reverse order; told as a task it is
+ * one function with early returns. The price, a stack and a context switch, is paid only here and
+ * never per I/O.
+ *
+ *   task_spawn -> READY --run--> RUNNING --suspend--> WAITING --resume--> READY ...
+ *                                   |
+ *                                   +--function returns--> stack to the cache, task freed
+ *
+ * Mechanism: ucontext. Its switch costs a system call for the signal mask (a quarter of a
+ * microsecond), which control work never notices; a hand-written switch would buy speed nobody
+ * needs with assembly per architecture. Sanitizers are told of every switch.
+ *
+ * Invariants:
+ *   1. All tasks run on the primary reactor's thread; nothing here is atomic.
+ *   2. A task is in exactly one place: running, on the reactor's ready list (its msg), in the wait
+ *      list for a stack, or held by whoever will call task_resume().
+ *   3. A task is resumed once per suspension; is_waiting asserts it.
+ *   4. Stacks have a guard page below; at most TASKS_MAX exist.
+ */
+#include "reactor/task.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+
+#include "reactor/worker.h"
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/common_interface_defs.h>
+#define WITH_ASAN 1
+#else
+#define WITH_ASAN 0
+#endif
+#if defined(__SANITIZE_THREAD__)
+#include <sanitizer/tsan_interface.h>
+#define WITH_TSAN 1
+#else
+#define WITH_TSAN 0
+#endif
+
+struct task {
+	struct msg msg;   /* on the ready list */
+	struct list link; /* in the wait list for a stack, or of a mutex */
+	const char *name;
+	void (*fn)(void *arg);
+	void *arg;
+	void *stack; /* owned while running; lowest usable address */
+	ucontext_t context;
+	bool is_waiting;
+	bool is_done;
+#if WITH_ASAN
+	void *fake_stack;
+#endif
+#if WITH_TSAN
+	void *fiber;
+#endif
+};
+
+static struct {
+	struct task *running;
+	ucontext_t loop;        /* where the reactor's loop goes on */
+	struct list starved;    /* tasks that wait for a stack */
+	void *cache[TASKS_MAX]; /* free stacks */
+	unsigned ncached, nstacks, ntasks;
+#if WITH_ASAN
+	void *loop_fake;
+	const void *loop_stack;
+	size_t loop_size;
+#endif
+#if WITH_TSAN
+	void *loop_fiber;
+#endif
+} tasks;
+
+static const size_t stack_size = (size_t)TASK_STACK_SIZE * (WITH_ASAN ? 2 : 1);
+
+struct task *task_self(void)
+{
+	const struct reactor *r = reactor_self();
+
+	return r != NULL && r->id == 0 ? tasks.running : NULL;
+}
+
+unsigned task_count(void)
+{
+	return tasks.ntasks;
+}
+
+/* ---- stacks ------------------------------------------------------------------------------- */
+
+static void *stack_get(void)
+{
+	const size_t guard = 4096;
+	char *map;
+
+	if (tasks.ncached > 0)
+		return tasks.cache[--tasks.ncached];
+	if (tasks.nstacks == TASKS_MAX)
+		return NULL;
+	map = mmap(NULL, guard + stack_size, PROT_READ | PROT_WRITE,
+		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK, -1, 0);
+	if (map == MAP_FAILED)
+		return NULL;
+	if (mprotect(map, guard, PROT_NONE) < 0) {
+		(void)munmap(map, guard + stack_size);
+		return NULL;
+	}
+	tasks.nstacks++;
+	return map + guard;
+}
+
+void task_pool_drain(void)
+{
+	const size_t guard = 4096;
+
+	while (tasks.ncached > 0) {
+		char *stack = tasks.cache[--tasks.ncached];
+
+		(void)munmap(stack - guard, guard + stack_size);
+		tasks.nstacks--;
+	}
+}
+
+/* ---- switching ---------------------------------------------------------------------------- */
+
+static void switch_to_loop(struct task *task)
+{
+#if WITH_ASAN
+	__sanitizer_start_switch_fiber(task->is_done ? NULL : &task->fake_stack, tasks.loop_stack,
+				       tasks.loop_size);
+#endif
+#if WITH_TSAN
+	__tsan_switch_to_fiber(tasks.loop_fiber, 0);
+#endif
+	(void)swapcontext(&task->context, &tasks.loop);
+#if WITH_ASAN
+	__sanitizer_finish_switch_fiber(task->fake_stack, &tasks.loop_stack, &tasks.loop_size);
+#endif
+}
+
+static void task_entry(void)
+{
+	struct task *task = tasks.running;
+
+#if WITH_ASAN
+	__sanitizer_finish_switch_fiber(NULL, &tasks.loop_stack, &tasks.loop_size);
+#endif
+	task->fn(task->arg);
+	task->is_done = true;
+	switch_to_loop(task);
+	__builtin_unreachable();
+}
+
+static void task_free(struct task *task)
+{
+	struct task *next = list_first_entry(&tasks.starved, struct task, link);
+
+	tasks.cache[tasks.ncached++] = task->stack;
+#if WITH_TSAN
+	__tsan_destroy_fiber(task->fiber);
+#endif
+	free(task);
+	tasks.ntasks--;
+	if (next != NULL) {
+		list_del(&next->link);
+		reactor_defer(reactor_self(), &next->msg);
+	}
+}
+
+/* Off the ready list: run until it suspends or ends. */
+static void task_run(struct msg *msg)
+{
+	struct task *task = container_of(msg, struct task, msg);
+	bool is_first = task->stack == NULL;
+
+	if (is_first) {
+		task->stack = stack_get();
+		if (task->stack == NULL) {
+			list_add_tail(&tasks.starved, &task->link);
+			return;
+		}
+		(void)getcontext(&task->context);
+		task->context.uc_stack.ss_sp = task->stack;
+		task->context.uc_stack.ss_size = stack_size;
+		task->context.uc_link = NULL;
+		makecontext(&task->context, task_entry, 0);
+	}
+	tasks.running = task;
+#if WITH_ASAN
+	__sanitizer_start_switch_fiber(&tasks.loop_fake, task->stack, stack_size);
+#endif
+#if WITH_TSAN
+	if (is_first)
+		task->fiber = __tsan_create_fiber(0);
+	tasks.loop_fiber = __tsan_get_current_fiber();
+	__tsan_switch_to_fiber(task->fiber, 0);
+#endif
+	(void)swapcontext(&tasks.loop, &task->context);
+#if WITH_ASAN
+	__sanitizer_finish_switch_fiber(tasks.loop_fake, NULL, NULL);
+#endif
+	tasks.running = NULL;
+	if (task->is_done)
+		task_free(task);
+}
+
+int task_spawn(const char *name, void (*fn)(void *arg), void *arg)
+{
+	struct task *task = calloc(1, sizeof(*task));
+
+	assert(reactor_self() == reactor_primary());
+	if (task == NULL)
+		return -ENOMEM;
+	if (tasks.starved.next == NULL)
+		list_init(&tasks.starved);
+	task->name = name;
+	task->fn = fn;
+	task->arg = arg;
+	task->msg.fn = task_run;
+	tasks.ntasks++;
+	reactor_defer(reactor_self(), &task->msg);
+	return 0;
+}
+
+void task_suspend(void)
+{
+	struct task *task = tasks.running;
+
+	assert(task != NULL && !task->is_waiting);
+	task->is_waiting = true;
+	switch_to_loop(task);
+}
+
+void task_resume(struct task *task)
+{
+	assert(reactor_self() == reactor_primary());
+	assert(task->is_waiting);
+	task->is_waiting = false;
+	reactor_defer(reactor_self(), &task->msg);
+}
+
+void task_yield(void)
+{
+	struct task *task = tasks.running;
+
+	reactor_defer(reactor_self(), &task->msg);
+	switch_to_loop(task);
+}
+
+/* ---- waiting forms ------------------------------------------------------------------------ */
+
+void task_event_wait(struct task_event *event)
+{
+	if (event->is_fired)
+		return;
+	assert(event->waiter == NULL);
+	event->waiter = task_self();
+	task_suspend();
+}
+
+void task_event_fire(struct task_event *event)
+{
+	struct task *waiter = event->waiter;
+
+	event->is_fired = true;
+	event->waiter = NULL;
+	if (waiter != NULL)
+		task_resume(waiter);
+}
+
+struct task_timer {
+	struct timer timer;
+	struct task_event event;
+};
+
+static void task_timer_fn(struct timer *timer)
+{
+	task_event_fire(&container_of(timer, struct task_timer, timer)->event);
+}
+
+void task_sleep(uint64_t ns)
+{
+	struct task_timer sleep = { .timer.fn = task_timer_fn };
+
+	timer_arm(reactor_self(), &sleep.timer, ns);
+	task_event_wait(&sleep.event);
+}
+
+struct task_call {
+	struct msg msg;
+	struct work work;
+	void (*fn)(void *arg);
+	void *arg;
+	struct task_event event;
+};
+
+static void task_call_back(struct msg *msg)
+{
+	task_event_fire(&container_of(msg, struct task_call, msg)->event);
+}
+
+static void task_call_there(struct msg *msg)
+{
+	struct task_call *call = container_of(msg, struct task_call, msg);
+
+	call->fn(call->arg);
+	call->msg.fn = task_call_back;
+	reactor_post(reactor_primary(), &call->msg);
+}
+
+void task_call(struct reactor *r, void (*fn)(void *arg), void *arg)
+{
+	struct task_call call = { .msg.fn = task_call_there, .fn = fn, .arg = arg };
+
+	if (r == reactor_self()) {
+		fn(arg);
+		return;
+	}
+	reactor_post(r, &call.msg);
+	task_event_wait(&call.event);
+}
+
+static void task_blocking_there(struct work *work)
+{
+	struct task_call *call = container_of(work, struct task_call, work);
+
+	call->fn(call->arg);
+}
+
+static void task_blocking_done(struct work *work)
+{
+	task_event_fire(&container_of(work, struct task_call, work)->event);
+}
+
+void task_blocking(void (*fn)(void *arg), void *arg)
+{
+	struct task_call call = { .fn = fn, .arg = arg };
+
+	call.work.fn = task_blocking_there;
+	call.work.done = task_blocking_done;
+	work_submit(&call.work);
+	task_event_wait(&call.event);
+}
+
+/* ---- mutex -------------------------------------------------------------------------------- */
+
+void task_mutex_init(struct task_mutex *mutex)
+{
+	mutex->owner = NULL;
+	list_init(&mutex->waiters);
+}
+
+void task_mutex_lock(struct task_mutex *mutex)
+{
+	struct task *task = task_self();
+
+	assert(task != NULL && mutex->owner != task);
+	if (mutex->owner == NULL) {
+		mutex->owner = task;
+		return;
+	}
+	list_add_tail(&mutex->waiters, &task->link);
+	task_suspend(); /* the unlocker made us the owner */
+	assert(mutex->owner == task);
+}
+
+void task_mutex_unlock(struct task_mutex *mutex)
+{
+	struct task *next = list_first_entry(&mutex->waiters, struct task, link);
+
+	assert(mutex->owner == task_self());
+	mutex->owner = next;
+	if (next != NULL) {
+		list_del(&next->link);
+		task_resume(next);
+	}
+}
