@@ -35,19 +35,24 @@ struct desc;
 struct handle;
 
 enum {
-	DEVICE_NAME_MAX = 512,       /* bytes with the NUL: an NVMe qualified name fits */
+	DEVICE_NAME_MAX = 512, /* bytes with the NUL: an NVMe qualified name fits */
 	DEVICE_BLOCK_SIZE_MIN = 512,
 	DEVICE_BLOCK_SIZE_MAX = 65536,
+	RANGE_LOCKS_MAX = 32, /* held at once on one device; further lockers queue */
+};
+
+struct lba_range {
+	uint64_t lba, nlb;
 };
 
 /* ---- device ------------------------------------------------------------------------------- */
 
 enum device_event_type {
-	DEVICE_REMOVED,         /* close it: nothing will succeed any more */
+	DEVICE_REMOVED,          /* close it: nothing will succeed any more */
 	DEVICE_LOOPBACK_REMOVED, /* the alias it was opened through is gone */
 	DEVICE_RESIZED,
-	DEVICE_FAILED,          /* the driver gave up on it (admin queue, controller, ...) */
-	DEVICE_MEDIA,           /* media management: something about the medium changed */
+	DEVICE_FAILED, /* the driver gave up on it (admin queue, controller, ...) */
+	DEVICE_MEDIA,  /* media management: something about the medium changed */
 	DEVICE_EVENT_COUNT_,
 };
 
@@ -65,42 +70,44 @@ struct device {
 	/* set by the driver before device_register() */
 	const struct driver *driver;
 	char name[DEVICE_NAME_MAX];
-	struct uuid uuid;          /* null: one is made up */
+	struct uuid uuid; /* null: one is made up */
 	uint64_t nblocks;
-	uint32_t block_size;       /* bytes, power of two */
-	uint32_t ops;              /* IO_BIT()s that submit() takes; others are emulated or refused */
-	uint32_t buf_align;        /* what the driver's memory must be aligned to, bytes, >= 1 */
-	uint32_t max_io_nlb;       /* largest request it takes, 0: no limit */
+	uint32_t block_size; /* bytes, power of two */
+	uint32_t ops;        /* IO_BIT()s that submit() takes; others are emulated or refused */
+	uint32_t buf_align;  /* what the driver's memory must be aligned to, bytes, >= 1 */
+	uint32_t max_io_nlb; /* largest request it takes, 0: no limit */
 	uint32_t physical_block_size; /* bytes; hint, 0: block_size */
-	uint32_t optimal_io_nlb;   /* hint, 0: none */
-	bool has_write_cache;      /* volatile: FLUSH and FUA mean something */
+	uint32_t optimal_io_nlb;      /* hint, 0: none */
+	bool has_write_cache;         /* volatile: FLUSH and FUA mean something */
 	bool is_read_only;
-	bool is_thin;              /* unmap gives space back, holes are known */
-	bool unmap_reads_zero;     /* after IO_UNMAP blocks read as zeroes */
+	bool is_thin;          /* unmap gives space back, holes are known */
+	bool unmap_reads_zero; /* after IO_UNMAP blocks read as zeroes */
 	bool is_rotational;
-	unsigned stack_depth;      /* 1 + the deepest device below */
+	unsigned stack_depth; /* 1 + the deepest device below */
 
 	/* the device layer's */
 	uint8_t block_shift;
 	bool is_removed;
 	unsigned quiesce_count;
-	struct list link;          /* registry */
+	struct list link; /* registry */
 	struct list descs;
-	struct list aliases;       /* URIs it answers to */
-	const char *claim;         /* name of the module that writes exclusively, NULL: none */
+	struct list aliases; /* URIs it answers to */
+	const char *claim;   /* name of the module that writes exclusively, NULL: none */
 	struct channel *channel[REACTORS_MAX];
 	struct task_mutex control; /* create/destroy of channels, quiesce, resize: one at a time */
 	struct task_event closed;  /* fired when the last desc of a removed device goes */
 	struct list faults;        /* struct fault, armed on this device */
 	struct list range_locks;
-	struct io_stats *baseline; /* what stats reset subtracts, NULL before the first reset */
+	struct io_stats *baseline;     /* owned; what a reset subtracts, NULL before the first */
+	struct io_stats *closed_stats; /* owned; of channels that are gone, NULL: none yet */
 };
 
 /*
  * Make a device from a URI: finds the driver by scheme. *ret_dev is borrowed from the registry.
  * -EEXIST when the name is taken, -EINVAL for a bad URI, -ENOENT, -EACCES ... from the driver.
  */
-int device_create(const char *uri, struct device **ret_dev, struct err *err) MAY_SUSPEND WARN_UNUSED;
+int device_create(const char *uri, struct device **ret_dev,
+		  struct err *err) MAY_SUSPEND WARN_UNUSED;
 /*
  * Undo device_create() by the same URI: announces DEVICE_REMOVED, ends I/O with IO_NO_DEVICE, waits
  * until every desc is closed. -ENOENT for an unknown URI.
@@ -114,6 +121,8 @@ void device_remove_all(void) MAY_SUSPEND;
 /* By name, then by alias (URI). NULL: not found. Primary reactor. */
 struct device *device_lookup(const char *name);
 struct device *device_next(struct device *prev); /* NULL starts; NULL ends */
+/* The URI it was made from; borrowed. */
+const char *device_uri(const struct device *dev);
 bool device_has_alias(const struct device *dev, const char *uri);
 static inline uint64_t device_size(const struct device *dev)
 {
@@ -140,8 +149,8 @@ void device_announce(struct device *dev, enum device_event_type type);
  * served. Owner: the caller, until unlocked.
  */
 struct range_lock {
-	struct list link;
-	uint64_t lba, nlb;
+	struct list link; /* in the device's list, held or queued, in order of arrival */
+	struct lba_range range;
 	struct task *waiter;
 	bool is_held;
 };
@@ -159,7 +168,7 @@ enum desc_flag {
 struct desc {
 	struct device *dev; /* borrowed; stays valid until desc_close() */
 	unsigned flags;
-	/* Events; primary reactor, outside any task. NULL: not interested. */
+	/* Events; primary reactor; must not suspend, may spawn a task. NULL: not interested. */
 	void (*event)(struct desc *desc, const struct device_event *event);
 	void *owner; /* the opener's */
 
@@ -197,11 +206,11 @@ int handle_open(struct desc *desc, struct reactor *r, struct handle **ret_handle
 
 /* Why a channel's requests cannot take the fast path. */
 enum gate {
-	GATE_QUIESCED = 1 << 0, /* hold */
-	GATE_LOCKED = 1 << 1,   /* some range is locked: look closer */
-	GATE_REMOVED = 1 << 2,  /* fail with IO_NO_DEVICE */
-	GATE_FAULTS = 1 << 3,   /* faults are armed */
-	GATE_DRAINING = 1 << 4, /* someone waits for an epoch to end */
+	GATE_QUIESCED = 1 << 0,  /* hold */
+	GATE_LOCKED = 1 << 1,    /* some range is locked: look closer */
+	GATE_REMOVED = 1 << 2,   /* fail with IO_NO_DEVICE */
+	GATE_FAULTS = 1 << 3,    /* faults are armed */
+	GATE_DRAINING = 1 << 4,  /* someone waits for an epoch to end */
 	GATE_FORBIDDEN = 1 << 5, /* max_io_nlb or the like: look closer */
 };
 
@@ -210,20 +219,20 @@ struct channel {
 	/* hot */
 	enum io_result (*submit)(struct channel *ch, struct io *io);
 	uint64_t nblocks;
-	uint32_t gate;        /* enum gate; 0: fast path */
-	uint32_t ops;         /* what submit takes */
-	uint32_t sample;      /* counts down to the next exactly timed request */
+	uint32_t gate;   /* enum gate; 0: fast path */
+	uint32_t ops;    /* what submit takes */
+	uint32_t sample; /* counts down to the next exactly timed request */
 	uint8_t block_shift;
-	uint8_t epoch;        /* 0 or 1: which counter new requests go into */
-	uint16_t refs;        /* handles; primary reactor */
+	uint8_t epoch; /* 0 or 1: which counter new requests go into */
+	uint16_t refs; /* handles; primary reactor */
 	uint32_t inflight[2];
 	struct io_stats *stats;
 	struct reactor *reactor;
 	struct device *dev;
 	/* cold */
 	struct msg_list held; /* requests waiting at the gate (io.msg links) */
-	struct list locks;    /* ranges locked here (struct range_mark) */
-	struct list faults;   /* this channel's view of the armed faults */
+	struct lba_range locked[RANGE_LOCKS_MAX];
+	unsigned nlocked;
 	void (*drained)(struct channel *ch, void *arg);
 	void *drained_arg;
 	uint8_t drain_epoch;

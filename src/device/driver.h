@@ -16,21 +16,20 @@ struct driver {
 	const char *name;           /* "malloc" */
 	const char *product;        /* what listings show */
 	const char *const *schemes; /* NULL-terminated */
-	const char *help;           /* one line: "malloc:///NAME?size_mb=N[&blk_size=512|4096]..." */
-	size_t channel_size;        /* of the driver's struct that embeds struct channel first */
+	const char *help;    /* one line: "malloc:///NAME?size_mb=N[&blk_size=512|4096]..." */
+	size_t channel_size; /* of the driver's struct that embeds struct channel first */
 
 	/*
-	 * Parse the URI (mark every parameter used; uri_reject_unused() is called by the device
-	 * layer before create returns success to anybody), make the device, device_register() it.
+	 * Parse the URI, uri_reject_unused() it, make the device, device_register() it.
 	 * A driver that finds its device there already decides what that means (-EEXIST, resize, alias).
 	 */
-	int (*create)(const struct uri *uri, struct device **ret_dev, struct err *err);
+	int (*create)(struct uri *uri, struct device **ret_dev, struct err *err);
 	/* Free a device that has no channels any more. */
 	void (*destroy)(struct device *dev);
 
 	/* One reactor's state. Run in a task on the primary; task_call() reaches the reactor. */
-	int (*channel_open)(struct channel *ch, struct err *err);   /* NULL: nothing to do */
-	void (*channel_close)(struct channel *ch);                  /* NULL: nothing to do */
+	int (*channel_open)(struct channel *ch, struct err *err); /* NULL: nothing to do */
+	void (*channel_close)(struct channel *ch);                /* NULL: nothing to do */
 	/* On the channel's reactor. See io.h for the contract. */
 	enum io_result (*submit)(struct channel *ch, struct io *io);
 
@@ -52,11 +51,11 @@ int device_alias_add(struct device *dev, const char *uri, struct err *err) WARN_
 bool device_alias_remove(struct device *dev, const char *uri);
 
 /* Parameters that many drivers share: blk_size (512 or 4096 ...), uuid. 0 or -EINVAL. */
-int driver_param_block_size(const struct uri *uri, uint32_t fallback, uint32_t *ret,
+int driver_param_block_size(struct uri *uri, uint32_t fallback, uint32_t *ret,
 			    struct err *err) WARN_UNUSED;
-int driver_param_uuid(const struct uri *uri, struct uuid *ret, struct err *err) WARN_UNUSED;
+int driver_param_uuid(struct uri *uri, struct uuid *ret, struct err *err) WARN_UNUSED;
 /* size_mb xor num_blocks; @required: one must be given, else 0 blocks. Overflow is an error. */
-int driver_param_size(const struct uri *uri, uint32_t block_size, bool required,
-		      uint64_t *ret_nblocks, struct err *err) WARN_UNUSED;
+int driver_param_size(struct uri *uri, uint32_t block_size, bool required, uint64_t *ret_nblocks,
+		      struct err *err) WARN_UNUSED;
 
 #endif

@@ -31,19 +31,20 @@
 
 struct channel;
 struct io;
+struct task_event;
 
 enum io_op {
 	IO_READ,
 	IO_WRITE,
-	IO_FLUSH,         /* whole device; lba and nlb are 0 */
-	IO_UNMAP,         /* contents undefined or zero afterwards, see device.h */
+	IO_FLUSH, /* whole device; lba and nlb are 0 */
+	IO_UNMAP, /* contents undefined or zero afterwards, see device.h */
 	IO_WRITE_ZEROES,
 	IO_COMPARE,       /* IO_MISCOMPARE if the blocks differ from the data */
 	IO_COMPARE_WRITE, /* atomic; iov holds nlb blocks to compare, then nlb blocks to write */
 	IO_RESET,         /* whole device */
 	IO_SEEK_DATA,     /* result: first lba >= lba that holds data, or number of blocks; nlb 0 */
 	IO_SEEK_HOLE,     /* result: first lba >= lba in a hole, or number of blocks; nlb 0 */
-	IO_NVME_ADMIN,    /* cmd: 64-byte NVMe command, iov its data; result: dword 0 of completion */
+	IO_NVME_ADMIN, /* cmd: 64-byte NVMe command, iov its data; result: dword 0 of completion */
 	IO_NVME_IO,
 	IO_OP_COUNT_,
 };
@@ -54,8 +55,7 @@ enum {
 	IO_OPS_WRITING = IO_BIT(IO_WRITE) | IO_BIT(IO_UNMAP) | IO_BIT(IO_WRITE_ZEROES) |
 			 IO_BIT(IO_COMPARE_WRITE),
 	IO_OPS_WITH_RANGE = IO_BIT(IO_READ) | IO_BIT(IO_WRITE) | IO_BIT(IO_UNMAP) |
-			    IO_BIT(IO_WRITE_ZEROES) | IO_BIT(IO_COMPARE) |
-			    IO_BIT(IO_COMPARE_WRITE),
+			    IO_BIT(IO_WRITE_ZEROES) | IO_BIT(IO_COMPARE) | IO_BIT(IO_COMPARE_WRITE),
 	IO_OPS_WITH_DATA = IO_BIT(IO_READ) | IO_BIT(IO_WRITE) | IO_BIT(IO_COMPARE) |
 			   IO_BIT(IO_COMPARE_WRITE),
 };
@@ -90,25 +90,26 @@ struct io_frame {
 
 struct io {
 	/* line 0: what every layer reads */
-	struct msg msg;          /* deferral, and link for whoever holds the request */
-	struct channel *ch;      /* the channel it was handed to last */
-	uint64_t lba;            /* in blocks of that channel's device */
-	uint32_t nlb;            /* number of blocks */
-	uint8_t op;              /* enum io_op */
-	uint8_t depth;           /* frames in use */
-	uint16_t flags;          /* enum io_flag */
-	uint16_t status;         /* enum io_status; valid when done */
+	struct msg msg;     /* deferral, and link for whoever holds the request */
+	struct channel *ch; /* the channel it was handed to last */
+	uint64_t lba;       /* in blocks of that channel's device */
+	uint32_t nlb;       /* number of blocks */
+	uint8_t op;         /* enum io_op */
+	uint8_t depth;      /* frames in use */
+	uint16_t flags;     /* enum io_flag */
+	uint16_t status;    /* enum io_status; valid when done */
 	uint16_t iovcnt;
 	uint32_t tag;            /* the owner's */
 	const struct iovec *iov; /* borrowed from the owner */
-	void *owner;             /* the owner's, as is tag: what done() needs to find its way back */
+	void *owner; /* the owner's, as is tag: what done() needs to find its way back */
 
 	/* line 1 */
 	void (*done)(struct io *io); /* called from the reactor's loop, never from submit */
 	struct iovec one;            /* iov may point here: the common single buffer */
 	uint64_t result;             /* seek, passthrough */
 	const void *cmd;             /* passthrough: 64-byte NVMe command, the owner's */
-	uint64_t scratch[3];         /* free for the driver at the bottom while it is pending */
+	struct task_event *waiter;   /* of io_wait() */
+	uint64_t scratch[2];         /* free for the driver at the bottom while it is pending */
 
 	struct io_frame frame[IO_DEPTH_MAX];
 };

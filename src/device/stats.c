@@ -26,9 +26,7 @@ static void op_stats_add(struct op_stats *sum, const struct op_stats *s)
 	sum->ops += s->ops;
 	sum->bytes += s->bytes;
 	sum->errors += s->errors;
-	sum->latency_sum_ns += s->latency_sum_ns;
 	sum->latency_min_ns = MIN(sum->latency_min_ns, s->latency_min_ns);
-	sum->latency_max_ns = MAX(sum->latency_max_ns, s->latency_max_ns);
 	hist_merge(&sum->latency, &s->latency);
 }
 
@@ -36,4 +34,16 @@ void io_stats_add(struct io_stats *sum, const struct io_stats *stats)
 {
 	for (int op = 0; op < IO_OP_COUNT_; op++)
 		op_stats_add(&sum->op[op], &stats->op[op]);
+}
+
+void io_stats_subtract(struct io_stats *stats, const struct io_stats *earlier)
+{
+	for (unsigned op = 0; op < IO_OP_COUNT_; op++) {
+		struct op_stats *s = &stats->op[op];
+
+		s->ops -= earlier->op[op].ops;
+		s->bytes -= earlier->op[op].bytes;
+		s->errors -= earlier->op[op].errors;
+		hist_subtract(&s->latency, &earlier->op[op].latency);
+	}
 }

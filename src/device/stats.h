@@ -21,10 +21,8 @@ struct op_stats {
 	uint64_t ops;
 	uint64_t bytes;
 	uint64_t errors;
-	uint64_t latency_sum_ns; /* of the requests counted in the histogram */
 	uint64_t latency_min_ns; /* UINT64_MAX before the first */
-	uint64_t latency_max_ns;
-	struct hist latency;
+	struct hist latency;     /* with sum and maximum */
 };
 
 struct io_stats {
@@ -34,14 +32,14 @@ struct io_stats {
 void io_stats_init(struct io_stats *stats);
 /* sum += stats */
 void io_stats_add(struct io_stats *sum, const struct io_stats *stats);
+/* stats -= earlier, an older copy of the same counters; the minimum of a period is not known and
+ * stays. */
+void io_stats_subtract(struct io_stats *stats, const struct io_stats *earlier);
 
 static inline void op_stats_latency(struct op_stats *s, uint64_t ns, uint64_t weight)
 {
-	s->latency_sum_ns += ns * weight;
 	if (ns < s->latency_min_ns)
 		s->latency_min_ns = ns;
-	if (ns > s->latency_max_ns)
-		s->latency_max_ns = ns;
 	hist_add(&s->latency, ns, weight);
 }
 

@@ -35,7 +35,7 @@ TEST(stats_sum_equals_the_whole)
 		io_stats_add(&sum, &parts[i]);
 	CHECK_MEM(&sum, &whole, sizeof(sum));
 	CHECK_EQ(sum.op[IO_WRITE].ops, 10000);
-	CHECK_EQ(hist_percentile(&sum.op[IO_WRITE].latency, 1.0), sum.op[IO_WRITE].latency_max_ns);
+	CHECK_EQ(hist_percentile(&sum.op[IO_WRITE].latency, 1.0), sum.op[IO_WRITE].latency.max_ns);
 }
 
 TEST(stats_nothing_timed_has_no_minimum)
@@ -47,13 +47,13 @@ TEST(stats_nothing_timed_has_no_minimum)
 	io_stats_add(&sum, empty);
 	for (int op = 0; op < IO_OP_COUNT_; op++) {
 		CHECK(sum.op[op].latency_min_ns == UINT64_MAX);
-		CHECK_EQ(sum.op[op].latency_max_ns, 0);
+		CHECK_EQ(sum.op[op].latency.max_ns, 0);
 		CHECK_EQ(sum.op[op].latency.count, 0);
 	}
 	op_stats_latency(&empty->op[IO_READ], 30, 64);
 	io_stats_add(&sum, empty);
 	CHECK_EQ(sum.op[IO_READ].latency_min_ns, 30);
-	CHECK_EQ(sum.op[IO_READ].latency_sum_ns, 30 * 64);
+	CHECK_EQ(sum.op[IO_READ].latency.sum_ns, 30 * 64);
 	CHECK(sum.op[IO_WRITE].latency_min_ns == UINT64_MAX);
 }
 

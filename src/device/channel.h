@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * channel.h - what the files of the device layer share among themselves; nobody else includes it.
+ */
+#ifndef ASHLAR_DEVICE_CHANNEL_H
+#define ASHLAR_DEVICE_CHANNEL_H
+
+#include "device/device.h"
+
+enum {
+	IO_EPOCH_NONE = 2, /* frame.epoch: not counted in flight, not in the statistics */
+};
+
+void device_announce_event(struct device *dev, const struct device_event *event);
+
+/* Close @gate on every channel; held requests are looked at again. Does not wait. */
+void device_gate_all(struct device *dev, uint32_t gate) MAY_SUSPEND;
+void device_ungate_all(struct device *dev, uint32_t gate) MAY_SUSPEND;
+
+/* Run fn(ch, arg) for each channel, on the channel's reactor, one after the other. */
+void device_each_channel(struct device *dev, void (*fn)(struct channel *ch, void *arg),
+			 void *arg) MAY_SUSPEND;
+
+/* On the channel's reactor: let every held request try the gate again. */
+void channel_release_held(struct channel *ch);
+
+#endif
