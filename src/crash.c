@@ -28,7 +28,7 @@ static void crash_say(const char *text)
 		return; /* nobody listens */
 }
 
-static void crash_handler(int sig)
+UNUSED static void crash_handler(int sig)
 {
 	void *frames[CRASH_FRAMES_MAX];
 	int n = backtrace(frames, CRASH_FRAMES_MAX);

@@ -130,7 +130,7 @@ static inline uint64_t reactor_clock(struct reactor *r)
 
 static inline uint64_t reactor_random(struct reactor *r)
 {
-	return rng_u64(&r->rng);
+	return rng_next(&r->rng);
 }
 
 struct reactor_opts {
