@@ -125,7 +125,8 @@ const char *err_text(const struct err *err)
 
 const char *err_errno_name(int code)
 {
-	const char *name = strerrorname_np(code < 0 ? -code : code);
+	unsigned number = code < 0 ? 0u - (unsigned)code : (unsigned)code; /* INT_MIN has no opposite */
+	const char *name = strerrorname_np((int)number);
 
 	return name != NULL ? name : "E?";
 }
