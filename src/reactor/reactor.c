@@ -258,12 +258,12 @@ void reactor_idle(struct reactor *r)
 struct reactor_start {
 	struct reactor *r;
 	pthread_t thread;
-	pthread_barrier_t *ready;
 	struct err err;
 	int result;
 };
 
 static struct reactor_start starts[REACTORS_MAX];
+static pthread_barrier_t started_one; /* a reactor thread and its starter */
 
 static int reactor_pin(struct reactor *r, struct err *err)
 {
@@ -288,13 +288,12 @@ static void *reactor_thread(void *arg)
 	if (start->result == 0)
 		start->result = uring_open(r, &start->err);
 	r->now_ns = r->last_event_ns = r->backend->now(r);
-	pthread_barrier_wait(start->ready);
+	pthread_barrier_wait(&started_one);
 	while (start->result == 0 && !r->is_stopping) {
 		if (reactor_turn(r) == 0 && !r->is_stopping)
 			reactor_idle(r);
 	}
-	uring_close(r);
-	reactor_self_ = NULL;
+	reactor_self_ = NULL; /* the ring goes later: others may still be about to wake us */
 	return NULL;
 }
 
@@ -306,8 +305,10 @@ static void reactor_stop_fn(struct msg *msg)
 
 static void reactors_free(void)
 {
-	for (unsigned i = 0; i < set.count; i++)
+	for (unsigned i = 0; i < set.count; i++) {
+		uring_close(set.reactor[i]);
 		free(set.reactor[i]);
+	}
 	memset(&set, 0, sizeof(set));
 }
 
@@ -338,7 +339,6 @@ static int reactors_alloc(const struct reactor_opts *opts, struct err *err)
 
 int reactors_start(const struct reactor_opts *opts, struct err *err)
 {
-	pthread_barrier_t ready;
 	unsigned started = 0;
 	int result;
 
@@ -349,22 +349,20 @@ int reactors_start(const struct reactor_opts *opts, struct err *err)
 		return result;
 	}
 	memset(starts, 0, sizeof(starts));
-	pthread_barrier_init(&ready, NULL, 2);
+	pthread_barrier_init(&started_one, NULL, 2);
 	/* One after the other: each has its ring before the next starts, errors are in order. */
 	for (; started < set.count && result == 0; started++) {
 		struct reactor_start *start = &starts[started];
 
 		start->r = set.reactor[started];
-		start->ready = &ready;
 		if (pthread_create(&start->thread, NULL, reactor_thread, start) != 0) {
 			result = err_set(err, -EAGAIN, "cannot start a reactor thread");
 			break;
 		}
-		pthread_barrier_wait(&ready);
+		pthread_barrier_wait(&started_one);
 		if (start->result < 0)
 			result = err_set(err, start->result, "%s", start->err.msg);
 	}
-	pthread_barrier_destroy(&ready);
 	if (result < 0) {
 		set.count = started;
 		reactors_stop();
@@ -383,5 +381,6 @@ void reactors_stop(void)
 		pthread_join(starts[i].thread, NULL);
 	}
 	worker_pool_stop();
+	pthread_barrier_destroy(&started_one);
 	reactors_free();
 }

@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Tasks: suspension, order, the limit on stacks, calls across reactors, blocking work, mutexes. */
+#include "base/tap.h"
+
+#include <sched.h>
+#include <unistd.h>
+
+#include "reactor/task.h"
+#include "reactor/worker.h"
+
+static atomic_int finished;
+
+static void main_task(void *arg)
+{
+	void (*body)(void);
+
+	memcpy(&body, &arg, sizeof(body));
+	body();
+	atomic_store(&finished, 1);
+}
+
+static void *body_arg;
+
+static void spawn_main(struct msg *msg)
+{
+	(void)msg;
+	CHECK_EQ(task_spawn("main", main_task, body_arg), 0);
+}
+
+static void drain(struct msg *msg)
+{
+	(void)msg;
+	task_pool_drain();
+	atomic_store(&finished, 2);
+}
+
+static void run(void (*body)(void))
+{
+	struct msg go = { .fn = spawn_main }, end = { .fn = drain };
+	struct reactor_opts opts = { .core_mask = 0x3 };
+
+	memcpy(&body_arg, &body, sizeof(body_arg));
+	atomic_store(&finished, 0);
+	if (!CHECK_EQ(reactors_start(&opts, NULL), 0))
+		return;
+	reactor_post(reactor_primary(), &go);
+	while (atomic_load(&finished) != 1)
+		sched_yield();
+	reactor_post(reactor_primary(), &end);
+	while (atomic_load(&finished) != 2)
+		sched_yield();
+	reactors_stop();
+	CHECK_EQ(task_count(), 0);
+}
+
+static unsigned nran, nmax, nnow;
+
+static void short_task(void *arg)
+{
+	char deep[20000];
+
+	(void)arg;
+	memset(deep, 1, sizeof(deep));
+	nnow++;
+	nmax = MAX(nmax, nnow);
+	task_yield();
+	task_sleep(1000);
+	CHECK_EQ(deep[sizeof(deep) - 1], 1);
+	nnow--;
+	nran++;
+}
+
+static void many_body(void)
+{
+	nran = nmax = nnow = 0;
+	for (int i = 0; i < 200; i++)
+		CHECK_EQ(task_spawn("short", short_task, NULL), 0);
+	while (nran < 200)
+		task_yield();
+	CHECK_EQ(nmax, TASKS_MAX - 1); /* one stack is ours */
+}
+
+TEST(tasks_beyond_the_limit_wait_for_a_stack)
+{
+	run(many_body);
+}
+
+static unsigned there;
+
+static void note_where(void *arg)
+{
+	(void)arg;
+	there = reactor_self()->id;
+}
+
+static void call_body(void)
+{
+	there = 99;
+	task_call(reactor_get(1), note_where, NULL);
+	CHECK_EQ(there, 1);
+	task_call(reactor_primary(), note_where, NULL);
+	CHECK_EQ(there, 0);
+}
+
+TEST(task_call_runs_there)
+{
+	run(call_body);
+}
+
+static bool is_outside;
+
+static void note_outside(void *arg)
+{
+	(void)arg;
+	is_outside = reactor_self() == NULL;
+	(void)usleep(1000); /* it may block: that is what it is for */
+}
+
+static atomic_int nblocking;
+
+static void blocking_task(void *arg)
+{
+	(void)arg;
+	task_blocking(note_outside, NULL);
+	atomic_fetch_add(&nblocking, 1);
+}
+
+static void blocking_body(void)
+{
+	task_blocking(note_outside, NULL);
+	CHECK(is_outside);
+	atomic_store(&nblocking, 0);
+	for (int i = 0; i < 20; i++)
+		CHECK_EQ(task_spawn("blocking", blocking_task, NULL), 0);
+	while (atomic_load(&nblocking) < 20)
+		task_yield();
+}
+
+TEST(task_blocking_runs_outside)
+{
+	run(blocking_body);
+}
+
+static struct task_mutex mutex;
+static unsigned holders, order[5], norder;
+
+static void locker(void *arg)
+{
+	task_mutex_lock(&mutex);
+	CHECK_EQ(++holders, 1);
+	order[norder++] = *(unsigned *)arg;
+	task_yield();
+	holders--;
+	task_mutex_unlock(&mutex);
+}
+
+static void mutex_body(void)
+{
+	static unsigned id[5] = { 0, 1, 2, 3, 4 };
+
+	task_mutex_init(&mutex);
+	norder = holders = 0;
+	for (int i = 0; i < 5; i++)
+		CHECK_EQ(task_spawn("locker", locker, &id[i]), 0);
+	while (norder < 5 || holders > 0)
+		task_yield();
+	for (unsigned i = 0; i < 5; i++)
+		CHECK_EQ(order[i], i);
+}
+
+TEST(task_mutex_is_fair)
+{
+	run(mutex_body);
+}
+
+static void event_firer(void *arg)
+{
+	task_event_fire(arg);
+}
+
+static void event_body(void)
+{
+	struct task_event before = {}, after = {};
+
+	task_event_fire(&before);
+	task_event_wait(&before); /* does not suspend */
+	CHECK_EQ(task_spawn("firer", event_firer, &after), 0);
+	task_event_wait(&after);
+	CHECK(after.is_fired);
+}
+
+TEST(task_event_meets)
+{
+	run(event_body);
+}
+
+TAP_MAIN()
