@@ -107,7 +107,7 @@ TEST(task_call_runs_there)
 	run(call_body);
 }
 
-static bool is_outside;
+static atomic_bool is_outside;
 
 static void note_outside(void *arg)
 {
