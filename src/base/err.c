@@ -15,6 +15,7 @@
  *   3. msg is always terminated; text that does not fit is cut and shows it by "..." at the end.
  *      Prefixes push the tail out, not the other way round: who the object is matters more than the
  *      last words of a long cause.
+ *   4. msg is one line: control characters, which a hostile name may bring along, become '?'.
  *
  * Thread rule: a struct err belongs to one thread; nothing here is global.
  *
@@ -25,16 +26,31 @@
 #include "base/err.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdarg.h>
 #include <string.h>
 
 static const char ellipsis[] = "...";
 
-/* Overwrites the end of a buffer of @size bytes by "..." when @wanted characters did not fit. */
-static void mark_cut(char *buf, size_t size, int wanted)
+/* The errno behind a code of either sign; INT_MIN, which has no opposite, stays as it is. */
+static int errno_of(int code)
 {
-	if (wanted >= 0 && (size_t)wanted >= size)
+	return code < 0 && code != INT_MIN ? -code : code;
+}
+
+/* Formats into @buf of @size bytes, at least sizeof(ellipsis), and keeps invariants 3 and 4. */
+static PRINTF(3, 0) void format(char *buf, size_t size, const char *fmt, va_list args)
+{
+	int wanted = vsnprintf(buf, size, fmt, args);
+
+	if (wanted < 0)
+		buf[0] = '\0';
+	if (wanted >= (int)size)
 		memcpy(buf + size - sizeof(ellipsis), ellipsis, sizeof(ellipsis));
+	for (; *buf != '\0'; buf++) {
+		if ((unsigned char)*buf < 0x20 || *buf == 0x7f)
+			*buf = '?';
+	}
 }
 
 int err_set(struct err *err, int code, const char *fmt, ...)
@@ -46,7 +62,7 @@ int err_set(struct err *err, int code, const char *fmt, ...)
 		return code;
 	err->code = code;
 	va_start(args, fmt);
-	mark_cut(err->msg, sizeof(err->msg), vsnprintf(err->msg, sizeof(err->msg), fmt, args));
+	format(err->msg, sizeof(err->msg), fmt, args);
 	va_end(args);
 	return code;
 }
@@ -57,7 +73,7 @@ static PRINTF(2, 0) void append(struct err *err, const char *fmt, va_list args)
 	size_t room = sizeof(err->msg) - len;
 
 	if (room > sizeof(ellipsis))
-		mark_cut(err->msg + len, room, vsnprintf(err->msg + len, room, fmt, args));
+		format(err->msg + len, room, fmt, args);
 }
 
 static PRINTF(2, 3) void append_text(struct err *err, const char *fmt, ...)
@@ -79,9 +95,9 @@ int err_set_sys(struct err *err, int code, const char *fmt, ...)
 		return code;
 	err->code = code;
 	va_start(args, fmt);
-	mark_cut(err->msg, sizeof(err->msg), vsnprintf(err->msg, sizeof(err->msg), fmt, args));
+	format(err->msg, sizeof(err->msg), fmt, args);
 	va_end(args);
-	append_text(err, ": %s", strerror_r(-code, words, sizeof(words)));
+	append_text(err, ": %s", strerror_r(errno_of(code), words, sizeof(words)));
 	return code;
 }
 
@@ -94,7 +110,7 @@ int err_prefix(struct err *err, const char *fmt, ...)
 		return 0;
 	memcpy(cause, err->msg, sizeof(cause));
 	va_start(args, fmt);
-	mark_cut(err->msg, sizeof(err->msg), vsnprintf(err->msg, sizeof(err->msg), fmt, args));
+	format(err->msg, sizeof(err->msg), fmt, args);
 	va_end(args);
 	append_text(err, ": %s", cause);
 	return err->code;
@@ -119,14 +135,13 @@ const char *err_text(const struct err *err)
 
 	if (err->msg[0] != '\0')
 		return err->msg;
-	words = strerrordesc_np(-err->code);
+	words = strerrordesc_np(errno_of(err->code));
 	return words != NULL ? words : "unknown error";
 }
 
 const char *err_errno_name(int code)
 {
-	unsigned number = code < 0 ? 0u - (unsigned)code : (unsigned)code; /* INT_MIN has no opposite */
-	const char *name = strerrorname_np((int)number);
+	const char *name = strerrorname_np(errno_of(code));
 
 	return name != NULL ? name : "E?";
 }

@@ -84,6 +84,17 @@ TEST(long_text_is_cut_and_says_so)
 	CHECK_STR(err.msg + ERR_MSG_MAX - 5, "x...");
 }
 
+TEST(text_that_just_fits_is_whole)
+{
+	struct err err = {};
+
+	(void)err_set(&err, -EINVAL, "%0*d", ERR_MSG_MAX - 1, 7);
+	CHECK_STR(err.msg + ERR_MSG_MAX - 5, "0007");
+	err_clear(&err);
+	(void)err_set(&err, -EINVAL, "%0*d", ERR_MSG_MAX, 7);
+	CHECK_STR(err.msg + ERR_MSG_MAX - 5, "0...");
+}
+
 TEST(every_length_around_the_limit)
 {
 	char wide[ERR_MSG_MAX + 16];
@@ -100,6 +111,16 @@ TEST(every_length_around_the_limit)
 	}
 }
 
+TEST(a_hostile_name_stays_on_its_line)
+{
+	struct err err = {};
+
+	(void)err_set(&err, -EINVAL, "no '%s'", "a\nb\033[2J\x7f\xc3\xa4");
+	(void)err_prefix(&err, "%s", "pool\r");
+	(void)err_hint(&err, "%s", "try\tthis");
+	CHECK_STR(err.msg, "pool?: no 'a?b?[2J?\xc3\xa4'; try?this");
+}
+
 TEST(errno_names)
 {
 	CHECK_STR(err_errno_name(-EINVAL), "EINVAL");
@@ -114,6 +135,8 @@ TEST(text_of_a_bare_code)
 	struct err err = { .code = -ENOENT };
 
 	CHECK_STR(err_text(&err), "No such file or directory");
+	err.code = INT32_MIN;
+	CHECK_STR(err_text(&err), "unknown error");
 	err.code = -99999;
 	CHECK_STR(err_text(&err), "unknown error");
 }

@@ -3,6 +3,7 @@
 #include "base/log.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <regex.h>
 #include <sys/wait.h>
@@ -176,6 +177,39 @@ static size_t child_output(void (*run)(void), char *buf, size_t size)
 	close(ends[0]);
 	CHECK(pid > 0 && waitpid(pid, &status, 0) == pid && status == 0);
 	return len;
+}
+
+static void log_one(void)
+{
+	log_error("red");
+}
+
+TEST(colours_only_on_a_terminal)
+{
+	char buf[256];
+	int master = posix_openpt(O_RDWR | O_NOCTTY), status;
+	size_t len = 0;
+	ssize_t got;
+	pid_t pid;
+
+	(void)child_output(log_one, buf, sizeof(buf));
+	CHECK_HAS(buf, " error red\n");
+	CHECK(strchr(buf, '\033') == NULL);
+	if (!CHECK(master >= 0 && grantpt(master) == 0 && unlockpt(master) == 0))
+		return;
+	pid = fork();
+	if (pid == 0) {
+		unsetenv("NO_COLOR");
+		dup2(open(ptsname(master), O_RDWR | O_NOCTTY), STDERR_FILENO);
+		log_one();
+		_exit(0);
+	}
+	CHECK(pid > 0 && waitpid(pid, &status, 0) == pid && status == 0);
+	while (len < sizeof(buf) - 1 && (got = read(master, buf + len, sizeof(buf) - 1 - len)) > 0)
+		len += (size_t)got;
+	buf[len] = '\0';
+	close(master);
+	CHECK_HAS(buf, " \033[31merror\033[0m red");
 }
 
 static void log_from_threads(void)

@@ -136,6 +136,19 @@ TEST(durations)
 	run_table(duration_parse, rows, ARRAY_LEN(rows));
 }
 
+TEST(refusals_tell_too_large_from_nonsense)
+{
+	struct err err = {};
+	uint64_t value;
+
+	CHECK_EQ(size_parse("16E", &value, &err), -ERANGE);
+	CHECK_STR(err.msg, "'16E' is too large for a size");
+	err_clear(&err);
+	CHECK_EQ(duration_parse("5", &value, &err), -EINVAL);
+	CHECK_STR(err.msg, "'5' is not a duration; write a number and a unit, like 10us, 500ms, "
+			   "5s, 1m30s, 2h");
+}
+
 TEST(switches)
 {
 	static const struct row rows[] = {
@@ -183,6 +196,7 @@ TEST(rates_counts_and_durations_for_people)
 	char text[UNITS_TEXT_MAX];
 
 	CHECK_STR(rate_format(0, text), "0 B/s");
+	CHECK_STR(rate_format((double)UINT64_MAX * 1024, text), "16384 EiB/s");
 	CHECK_STR(rate_format(1.5 * 1024 * 1024 * 1024, text), "1.50 GiB/s");
 	CHECK_STR(count_format(950, text), "950");
 	CHECK_STR(count_format(12345, text), "12.3 k");
@@ -194,6 +208,12 @@ TEST(rates_counts_and_durations_for_people)
 	CHECK_STR(duration_format(3200 * NS_PER_MS, text), "3.20 s");
 	CHECK_STR(duration_format(125 * NS_PER_S, text), "2 min 05 s");
 	CHECK_STR(duration_format(3720 * NS_PER_S, text), "1 h 02 min");
+	CHECK_STR(duration_format(60 * NS_PER_S - 1, text), "60.0 s");
+	CHECK_STR(duration_format(60 * NS_PER_S, text), "1 min 00 s");
+	CHECK_STR(duration_format(3600 * NS_PER_S, text), "1 h 00 min");
+	CHECK_STR(duration_format(86400 * NS_PER_S, text), "1 d 00 h");
+	CHECK_STR(duration_format(10 * NS_PER_US, text), "10.0 us");
+	CHECK_STR(duration_format(100 * NS_PER_US, text), "100 us");
 	CHECK_STR(duration_format(76 * 3600 * NS_PER_S, text), "3 d 04 h");
 	CHECK_STR(duration_format(UINT64_MAX, text), "213503 d 23 h");
 }

@@ -127,7 +127,6 @@ static int parts_split(const char *text, size_t len, struct parts *parts, struct
 	if (rest.len > 0 && rest.first[0] == '?') {
 		rest.first++;
 		rest.len--;
-		parts->has_query = true;
 		parts->query = span_until(&rest, "#");
 	}
 	parts->has_fragment = rest.len > 0;

@@ -245,6 +245,46 @@ TEST(bare_empty_and_repeated_parameters)
 	CHECK(text == NULL && number == 0 && !truth);
 }
 
+TEST(every_type_but_a_switch_wants_a_value)
+{
+	static const char *const modes[] = { "create" };
+	CLEANUP(uri_freep) struct uri *uri = parsed("x:///n?p");
+	const char *text;
+	struct uuid uuid;
+	uint64_t number;
+	uint32_t small = 0;
+	unsigned mode;
+
+	CHECK_EQ(uri_param_u64(uri, "p", 0, 9, &number, NULL), -EINVAL);
+	CHECK_EQ(uri_param_u32(uri, "p", 0, 9, &small, NULL), -EINVAL);
+	CHECK_EQ(uri_param_uuid(uri, "p", &uuid, NULL), -EINVAL);
+	CHECK_EQ(uri_param_size(uri, "p", &number, NULL), -EINVAL);
+	CHECK_EQ(uri_param_duration(uri, "p", &number, NULL), -EINVAL);
+	CHECK_EQ(uri_param_str(uri, "p", &text, NULL), -EINVAL);
+	CHECK_EQ(uri_param_choice(uri, "p", modes, 1, &mode, NULL), -EINVAL);
+}
+
+TEST(absent_parameters_leave_the_default)
+{
+	static const char *const modes[] = { "create" };
+	CLEANUP(uri_freep) struct uri *uri = parsed("x:///n");
+	const char *text = "default";
+	struct uuid uuid = {};
+	uint64_t number = 5;
+	unsigned mode = 6;
+	bool truth = true;
+
+	CHECK_EQ(uri_param_u64(uri, "p", 0, 9, &number, NULL), 0);
+	CHECK_EQ(uri_param_uuid(uri, "p", &uuid, NULL), 0);
+	CHECK_EQ(uri_param_size(uri, "p", &number, NULL), 0);
+	CHECK_EQ(uri_param_duration(uri, "p", &number, NULL), 0);
+	CHECK_EQ(uri_param_str(uri, "p", &text, NULL), 0);
+	CHECK_EQ(uri_param_choice(uri, "p", modes, 1, &mode, NULL), 0);
+	CHECK_EQ(uri_param_bool(uri, "p", &truth, NULL), 0);
+	CHECK_STR(text, "default");
+	CHECK(number == 5 && mode == 6 && truth && uuid_is_zero(&uuid));
+}
+
 TEST(unused_parameters_are_refused)
 {
 	CLEANUP(uri_freep) struct uri *uri = parsed("aio:///n?blk_sze=512&uuid");
