@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * open.c - the three layers for one URI in one step: device, descriptor, a handle per reactor.
+ *
+ * Every command starts with this and ends with its reverse, so the order of the steps and what is
+ * said when one fails are written once. Writers claim the device: a benchmark that writes and a
+ * copy's destination want to be the only ones, and the driver's lock on the file keeps other
+ * processes away for the same reason. A message names its URI once, whoever wrote it: with several
+ * devices on a command line nobody should have to guess.
+ *
+ * Handles are made on every reactor at once: a command that runs on several cores submits on each,
+ * and one that does not has a single reactor. Rejected: making them on first use, which would put
+ * an error of the control path into the middle of a measurement.
+ *
+ * States: zeroed -> device made -> opened -> handles; opened_close() takes any of them.
+ *
+ * Thread: a task on the primary reactor.
+ */
+#include "cli/open.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/log.h"
+
+/* Say which URI it was, unless the message does already. */
+static int opened_fail(const char *uri, int rc, struct err *err)
+{
+	if (strstr(err_text(err), uri) == NULL)
+		(void)err_prefix(err, "%s", uri);
+	return rc;
+}
+
+static int opened_handles(struct opened *o, struct err *err)
+{
+	for (unsigned i = 0; i < reactor_count(); i++) {
+		int rc = handle_open(o->desc, reactor_get(i), &o->handle[i], err);
+
+		if (rc != 0)
+			return rc;
+	}
+	return 0;
+}
+
+int opened_open(struct opened *o, const char *uri, unsigned flags, struct err *err)
+{
+	struct desc_opts opts = { .flags = flags, .claim = "ashlar" };
+	int rc;
+
+	*o = (struct opened){ .uri = uri };
+	rc = device_create(uri, &o->dev, err);
+	if (rc != 0) {
+		o->dev = NULL;
+		return opened_fail(uri, rc, err);
+	}
+	rc = desc_open(o->dev, &opts, &o->desc, err);
+	if (rc == 0)
+		rc = opened_handles(o, err);
+	if (rc == 0)
+		return 0;
+	opened_close(o);
+	return opened_fail(uri, rc, err);
+}
+
+void opened_close(struct opened *o)
+{
+	struct err err = {};
+
+	desc_close(o->desc);
+	if (o->dev != NULL && device_destroy(o->uri, &err) != 0)
+		log_warn("device not closed uri=%s: %s, continuing", o->uri, err_text(&err));
+	*o = (struct opened){};
+}

@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * open.h - a URI from the command line, made into a device and opened on every reactor.
+ *
+ * Owner:  the command embeds struct opened; opened_close() gives everything back, also of a zeroed
+ *         or half-made one.
+ * Thread: a task.
+ */
+#ifndef ASHLAR_CLI_OPEN_H
+#define ASHLAR_CLI_OPEN_H
+
+#include "device/device.h"
+
+struct opened {
+	const char *uri;                     /* borrowed */
+	struct device *dev;                  /* borrowed from the registry; NULL: not made */
+	struct desc *desc;                   /* owned */
+	struct handle *handle[REACTORS_MAX]; /* borrowed from desc, one per reactor */
+};
+
+/* @flags: enum desc_flag. -EINVAL, -ENOENT, -EBUSY ... with a message that names the URI. */
+int opened_open(struct opened *o, const char *uri, unsigned flags,
+		struct err *err) MAY_SUSPEND WARN_UNUSED;
+/* Closes, and destroys the device. */
+void opened_close(struct opened *o) MAY_SUSPEND;
+
+#endif
