@@ -56,7 +56,6 @@ static int channel_new(struct device *dev, struct reactor *r, struct channel **r
 	ch->submit = dev->driver->submit;
 	ch->nblocks = dev->nblocks;
 	ch->ops = dev->ops;
-	ch->sample = 1; /* the first request is timed */
 	ch->block_shift = dev->block_shift;
 	ch->reactor = r;
 	ch->dev = dev;
@@ -123,6 +122,16 @@ static int channel_get(struct device *dev, struct reactor *r, struct channel **r
 	return 0;
 }
 
+/* All that one channel has counted. */
+static void channel_add_stats(const struct channel *ch, struct io_stats *sum)
+{
+	io_stats_add(sum, ch->stats);
+	for (unsigned op = 0; op < IO_OP_COUNT_; op++) {
+		sum->op[op].ops += ch->count[op].ops;
+		sum->op[op].bytes += ch->count[op].bytes;
+	}
+}
+
 static void channel_keep_stats(struct channel *ch)
 {
 	struct device *dev = ch->dev;
@@ -133,7 +142,7 @@ static void channel_keep_stats(struct channel *ch)
 			return; /* counters are lost, data is not */
 		io_stats_init(dev->closed_stats);
 	}
-	io_stats_add(dev->closed_stats, ch->stats);
+	channel_add_stats(ch, dev->closed_stats);
 }
 
 static void channel_put(struct channel *ch)
@@ -257,7 +266,7 @@ static void device_stats_raw(struct device *dev, struct io_stats *ret_stats)
 		io_stats_add(ret_stats, dev->closed_stats);
 	for (unsigned i = 0; i < REACTORS_MAX; i++) {
 		if (dev->channel[i] != NULL)
-			io_stats_add(ret_stats, dev->channel[i]->stats);
+			channel_add_stats(dev->channel[i], ret_stats);
 	}
 }
 

@@ -226,7 +226,8 @@ struct channel {
 	uint8_t epoch; /* 0 or 1: which counter new requests go into */
 	uint16_t refs; /* handles; primary reactor */
 	uint32_t inflight[2];
-	struct io_stats *stats;
+	struct op_count count[IO_OP_COUNT_]; /* finished well, per operation */
+	struct io_stats *stats;              /* owned; latencies and errors */
 	struct reactor *reactor;
 	struct device *dev;
 	/* cold */
@@ -240,7 +241,7 @@ struct channel {
 
 /* Slow paths and slow halves, gate.c and channel.c. */
 enum io_result io_issue_slow(struct channel *ch, struct io *io);
-enum io_result io_account_error(struct channel *ch, struct io *io, enum io_result result);
+enum io_result io_account_error(struct channel *ch, struct io *io);
 /* Put an IO_DONE request on its reactor's deferred list so that done() is called from the loop. */
 void io_defer_done(struct io *io);
 
@@ -249,35 +250,47 @@ static inline bool io_is_in_range(const struct channel *ch, const struct io *io)
 	return io->nlb <= ch->nblocks && io->lba <= ch->nblocks - io->nlb;
 }
 
-/* Hand @io to a channel: one frame, one check, the driver. */
+/* What a frame keeps for the way back up; needed once a request stays below. */
+static inline void io_frame_keep(struct io_frame *f, enum io_result (*hook)(struct io *io),
+				 uint64_t lba, uint32_t nlb)
+{
+	f->hook = hook;
+	f->lba = lba;
+	f->nlb = nlb;
+}
+
+/* Hand @io to a channel: one frame, one check, the driver. Inline completions touch little. */
 static inline enum io_result io_issue(struct channel *ch, struct io *io,
 				      enum io_result (*hook)(struct io *io))
 {
-	struct io_frame *f = &io->frame[io->depth++];
-	struct op_stats *s;
+	const uint8_t depth = io->depth;
+	struct io_frame *f = &io->frame[depth];
+	struct op_count *count = &ch->count[io->op];
+	const uint64_t lba = io->lba;
+	const uint32_t nlb = io->nlb;
 
 	f->ch = ch;
-	f->hook = hook;
-	f->lba = io->lba;
-	f->nlb = io->nlb;
-	f->submit_ns = ch->reactor->now_ns;
 	io->ch = ch;
+	io->depth = depth + 1;
 	if (unlikely(ch->gate != 0 || !(ch->ops >> io->op & 1) || !io_is_in_range(ch, io) ||
-		     --ch->sample == 0))
+		     count->ops % STATS_SAMPLE == 0)) {
+		io_frame_keep(f, hook, lba, nlb);
 		return io_issue_slow(ch, io);
-	f->epoch = ch->epoch;
+	}
 	if (ch->submit(ch, io) == IO_PENDING) {
+		io_frame_keep(f, hook, lba, nlb);
+		f->submit_ns = ch->reactor->now_ns;
+		f->epoch = ch->epoch;
 		ch->inflight[ch->epoch]++;
 		return IO_PENDING;
 	}
-	io->depth--;
-	io->lba = f->lba;
-	io->nlb = f->nlb;
+	io->depth = depth;
+	io->lba = lba;
+	io->nlb = nlb;
 	if (unlikely(io->status != IO_OK))
-		return io_account_error(ch, io, IO_DONE);
-	s = &ch->stats->op[io->op];
-	s->ops++;
-	s->bytes += (uint64_t)io->nlb << ch->block_shift;
+		return io_account_error(ch, io);
+	count->ops++;
+	count->bytes += (uint64_t)nlb << ch->block_shift;
 	return IO_DONE;
 }
 

@@ -237,7 +237,7 @@ static void later_body(void)
 	io_prepare(&io[0], IO_WRITE, 0, 1);
 	CHECK_EQ(io_wait(h, &io[0]), IO_WRITE_ERROR);
 	CHECK_EQ(h->ch->stats->op[IO_WRITE].errors, 1);
-	CHECK_EQ(h->ch->stats->op[IO_WRITE].ops, 8);
+	CHECK_EQ(h->ch->count[IO_WRITE].ops, 8);
 }
 
 TEST(device_answers_later)

@@ -42,22 +42,21 @@
 
 static void account(struct channel *ch, const struct io *io, uint64_t latency_ns, uint64_t weight)
 {
-	struct op_stats *s = &ch->stats->op[io->op];
-
 	if (unlikely(io->status != IO_OK)) {
-		s->errors++;
+		ch->stats->op[io->op].errors++;
 		return;
 	}
-	s->ops++;
-	s->bytes += (uint64_t)io->nlb << ch->block_shift;
+	ch->count[io->op].ops++;
+	ch->count[io->op].bytes += (uint64_t)io->nlb << ch->block_shift;
 	if (weight > 0)
-		op_stats_latency(s, latency_ns, weight);
+		op_stats_latency(&ch->stats->op[io->op], latency_ns, weight);
 }
 
-enum io_result io_account_error(struct channel *ch, struct io *io, enum io_result result)
+/* Always IO_DONE: the request ended badly inside submit. */
+enum io_result io_account_error(struct channel *ch, struct io *io)
 {
 	ch->stats->op[io->op].errors++;
-	return result;
+	return IO_DONE;
 }
 
 /* ---- the way back up ---------------------------------------------------------------------- */
@@ -74,7 +73,7 @@ static struct io_frame *frame_pop(struct io *io)
 
 static void channel_check_drained(struct channel *ch)
 {
-	void (*drained)(struct channel *ch, void *arg) = ch->drained;
+	void (*drained)(struct channel * ch, void *arg) = ch->drained;
 
 	if (drained == NULL || ch->inflight[ch->drain_epoch] != 0)
 		return;
@@ -162,27 +161,23 @@ static enum io_result io_refuse(struct channel *ch, struct io *io, uint16_t stat
 {
 	io->status = status;
 	(void)frame_pop(io);
-	return io_account_error(ch, io, IO_DONE);
+	return io_account_error(ch, io);
 }
 
 /* Everything was checked: the driver, or an emulation of what it lacks. */
 static enum io_result try_driver(struct channel *ch, struct io *io)
 {
 	struct io_frame *f = io_top(io);
-	bool is_timed = ch->sample == 0;
+	bool is_timed = ch->count[io->op].ops % STATS_SAMPLE == 0;
 	enum io_result result;
 
-	if (is_timed) {
-		ch->sample = STATS_SAMPLE;
-		f->submit_ns = reactor_clock(ch->reactor);
-	}
+	f->submit_ns = is_timed ? reactor_clock(ch->reactor) : ch->reactor->now_ns;
 	f->epoch = ch->epoch;
 	result = ch->ops >> io->op & 1 ? ch->submit(ch, io) : emulate_submit(ch, io);
 	if (result == IO_DONE && unlikely(ch->gate & GATE_FAULTS))
 		result = fault_complete(ch, io);
 	if (result == IO_PENDING) {
-		if (f->epoch != IO_EPOCH_NONE)
-			ch->inflight[f->epoch]++;
+		ch->inflight[f->epoch]++;
 		return IO_PENDING;
 	}
 	(void)frame_pop(io);

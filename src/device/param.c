@@ -45,7 +45,8 @@ int driver_param_size(struct uri *uri, uint32_t block_size, bool required, uint6
 		return err_set(err, -EINVAL, "size_mb and num_blocks exclude each other: give one");
 	if (!has_mb && !has_blocks) {
 		if (required)
-			return err_set(err, -EINVAL, "no size given: add size_mb=N or num_blocks=N");
+			return err_set(err, -EINVAL,
+				       "no size given: add size_mb=N or num_blocks=N");
 		*ret_nblocks = 0;
 		return 0;
 	}

@@ -17,6 +17,12 @@ enum {
 	STATS_SAMPLE = 64, /* a power of two; one exact timing per so many inline completions */
 };
 
+/* The part that every request touches; in the channel itself, next to what is read anyway. */
+struct op_count {
+	uint64_t ops;
+	uint64_t bytes;
+};
+
 struct op_stats {
 	uint64_t ops;
 	uint64_t bytes;

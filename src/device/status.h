@@ -14,25 +14,25 @@
 
 enum io_status {
 	IO_OK = 0,
-	IO_FAILED,        /* internal error, cause unknown */
-	IO_INVALID,       /* malformed request */
-	IO_UNSUPPORTED,   /* the device does not do this */
-	IO_OUT_OF_RANGE,  /* beyond the last block */
-	IO_READ_ONLY,     /* write to a read-only opening or device */
-	IO_READ_ERROR,    /* medium: cannot be read */
-	IO_WRITE_ERROR,   /* medium: cannot be written */
-	IO_MISCOMPARE,    /* data differs */
-	IO_UNWRITTEN,     /* block was never written and the read asked to be told */
-	IO_TRANSFER,      /* data transfer error */
-	IO_CORRUPT,       /* integrity check failed */
-	IO_NO_SPACE,      /* thin device is full */
-	IO_NO_MEMORY,     /* a bounded resource ran out */
-	IO_ABORTED,       /* given up on request */
+	IO_FAILED,       /* internal error, cause unknown */
+	IO_INVALID,      /* malformed request */
+	IO_UNSUPPORTED,  /* the device does not do this */
+	IO_OUT_OF_RANGE, /* beyond the last block */
+	IO_READ_ONLY,    /* write to a read-only opening or device */
+	IO_READ_ERROR,   /* medium: cannot be read */
+	IO_WRITE_ERROR,  /* medium: cannot be written */
+	IO_MISCOMPARE,   /* data differs */
+	IO_UNWRITTEN,    /* block was never written and the read asked to be told */
+	IO_TRANSFER,     /* data transfer error */
+	IO_CORRUPT,      /* integrity check failed */
+	IO_NO_SPACE,     /* thin device is full */
+	IO_NO_MEMORY,    /* a bounded resource ran out */
+	IO_ABORTED,      /* given up on request */
 	IO_TIMED_OUT,
-	IO_TRANSPORT,     /* the path to the device broke; other paths may work */
-	IO_NO_DEVICE,     /* removed while in use */
-	IO_NOT_READY,     /* try again later */
-	IO_RESERVED,      /* reservation conflict */
+	IO_TRANSPORT, /* the path to the device broke; other paths may work */
+	IO_NO_DEVICE, /* removed while in use */
+	IO_NOT_READY, /* try again later */
+	IO_RESERVED,  /* reservation conflict */
 	IO_STATUS_COUNT_,
 
 	IO_STATUS_NVME = 0x8000, /* | sct << 8 | sc, as a peer reported it */
@@ -49,8 +49,7 @@ enum io_verdict {
 
 static inline uint16_t io_status_nvme(uint8_t sct, uint8_t sc)
 {
-	return sct == 0 && sc == 0 ? IO_OK
-				   : (uint16_t)(IO_STATUS_NVME | (sct & 7) << 8 | sc);
+	return sct == 0 && sc == 0 ? IO_OK : (uint16_t)(IO_STATUS_NVME | (sct & 7) << 8 | sc);
 }
 
 /* NVMe status: type << 8 | code (NVMe Base 2.0, 3.3.3.2.1), without the do-not-retry bit. */
