@@ -5,7 +5,7 @@
 #ifndef ASHLAR_CRASH_H
 #define ASHLAR_CRASH_H
 
-/* SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT. The signal then takes its default course (core dump). */
+/* SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT; each then takes its default course (core dump). */
 void crash_handler_install(void);
 
 #endif

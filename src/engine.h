@@ -13,7 +13,7 @@
 
 struct engine_opts {
 	struct reactor_opts reactor;
-	bool handle_signals; /* SIGINT, SIGTERM and SIGHUP reach the main task; crashes print a backtrace */
+	bool handle_signals; /* SIGINT, SIGTERM, SIGHUP reach the main task; crashes are traced */
 };
 
 /* The driver table is set, reactors run. -EALREADY if the process has an engine. */

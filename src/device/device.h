@@ -9,8 +9,8 @@
  * Behind the handle stands the *channel*: the device's state on that reactor (driver queues, gate,
  * counters), shared by all handles of the reactor and counted by them.
  *
- * Thread: everything here that is MAY_SUSPEND runs in a task, so on the primary reactor. io_start(),
- *         io_submit() and io_forward() run on the handle's reactor.
+ * Thread: everything here that is MAY_SUSPEND runs in a task, so on the primary reactor.
+ *         io_start(), io_submit() and io_forward() run on the handle's reactor.
  * Owner:  the registry owns devices; the opener owns its desc; handles belong to their desc and
  *         are closed before it.
  */

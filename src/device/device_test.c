@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The three layers, the gate and the quiesce primitive, over a driver whose answers a test holds. */
+/* The three layers, the gate, the quiesce primitive, over a driver whose answers a test holds. */
 #include "base/tap.h"
 
 #include <errno.h>

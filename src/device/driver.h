@@ -21,7 +21,8 @@ struct driver {
 
 	/*
 	 * Parse the URI, uri_reject_unused() it, make the device, device_register() it.
-	 * A driver that finds its device there already decides what that means (-EEXIST, resize, alias).
+	 * A driver that finds its device there already decides what that means (-EEXIST, resize,
+	 * alias).
 	 */
 	int (*create)(struct uri *uri, struct device **ret_dev, struct err *err);
 	/* Free a device that has no channels any more. */
@@ -44,7 +45,10 @@ void drivers_set(const struct driver *const *table);
 const struct driver *driver_by_scheme(const char *scheme);
 const struct driver *const *drivers(void);
 
-/* Check the fields, take the name (-EEXIST), enter the registry. The driver still owns @dev on failure. */
+/*
+ * Check the fields, take the name (-EEXIST), enter the registry. The driver still owns @dev on
+ * failure.
+ */
 int device_register(struct device *dev, struct err *err) WARN_UNUSED;
 /* One more URI it answers to; device_create() adds the one it was made from. */
 int device_alias_add(struct device *dev, const char *uri, struct err *err) WARN_UNUSED;

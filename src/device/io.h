@@ -132,7 +132,7 @@ static inline void io_set_buf(struct io *io, void *buf, size_t len)
 
 /* Bytes described by @iov. */
 size_t iov_bytes(const struct iovec *iov, int iovcnt);
-/* Copy at most @len bytes between a vector, from byte @off on, and a buffer; returns bytes copied. */
+/* Copy at most @len bytes between a vector, from byte @off on, and a buffer; returns how many. */
 size_t iov_to_buf(const struct iovec *iov, int iovcnt, size_t off, void *buf, size_t len);
 size_t iov_from_buf(const struct iovec *iov, int iovcnt, size_t off, const void *buf, size_t len);
 size_t iov_fill(const struct iovec *iov, int iovcnt, size_t off, int byte, size_t len);

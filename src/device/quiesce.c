@@ -23,7 +23,8 @@
  *   4. Locks are granted in order of arrival: one waits for every earlier one it overlaps.
  *
  * A quiesced device's locker, or a quiesce of a device whose lock holder waits for I/O on it, would
- * wait for itself; callers quiesce first or lock first, never across tasks that wait for each other.
+ * wait for itself; callers quiesce first or lock first, never across tasks that wait for each
+ * other.
  *
  * Thread: tasks on the primary reactor; the *_here functions on the channel's.
  */

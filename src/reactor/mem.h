@@ -32,13 +32,14 @@ uint64_t dma_bytes_in_use(void);
 
 /* Equal buffers, last in first out so that the hot ones stay in the cache. */
 struct bufpool {
-	void **free;    /* stack of free buffers, owned */
-	void *base;     /* one dma allocation, owned */
-	size_t buf_size; /* bytes, multiple of DMA_ALIGN */
+	void **free;                      /* stack of free buffers, owned */
+	void *base;                       /* one dma allocation, owned */
+	size_t buf_size;                  /* bytes, multiple of DMA_ALIGN */
 	uint32_t count, nfree, nfree_min; /* nfree_min: low-water mark for the statistics */
 };
 
-int bufpool_init(struct bufpool *pool, size_t buf_size, uint32_t count, struct err *err) WARN_UNUSED;
+int bufpool_init(struct bufpool *pool, size_t buf_size, uint32_t count,
+		 struct err *err) WARN_UNUSED;
 void bufpool_done(struct bufpool *pool); /* also of a zeroed or half-made one */
 
 static inline void *bufpool_get(struct bufpool *pool)

@@ -80,7 +80,7 @@ TEST(messages_arrive_once_and_in_order)
 	free(ticks);
 }
 
-/* ---- ping-pong between two sleeping reactors -------------------------------------------------- */
+/* ---- ping-pong between two sleeping reactors ---------------------------------------------- */
 
 struct ball {
 	struct msg msg;

@@ -30,9 +30,9 @@ enum stream_want {
 
 struct stream {
 	const struct stream_ops *ops;
-	struct reactor *reactor;            /* NULL until attached */
+	struct reactor *reactor;                             /* NULL until attached */
 	void (*ready)(struct stream *stream, unsigned want); /* which of the armed came true */
-	void *owner;                        /* the user's */
+	void *owner;                                         /* the user's */
 	char local[STREAM_ADDR_MAX], peer[STREAM_ADDR_MAX];
 };
 
@@ -62,7 +62,7 @@ struct net {
 	void (*unlisten)(struct listener *listener);
 	const char *(*listener_addr)(const struct listener *listener); /* "127.0.0.1:4420" */
 	uint16_t (*listener_port)(const struct listener *listener);
-	/* Start connecting; ready(STREAM_OUT) after attach and arm tells the end, stream_error() how. */
+	/* Start connecting; ready(STREAM_OUT) after attach and arm tells the end, error() how. */
 	int (*connect)(const char *host, uint16_t port, struct stream **ret, struct err *err);
 	int (*error)(struct stream *stream); /* 0 once connected, else negative errno */
 };

@@ -113,7 +113,8 @@ static void note_outside(void *arg)
 {
 	(void)arg;
 	is_outside = reactor_self() == NULL;
-	(void)usleep(1000); /* it may block: that is what it is for */
+	/* lint: allow calls: it may block, that is what it is for. */
+	(void)usleep(1000);
 }
 
 static atomic_int nblocking;

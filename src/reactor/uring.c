@@ -181,7 +181,7 @@ struct io_uring_sqe *uring_sqe(struct reactor *r, struct uring_op *op)
 	while (unlikely(sqe == NULL)) {
 		int result = io_uring_submit(&r->ring->ring);
 
-		/* EBUSY, EAGAIN: the kernel wants us to take completions first; overflow is kept. */
+		/* EBUSY, EAGAIN: the kernel wants completions taken first; overflow is kept. */
 		if (result < 0 && result != -EBUSY && result != -EAGAIN && result != -EINTR)
 			log_error("io_uring submit: %s, trying again", err_errno_name(result));
 		if (result == -EBUSY || result == -EAGAIN)
