@@ -12,8 +12,8 @@
  *
  * Invariants:
  *   1. dev->channel[r] exists exactly while some handle on reactor r does; the count is refs.
- *   2. Channels come and go under dev->control, so a quiesce in progress sees all of them, and a
- *      channel that is born during a quiesce is born with its gate closed.
+ *   2. Channels come and go under dev->control; one that is born during a quiesce is born with its
+ *      gate closed.
  *   3. A channel is freed with nothing in flight and nothing held: its openers promised that.
  *   4. A claim has one holder; it goes with the desc that made it.
  *   5. Counters outlive channels: they move to dev->closed_stats.
@@ -68,6 +68,8 @@ static void channel_init_gate(struct channel *ch)
 {
 	struct range_lock *lock;
 
+	if (ch->dev->is_removed)
+		ch->gate |= GATE_REMOVED;
 	if (ch->dev->quiesce_count > 0)
 		ch->gate |= GATE_QUIESCED;
 	list_for_each (lock, &ch->dev->range_locks, link) {

@@ -94,7 +94,8 @@ struct device {
 	struct list aliases; /* URIs it answers to */
 	const char *claim;   /* name of the module that writes exclusively, NULL: none */
 	struct channel *channel[REACTORS_MAX];
-	struct task_mutex control; /* create/destroy of channels, quiesce, resize: one at a time */
+	struct task_mutex control; /* channels are made, walked or freed */
+	struct task_mutex drain;   /* I/O is being waited for; taken before control */
 	struct task_event closed;  /* fired when the last desc of a removed device goes */
 	struct list faults;        /* struct fault, armed on this device */
 	struct list range_locks;

@@ -16,8 +16,10 @@
  * list of requests in flight exists.
  *
  * Invariants:
- *   1. dev->control is held over each step here, so there is one drain per channel at a time and
- *      channels do not come or go meanwhile.
+ *   1. dev->drain is held over a drain, so there is one per channel at a time. dev->control is
+ *      held only while channels are walked, so a device whose driver is stuck can still be closed
+ *      or removed while somebody waits for its I/O. A channel that is waited for has I/O in
+ *      flight, so it does not go; one that comes meanwhile is born with its gate closed.
  *   2. Outside a drain only the current epoch's counter can be above zero, so flipping is safe.
  *   3. A channel's locked[] equals the device's held locks outside of these functions.
  *   4. Locks are granted in order of arrival: one waits for every earlier one it overlaps.
@@ -147,21 +149,21 @@ static void device_drain(struct device *dev, bool is_quiesce)
 
 void device_quiesce(struct device *dev)
 {
-	task_mutex_lock(&dev->control);
+	task_mutex_lock(&dev->drain);
 	if (dev->quiesce_count++ == 0)
 		device_drain(dev, true);
-	task_mutex_unlock(&dev->control);
+	task_mutex_unlock(&dev->drain);
 }
 
 void device_resume(struct device *dev)
 {
 	uint32_t gate = GATE_QUIESCED;
 
-	task_mutex_lock(&dev->control);
+	task_mutex_lock(&dev->drain);
 	assert(dev->quiesce_count > 0);
 	if (--dev->quiesce_count == 0)
-		device_each_channel(dev, ungate_here, &gate);
-	task_mutex_unlock(&dev->control);
+		device_ungate_all(dev, gate);
+	task_mutex_unlock(&dev->drain);
 }
 
 static void resize_here(struct channel *ch, void *arg)
@@ -181,15 +183,15 @@ int device_resize(struct device *dev, uint64_t nblocks, struct err *err)
 	if (nblocks == dev->nblocks)
 		return 0;
 	device_quiesce(dev);
+	event.old_nblocks = dev->nblocks;
+	dev->nblocks = nblocks;
 	if (dev->driver->resized != NULL)
-		result = dev->driver->resized(dev, nblocks, err);
-	if (result == 0) {
-		event.old_nblocks = dev->nblocks;
-		dev->nblocks = nblocks;
-		task_mutex_lock(&dev->control);
-		device_each_channel(dev, resize_here, &nblocks);
-		task_mutex_unlock(&dev->control);
-	}
+		result = dev->driver->resized(dev, event.old_nblocks, err);
+	if (result < 0)
+		dev->nblocks = event.old_nblocks;
+	task_mutex_lock(&dev->control);
+	device_each_channel(dev, resize_here, &dev->nblocks);
+	task_mutex_unlock(&dev->control);
 	device_resume(dev);
 	if (result == 0)
 		device_announce_event(dev, &event);
@@ -203,21 +205,23 @@ static bool ranges_overlap(const struct lba_range *a, const struct lba_range *b)
 	return a->lba < b->lba + b->nlb && b->lba < a->lba + a->nlb;
 }
 
-/* May @lock be held now? Not if an earlier one overlaps, nor if too many are held. */
+/*
+ * May @lock be held now? Not if an earlier one overlaps, nor if too many came earlier: a lock is
+ * held only while fewer than RANGE_LOCKS_MAX stand before it, so no more than that are held.
+ */
 static bool range_lock_is_free(struct device *dev, const struct range_lock *lock)
 {
 	struct range_lock *other;
-	unsigned nheld = 0;
+	unsigned nearlier = 0;
 
-	list_for_each (other, &dev->range_locks, link) {
+	list_for_each(other, &dev->range_locks, link) {
 		if (other == lock)
 			break;
 		if (ranges_overlap(&other->range, &lock->range))
 			return false;
+		nearlier++;
 	}
-	list_for_each (other, &dev->range_locks, link)
-		nheld += other->is_held;
-	return nheld < RANGE_LOCKS_MAX;
+	return nearlier < RANGE_LOCKS_MAX;
 }
 
 static void range_lock_here(struct channel *ch, void *arg)
@@ -257,11 +261,13 @@ int range_lock(struct device *dev, struct range_lock *lock, uint64_t lba, uint64
 		task_suspend();
 		lock->waiter = NULL;
 	}
-	lock->is_held = true;
+	task_mutex_lock(&dev->drain);
 	task_mutex_lock(&dev->control);
+	lock->is_held = true; /* channels made from now on are born with it */
 	device_each_channel(dev, range_lock_here, &lock->range);
-	device_drain(dev, false);
 	task_mutex_unlock(&dev->control);
+	device_drain(dev, false);
+	task_mutex_unlock(&dev->drain);
 	return 0;
 }
 

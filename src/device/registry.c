@@ -215,6 +215,7 @@ int device_register(struct device *dev, struct err *err)
 	list_init(&dev->faults);
 	list_init(&dev->range_locks);
 	task_mutex_init(&dev->control);
+	task_mutex_init(&dev->drain);
 	list_add_tail(&registry, &dev->link);
 	fault_device_added(dev);
 	return 0;
