@@ -21,6 +21,10 @@ void device_ungate_all(struct device *dev, uint32_t gate) MAY_SUSPEND;
 void device_each_channel(struct device *dev, void (*fn)(struct channel *ch, void *arg),
 			 void *arg) MAY_SUSPEND;
 
+/* From the loop: io->frame[io->depth] is popped and counted; call its hook, then go on up. Also for
+ * a hook that held the request and put the frame's own hook back. */
+void io_unwind_after(struct io *io);
+
 /* On the channel's reactor: let every held request try the gate again. */
 void channel_release_held(struct channel *ch);
 

@@ -81,6 +81,8 @@ struct fault_spec {
 
 /* Pure: needs no device, no reactor. -EINVAL with what is wrong. */
 int fault_parse(const char *uri, struct fault_spec *ret_spec, struct err *err) WARN_UNUSED;
+/* IO_BIT()s on which @method acts at @stage. */
+uint32_t fault_method_ops(enum fault_method method, enum fault_stage stage);
 
 /* ---- control ------------------------------------------------------------------------------ */
 
@@ -148,11 +150,11 @@ void io_resume_unwind(struct io *io);
 /* ---- for others that have a domain of their own --------------------------------------------- */
 
 /*
- * Does an armed fault of @domain for @name fire now for this operation? True: *@ret_status is what
- * it should end with (methods other than status are for devices only and never match here).
- * Cheap when nothing is armed at all. Any reactor's thread.
+ * Does an armed fault of @domain for @name fire now for this operation? Then what it does, borrowed
+ * until the calling reactor is back in its loop, else NULL. Cheap when nothing of that domain is
+ * armed. Any reactor's thread.
  */
-bool fault_match(enum fault_domain domain, enum fault_stage stage, const char *name, enum io_op op,
-		 uint64_t lba, uint64_t nlb, uint16_t *ret_status);
+const struct fault_spec *fault_match(enum fault_domain domain, enum fault_stage stage,
+				     const char *name, const struct io *io);
 
 #endif

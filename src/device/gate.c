@@ -99,7 +99,7 @@ static void frame_finish(struct io *io)
 }
 
 /* The top frame is done with: call its hook, then go on up, and at the top tell the owner. */
-static void io_unwind_after(struct io *io)
+void io_unwind_after(struct io *io)
 {
 	for (;;) {
 		struct io_frame *f = &io->frame[io->depth]; /* the one just popped */
