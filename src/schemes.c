@@ -10,6 +10,9 @@
  */
 #include "schemes.h"
 
+#include "drivers/drivers.h"
+
 const struct driver *const scheme_table[] = {
+	&driver_null,
 	NULL,
 };
