@@ -14,5 +14,6 @@
 
 const struct driver *const scheme_table[] = {
 	&driver_null,
+	&driver_malloc,
 	NULL,
 };
