@@ -13,7 +13,5 @@
 #include "drivers/drivers.h"
 
 const struct driver *const scheme_table[] = {
-	&driver_null,
-	&driver_malloc,
-	NULL,
+	&driver_null, &driver_malloc, &driver_loopback, &driver_passthru, NULL,
 };
