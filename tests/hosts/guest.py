@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real Linux kernel in QEMU, and a control channel into it.
+
+The guest runs guest-agent on a virtio-serial port; here its other end is a Unix socket. Guest.run
+sends a shell script and returns its status and output, so a case reads top to bottom in one place:
+a step in the guest, a step on the host, a step in the guest. What must happen meanwhile is started
+with Guest.spawn and awaited with Job.wait.
+
+The CPU is always emulated (TCG). A KVM that cannot run an unmodified kernel is worse than none, and
+emulation is fast enough: 2 to 3 s to the agent. No privilege is needed: the network is QEMU's user
+mode network, in which 10.0.2.2 (fec0::2) is the loopback of the machine that runs the test.
+
+Whatever happens, no QEMU is left behind: it dies with this process (PR_SET_PDEATHSIG).
+"""
+
+import base64
+import ctypes
+import itertools
+import os
+import select
+import shlex
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+
+import image
+
+BOOT_TIMEOUT_S = 90
+PR_SET_PDEATHSIG = 1
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+# hardened_usercopy: 6.1's check takes the merged fragments of a loopback connection for an overrun
+# and stops whoever reads them, when host and target share one kernel.
+KERNEL_OPTIONS = "console=ttyS0 panic=-1 quiet loglevel=4 mitigations=off nvme_core.multipath=Y " \
+                 "hardened_usercopy=off"
+
+# The host as the guest sees it.
+HOST_ADDRESS = "10.0.2.2"
+HOST_ADDRESS6 = "fec0::2"
+
+
+class GuestError(Exception):
+    """The guest did not do what it was asked to; the text holds the script and its output."""
+
+
+class GuestLost(GuestError):
+    """The guest does not answer any more: boot another."""
+
+
+class WaitTimeout(Exception):
+    """A condition did not come true in time."""
+
+
+def die_with_parent():
+    """For preexec_fn: the child is killed when this process ends, however that happens."""
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def wait_until(condition, what, timeout_s=20):
+    """Poll `condition` until it is true and return its value; WaitTimeout names `what`."""
+    end = time.monotonic() + timeout_s
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise WaitTimeout(f"not within {timeout_s} s: {what}")
+        time.sleep(0.01)
+
+
+class Job:
+    """A script that runs in the guest's background."""
+
+    def __init__(self, guest, number):
+        self.guest = guest
+        self.files = f"/tmp/job{number}"
+
+    def running(self):
+        return self.guest.run(f"[ -e {self.files}.status ]", check=False).status != 0
+
+    def output(self):
+        return self.guest.run(f"cat {self.files}.out").out
+
+    def wait(self, timeout_s=60, check=True):
+        """Its result, once it has ended."""
+        self.guest.wait(f"[ -e {self.files}.status ]", f"the end of job {self.files}", timeout_s)
+        status = int(self.guest.run(f"cat {self.files}.status").out)
+        out = self.output()
+        if check and status:
+            raise GuestError(f"background job ended with {status}:\n{out}")
+        return Result(status, out)
+
+
+class Result:
+    def __init__(self, status, out):
+        self.status = status
+        self.out = out
+
+
+class Guest:
+    """One guest. Use as a context manager: it boots on entry and is gone on exit."""
+
+    def __init__(self, kernel, log_dir, overlay=b"", cpus=4, memory_mb=1024):
+        self.kernel = kernel
+        self.log_dir = log_dir
+        self.overlay = overlay
+        self.cpus = cpus
+        self.memory_mb = memory_mb
+        self.ids = itertools.count(1)
+        self.boot_s = 0.0
+        self._tmp = self._qemu = self._channel = None
+        self._pending = b""
+
+    def __enter__(self):
+        try:
+            self.boot()
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def __exit__(self, kind, value, trace):
+        if kind is None:
+            self.power_off()
+        self.kill()
+
+    def boot(self):
+        folder = image.prepare(self.kernel)
+        begin = time.monotonic()
+        self._tmp = tempfile.TemporaryDirectory(prefix="ashlar-guest-")
+        initrd = os.path.join(self._tmp.name, "initrd")
+        with open(initrd, "wb") as out:
+            with open(folder / "base.cpio", "rb") as base:
+                while chunk := base.read(1 << 20):
+                    out.write(chunk)
+            out.write(self.overlay)
+        path = os.path.join(self._tmp.name, "channel")
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(path)
+        listener.listen(1)
+        mark = os.path.basename(self._tmp.name)
+        console = os.path.join(self.log_dir, f"console-{self.kernel}-{mark}.log")
+        command = [
+            image.which("qemu-system-x86_64"), "-nodefaults", "-no-user-config", "-no-reboot",
+            "-display", "none", "-serial", f"file:{console}",
+            "-accel", "tcg,thread=multi", "-machine", "q35", "-cpu", "max",
+            "-m", f"{self.memory_mb}M", "-smp", str(self.cpus),
+            "-kernel", str(folder / "vmlinux"), "-initrd", initrd,
+            "-append", KERNEL_OPTIONS,
+            "-device", "isa-debug-exit,iobase=0xf4,iosize=0x04",
+            "-chardev", f"socket,id=channel,path={path}",
+            "-device", "virtio-serial-pci,max_ports=2",
+            "-device", "virtserialport,chardev=channel,name=ashlar.agent,nr=1",
+            "-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile=",
+        ]
+        with open(os.path.join(self.log_dir, f"qemu-{self.kernel}.log"), "ab") as log:
+            self._qemu = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                          preexec_fn=die_with_parent)
+        listener.settimeout(BOOT_TIMEOUT_S)
+        try:
+            self._channel = listener.accept()[0]
+        except TimeoutError:
+            raise GuestLost("QEMU did not start: see qemu-*.log") from None
+        finally:
+            listener.close()
+        if self._line(BOOT_TIMEOUT_S) != "ready":
+            raise GuestLost("the guest's agent did not come up: see console-*.log")
+        self.boot_s = time.monotonic() - begin
+
+    def _line(self, timeout_s):
+        """The next line the agent sends."""
+        end = time.monotonic() + timeout_s
+        while b"\n" not in self._pending:
+            left = end - time.monotonic()
+            if left <= 0 or not select.select([self._channel], [], [], left)[0]:
+                raise GuestLost(f"no answer from the guest in {timeout_s} s")
+            data = self._channel.recv(65536)
+            if not data:
+                raise GuestLost("the guest is gone (kernel panic?): see console-*.log")
+            self._pending += data
+        line, self._pending = self._pending.split(b"\n", 1)
+        return line.decode()
+
+    def run(self, script, timeout_s=60, check=True):
+        """Run a shell script in the guest; GuestError when it fails and `check` is set."""
+        number, begin = next(self.ids), time.monotonic()
+        encoded = base64.b64encode(script.encode()).decode()
+        try:
+            self._channel.sendall(f"run {number} {timeout_s} {encoded}\n".encode())
+        except OSError as e:
+            raise GuestLost(f"the channel to the guest is broken: {e}") from None
+        answer = self._line(timeout_s + 20).split(" ", 3)
+        if answer[:2] != ["done", str(number)]:
+            raise GuestLost(f"unexpected answer {answer[:2]}")
+        out = base64.b64decode(answer[3]).decode(errors="replace") if len(answer) > 3 else ""
+        result = Result(int(answer[2]), out)
+        self._transcript(begin, script, result)
+        if check and result.status:
+            how = f"was killed after {timeout_s} s" if result.status == 137 else \
+                  f"failed with status {result.status}"
+            raise GuestError(f"in the guest this {how}:\n{script.strip()}\n--- it said\n"
+                             + out.strip())
+        return result
+
+    def _transcript(self, begin, script, result):
+        """guest.log in the log folder tells all that was asked of guests, and what they said."""
+        with open(os.path.join(self.log_dir, "guest.log"), "a", encoding="utf-8") as log:
+            log.write(f"[{self.kernel} {begin:.2f} +{time.monotonic() - begin:.2f} s, "
+                      f"status {result.status}] $ {script.strip()}\n{result.out}")
+
+    def text(self, script, timeout_s=60):
+        """Standard output and error of a script that must succeed, stripped."""
+        return self.run(script, timeout_s).out.strip()
+
+    def wait(self, condition, what=None, timeout_s=30):
+        """Wait until the shell `condition` holds in the guest."""
+        poll = (f"end=$(($(cut -d. -f1 /proc/uptime) + {int(timeout_s)}))\n"
+                f"until {condition}\ndo\n"
+                f"[ $(cut -d. -f1 /proc/uptime) -lt $end ] || exit 99\nusleep 20000\ndone")
+        result = self.run(poll, timeout_s + 10, check=False)
+        if result.status:
+            raise WaitTimeout(f"not within {timeout_s} s in the guest: {what or condition}\n"
+                              + result.out.strip()[-500:])
+        return result.out
+
+    def spawn(self, script):
+        """Start a script in the guest's background."""
+        job = Job(self, next(self.ids))
+        self.run(f"rm -f {job.files}.*\n(bash -c {shlex.quote(script)} > {job.files}.out 2>&1; "
+                 f"echo $? > {job.files}.tmp; mv {job.files}.tmp {job.files}.status) "
+                 "> /dev/null 2>&1 &")
+        return job
+
+    def power_off(self, status=0):
+        """Tell the agent to leave with `status`; GuestLost if QEMU does not say the same."""
+        self._channel.sendall(f"quit {status}\n".encode())
+        try:
+            left_with = self._qemu.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            raise GuestLost("the guest does not power off") from None
+        if left_with != (status << 1 | 1):
+            raise GuestLost(f"the guest left with {left_with}, not {status << 1 | 1}")
+
+    def kill(self):
+        if self._channel:
+            self._channel.close()
+            self._channel = None
+        if self._qemu:
+            self._qemu.kill()
+            self._qemu.wait()
+            self._qemu = None
+        if self._tmp:
+            self._tmp.cleanup()
+            self._tmp = None

@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs cases in a guest and speaks TAP.
+
+A case is a function that takes a Stage and raises when something is not as it must be. One guest is
+booted for all cases of a kernel; when a case leaves it unusable, the next case gets a new one.
+After each case the harness asks what a case must not forget: the engine still ran and ended well on
+SIGTERM, the guest's kernel had nothing to complain about, all connections are gone.
+
+The logs of a run with a failed case (engines, consoles, all that was asked of the guests) stay in a
+folder that is named; those of a good run go.
+"""
+
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+from dataclasses import dataclass
+
+import image
+from guest import Guest, GuestError, GuestLost, WaitTimeout
+from host_side import HostSide
+from targets import Ashlar, AshlarInGuest, Namespace, Nvmet, TargetError
+
+CASES = []
+
+
+@dataclass
+class Case:
+    name: str
+    what: str
+    run: object
+    needs: frozenset
+    is_quick: bool
+    kernel_may_say: str
+    in_guest: bool
+
+
+class Skip(Exception):
+    """The case cannot run here; the text says why."""
+
+
+def case(name, needs=(), quick=False, kernel_may_say=None, in_guest=False):
+    """Register a case. `needs' names abilities of the target, `quick' puts it into run --quick,
+    `kernel_may_say' is a pattern of kernel messages that are expected, `in_guest' says that the
+    engine itself runs in the guest."""
+    def register(function):
+        CASES.append(Case(name, (function.__doc__ or "").strip().split("\n")[0], function,
+                          frozenset(needs), quick, kernel_may_say, in_guest))
+        return function
+    return register
+
+
+class Stage:
+    """What a case works with."""
+
+    def __init__(self, run, guest):
+        self.run = run
+        self.guest = guest
+        self.host = HostSide(guest)
+        self.targets = []
+        self.notes = []
+
+    def new_target(self):
+        if self.run.target == "nvmet":
+            target = Nvmet(self.guest)
+        else:
+            target = Ashlar(self.run.engine, self.run.folder, self.run.log_dir)
+        self.targets.append(target)
+        return target
+
+    def serve(self, *namespaces, **options):
+        """A started target with the given namespaces (one of 64 MiB by default)."""
+        target = self.new_target()
+        target.start(namespaces or [Namespace()], **options)
+        return target
+
+    def serve_inside(self, *namespaces):
+        """The engine in the guest, started with the given namespaces."""
+        target = AshlarInGuest(self.guest)
+        self.targets.append(target)
+        target.start(namespaces)
+        return target
+
+    def serve_and_connect(self, *namespaces, **connect_options):
+        """(target, controller, block device of namespace 1)"""
+        target = self.serve(*namespaces)
+        controller = self.host.connect(target, **connect_options)
+        return target, controller, self.host.block(controller)
+
+    def note(self, text):
+        """A figure worth printing beside the result."""
+        self.notes.append(text)
+
+
+class Run:
+    """One run of the suite."""
+
+    def __init__(self, options):
+        self.target = options.target
+        self.engine = options.engine
+        self.keep_logs = options.keep_logs
+        self.log_dir = tempfile.mkdtemp(prefix="ashlar-hosts-")
+        self.folder = tempfile.mkdtemp(prefix="ashlar-disks-", dir=options.disks)
+        self.passed = self.failed = self.skipped = self.number = 0
+        self.guest = None
+
+    def plan(self, count):
+        print(f"TAP version 13\n1..{count}", flush=True)
+
+    def fail_unavailable(self, name, reason):
+        """Where a guest is required, having none is a failure."""
+        self.report(name, time.monotonic(), f"no guest: {reason}")
+
+    def skip(self, name, reason):
+        self.number += 1
+        self.skipped += 1
+        print(f"ok {self.number} - {name} # SKIP {' '.join(reason.split())}", flush=True)
+
+    def report(self, name, begin, failure, notes=()):
+        self.number += 1
+        took = f"{time.monotonic() - begin:.1f} s"
+        if failure:
+            self.failed += 1
+            print(f"not ok {self.number} - {name} ({took})")
+            for line in failure.splitlines():
+                print(f"#   {line}")
+        else:
+            self.passed += 1
+            print(f"ok {self.number} - {name} ({', '.join([took, *notes])})")
+        sys.stdout.flush()
+
+    def boot(self, kernel):
+        """A new guest, in place of one that there may be."""
+        if self.guest:
+            self.guest.kill()
+            self.guest = None
+        programs = [self.engine] if self.engine else []
+        guest = Guest(kernel, self.log_dir, overlay=image.overlay(programs))
+        try:
+            guest.boot()
+            guest.run("modprobe nvme-tcp && modprobe ext4 && modprobe xfs")
+        except BaseException:
+            guest.kill()
+            raise
+        self.guest = guest
+        print(f"# {kernel}: {image.KERNELS[kernel]}, "
+              f"{guest.text('uname -r')}, at its agent after {guest.boot_s:.1f} s", flush=True)
+
+    def run_kernel(self, kernel, cases):
+        """All `cases' in a guest with `kernel'."""
+        for case_ in cases:
+            name = f"{kernel} {case_.name}: {case_.what}"
+            begin = time.monotonic()
+            try:
+                if not self.guest or self.guest.kernel != kernel:
+                    self.boot(kernel)
+            except image.Unavailable as e:
+                self.skip(name, f"no guest: {e}")
+                continue
+            except (GuestError, OSError) as e:
+                self.report(name, begin, f"the guest does not boot: {e}")
+                continue
+            self.run_case(case_, name)
+        if self.guest:
+            begin = time.monotonic()
+            try:
+                self.guest.power_off()
+            except (GuestLost, OSError) as e:
+                print(f"# {kernel}: {e}")
+            self.guest.kill()
+            self.guest = None
+
+    def run_case(self, case_, name):
+        lacking = case_.needs - self.abilities(case_)
+        if lacking:
+            self.skip(name, f"this target lacks {', '.join(sorted(lacking))}")
+            return
+        begin = time.monotonic()
+        mark = f"ashlar case {self.number} {case_.name}"
+        failure, stage = None, None
+        try:
+            stage = Stage(self, self.guest)
+            stage.host.mark(mark)
+            case_.run(stage)
+        except Skip as e:
+            failure = self.clean_up(stage, None)
+            if not failure:
+                self.skip(name, str(e))
+                return
+        except (GuestLost, BrokenPipeError) as e:
+            failure = str(e)
+            self.guest.kill()
+            self.guest = None
+        except (AssertionError, GuestError, WaitTimeout, TargetError, OSError, KeyError, ValueError,
+                IndexError) as e:
+            failure = describe(e)
+        if self.guest and stage:
+            failure = self.clean_up(stage, failure)
+        if self.guest and stage and not failure:
+            bad = stage.host.kernel_complaints(mark, case_.kernel_may_say)
+            if bad:
+                failure = "the guest's kernel says:\n" + "\n".join(bad[:20])
+        if failure:
+            failure += self.keep_evidence(stage, mark)
+        self.report(name, begin, failure, stage.notes if stage else ())
+
+    def abilities(self, case_):
+        if self.target == "nvmet":
+            return Nvmet.can if not case_.in_guest else frozenset()
+        return Ashlar.can | {"engine"}
+
+    def clean_up(self, stage, failure):
+        """Leave the guest as it was: `failure', or what goes wrong now."""
+        try:
+            for target in stage.targets:
+                target.check()
+            stage.host.disconnect_all()
+            for target in stage.targets:
+                target.stop()
+        except (TargetError, GuestError, WaitTimeout, OSError) as e:
+            failure = failure or f"while ending: {e}"
+            for target in stage.targets:
+                try:
+                    target.kill()
+                except (GuestError, OSError):
+                    pass
+            print(f"# a new guest is needed after: {str(e).splitlines()[0]}")
+            if isinstance(e, GuestLost):
+                self.guest.kill()
+                self.guest = None
+        return failure
+
+    def keep_evidence(self, stage, mark):
+        self.keep_logs = True
+        text = f"\nlogs: {self.log_dir}"
+        if self.guest and stage:
+            try:
+                text += "\nkernel log:\n" + "\n".join(stage.host.kernel_log(mark)[-25:])
+            except GuestError as e:
+                text += f"\nno kernel log: {e}"
+            self.guest.kill()  # the next case starts in a clean one
+            self.guest = None
+        for target in stage.targets if stage else ():
+            if isinstance(target, Ashlar):
+                text += "\nengine log:\n" + target.tail()
+        return text
+
+    def end(self):
+        """Remove what is not needed; exit status of the run."""
+        if self.guest:
+            self.guest.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        if not self.keep_logs:
+            shutil.rmtree(self.log_dir, ignore_errors=True)
+        else:
+            print(f"# logs are in {self.log_dir}")
+        print(f"# hosts: {self.passed} passed, {self.failed} failed, {self.skipped} skipped")
+        return 1 if self.failed else 0
+
+
+def describe(error):
+    """The error and the line of the case it came from."""
+    where = [f for f in traceback.extract_tb(error.__traceback__) if "cases" in f.filename]
+    at = f" ({where[-1].filename.rsplit('/', 1)[-1]}:{where[-1].lineno}: {where[-1].line})" \
+        if where else ""
+    kind = "" if isinstance(error, (AssertionError, GuestError, TargetError, WaitTimeout)) \
+        else type(error).__name__ + ": "
+    return f"{kind}{error}{at}"
+
+
+def check_equal(got, wanted, what):
+    if got != wanted:
+        raise AssertionError(f"{what}: {got!r}, expected {wanted!r}")
+
+
+def check(condition, what):
+    if not condition:
+        raise AssertionError(what)

@@ -1,0 +1,326 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the guest connects to: Ashlar, or the kernel's own target as a check of the cases.
+
+A target serves one subsystem with namespaces 1, 2, ... Cases know only the interface of Target;
+what a target cannot do is missing in its `can', and the case is skipped with that reason.
+
+Ashlar        `ashlar export' on the machine that runs the test; the guest reaches it at 10.0.2.2
+AshlarInGuest the same program inside the guest, reached over the guest's loopback
+Nvmet         Linux' nvmet-tcp inside the guest. A case that fails against it expects something
+              wrong, or found a bug in the guest's kernel: run it when in doubt about a case.
+"""
+
+import hashlib
+import itertools
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+import uuid
+from dataclasses import dataclass, field
+
+import guest as guest_module
+from guest import die_with_parent, wait_until
+
+# What `ashlar export' prints once it accepts connections.
+LISTENING = "listening on"
+LISTENING_PORT = re.compile(r"listening on \S*:(\d+)")
+
+NQN_PREFIX = "nqn.2019-05.io.openebs:"
+START_TIMEOUT_S = 20
+STOP_TIMEOUT_S = 10
+
+
+class TargetError(Exception):
+    """The target did not start, died, or refused a command."""
+
+
+@dataclass
+class Namespace:
+    """One namespace to be served, backed by a file."""
+
+    size_mb: int = 64
+    block_size: int = 512
+    scheme: str = "uring"
+    uuid: str = field(default_factory=lambda: str(uuid.uuid4()))
+    path: str = ""
+
+
+class Target:
+    """The interface. Sizes of the backing store are asked from whoever holds it."""
+
+    can = frozenset()
+    address = ""
+
+    def __init__(self):
+        self.nqn = NQN_PREFIX + "hosts-" + uuid.uuid4().hex[:12]
+        self.namespaces = []
+        self.port = 0
+
+    def start(self, namespaces):
+        raise NotImplementedError
+
+    def stop(self):
+        """End the target in good order; TargetError if it does not end well."""
+        raise NotImplementedError
+
+    def check(self):
+        """TargetError if it died or complained."""
+
+    def path_of(self, nsid):
+        return self.namespaces[nsid - 1].path
+
+
+class Ashlar(Target):
+    """`ashlar export' as a child process."""
+
+    can = frozenset({"kill", "resize", "add", "pause", "compare", "fua", "identity", "allow-host",
+                     "ipv6", "host-files", "malloc", "shutdown", "multi-block-size", "statuses"})
+    address = guest_module.HOST_ADDRESS
+    numbers = itertools.count(1)
+
+    def __init__(self, binary, folder, log_dir):
+        super().__init__()
+        self.binary, self.folder, self.log_dir = binary, folder, log_dir
+        self.number = next(self.numbers)
+        self.log = os.path.join(log_dir, f"engine-{self.number}.log")
+        self.control = os.path.join(folder, f"control-{self.number}")
+        self.process = None
+        self.options = []
+        self.listen = "127.0.0.1"
+
+    def uri(self, ns):
+        if ns.scheme == "malloc":
+            return f"malloc:///m{ns.uuid[:8]}?size_mb={ns.size_mb}&blk_size={ns.block_size}" \
+                   f"&uuid={ns.uuid}"
+        return f"{ns.scheme}://{ns.path}?blk_size={ns.block_size}&uuid={ns.uuid}"
+
+    def make_file(self, ns):
+        if ns.scheme != "malloc":
+            ns.path = os.path.join(self.folder, f"disk-{ns.uuid}")
+            with open(ns.path, "wb") as f:
+                f.truncate(ns.size_mb << 20)
+
+    def start(self, namespaces, options=(), listen="127.0.0.1"):
+        self.namespaces, self.options, self.listen = list(namespaces), list(options), listen
+        for ns in self.namespaces:
+            self.make_file(ns)
+        self.run()
+
+    def run(self):
+        """(Re)start the process; after the first time on the same port."""
+        where = f"[{self.listen}]" if ":" in self.listen else self.listen
+        command = [self.binary, "export", "--listen", f"{where}:{self.port}", "--nqn", self.nqn,
+                   "--control", self.control, *self.options,
+                   *[self.uri(ns) for ns in self.namespaces]]
+        with open(self.log, "ab") as log:
+            log.write(f"$ {' '.join(command)}\n".encode())
+            log.flush()
+            mark = os.path.getsize(self.log)
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log,
+                                            stderr=log, preexec_fn=die_with_parent)
+
+        def listening():
+            self.check()
+            with open(self.log, "rb") as log:
+                log.seek(mark)
+                said = log.read().decode(errors="replace")
+            return LISTENING_PORT.search(said)
+        self.port = int(wait_until(listening, "the engine listens", START_TIMEOUT_S)[1])
+
+    def check(self):
+        if self.process and self.process.poll() is not None:
+            raise TargetError(f"the engine ended with {self.process.returncode}: {self.tail()}")
+
+    def tail(self):
+        with open(self.log, encoding="utf-8", errors="replace") as log:
+            return log.read()[-2000:]
+
+    def stop(self):
+        if not self.process:
+            return
+        self.check()
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            status = self.process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise TargetError("the engine did not end on SIGTERM: " + self.tail()) from None
+        self.process = None
+        if status:
+            raise TargetError(f"the engine ended with {status} on SIGTERM: {self.tail()}")
+
+    def kill(self):
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def command(self, line):
+        """One line on the control socket; its answer."""
+        with socket.socket(socket.AF_UNIX) as s:
+            s.settimeout(START_TIMEOUT_S)
+            s.connect(self.control)
+            s.sendall(line.encode() + b"\n")
+            s.shutdown(socket.SHUT_WR)
+            answer = b""
+            while chunk := s.recv(4096):
+                answer += chunk
+        text = answer.decode().strip()
+        if not text.startswith("ok"):
+            raise TargetError(f"control command '{line}' was answered: {text}")
+        return text
+
+    def resize(self, nsid, size_mb):
+        os.truncate(self.path_of(nsid), size_mb << 20)
+        self.command("rescan")
+
+    def add(self, ns):
+        self.make_file(ns)
+        self.command(f"add {self.uri(ns)}")
+        self.namespaces.append(ns)
+
+    def remove(self, nsid):
+        self.command(f"remove {nsid}")
+
+    def pause(self):
+        self.command("pause")
+
+    def resume(self):
+        self.command("resume")
+
+    def allocated_bytes(self, nsid):
+        """Bytes the backing file holds on disk."""
+        return os.stat(self.path_of(nsid)).st_blocks * 512
+
+    def sha256(self, nsid, offset, length):
+        """Digest of a part of the backing file, as another process sees it."""
+        with open(self.path_of(nsid), "rb") as f:
+            f.seek(offset)
+            return hashlib.sha256(f.read(length)).hexdigest()
+
+    def connections(self):
+        """Established TCP connections to the engine's port, seen from the engine's side."""
+        port = f"{self.port:04X}"
+        found = 0
+        for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+            with open(table, encoding="ascii") as lines:
+                for line in lines:
+                    word = line.split()
+                    found += word[1].endswith(":" + port) and word[3] == "01"
+        return found
+
+
+class AshlarInGuest(Target):
+    """`ashlar export' in the guest. The files of its namespaces lie in /root of the guest."""
+
+    address = "127.0.0.1"
+
+    def __init__(self, guest):
+        super().__init__()
+        self.guest = guest
+        self.job = None
+
+    def start(self, namespaces):
+        self.namespaces = list(namespaces)
+        uris = []
+        for number, ns in enumerate(self.namespaces):
+            where = f"/m{number}" if ns.scheme == "malloc" else f"/root/disk{number}"
+            if ns.scheme != "malloc":
+                self.guest.run(f"truncate -s {ns.size_mb}M {where}")
+            size = f"size_mb={ns.size_mb}&" if ns.scheme == "malloc" else ""
+            uris.append(f"'{ns.scheme}://{where}?{size}blk_size={ns.block_size}'")
+        self.job = self.guest.spawn("echo $$ > /tmp/engine.pid; exec ashlar export --listen "
+                                    f"127.0.0.1:0 --nqn {self.nqn} {' '.join(uris)}")
+        self.guest.wait(f"grep -q '{LISTENING}' {self.job.files}.out || "
+                        f"[ -e {self.job.files}.status ]", "the engine listens", START_TIMEOUT_S)
+        self.check()
+        self.port = int(LISTENING_PORT.search(self.job.output())[1])
+
+    def check(self):
+        if not self.job.running():
+            raise TargetError("the engine in the guest ended: " + self.job.output()[-2000:])
+
+    def stop(self):
+        self.guest.run("kill $(cat /tmp/engine.pid)")
+        result = self.job.wait(STOP_TIMEOUT_S, check=False)
+        if result.status:
+            raise TargetError(f"the engine in the guest ended with {result.status} on SIGTERM: "
+                              + result.out[-2000:])
+
+    def kill(self):
+        self.guest.run("kill -9 $(cat /tmp/engine.pid)", check=False)
+
+
+class Nvmet(Target):
+    """Linux' own target, in the guest: a loop device per namespace, a port on 127.0.0.1."""
+
+    can = frozenset({"kill", "resize", "add", "fua"})
+    address = "127.0.0.1"
+    ports = itertools.count(1)
+    ROOT = "/sys/kernel/config/nvmet"
+
+    def __init__(self, guest):
+        super().__init__()
+        self.guest = guest
+        self.number = next(self.ports)
+        self.port = 4420 + self.number
+        self.subsystem = f"{self.ROOT}/subsystems/{self.nqn}"
+        self.port_dir = f"{self.ROOT}/ports/{self.number}"
+
+    def start(self, namespaces, options=(), listen="127.0.0.1"):
+        self.namespaces = []
+        self.guest.run(f"""
+            modprobe loop; modprobe nvmet-tcp
+            mountpoint -q /sys/kernel/config || mount -t configfs none /sys/kernel/config
+            mkdir {self.subsystem} && echo 1 > {self.subsystem}/attr_allow_any_host
+            mkdir {self.port_dir} && cd {self.port_dir}
+            echo tcp > addr_trtype; echo ipv4 > addr_adrfam
+            echo {self.address} > addr_traddr; echo {self.port} > addr_trsvcid""")
+        for ns in namespaces:
+            self.add(ns)
+        self.run()
+
+    def run(self):
+        self.guest.run(f"ln -s {self.subsystem} {self.port_dir}/subsystems/")
+
+    def add(self, ns):
+        nsid = len(self.namespaces) + 1
+        ns.path = f"/tmp/disk-{ns.uuid}"
+        self.guest.run(f"""set -e
+            truncate -s {ns.size_mb}M {ns.path}
+            losetup -f --show --sector-size {ns.block_size} {ns.path} > {ns.path}.dev
+            d={self.subsystem}/namespaces/{nsid}
+            mkdir $d; cat {ns.path}.dev > $d/device_path
+            echo {ns.uuid} > $d/device_uuid; echo {ns.uuid} > $d/device_nguid
+            echo 1 > $d/enable""")
+        self.namespaces.append(ns)
+
+    def remove(self, nsid):
+        self.guest.run(f"d={self.subsystem}/namespaces/{nsid}; echo 0 > $d/enable; rmdir $d")
+
+    def stop(self):
+        self.kill()
+        self.guest.run(f"""rmdir {self.port_dir}
+            for d in {self.subsystem}/namespaces/*; do [ -d $d ] || continue
+            echo 0 > $d/enable; rmdir $d; done
+            rmdir {self.subsystem}""")
+        for ns in self.namespaces:
+            self.guest.run(f"losetup -d $(cat {ns.path}.dev); rm {ns.path}*")
+
+    def kill(self):
+        self.guest.run(f"rm -f {self.port_dir}/subsystems/{self.nqn}")
+
+    def resize(self, nsid, size_mb):
+        path = self.path_of(nsid)
+        self.guest.run(f"truncate -s {size_mb}M {path} && losetup -c $(cat {path}.dev) && "
+                       f"echo 1 > {self.subsystem}/namespaces/{nsid}/revalidate_size")
+
+    def allocated_bytes(self, nsid):
+        return int(self.guest.text(f"stat -c %b {self.path_of(nsid)}")) * 512
+
+    def sha256(self, nsid, offset, length):
+        return self.guest.text(f"dd if={self.path_of(nsid)} bs=4096 skip={offset} count={length} "
+                               "iflag=skip_bytes,count_bytes status=none | sha256sum").split()[0]
