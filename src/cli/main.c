@@ -22,6 +22,7 @@
 
 static const struct cli_command *const commands[] = {
 	&cli_bench,
+	&cli_copy,
 	&cli_uri,
 };
 
