@@ -304,7 +304,9 @@ static inline enum io_result io_start(struct handle *h, struct io *io)
 	io->depth = 0;
 	io->status = IO_OK;
 	if (unlikely(!(h->ops >> io->op & 1))) {
-		io->status = IO_BIT(io->op) & IO_OPS_WRITING ? IO_READ_ONLY : IO_UNSUPPORTED;
+		io->status = IO_BIT(io->op) & IO_OPS_WRITING && !(h->desc->flags & DESC_WRITE)
+				     ? IO_READ_ONLY
+				     : IO_UNSUPPORTED;
 		return IO_DONE;
 	}
 	return io_issue(h->ch, io, NULL);
