@@ -50,9 +50,10 @@ enum io_result emulate_submit(struct channel *ch, struct io *io);
 bool emulate_lock(struct channel *ch, struct io *io);
 
 /*
- * For a driver's submit(): take a read, write, compare or compare-write whose buffers are not
- * aligned, and do it through aligned ones. Same contract as submit. The driver must do
- * IO_READ and IO_WRITE of aligned buffers.
+ * For a driver's submit(): take a read, write or compare whose buffers are not aligned, and do it
+ * through aligned ones (base: DMA_ALIGN, length: whole blocks), which come back to submit() as
+ * reads and writes. Same contract as submit. Anything else ends with IO_INVALID: compare-and-write
+ * cannot be cut into parts and stay atomic.
  */
 enum io_result io_bounce(struct channel *ch, struct io *io);
 

@@ -41,7 +41,7 @@ static struct {
 	uint16_t last_flags;
 	uint32_t last_nlb;
 	bool was_misaligned;
-	uint8_t bytes[RAM_BYTES];
+	_Alignas(4096) uint8_t bytes[RAM_BYTES];
 } ram = { .ops = RAM_FULL };
 
 static struct device *ram_dev;
