@@ -35,6 +35,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -278,12 +279,28 @@ static int reactor_pin(struct reactor *r, struct err *err)
 	return 0;
 }
 
+/*
+ * A write beyond RLIMIT_FSIZE or into a broken pipe ends with an error for whoever asked for it;
+ * the signal that comes along would end the process. Only in our threads: the rest of the process
+ * may be somebody else's.
+ */
+static void reactor_block_signals(void)
+{
+	sigset_t signals;
+
+	sigemptyset(&signals);
+	sigaddset(&signals, SIGXFSZ);
+	sigaddset(&signals, SIGPIPE);
+	pthread_sigmask(SIG_BLOCK, &signals, NULL);
+}
+
 static void *reactor_thread(void *arg)
 {
 	struct reactor_start *start = arg;
 	struct reactor *r = start->r;
 
 	reactor_self_ = r;
+	reactor_block_signals();
 	start->result = reactor_pin(r, &start->err);
 	if (start->result == 0)
 		start->result = uring_open(r, &start->err);
