@@ -1,0 +1,240 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * file.c - the requests to a file or block device for which the kernel has only blocking calls,
+ * and how every request ends.
+ *
+ * A plain read or write (file_is_plain) goes to the kernel through aio.c or uring.c. Unaligned
+ * buffers, which no part of the engine makes, go through io_bounce(). Flush and seek take one lane
+ * (lane.h), unmap and write-zeroes another, so that no flush waits behind a long discard. When the
+ * kernel did only a part of a transfer, the second lane does the whole again until it ends or fails
+ * with a reason: a full disk, a file truncated underneath.
+ *
+ * Durability: a sync that fails is remembered for ever (struct file.failure). The kernel reports a
+ * lost write once and forgets it; nobody then knows which acknowledged writes are on the medium. So
+ * from then on the device refuses every write and every flush, and only reads go on.
+ *
+ * Unmap: a file gets a hole and reads zeroes there. A disk's discard promises nothing about its
+ * contents afterwards. Write-zeroes deallocates where it may (no IO_NO_DEALLOCATE).
+ *
+ * Rejected: bouncing through the page cache with a second descriptor (a dirty page may write back
+ * a neighbouring block's old contents over a direct write); one lane for all (a trim of a large
+ * disk would hold up the journal's flushes).
+ *
+ * Thread: file_lane_run() and what it calls on a pool thread, the rest on the channel's reactor.
+ */
+#include "drivers/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "device/emulate.h"
+
+enum {
+	ZERO_CHUNK = 128 * 1024, /* bytes written at a time where the kernel cannot zero */
+};
+
+/* ---- lanes: on a pool thread -------------------------------------------------------------- */
+
+void file_fail(struct file *f, int error)
+{
+	int expected = 0;
+
+	if (atomic_compare_exchange_strong(&f->failure, &expected, error))
+		log_error("device=%s: sync failed: %s; acknowledged writes may be lost, refusing "
+			  "every write from now on",
+			  f->dev.name, err_errno_name(-error));
+}
+
+static int file_sync(struct file *f)
+{
+	if (fdatasync(f->fd) == 0)
+		return 0;
+	file_fail(f, errno);
+	return -errno;
+}
+
+/* Write zeroes the long way. */
+static int zero_by_writing(const struct file *f, off_t off, uint64_t len)
+{
+	CLEANUP(freep) char *zeroes = aligned_alloc(4096, ZERO_CHUNK);
+
+	if (zeroes == NULL)
+		return -ENOMEM;
+	memset(zeroes, 0, ZERO_CHUNK);
+	while (len > 0) {
+		ssize_t n = pwrite(f->fd, zeroes, MIN(len, (uint64_t)ZERO_CHUNK), off);
+
+		if (n <= 0)
+			return n < 0 ? -errno : -EIO;
+		off += n;
+		len -= (uint64_t)n;
+	}
+	return 0;
+}
+
+static int lane_unmap(const struct file *f, off_t off, uint64_t len)
+{
+	uint64_t range[2] = { (uint64_t)off, len };
+	int result;
+
+	result = f->is_block ? ioctl(f->fd, BLKDISCARD, range)
+			     : fallocate(f->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, off,
+					 (off_t)len);
+	return result < 0 ? -errno : 0;
+}
+
+static int lane_write_zeroes(const struct file *f, off_t off, uint64_t len, bool may_deallocate)
+{
+	uint64_t range[2] = { (uint64_t)off, len };
+	int mode = may_deallocate ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE;
+
+	/* On a disk, PUNCH_HOLE is a write-zeroes that may unmap, ZERO_RANGE one that may not. */
+	if (fallocate(f->fd, mode | FALLOC_FL_KEEP_SIZE, off, (off_t)len) == 0)
+		return 0;
+	if (errno != EOPNOTSUPP && errno != EINVAL)
+		return -errno;
+	if (f->is_block)
+		return ioctl(f->fd, BLKZEROOUT, range) < 0 ? -errno : 0;
+	return zero_by_writing(f, off, len);
+}
+
+/* First block from @lba that holds data, or that is wholly a hole. */
+static int lane_seek(const struct file *f, struct io *io, uint64_t nblocks)
+{
+	unsigned shift = f->dev.block_shift;
+	uint64_t lba = io->lba;
+
+	io->result = io->op == IO_SEEK_DATA ? lba : nblocks; /* a disk is data throughout */
+	while (!f->is_block && lba < nblocks) {
+		off_t at = lseek(f->fd, (off_t)(lba << shift),
+				 io->op == IO_SEEK_DATA ? SEEK_DATA : SEEK_HOLE);
+		off_t data;
+
+		if (at < 0) {
+			io->result = nblocks;
+			return errno == ENXIO ? 0 : -errno; /* ENXIO: nothing but a hole follows */
+		}
+		if (io->op == IO_SEEK_DATA) {
+			io->result = MIN((uint64_t)at >> shift, nblocks);
+			return 0;
+		}
+		/* The hole may begin, and end, within a block. */
+		lba = ((uint64_t)at + f->dev.block_size - 1) >> shift;
+		io->result = MIN(lba, nblocks);
+		data = lseek(f->fd, (off_t)(lba << shift), SEEK_DATA);
+		if (data < 0 || (uint64_t)data >> shift > lba)
+			return data < 0 && errno != ENXIO ? -errno : 0;
+		io->result = nblocks;
+		lba = ((uint64_t)data >> shift) + 1;
+	}
+	return 0;
+}
+
+/* A read or write that the kernel did only in part: again, to its end or to the reason why not. */
+static int lane_transfer(const struct file *f, const struct io *io, off_t off)
+{
+	uint64_t done = 0, len = (uint64_t)io->nlb << f->dev.block_shift;
+	struct iovec iov[64];
+
+	while (done < len) {
+		uint64_t skip = done;
+		ssize_t n;
+		int count = 0;
+
+		for (unsigned i = 0; i < io->iovcnt && count < (int)ARRAY_LEN(iov); i++) {
+			size_t cut = MIN(skip, io->iov[i].iov_len);
+
+			skip -= cut;
+			if (cut == io->iov[i].iov_len)
+				continue;
+			iov[count++] = (struct iovec){ (char *)io->iov[i].iov_base + cut,
+						       io->iov[i].iov_len - cut };
+		}
+		n = io->op == IO_READ ? preadv(f->fd, iov, count, off + (off_t)done)
+				      : pwritev(f->fd, iov, count, off + (off_t)done);
+		if (n < 0)
+			return -errno;
+		if (f->is_direct)
+			n = ALIGN_DOWN(n, (ssize_t)f->len_align); /* where it can go on from */
+		if (n == 0)
+			return -EIO; /* the file was cut off underneath */
+		done += (uint64_t)n;
+	}
+	return 0;
+}
+
+static void file_lane_run(struct io *io)
+{
+	struct file *f = file_of_device(io->ch->dev);
+	off_t off = (off_t)(io->lba << f->dev.block_shift);
+	uint64_t len = (uint64_t)io->nlb << f->dev.block_shift;
+	bool is_write = IO_BIT(io->op) & (IO_OPS_WRITING | IO_BIT(IO_FLUSH));
+	int result = -EOPNOTSUPP;
+
+	if (io->op == IO_FLUSH)
+		result = file_sync(f);
+	else if (io->op == IO_UNMAP)
+		result = lane_unmap(f, off, len);
+	else if (io->op == IO_WRITE_ZEROES)
+		result = lane_write_zeroes(f, off, len, !(io->flags & IO_NO_DEALLOCATE));
+	else if (io->op == IO_READ || io->op == IO_WRITE)
+		result = lane_transfer(f, io, off);
+	else
+		result = lane_seek(f, io, io->ch->nblocks);
+	if (result == 0 && io->flags & IO_FUA && is_write && io->op != IO_FLUSH)
+		result = file_sync(f);
+	io->status = io_status_from_errno(result, is_write);
+}
+
+/* ---- data path ---------------------------------------------------------------------------- */
+
+void file_channel_init(struct file_channel *fc)
+{
+	fc->file = file_of_device(fc->ch.dev);
+	lane_init(&fc->sync, file_lane_run);
+	lane_init(&fc->space, file_lane_run);
+}
+
+enum io_result file_submit_slow(struct file_channel *fc, struct io *io)
+{
+	bool is_write = IO_BIT(io->op) & (IO_OPS_WRITING | IO_BIT(IO_FLUSH));
+
+	if (unlikely(is_write && atomic_load_explicit(&fc->file->failure, memory_order_relaxed))) {
+		io->status = IO_WRITE_ERROR;
+		return IO_DONE;
+	}
+	switch (io->op) {
+	case IO_READ:
+	case IO_WRITE:
+		return io_bounce(&fc->ch, io);
+	case IO_UNMAP:
+	case IO_WRITE_ZEROES:
+		lane_push(&fc->space, io);
+		return IO_PENDING;
+	default:
+		lane_push(&fc->sync, io);
+		return IO_PENDING;
+	}
+}
+
+void file_complete(struct file_channel *fc, struct io *io, int64_t res)
+{
+	if (likely(res == (int64_t)io->nlb << fc->ch.block_shift)) {
+		io_complete(io, IO_OK);
+		return;
+	}
+	if (res >= 0) { /* a part: find out why */
+		lane_push(&fc->space, io);
+		return;
+	}
+	if (io->op == IO_WRITE && io->flags & IO_FUA && res == -EIO)
+		file_fail(fc->file, EIO); /* written or not, it was not made durable */
+	io_complete(io, io_status_from_errno((int)res, io->op == IO_WRITE));
+}
