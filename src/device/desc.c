@@ -130,7 +130,7 @@ static void channel_add_stats(const struct channel *ch, struct io_stats *sum)
 	io_stats_add(sum, ch->stats);
 	for (unsigned op = 0; op < IO_OP_COUNT_; op++) {
 		sum->op[op].ops += ch->count[op].ops;
-		sum->op[op].bytes += ch->count[op].bytes;
+		sum->op[op].bytes += ch->count[op].blocks << ch->block_shift;
 	}
 }
 

@@ -248,7 +248,7 @@ void io_defer_done(struct io *io);
 
 static inline bool io_is_in_range(const struct channel *ch, const struct io *io)
 {
-	return io->nlb <= ch->nblocks && io->lba <= ch->nblocks - io->nlb;
+	return range_fits(io->lba, io->nlb, ch->nblocks);
 }
 
 /* What a frame keeps for the way back up; needed once a request stays below. */
@@ -269,12 +269,13 @@ static inline enum io_result io_issue(struct channel *ch, struct io *io,
 	struct op_count *count = &ch->count[io->op];
 	const uint64_t lba = io->lba;
 	const uint32_t nlb = io->nlb;
+	const bool is_slow = ch->gate != 0 || !(ch->ops >> io->op & 1) ||
+			     !range_fits(lba, nlb, ch->nblocks) || count->ops % STATS_SAMPLE == 0;
 
 	f->ch = ch;
 	io->ch = ch;
-	io->depth = depth + 1;
-	if (unlikely(ch->gate != 0 || !(ch->ops >> io->op & 1) || !io_is_in_range(ch, io) ||
-		     count->ops % STATS_SAMPLE == 0)) {
+	io->depth = depth + 1; /* a byte: what is read before need not be read again */
+	if (unlikely(is_slow)) {
 		io_frame_keep(f, hook, lba, nlb);
 		return io_issue_slow(ch, io);
 	}
@@ -291,7 +292,7 @@ static inline enum io_result io_issue(struct channel *ch, struct io *io,
 	if (unlikely(io->status != IO_OK))
 		return io_account_error(ch, io);
 	count->ops++;
-	count->bytes += (uint64_t)nlb << ch->block_shift;
+	count->blocks += nlb;
 	return IO_DONE;
 }
 

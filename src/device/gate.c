@@ -47,7 +47,7 @@ static void account(struct channel *ch, const struct io *io, uint64_t latency_ns
 		return;
 	}
 	ch->count[io->op].ops++;
-	ch->count[io->op].bytes += (uint64_t)io->nlb << ch->block_shift;
+	ch->count[io->op].blocks += io->nlb;
 	if (weight > 0)
 		op_stats_latency(&ch->stats->op[io->op], latency_ns, weight);
 }

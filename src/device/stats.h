@@ -20,7 +20,7 @@ enum {
 /* The part that every request touches; in the channel itself, next to what is read anyway. */
 struct op_count {
 	uint64_t ops;
-	uint64_t bytes;
+	uint64_t blocks;
 };
 
 struct op_stats {
