@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The program itself: help, version, exit codes, messages that say what to do next."""
+
+import os
+import pty
+import subprocess
+
+import pytest
+from conftest import ASHLAR, wait_until
+
+COMMANDS = ["bench", "copy", "uri"]
+
+
+def test_help_lists_every_command(ashlar):
+    done = ashlar("--help")
+    assert done.returncode == 0 and done.stderr == ""
+    for command in COMMANDS:
+        assert f"\n  {command} " in done.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command(ashlar, command):
+    done = ashlar(command, "--help")
+    assert done.returncode == 0 and done.stderr == ""
+    assert done.stdout.startswith(f"usage: ashlar {command} ")
+    assert "--help" in done.stdout
+
+
+def test_version(ashlar):
+    done = ashlar("--version")
+    assert done.returncode == 0
+    name, version = done.stdout.split()
+    assert name == "ashlar" and version.count(".") == 2
+
+
+@pytest.mark.parametrize("words, says", [
+    ([], "usage: ashlar COMMAND"),
+    (["benhc"], "did you mean 'bench'"),
+    (["quark"], "unknown command 'quark'"),
+    (["--quark"], "unknown option --quark"),
+    (["bench"], "usage: ashlar bench"),
+    (["bench", "--qd", "0", "null:///n?size_mb=1"], "between 1 and 4096"),
+    (["bench", "--qdd", "1", "null:///n?size_mb=1"], "did you mean --qd"),
+    (["bench", "--rw", "erase", "null:///n?size_mb=1"], "randread, randwrite"),
+    (["bench", "--rw", "read", "--verify", "null:///n?size_mb=1"], "--state"),
+    (["bench", "--state", "x", "null:///n?size_mb=1"], "--verify"),
+    (["bench", "--seed", "x", "null:///n?size_mb=1"], "--seed"),
+    (["copy", "null:///n?size_mb=1"], "an argument is missing"),
+    (["copy", "null:///n?size_mb=1", "null:///n?size_mb=1"], "are the same"),
+    (["copy", "a", "b", "c"], "one argument too many"),
+])
+def test_wrong_usage_is_2(ashlar, words, says):
+    done = ashlar(*words)
+    assert done.returncode == 2, done
+    assert says in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("uri, says", [
+    ("/tmp/x", "aio:///path"),
+    ("nope:///x", "unknown scheme 'nope'"),
+    ("null:///n", "size"),
+    ("null:///n?size_mb=1&colour=red", "colour"),
+    ("malloc:///m?size_mb=one", "size_mb"),
+    ("aio:///no/such/file", "no/such/file"),
+    ("uring:///no/such/file", "no/such/file"),
+])
+def test_bad_uri_is_1(ashlar, uri, says):
+    done = ashlar("bench", uri, "--ops", "1")
+    assert done.returncode == 1, done
+    assert says in done.stderr
+
+
+def test_block_size_must_fit(ashlar):
+    done = ashlar("bench", "null:///n?size_mb=1&blk_size=4096", "--bs", "512")
+    assert done.returncode == 1
+    assert "--bs 512" in done.stderr and "4096" in done.stderr
+
+
+def test_missing_core(ashlar):
+    done = ashlar("bench", "null:///n?size_mb=1", "--cores", "0x8000000000000000", "--ops", "1")
+    assert done.returncode == 1
+    assert "core" in done.stderr
+
+
+def test_a_file_in_use_is_refused(ashlar):
+    uri = f"aio://{ashlar.file('disk', 1 << 20)}"
+    first = ashlar.start("bench", uri, "--rw", "randwrite", "--rate", "10", "--time", "60")
+
+    def refused():
+        assert first.poll() is None, first.communicate()
+        done = ashlar("bench", uri, "--rw", "randwrite", "--ops", "1")
+        return done if done.returncode != 0 else None
+
+    done = wait_until(refused, what="the second opening to be refused")
+    assert done.returncode == 1
+    assert "disk" in done.stderr
+    first.terminate()
+    first.communicate(timeout=20)
+    assert first.returncode == 0
+
+
+def test_output_that_cannot_be_written_is_a_failure(ashlar):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([ASHLAR, "--version"], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert "standard output" in done.stderr
+
+
+def run_on_terminal(ashlar, *words, env=None):
+    """Exit code and everything that the program writes to a terminal."""
+    master, slave = pty.openpty()
+    process = subprocess.Popen([ASHLAR, *words], stdout=slave, stderr=slave, stdin=slave,
+                               env=dict(ashlar.env, TERM="xterm", **(env or {})))
+    os.close(slave)
+    text = b""
+    while True:
+        try:
+            some = os.read(master, 4096)
+        except OSError:
+            break
+        if not some:
+            break
+        text += some
+    os.close(master)
+    return process.wait(timeout=20), text.decode()
+
+
+def test_bars_and_colours_only_on_a_terminal(ashlar):
+    words = ["bench", "null:///n?size_mb=64", "--time", "0.5"]
+    status, text = run_on_terminal(ashlar, *words)
+    assert status == 0
+    assert "[" in text and "#" in text and "IOPS" in text and "\r" in text
+    done = ashlar(*words)
+    assert done.returncode == 0 and "\033" not in done.stdout and done.stderr == ""
+    _, text = run_on_terminal(ashlar, "bench", "nope:///x")
+    assert "\033[31m" in text
+    _, text = run_on_terminal(ashlar, "bench", "nope:///x", env={"NO_COLOR": "1"})
+    assert "\033" not in text
+
+
+def test_uri_lists_and_explains(ashlar):
+    done = ashlar("uri")
+    assert done.returncode == 0
+    for scheme in ("null", "malloc", "aio", "uring"):
+        assert f"{scheme}:///" in done.stdout
+    done = ashlar("uri", "malloc:///m0?size_mb=64&blk_size=4096")
+    assert done.returncode == 0
+    assert "size_mb = 64" in done.stdout and "blk_size = 4096" in done.stdout
+    done = ashlar("uri", "nope:///x")
+    assert done.returncode == 1 and "no scheme 'nope'" in done.stderr
