@@ -1,0 +1,445 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * internal.h - what the files of the target share. Nobody outside src/target/ includes it.
+ *
+ *                    primary reactor                    every reactor
+ *      target --- listeners                             core --- connections that live here
+ *        +------- subsystem --------------------------- subsys_core: its state on this reactor
+ *        |          +--- ns (desc) -------------------- ns_core: handle, what writes cost
+ *        |          +--- ctrlr --- queue[] -----------> conn --- cmd[]: slots, tag = index
+ *
+ * Thread: the left column is touched by the primary reactor only, the right one by the reactor it
+ *         belongs to. What crosses is a message: a cmd (admin and fabrics commands run on the
+ *         primary and travel there and back) or a conn (birth, unlinking, death).
+ */
+#ifndef ASHLAR_TARGET_INTERNAL_H
+#define ASHLAR_TARGET_INTERNAL_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/list.h"
+#include "device/device.h"
+#include "drivers/nvme/spec.h"
+#include "reactor/mem.h"
+#include "reactor/reactor.h"
+#include "reactor/stream.h"
+#include "reactor/task.h"
+#include "target/target.h"
+#include "target/tcp_pdu.h"
+
+enum {
+	ADMIN_DEPTH_MAX = 128,     /* entries of an admin queue; Linux asks for 32 */
+	ADMIN_AER_MAX = 4,         /* Asynchronous Event Requests one controller holds (AERL 3) */
+	RX_CHUNK_SIZE = 512 << 10, /* bytes; a batch of 128 writes of 4 KiB fits */
+	RX_CHUNK_COUNT = 4,        /* per reactor; one more never lends its memory */
+	RX_ROOM_MIN = 64 << 10,    /* bytes; less room is not worth a system call */
+	RX_IDLE_US = 100,          /* a connection is polled so long after its last byte */
+	TX_IOV_MAX = STREAM_IOV_MAX,
+	TX_STAGING = TX_IOV_MAX * (PDU_HEADER_MAX + 32) /
+		     2,             /* bytes of headers per gathered send */
+	LENT_TURNS_MAX = 3,         /* a device that keeps lent memory longer gets copies */
+	LENT_RETRY = 4096,          /* writes copied before lending is tried again */
+	CONN_LINGER_MS = 1000,      /* to let a terminated host read why */
+	PRESSURE_MS = 1000,         /* while commands wait for buffers, look who sits on them */
+	STALL_MS = 5000,            /* ... without having sent or taken a byte for so long */
+	KATO_GRANULARITY_MS = 1000, /* KAS; timeouts are rounded up to it */
+	KATO_DISCOVERY_MS = 120000, /* of a discovery controller that asked for none */
+	SMALL_BUF = 4096,           /* bytes each slot of an I/O queue owns at least */
+	BOOT_DATA = 1024,           /* bytes the Connect command carries */
+	TAIL_MAX = PDU_HEADER_MAX + 256 + 16384, /* the longest capsule that is kept in parts */
+	TAG_BOOT = 0xffff,                       /* the slot that Connect uses */
+};
+
+struct conn;
+struct core;
+struct ctrlr;
+
+/* ---- a command slot ------------------------------------------------------------------------- */
+
+enum cmd_state {
+	CMD_FREE,
+	CMD_START,   /* inside cmd_start() */
+	CMD_WAIT,    /* for a buffer; linked in core.waiters */
+	CMD_R2T_OUT, /* R2T queued */
+	CMD_R2T,     /* R2T sent: for the host's data */
+	CMD_HELD,    /* subsystem paused; linked in subsys_core.held */
+	CMD_DEVICE,  /* with the device */
+	CMD_PRIMARY, /* with the primary reactor */
+	CMD_SEND,    /* response queued */
+};
+
+enum cmd_dir {
+	CMD_NO_DATA,
+	CMD_H2C,     /* host to controller: write */
+	CMD_C2H,     /* controller to host: read */
+	CMD_SCRATCH, /* needs a buffer, moves nothing (Verify) */
+};
+
+/* What is queued for sending. Embedded in cmd and conn. */
+enum out_kind { OUT_RESP, OUT_DATA, OUT_DATA_RESP, OUT_R2T, OUT_IC, OUT_TERM };
+struct out {
+	struct out *next;
+	uint32_t size; /* bytes on the wire, known once formatted */
+	uint8_t kind;
+};
+
+struct cmd {
+	_Alignas(64) struct io io;
+	/* hot */
+	struct conn *conn;
+	struct ns_core *ns;
+	uint8_t *buf; /* where the data is: slot, pool or lent receive memory */
+	uint32_t len; /* bytes of data to transfer */
+	uint32_t got; /* bytes that arrived of them */
+	uint16_t tag; /* index in conn->cmds, TTAG on the wire */
+	uint16_t cid;
+	uint16_t status; /* NVMe status with NVME_STATUS_DNR */
+	uint16_t sqhd;
+	uint8_t state;       /* enum cmd_state */
+	uint8_t dir;         /* enum cmd_dir */
+	uint8_t is_in_pool;  /* buf came from core->large */
+	uint8_t has_digest;  /* ddgst is computed */
+	uint8_t is_data_bad; /* the data digest was wrong */
+	uint8_t is_via_primary;
+	uint32_t dw0, dw1;
+	uint32_t ddgst;
+	uint32_t buf_size; /* bytes at buf; for commands of the primary */
+	struct out out;
+	struct rx_chunk *lent; /* buf lies in it */
+	uint64_t lent_turn;
+	/* cold */
+	struct list link; /* waiters, held */
+	struct msg msg;   /* to the primary and back */
+	struct nvme_cmd sqe;
+	uint32_t ns_generation;  /* of the table when ns was looked up */
+	uint16_t range, ranges;  /* dataset management: next and number */
+	struct conn *abort_conn; /* Abort: the queue that is searched */
+};
+
+/* ---- one reactor's half --------------------------------------------------------------------- */
+
+struct rx_chunk {
+	uint8_t *base;
+	uint32_t used;
+	uint32_t refs; /* commands whose data lies in it */
+	bool may_lend;
+	struct rx_chunk *next; /* in core.rx_free */
+};
+
+struct core_stats {
+	uint64_t commands, buffer_waits, digest_errors, terminated, connect_timeouts;
+};
+
+struct core {
+	struct target *target;
+	struct reactor *reactor;
+	struct poller poller;
+	struct list active; /* connections whose recv is tried each turn */
+	struct list conns;
+	struct list outs; /* connections with something to send */
+	struct msg flush;
+	bool is_flush_queued;
+	uint64_t turn;            /* counts polls and flushes: the age of lent memory */
+	struct rx_chunk *rx;      /* the one received into now */
+	struct rx_chunk *rx_free; /* last in, first out */
+	struct rx_chunk chunk[RX_CHUNK_COUNT + 1]; /* the last one never lends */
+	uint8_t *rx_mem;                           /* owned, all chunks */
+	struct bufpool large;                      /* io_size_max each */
+	uint64_t *large_owner; /* by buffer: whose data alone is in it; 0: mixed */
+	struct list waiters;   /* commands without a buffer, in order */
+	struct msg waiters_msg;
+	bool is_waiters_queued;
+	struct timer pressure; /* armed while there are waiters */
+	struct iovec *iov;     /* TX_IOV_MAX, owned */
+	uint8_t *staging;      /* TX_STAGING, owned */
+	struct core_stats stats;
+};
+
+enum conn_state {
+	CONN_NEW,        /* waits for ICReq */
+	CONN_READY,      /* waits for Connect */
+	CONN_CONNECTING, /* the primary judges Connect */
+	CONN_LIVE,
+	CONN_TERMINATED, /* C2HTermReq is under way; what arrives is thrown away */
+	CONN_CLOSED,     /* no stream any more; waits for its commands */
+};
+
+/* What the primary decided about a Connect; read by the reactor when the command comes back. */
+struct connect_result {
+	struct subsys_core *sc;
+	uint16_t qid, sqsize; /* entries */
+	bool is_flow_controlled;
+};
+
+struct conn {
+	/* hot */
+	struct core *core;
+	struct stream *stream; /* owned; NULL once closed */
+	struct list active_link, out_link, link;
+	struct cmd *cmds; /* owned, ncmds */
+	uint16_t *free;   /* stack of free tags, owned */
+	uint16_t nfree, ncmds;
+	uint16_t qid, sqhd, sqsize;
+	uint16_t silent; /* completions the host saw without an SQHD */
+	uint8_t state;
+	bool is_send_blocked;
+	bool is_flow_controlled;
+	uint8_t data_align; /* of data in C2HData, bytes - 1 */
+	struct pdu_rules rules;
+	struct subsys_core *sc; /* NULL before Connect */
+	uint8_t *bufs;          /* owned, ncmds * buf_size */
+	uint32_t buf_size;
+	uint32_t busy;      /* commands with a device or the primary */
+	uint32_t pool_held; /* buffers of core->large */
+	uint64_t serial;    /* unlike any other connection's, never 0 */
+	uint64_t last_tx_ns;
+	_Atomic uint64_t last_rx_ns; /* read by the keep-alive timer on the primary */
+
+	/* sending */
+	struct out *out_head, **out_tail;
+	uint32_t out_skip; /* bytes of the head that are sent */
+
+	/* receiving host data */
+	struct cmd *h2c; /* command whose data is arriving, NULL: none */
+	uint8_t *h2c_at;
+	uint32_t h2c_left;        /* bytes of data */
+	uint32_t h2c_digest_left; /* bytes of digest */
+	uint32_t h2c_crc;
+	uint8_t h2c_digest[NVME_TCP_DIGEST_SIZE];
+
+	uint32_t tail_len;
+	uint8_t tail[TAIL_MAX]; /* the beginning of a PDU that is not complete */
+
+	/* life */
+	struct msg msg;       /* birth, unlinking, death: one at a time */
+	struct msg close_msg; /* primary to reactor */
+	bool is_unlinked;     /* the primary has let go of it */
+	struct timer timer;   /* connect, then linger */
+	struct cmd boot;      /* the Connect command */
+	uint8_t boot_data[BOOT_DATA];
+	struct connect_result result;
+	struct out ic_out, term_out;
+	struct nvme_tcp_ic ic;
+	struct nvme_tcp_term term;
+	uint8_t term_data[NVME_TCP_TERM_DATA_MAX];
+	uint32_t term_data_len;
+	char peer[STREAM_ADDR_MAX], local[STREAM_ADDR_MAX];
+
+	/* the primary's */
+	struct target *target;
+	struct ctrlr *ctrlr;       /* NULL: not linked */
+	struct subsystem *counted; /* whose conns count includes this one */
+	uint16_t linked_qid;
+	bool is_close_posted;
+};
+
+/* A subsystem on one reactor. */
+struct subsys_core {
+	struct subsystem *subsystem;
+	struct reactor *reactor;
+	struct ns_core *ns[TARGET_NAMESPACES_MAX]; /* by NSID - 1; owned by struct ns */
+	uint32_t ns_generation;                    /* counts changes of ns[] */
+	bool is_paused;
+	uint32_t inflight; /* commands with devices */
+	struct list held;
+	struct msg idle_msg; /* to the primary: inflight reached 0 while paused */
+	bool is_idle_awaited;
+};
+
+struct ns_core {
+	struct handle *handle; /* borrowed from the ns' desc */
+	uint32_t copy_left;    /* writes to copy before lending again */
+	uint16_t write_flags;  /* added to every write */
+	uint8_t shift;         /* log2 of the block size */
+	bool never_lend;       /* device wants aligned memory */
+	bool fills_reads;      /* proven: a read overwrites the whole buffer */
+};
+
+/* ---- the primary's half --------------------------------------------------------------------- */
+
+struct ns {
+	uint32_t nsid;
+	struct device *dev; /* borrowed through desc */
+	struct desc *desc;  /* owned */
+	struct subsystem *subsystem;
+	struct ns_core *cores; /* owned, one per reactor */
+	bool is_lost;          /* its device was removed; a task takes it out */
+};
+
+struct subsystem {
+	struct list link; /* target.subsystems */
+	struct target *target;
+	char nqn[TARGET_NQN_MAX + 1];
+	char serial[SUBSYSTEM_SERIAL_SIZE];
+	struct uuid uuid;
+	bool is_discovery;
+	bool is_removing;
+	struct ns *ns[TARGET_NAMESPACES_MAX];
+	char **allowed_hosts; /* owned */
+	unsigned allowed_host_count;
+	struct list ctrlrs;
+	unsigned ctrlr_count;
+	uint16_t cntlid_min, cntlid_max, cntlid_next;
+	bool said_no_cache;      /* some controller was told that there is no volatile cache */
+	unsigned conns;          /* connections that may still point here */
+	unsigned tasks;          /* clean-up tasks that will look at it again */
+	struct task_event *gone; /* fired when conns and tasks reached 0 */
+	struct task_mutex control;
+	unsigned pause_count;
+	unsigned idle_left;
+	struct task_event idle;
+	struct subsys_core *cores; /* owned, one per reactor */
+};
+
+struct target {
+	struct target_opts opts;
+	struct core *cores; /* owned, one per reactor */
+	unsigned core_count, next_core;
+	struct listener *listeners[TARGET_LISTENERS_MAX];
+	unsigned listener_count;
+	struct list subsystems;
+	unsigned subsystem_count;
+	struct subsystem *discovery;
+	uint64_t genctr; /* of the discovery log */
+	unsigned conns;
+	bool is_stopping;
+	struct task_event *gone; /* fired when conns reached 0 */
+	struct timer reap_timer; /* tries again to spawn a clean-up task */
+	uint64_t conns_accepted, conns_refused, keep_alive_timeouts;
+};
+
+struct ctrlr {
+	struct list link; /* subsystem.ctrlrs */
+	struct subsystem *subsystem;
+	uint16_t cntlid;
+	char hostnqn[TARGET_NQN_MAX + 1];
+	uint8_t hostid[16];
+	uint32_t cc, csts;
+	uint32_t kato_ms;
+	struct timer kato_timer;
+	struct conn *queue[TARGET_QUEUES_MAX + 1]; /* [0] is the admin queue */
+	unsigned nqueues;
+	bool is_closing;
+	uint32_t async_config; /* feature 0Bh */
+	struct cmd *aer[ADMIN_AER_MAX];
+	unsigned naer;
+	uint8_t changed[TARGET_NAMESPACES_MAX / 8]; /* NSIDs - 1 of the changed namespace list */
+	bool is_ns_event_due, is_ns_event_masked;
+	bool is_disc_event_due, is_disc_event_masked;
+	uint16_t temp_threshold;
+};
+
+/* ---- target.c ------------------------------------------------------------------------------- */
+
+/* Primary: a connection is dead; drop it from the counts and free it. */
+void target_conn_gone(struct conn *conn);
+/* Primary: the set of subsystems or listeners changed. */
+void target_discovery_changed(struct target *target);
+
+/* ---- subsystem.c ---------------------------------------------------------------------------- */
+
+bool subsystem_allows(const struct subsystem *ss, const char *hostnqn);
+void subsystem_put_conn(struct subsystem *ss);
+/* Primary: take out the namespaces whose devices are gone. */
+void subsystem_reap(struct target *target);
+/* A command that counted in sc->inflight ended. */
+void subsys_core_idle(struct subsys_core *sc);
+
+static inline struct ns *subsystem_ns(const struct subsystem *ss, uint32_t nsid)
+{
+	return nsid - 1 < TARGET_NAMESPACES_MAX ? ss->ns[nsid - 1] : NULL;
+}
+
+/* ---- ctrlr.c -------------------------------------------------------------------------------- */
+
+struct ctrlr *ctrlr_new(struct subsystem *ss, const char *hostnqn, const uint8_t hostid[16]);
+struct ctrlr *ctrlr_find(struct subsystem *ss, uint16_t cntlid);
+void ctrlr_link(struct ctrlr *ctrlr, struct conn *conn, uint16_t qid);
+/* A connection is closing: out of its controller; without an admin queue that ends as well. */
+void ctrlr_unlink(struct conn *conn);
+/* Close all its connections; it is freed when the last has gone. */
+void ctrlr_close(struct ctrlr *ctrlr);
+void ctrlr_set_kato(struct ctrlr *ctrlr, uint32_t kato_ms);
+uint64_t ctrlr_cap(const struct target *target);
+/* Property Set of CC. */
+void ctrlr_set_cc(struct ctrlr *ctrlr, uint32_t cc);
+void ctrlr_ns_changed(struct ctrlr *ctrlr, uint32_t nsid);
+void ctrlr_discovery_changed(struct ctrlr *ctrlr);
+/* Complete waiting Asynchronous Event Requests with what is due. */
+void ctrlr_send_events(struct ctrlr *ctrlr);
+void ctrlr_abort_events(struct ctrlr *ctrlr);
+
+/* ---- commands on the primary: admin.c, fabrics.c, identify.c, log.c, discovery.c ------------ */
+
+/* Each sets cmd->status, dw0 and, for data to the host, cmd->len <= what the host asked for. */
+void admin_execute(struct cmd *cmd);
+void fabrics_execute(struct cmd *cmd);
+void identify_execute(struct ctrlr *ctrlr, struct cmd *cmd);
+void log_execute(struct ctrlr *ctrlr, struct cmd *cmd);
+/* The discovery log as @host sees it over @conn; malloc'd, NULL: no memory. */
+struct nvme_discovery_log *discovery_log(struct target *target, const struct ctrlr *ctrlr,
+					 const struct conn *conn, size_t *ret_size);
+/* Send a command that the primary finished back to its reactor. */
+void cmd_return(struct cmd *cmd);
+/* Give @len bytes at @data to the host, cut to what it asked for. */
+void cmd_reply(struct cmd *cmd, const void *data, size_t len);
+
+/* ---- commands on their reactor: cmd.c ------------------------------------------------------- */
+
+/* A command capsule arrived, cmd->sqe is set; @data lies in @chunk and is valid during the call. */
+void cmd_start(struct cmd *cmd, const uint8_t *data, uint32_t data_len, bool is_data_good,
+	       struct rx_chunk *chunk);
+/* All of the host's data arrived (after R2T). */
+void cmd_data_ready(struct cmd *cmd);
+/* Answer with NVMe status; data goes along when the status is success. */
+void cmd_complete(struct cmd *cmd, uint16_t status);
+/* Its buffers and its slot are free again. */
+void cmd_release(struct cmd *cmd);
+/* Let go of every command that is not elsewhere; of those queued for sending only if @is_closed. */
+void cmd_drop_all(struct conn *conn, bool is_closed);
+/* Send it to the primary. */
+void cmd_post(struct cmd *cmd);
+/* Stop lending the receive buffer: move the data into the slot's own memory. */
+void cmd_take_data(struct cmd *cmd);
+void rx_chunk_put(struct core *core, struct rx_chunk *chunk);
+void core_run_waiters(struct msg *msg);
+
+/* ---- I/O commands: io.c --------------------------------------------------------------------- */
+
+/* Check the command, find namespace, direction and length. 0 or an NVMe status. */
+uint16_t io_cmd_check(struct cmd *cmd);
+/* The data is in place: give it to the device, or hold it while the subsystem is paused. */
+void io_cmd_submit(struct cmd *cmd);
+/* Is it wise to let the device read straight from the receive buffer? */
+bool io_cmd_may_lend(const struct cmd *cmd);
+
+/* ---- transport: tcp.c, tcp_tx.c, tcp_conn.c ------------------------------------------------- */
+
+unsigned core_poll(struct poller *poller);
+bool core_arm(struct poller *poller);
+void core_flush(struct msg *msg);
+
+/* Primary: make a connection for a stream and send it to a reactor. */
+int conn_new(struct target *target, struct core *core, struct stream *stream);
+/* On its reactor. */
+void conn_close(struct conn *conn);
+void conn_terminate(struct conn *conn, const struct pdu_fault *fault, const uint8_t *header,
+		    size_t len);
+void conn_activate(struct conn *conn);
+/* A busy command ended: free the connection if it was the last thing it waited for. */
+void conn_put_busy(struct conn *conn);
+/* The Connect command came back from the primary with success. 0 or a negative errno. */
+int conn_go_live(struct conn *conn);
+void conn_queue_out(struct conn *conn, struct out *out, enum out_kind kind);
+void conn_out_reset(struct conn *conn);
+/* Everything of the TermReq is in the kernel. */
+void conn_term_sent(struct conn *conn);
+
+static inline struct cmd *out_cmd(struct out *out)
+{
+	return container_of(out, struct cmd, out);
+}
+
+#endif
