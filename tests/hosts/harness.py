@@ -225,7 +225,6 @@ class Run:
                     target.kill()
                 except (GuestError, OSError):
                     pass
-            print(f"# a new guest is needed after: {str(e).splitlines()[0]}")
             if isinstance(e, GuestLost):
                 self.guest.kill()
                 self.guest = None
