@@ -15,7 +15,7 @@ MIB = 1 << 20
 # Room that takes direct I/O: an ext4 on a RAM disk; a second RAM disk to be used bare.
 MAKE_ROOM = """set -e
     [ -b /dev/ram1 ] || modprobe brd rd_nr=2 rd_size=131072
-    mountpoint -q /root || { mkfs.ext4 -q -F /dev/ram0; mount -t ext4 /dev/ram0 /root; }
+    grep -q ' /root ' /proc/mounts || { mkfs.ext4 -q -F /dev/ram0; mount -t ext4 /dev/ram0 /root; }
     rm -rf /root/*
 """
 

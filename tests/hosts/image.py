@@ -284,9 +284,9 @@ def build_base(modules):
 def fingerprint(debs):
     """Changes whenever anything does that goes into vmlinux or base.cpio."""
     h = hashlib.sha256()
-    inputs = [*debs, *(HERE / f for f in ("image.py", "guest-init", "guest-agent")),
-              which("busybox"), *(which(t) for t in TOOLS)]
-    for path in inputs:
+    for own in ("image.py", "guest-init", "guest-agent"):
+        h.update((HERE / own).read_bytes())
+    for path in (*debs, which("busybox"), *(which(t) for t in TOOLS)):
         st = os.stat(path)
         h.update(f"{path} {st.st_size} {st.st_mtime_ns}\n".encode())
     return h.hexdigest()

@@ -274,7 +274,7 @@ class Nvmet(Target):
         self.namespaces = []
         self.guest.run(f"""
             modprobe loop; modprobe nvmet-tcp
-            mountpoint -q /sys/kernel/config || mount -t configfs none /sys/kernel/config
+            grep -q ' /sys/kernel/config ' /proc/mounts || mount -t configfs none /sys/kernel/config
             mkdir {self.subsystem} && echo 1 > {self.subsystem}/attr_allow_any_host
             mkdir {self.port_dir} && cd {self.port_dir}
             echo tcp > addr_trtype; echo ipv4 > addr_adrfam
