@@ -408,17 +408,14 @@ static void removed_body(void)
 	for (unsigned i = 0; i < CROWD; i++)
 		ram_start(&crowd[i], i & 1, IO_COMPARE_WRITE, 4, 8, buf);
 	task_sleep(2000000);
-	for (unsigned i = 0; i < 2; i++)
-		ram_h[i]->ch->gate |= GATE_REMOVED;
+	device_gate_all(ram_dev, GATE_REMOVED);
 	range_unlock(ram_dev, &lock);
 	for (unsigned i = 0; i < CROWD; i++)
 		CHECK_EQ(ram_wait(&crowd[i]), IO_NO_DEVICE);
 	CHECK_EQ(ram.submitted[IO_READ] + ram.submitted[IO_WRITE], 0);
 	CHECK(list_empty(&ram_dev->range_locks));
-	for (unsigned i = 0; i < 2; i++) {
-		CHECK_EQ(ram_h[i]->ch->gate, GATE_REMOVED);
-		ram_h[i]->ch->gate = 0;
-	}
+	device_ungate_all(ram_dev, GATE_REMOVED);
+	CHECK_EQ(ram_h[0]->ch->gate | ram_h[1]->ch->gate, 0);
 }
 
 TEST(emulate_on_a_removed_device)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Faults: the grammar, every method at every stage on every operation, windows, removal. */
 #include "device/ram_test.h"
+#include "reactor/mem.h"
 
 /* ---- the grammar -------------------------------------------------------------------------- */
 
@@ -569,6 +570,9 @@ static void time_window_body(void)
 	uint64_t first_ns;
 	unsigned inside = 0, outside = 0;
 
+	arm("op=read&end_at=1000");
+	CHECK_EQ(ram_do_io(0, IO_READ, 0, 1, buf), IO_TRANSFER); /* the first is inside */
+	disarm("op=read&end_at=1000");
 	arm("op=write&begin_at=20&end_at=40");
 	task_sleep(30 * 1000000); /* the clock starts with the first match, not with arming */
 	first_ns = reactor_primary()->now_ns;
@@ -655,7 +659,7 @@ static void combined_body(void)
 	arm("op=write&stage=c&method=delay&delay_us=1000");
 	one_request_setup(IO_WRITE);
 	CHECK_EQ(ram_do_io(1, IO_WRITE, 0, NLB, buf), IO_WRITE_ERROR);
-	CHECK(reactor_clock(reactor_primary()) - start_ns >= 3000000);
+	CHECK(reactor_clock(reactor_primary()) - start_ns >= 4000000); /* they add up */
 	CHECK(prefix_written(0xbb) < NLB);
 	for (unsigned i = 0; i < 3; i++)
 		CHECK_EQ(info(i).fired, 1);
@@ -785,7 +789,6 @@ TEST(fault_removed_lets_go)
 
 static void device_gone_body(void)
 {
-	struct device *dev = ram_dev;
 	struct ram_io r[2];
 
 	arm("stage=submit&method=delay&delay_us=3600000000&op=write");
@@ -794,15 +797,11 @@ static void device_gone_body(void)
 	ram_start(&r[1], 1, IO_READ, 0, NLB, buf);
 	while (info(0).fired + info(1).fired < 2)
 		task_yield();
-	dev->is_removed = true; /* as device_remove() does, which would wait for our desc */
-	for (unsigned i = 0; i < 2; i++)
-		ram_h[i]->ch->gate |= GATE_REMOVED;
+	device_gate_all(ram_dev, GATE_REMOVED); /* device_remove() would wait for our desc */
 	CHECK_EQ(ram_wait(&r[0]), IO_NO_DEVICE);
 	CHECK_EQ(ram_wait(&r[1]), IO_OK);
 	CHECK_EQ(ram.submitted[IO_WRITE], 0);
-	dev->is_removed = false;
-	for (unsigned i = 0; i < 2; i++)
-		ram_h[i]->ch->gate &= ~(uint32_t)GATE_REMOVED;
+	device_ungate_all(ram_dev, GATE_REMOVED);
 	fault_remove_all();
 	CHECK_EQ(ram_h[0]->ch->gate, 0);
 	CHECK_EQ(ram_h[1]->ch->gate, 0);
@@ -853,14 +852,26 @@ static void storm_body(void)
 {
 	static struct ram_io r[STORM];
 	static uint8_t big[STORM_NLB * RAM_BLOCK];
+	uint64_t before, peak = 0;
 
 	static_assert((long)STORM * STORM_NLB * RAM_BLOCK > FAULT_BYTES_MAX, "or nobody waits");
 	memset(big, 0xbb, sizeof(big));
 	arm("op=write&method=corrupt");
+	before = dma_bytes_in_use();
 	for (unsigned i = 0; i < STORM; i++)
 		ram_start(&r[i], 1, IO_WRITE, 0, STORM_NLB, big);
-	for (unsigned i = 0; i < STORM; i++)
+	for (unsigned i = 0; i < STORM; i++) {
+		while (!r[i].is_done) {
+			uint64_t bytes = dma_bytes_in_use() - before;
+
+			CHECK(bytes <= FAULT_BYTES_MAX);
+			peak = MAX(peak, bytes);
+			task_yield();
+		}
 		CHECK_EQ(ram_wait(&r[i]), IO_OK);
+	}
+	CHECK(peak > 0);
+	CHECK_EQ(dma_bytes_in_use(), before);
 	CHECK_EQ(info(0).fired, STORM);
 	CHECK_EQ(ram.submitted[IO_WRITE], STORM);
 	CHECK(is_all(big, 0xbb, sizeof(big)));

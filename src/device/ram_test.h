@@ -13,6 +13,7 @@
 
 #include <errno.h>
 
+#include "device/channel.h"
 #include "device/driver.h"
 #include "device/emulate.h"
 #include "device/fault.h"
@@ -38,9 +39,9 @@ static struct {
 	uint16_t status; /* of everything, when not IO_OK */
 	/* seen */
 	_Atomic unsigned submitted[IO_OP_COUNT_];
-	uint16_t last_flags;
-	uint32_t last_nlb;
-	bool was_misaligned;
+	_Atomic uint16_t last_flags;
+	_Atomic bool was_misaligned;
+	_Atomic bool was_oversize; /* a part of ours was larger than max_io_nlb */
 	_Alignas(4096) uint8_t bytes[RAM_BYTES];
 } ram = { .ops = RAM_FULL };
 
@@ -94,8 +95,9 @@ static enum io_result ram_submit(struct channel *ch, struct io *io)
 		ram.was_misaligned = true;
 		return io_bounce(ch, io);
 	}
+	if (ram.max_io_nlb > 0 && io_top(io)->epoch == IO_EPOCH_NONE && io->nlb > ram.max_io_nlb)
+		ram.was_oversize = true;
 	ram.last_flags = io->flags;
-	ram.last_nlb = io->nlb;
 	io->status = ram_do(io);
 	if (!ram.is_late && !(ram.is_rotating && number % 2))
 		return IO_DONE;
@@ -181,8 +183,9 @@ static void ram_run(void (*body)(void))
 	memcpy(&arg, &body, sizeof(arg));
 	for (int op = 0; op < IO_OP_COUNT_; op++)
 		ram.submitted[op] = 0;
-	ram.was_misaligned = false;
+	ram.was_misaligned = ram.was_oversize = false;
 	CHECK_EQ(engine_run(&opts, ram_body, arg, &err), 0);
+	CHECK(!ram.was_oversize);
 	ram.ops = RAM_FULL;
 	ram.buf_align = ram.max_io_nlb = 0;
 	ram.is_late = ram.is_rotating = ram.has_cache = false;
@@ -239,6 +242,7 @@ static inline void ram_start(struct ram_io *r, unsigned core, enum io_op op, uin
 static inline uint16_t ram_wait(struct ram_io *r) MAY_SUSPEND
 {
 	task_event_wait(&r->event);
+	CHECK(r->io.iov == &r->io.one && r->io.iovcnt == 1 && r->io.depth == 0);
 	return r->io.status;
 }
 
