@@ -310,6 +310,8 @@ static void *reactor_thread(void *arg)
 		if (reactor_turn(r) == 0 && !r->is_stopping)
 			reactor_idle(r);
 	}
+	if (start->result == 0)
+		uring_drain(r);
 	reactor_self_ = NULL; /* the ring goes later: others may still be about to wake us */
 	return NULL;
 }

@@ -18,6 +18,10 @@
  * Rejected: SQPOLL (a spinning kernel thread), MSG_RING as the wake (measured equal, and it needs
  * the sender to have a ring: threads outside the engine have none).
  *
+ * The end: a request may still be in the ring when its reactor ends (a poll that was cancelled a
+ * moment ago, the read of the eventfd). Freeing the ring alone would never tell the owners, and the
+ * kernel might still write to their memory, so uring_drain() cancels what is left and waits.
+ *
  * Limits: URING_ENTRIES submissions between two system calls, four times as many completions; the
  * kernel keeps more aside if they overflow (IORING_FEAT_NODROP), nothing is lost.
  */
@@ -39,6 +43,7 @@ struct uring {
 	struct uring_op wake_op;
 	int wake_fd;
 	uint64_t wake_count; /* where the eventfd is read to */
+	unsigned inflight;   /* requests with an owner who has not heard the last of them */
 	bool is_wake_armed;
 };
 
@@ -190,6 +195,7 @@ struct io_uring_sqe *uring_sqe(struct reactor *r, struct uring_op *op)
 	}
 	memset(sqe, 0, sizeof(*sqe));
 	io_uring_sqe_set_data(sqe, op); /* liburing's prep helpers leave it alone */
+	r->ring->inflight += op != NULL;
 	return sqe;
 }
 
@@ -218,8 +224,10 @@ static unsigned uring_reap(struct reactor *r)
 		struct uring_op *op = io_uring_cqe_get_data(cqe);
 
 		events++;
-		if (op != NULL && (uintptr_t)op != LIBURING_UDATA_TIMEOUT)
-			op->done(op, cqe->res, cqe->flags);
+		if (op == NULL || (uintptr_t)op == LIBURING_UDATA_TIMEOUT)
+			continue;
+		r->ring->inflight -= !(cqe->flags & IORING_CQE_F_MORE);
+		op->done(op, cqe->res, cqe->flags);
 	}
 	io_uring_cq_advance(ring, events);
 	return events;
@@ -250,6 +258,31 @@ static void uring_sleep(struct reactor *r, uint64_t until_ns)
 		timeout = &ts;
 	}
 	(void)io_uring_submit_and_wait_timeout(&u->ring, &cqe, 1, timeout, NULL);
+}
+
+static void uring_cancel_all(struct reactor *r)
+{
+	struct io_uring_sqe *sqe = uring_sqe(r, NULL);
+
+	io_uring_prep_cancel64(sqe, 0, IORING_ASYNC_CANCEL_ANY);
+	sqe->user_data = 0;
+}
+
+void uring_drain(struct reactor *r)
+{
+	struct __kernel_timespec step = { .tv_nsec = 100000000 };
+	uint64_t end_ns = uring_now(r) + URING_DRAIN_MS * 1000000ull;
+	struct uring *u = r->ring;
+	struct io_uring_cqe *cqe;
+
+	while (u->inflight > 0 && uring_now(r) < end_ns) {
+		uring_cancel_all(r);
+		(void)io_uring_submit_and_wait_timeout(&u->ring, &cqe, 1, &step, NULL);
+		(void)uring_reap(r);
+	}
+	if (u->inflight > 0)
+		log_error("reactor=%u ends with %u requests that the kernel did not give back",
+			  r->id, u->inflight);
 }
 
 static void uring_wake(struct reactor *r)

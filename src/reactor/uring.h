@@ -22,6 +22,7 @@ struct uring_op {
 
 enum {
 	URING_ENTRIES = 1024, /* submission entries; completions: four times as many */
+	URING_DRAIN_MS = 5000,
 };
 
 struct uring_features {
@@ -42,6 +43,14 @@ bool uring_knows_op(const struct reactor *r, unsigned op);
 /* The kernel backend. */
 extern const struct reactor_backend reactor_backend_uring;
 int uring_open(struct reactor *r, struct err *err) WARN_UNUSED;
+/*
+ * The reactor's last act on its own thread: cancel what is still in the ring and report it to its
+ * owners (res is -ECANCELED, or whatever came first), so that the kernel holds nothing of theirs
+ * any more. Owners do not submit again on -ECANCELED. Gives up with a log line after
+ * URING_DRAIN_MS, which only a device that does not answer can cause.
+ */
+void uring_drain(struct reactor *r);
+/* Any thread, once the reactor's has ended. */
 void uring_close(struct reactor *r);
 
 #endif
