@@ -10,7 +10,15 @@
  *   recv/send ... -EAGAIN -> arm(IN|OUT) -> [poll request in the ring] -> ready() -> recv/send ...
  *
  * Closing: the socket is shut down and closed at once; the struct is freed when the ring has let
- * go of the poll requests (they are cancelled). ready() is not called after close.
+ * go of the poll requests (they are cancelled). ready() is not called after close. Two races look
+ * dangerous and are not:
+ *   - A poll request may still be in the submission queue when its descriptor is closed and the
+ *     number given to another socket. It then polls that one until the cancel right behind it in
+ *     the queue arrives; at worst this reactor is woken once for nothing.
+ *   - The struct may be freed by a completion that was on its way, and a new stream get its address
+ *     and arm, before the old cancel, which names the address, is submitted. The queue is in order:
+ *     the old cancel comes before the new poll request and finds nothing.
+ * A reactor that ends cancels what is left in its ring and waits for it, closed streams included.
  *
  * Listeners live on the primary reactor: a poll request that is armed again after each wake, then
  * accept4 until there is nothing left. When the process runs out of descriptors, accepting pauses
@@ -58,7 +66,9 @@ struct listener {
 	struct timer pause;
 	char addr[STREAM_ADDR_MAX];
 	uint16_t port;
-	bool is_pending, is_closed;
+	bool is_pending;   /* a poll request is in the ring */
+	bool is_accepting; /* accepted() may be running, and may close us */
+	bool is_closed;
 };
 
 static const struct stream_ops tcp_ops;
@@ -125,12 +135,12 @@ static void tcp_armed_done(struct uring_op *op, int res, uint32_t flags)
 	struct tcp_arm *arm = container_of(op, struct tcp_arm, op);
 	struct tcp_stream *t = arm->stream;
 
-	(void)res; /* an error shows at the next recv or send, with its errno */
 	(void)flags;
 	arm->is_pending = false;
 	if (t->is_closed)
 		tcp_release(t);
-	else if (t->stream.ready != NULL)
+	else if (res !=
+		 -ECANCELED) /* the reactor ends; other errors show at the next recv or send */
 		t->stream.ready(&t->stream, arm == &t->in ? STREAM_IN : STREAM_OUT);
 }
 
@@ -149,6 +159,7 @@ static void tcp_arm(struct stream *stream, unsigned want)
 {
 	struct tcp_stream *t = tcp_stream_of(stream);
 
+	assert(stream->reactor == reactor_self() && stream->ready != NULL);
 	if (want & STREAM_IN)
 		tcp_arm_one(t, &t->in, POLLIN | POLLRDHUP);
 	if (want & STREAM_OUT)
@@ -206,6 +217,7 @@ static void tcp_close(struct stream *stream)
 {
 	struct tcp_stream *t = tcp_stream_of(stream);
 
+	assert(stream->reactor == NULL || stream->reactor == reactor_self());
 	t->is_closed = true;
 	tcp_cancel(t, &t->in);
 	tcp_cancel(t, &t->out);
@@ -273,7 +285,7 @@ static void listener_resume(struct timer *timer)
 /* Take what is there. False: out of descriptors or memory. */
 static bool listener_accept(struct listener *l)
 {
-	for (int i = 0; i < ACCEPT_BATCH; i++) {
+	for (int i = 0; i < ACCEPT_BATCH && !l->is_closed; i++) {
 		int fd = accept4(l->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
 		struct stream *stream;
 
@@ -299,13 +311,20 @@ static bool listener_accept(struct listener *l)
 static void listener_ready(struct uring_op *op, int res, uint32_t flags)
 {
 	struct listener *l = container_of(op, struct listener, op);
+	bool is_good = true;
 
-	(void)res;
 	(void)flags;
 	l->is_pending = false;
+	if (!l->is_closed && res != -ECANCELED) {
+		l->is_accepting = true;
+		is_good = listener_accept(l);
+		l->is_accepting = false;
+	}
 	if (l->is_closed)
 		free(l);
-	else if (listener_accept(l))
+	else if (res == -ECANCELED)
+		return; /* the reactor ends */
+	else if (is_good)
 		listener_arm(l);
 	else
 		timer_arm(reactor_self(), &l->pause, ACCEPT_PAUSE_MS * 1000000ull);
@@ -367,7 +386,7 @@ static void tcp_unlisten(struct listener *l)
 
 		io_uring_prep_cancel(sqe, &l->op, 0);
 		sqe->user_data = 0;
-	} else {
+	} else if (!l->is_accepting) {
 		free(l);
 	}
 }
