@@ -43,7 +43,7 @@ TABLE = [
 
 
 def main():
-    print(f"1..{len(TABLE) + 1}")
+    print(f"1..{len(TABLE) + 2}")
     bad = 0
     with tempfile.TemporaryDirectory() as folder:
         runner.LOGS = Path(folder)
@@ -58,7 +58,11 @@ def main():
         tally, _ = runner.run(runner.Part("part", "", ["sleep", "60"], "exit", limit_s=1), 60)
         good = tally.failed == 1 and "time up" in tally.failures[0]
         print(f"{'ok' if good else 'not ok'} {len(TABLE) + 1} - a part ends when its time is up")
-    return 1 if bad or not good else 0
+        part = runner.Part("part", "", ["true"], "exit", package="no-such-package")
+        lacks = runner.run(part, 60)[0]
+        is_skipped = (lacks.passed, lacks.failed, lacks.skipped) == (0, 0, 1)
+        print(f"{'ok' if is_skipped else 'not ok'} {len(TABLE) + 2} - a missing package skips")
+    return 0 if good and is_skipped and not bad else 1
 
 
 if __name__ == "__main__":
