@@ -238,16 +238,18 @@ enum io_result io_issue_slow(struct channel *ch, struct io *io)
 }
 
 /* A request that upper layers know as pending went down again: if it ended, unwind it. */
-static void io_settle(struct io *io, enum io_result result)
+void io_reissue(struct io *io)
 {
-	if (result == IO_DONE)
+	if (try_gate(io_top(io)->ch, io) == IO_DONE)
 		io_unwind_after(io);
 }
 
-void io_reissue(struct io *io)
+static void io_unwind_deferred(struct msg *msg)
 {
-	io_settle(io, try_gate(io_top(io)->ch, io));
+	io_unwind_after(container_of(msg, struct io, msg));
 }
+
+/* Runs on a task's stack where the gate was opened on the primary: what ends waits for the loop. */
 
 void channel_release_held(struct channel *ch)
 {
@@ -257,7 +259,10 @@ void channel_release_held(struct channel *ch)
 		struct msg *next = atomic_load_explicit(&msg->next, memory_order_relaxed);
 		struct io *io = container_of(msg, struct io, msg);
 
-		io_settle(io, try_gate(ch, io));
+		if (try_gate(ch, io) == IO_DONE) {
+			io->msg.fn = io_unwind_deferred;
+			reactor_defer(ch->reactor, &io->msg);
+		}
 		msg = next;
 	}
 }
