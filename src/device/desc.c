@@ -175,23 +175,20 @@ static uint32_t handle_ops(const struct desc *desc)
 	return ops;
 }
 
-int handle_open(struct desc *desc, struct reactor *r, struct handle **ret_handle, struct err *err)
+/* Under the control mutex: what another task may have made meanwhile is looked at again. */
+static int handle_new(struct desc *desc, struct reactor *r, struct err *err)
 {
-	struct handle *h = desc->handle[r->id];
+	struct handle *h;
 	int result;
 
-	if (h != NULL) {
-		*ret_handle = h;
+	if (desc->handle[r->id] != NULL)
 		return 0;
-	}
 	if (desc->dev->is_removed)
 		return err_set(err, -ENODEV, "%s was removed", desc->dev->name);
 	h = calloc(1, sizeof(*h));
 	if (h == NULL)
 		return err_set(err, -ENOMEM, "no memory for a handle of %s", desc->dev->name);
-	task_mutex_lock(&desc->dev->control);
 	result = channel_get(desc->dev, r, &h->ch, err);
-	task_mutex_unlock(&desc->dev->control);
 	if (result < 0) {
 		free(h);
 		return result;
@@ -199,8 +196,21 @@ int handle_open(struct desc *desc, struct reactor *r, struct handle **ret_handle
 	h->ops = handle_ops(desc);
 	h->desc = desc;
 	desc->handle[r->id] = h;
-	*ret_handle = h;
 	return 0;
+}
+
+int handle_open(struct desc *desc, struct reactor *r, struct handle **ret_handle, struct err *err)
+{
+	int result = 0;
+
+	if (desc->handle[r->id] == NULL) {
+		task_mutex_lock(&desc->dev->control);
+		result = handle_new(desc, r, err);
+		task_mutex_unlock(&desc->dev->control);
+	}
+	if (result == 0)
+		*ret_handle = desc->handle[r->id];
+	return result;
 }
 
 /* ---- descriptors -------------------------------------------------------------------------- */
