@@ -85,6 +85,7 @@ struct range_holder {
 	struct io *io;
 	unsigned depth; /* of its frame; with io the key */
 	enum lock_state state;
+	uint16_t status; /* of the request, if it failed */
 	bool has_task; /* who waits for `released` */
 	uint64_t lba;
 	uint32_t nlb;
@@ -462,7 +463,7 @@ static void holder_granted(struct msg *msg)
 	}
 	holder->ch->stats->op[io->op].errors++;
 	io_top(io)->epoch = IO_EPOCH_NONE; /* it was never in flight */
-	io_complete(io, IO_NOT_READY);
+	io_complete(io, holder->status);
 }
 
 /* A task: lock for one, wait until it is through, take the next. */
@@ -481,6 +482,7 @@ static void locker(void *arg)
 		holder->state = range_lock(dev, &holder->lock, holder->lba, holder->nlb, &err) < 0
 					? LOCK_FAILED
 					: LOCK_GRANTED;
+		holder->status = IO_OUT_OF_RANGE; /* the device shrank: all a lock can fail of */
 		holder->msg.fn = holder_granted;
 		reactor_post(r, &holder->msg);
 		task_event_wait(&holder->released);
@@ -508,6 +510,7 @@ static void holder_asks(struct msg *msg)
 		return; /* those that run will come to it */
 	list_del(&holder->queue_link);
 	holder->state = LOCK_FAILED; /* no memory for a stack */
+	holder->status = IO_NOT_READY;
 	holder->msg.fn = holder_granted;
 	reactor_post(holder->ch->reactor, &holder->msg);
 }
