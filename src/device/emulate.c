@@ -86,7 +86,7 @@ struct range_holder {
 	unsigned depth; /* of its frame; with io the key */
 	enum lock_state state;
 	uint16_t status; /* of the request, if it failed */
-	bool has_task; /* who waits for `released` */
+	bool has_task;   /* who waits for `released` */
 	uint64_t lba;
 	uint32_t nlb;
 	enum io_result (*hook)(struct io *io); /* the frame's own */

@@ -127,22 +127,25 @@ static void drain_here(struct channel *ch, void *arg)
 	ch->gate |= GATE_DRAINING;
 }
 
-static void channel_drain(struct channel *ch, bool is_quiesce)
+/* The channel stays while the drain is started; then what is in flight keeps it, or it is done. */
+static void channel_drain(struct device *dev, unsigned i, bool is_quiesce)
 {
-	struct drain drain = { .is_quiesce = is_quiesce };
-	struct channel_call call = { .ch = ch, .fn = drain_here, .arg = &drain };
+	struct drain drain = { .is_quiesce = is_quiesce, .is_drained = true };
+	struct channel_call call = { .fn = drain_here, .arg = &drain };
 
-	task_call(ch->reactor, channel_call_here, &call);
+	task_mutex_lock(&dev->control);
+	call.ch = dev->channel[i];
+	if (call.ch != NULL)
+		task_call(call.ch->reactor, channel_call_here, &call);
+	task_mutex_unlock(&dev->control);
 	if (!drain.is_drained)
 		task_event_wait(&drain.event);
 }
 
 static void device_drain(struct device *dev, bool is_quiesce)
 {
-	for (unsigned i = 0; i < reactor_count(); i++) {
-		if (dev->channel[i] != NULL)
-			channel_drain(dev->channel[i], is_quiesce);
-	}
+	for (unsigned i = 0; i < reactor_count(); i++)
+		channel_drain(dev, i, is_quiesce);
 }
 
 /* ---- quiesce, resume, resize -------------------------------------------------------------- */
@@ -214,7 +217,7 @@ static bool range_lock_is_free(struct device *dev, const struct range_lock *lock
 	struct range_lock *other;
 	unsigned nearlier = 0;
 
-	list_for_each(other, &dev->range_locks, link) {
+	list_for_each (other, &dev->range_locks, link) {
 		if (other == lock)
 			break;
 		if (ranges_overlap(&other->range, &lock->range))
