@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * cover.c - the matrix of faults and states that tells whether the seeds were worth their time.
+ *
+ * Thousands of seeds that never cut the power during a resize prove nothing about that. So each run
+ * counts how often each fault met each state, and a run that claims coverage fails where a pair
+ * stayed at zero. Pairs that cannot meet are listed here with the reason, not left to silence.
+ *
+ * A pair is counted when the later of the two begins, not for as long as both last: the figure says
+ * how many different meetings there were.
+ */
+#include "cover.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/base.h"
+
+static const char *const fault_names[COVER_FAULTS_] = {
+	[COVER_MEDIUM_READ] = "bad block, read",
+	[COVER_MEDIUM_WRITE] = "bad block, write",
+	[COVER_FLUSH_ERROR] = "flush error",
+	[COVER_STUCK] = "stuck request",
+	[COVER_SLOW] = "slow disk",
+	[COVER_POWER_CUT] = "power cut",
+	[COVER_HOT_REMOVAL] = "hot removal",
+	[COVER_INJECT_STATUS] = "inject status",
+	[COVER_INJECT_DELAY] = "inject delay",
+	[COVER_INJECT_LIE] = "inject lie",
+	[COVER_INJECT_TORN] = "inject torn",
+	[COVER_NO_SPACE] = "no space",
+	[COVER_NO_MEMORY] = "no memory",
+};
+
+static const char *const state_names[COVER_STATES_] = {
+	[COVER_IDLE] = "idle",         [COVER_READING] = "reading",   [COVER_WRITING] = "writing",
+	[COVER_FLUSHING] = "flushing", [COVER_UNMAPPING] = "unmap",   [COVER_COMPARING] = "compare",
+	[COVER_QUIESCED] = "quiesced", [COVER_LOCKED] = "locked",     [COVER_RESIZING] = "resizing",
+	[COVER_OPENING] = "opening",   [COVER_REMOVING] = "removing",
+};
+
+/* Pairs that cannot meet. */
+static const struct {
+	enum cover_fault fault;
+	enum cover_state state;
+	const char *why;
+} impossible[] = {
+	{ COVER_NO_SPACE, COVER_IDLE, "ends with the request that meets it" },
+};
+
+static struct {
+	uint64_t met[COVER_FAULTS_][COVER_STATES_];
+	uint64_t begun[COVER_FAULTS_], entered[COVER_STATES_];
+	unsigned fault[COVER_FAULTS_], state[COVER_STATES_];
+} cover;
+
+void cover_fault_begin(enum cover_fault fault)
+{
+	cover.begun[fault]++;
+	if (cover.fault[fault]++ > 0)
+		return;
+	for (unsigned s = 0; s < COVER_STATES_; s++)
+		cover.met[fault][s] += cover.state[s] > 0;
+}
+
+void cover_fault_end(enum cover_fault fault)
+{
+	assert(cover.fault[fault] > 0);
+	cover.fault[fault]--;
+}
+
+void cover_state_begin(enum cover_state state)
+{
+	cover.entered[state]++;
+	if (cover.state[state]++ > 0)
+		return;
+	for (unsigned f = 0; f < COVER_FAULTS_; f++)
+		cover.met[f][state] += cover.fault[f] > 0;
+}
+
+void cover_state_end(enum cover_state state)
+{
+	assert(cover.state[state] > 0);
+	cover.state[state]--;
+}
+
+void cover_restart(void)
+{
+	memset(cover.fault, 0, sizeof(cover.fault));
+	memset(cover.state, 0, sizeof(cover.state));
+}
+
+static const char *impossible_why(unsigned fault, unsigned state)
+{
+	for (unsigned i = 0; i < ARRAY_LEN(impossible); i++) {
+		if (impossible[i].fault == fault && impossible[i].state == state)
+			return impossible[i].why;
+	}
+	return NULL;
+}
+
+void cover_print(void)
+{
+	printf("%-18s %8s", "fault x state", "begun");
+	for (unsigned s = 0; s < COVER_STATES_; s++)
+		printf(" %9s", state_names[s]);
+	printf("\n%-18s %8s", "entered", "");
+	for (unsigned s = 0; s < COVER_STATES_; s++)
+		printf(" %9" PRIu64, cover.entered[s]);
+	printf("\n");
+	for (unsigned f = 0; f < COVER_FAULTS_; f++) {
+		printf("%-18s %8" PRIu64, fault_names[f], cover.begun[f]);
+		for (unsigned s = 0; s < COVER_STATES_; s++) {
+			if (impossible_why(f, s) != NULL)
+				printf(" %9s", "-");
+			else
+				printf(" %9" PRIu64, cover.met[f][s]);
+		}
+		printf("\n");
+	}
+	for (unsigned i = 0; i < ARRAY_LEN(impossible); i++)
+		printf("- %s cannot meet %s: %s\n", fault_names[impossible[i].fault],
+		       state_names[impossible[i].state], impossible[i].why);
+}
+
+unsigned cover_missing(void)
+{
+	unsigned missing = 0;
+
+	for (unsigned f = 0; f < COVER_FAULTS_; f++) {
+		for (unsigned s = 0; s < COVER_STATES_; s++) {
+			if (cover.met[f][s] > 0 || impossible_why(f, s) != NULL)
+				continue;
+			printf("never met: %s x %s\n", fault_names[f], state_names[s]);
+			missing++;
+		}
+	}
+	return missing;
+}

@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * cover.h - how often every fault met every state, over all seeds of a run.
+ *
+ * Thread: one.
+ * Rules:  a fault is active from cover_fault_begin() to cover_fault_end(), a state likewise; a pair
+ *         is met whenever one of the two begins while the other is active.
+ */
+#ifndef SIM_COVER_H
+#define SIM_COVER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum cover_fault {
+	COVER_MEDIUM_READ,
+	COVER_MEDIUM_WRITE,
+	COVER_FLUSH_ERROR,
+	COVER_STUCK,
+	COVER_SLOW,
+	COVER_POWER_CUT,
+	COVER_HOT_REMOVAL,
+	COVER_INJECT_STATUS,
+	COVER_INJECT_DELAY,
+	COVER_INJECT_LIE, /* data, corrupt, drop, torn with success */
+	COVER_INJECT_TORN,
+	COVER_NO_SPACE,
+	COVER_NO_MEMORY, /* an allocation of a control operation fails */
+	COVER_FAULTS_,
+};
+
+enum cover_state {
+	COVER_IDLE,
+	COVER_READING,
+	COVER_WRITING,
+	COVER_FLUSHING,
+	COVER_UNMAPPING, /* unmap or write-zeroes */
+	COVER_COMPARING,
+	COVER_QUIESCED,
+	COVER_LOCKED,
+	COVER_RESIZING,
+	COVER_OPENING, /* some opening or closing is under way */
+	COVER_REMOVING,
+	COVER_STATES_,
+};
+
+void cover_fault_begin(enum cover_fault fault);
+void cover_fault_end(enum cover_fault fault);
+void cover_state_begin(enum cover_state state);
+void cover_state_end(enum cover_state state);
+/* A new world: nothing is active. The counts stay. */
+void cover_restart(void);
+void cover_print(void);
+/* Pairs that can be met and never were; printed. */
+unsigned cover_missing(void);
+
+#endif
