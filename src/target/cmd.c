@@ -206,7 +206,7 @@ static uint16_t check_sgl(const struct cmd *cmd, uint32_t data_len)
 	}
 	if (data_len != 0)
 		return NVME_SC_INVALID_FIELD | NVME_STATUS_DNR;
-	if (cmd->dir == CMD_NO_DATA)
+	if (cmd->dir == CMD_NO_DATA || cmd->dir == CMD_SCRATCH)
 		return 0;
 	if (sgl->id != NVME_SGL_DATA_TRANSPORT)
 		return NVME_SC_SGL_TYPE_INVALID | NVME_STATUS_DNR;
