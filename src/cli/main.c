@@ -23,6 +23,7 @@
 static const struct cli_command *const commands[] = {
 	&cli_bench,
 	&cli_copy,
+	&cli_export,
 	&cli_uri,
 };
 

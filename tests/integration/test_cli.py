@@ -8,7 +8,7 @@ import subprocess
 import pytest
 from conftest import ASHLAR, wait_until
 
-COMMANDS = ["bench", "copy", "uri"]
+COMMANDS = ["bench", "copy", "export", "uri"]
 
 
 def test_help_lists_every_command(ashlar):
@@ -48,6 +48,10 @@ def test_version(ashlar):
     (["copy", "null:///n?size_mb=1"], "an argument is missing"),
     (["copy", "null:///n?size_mb=1", "null:///n?size_mb=1"], "are the same"),
     (["copy", "a", "b", "c"], "one argument too many"),
+    (["export"], "usage: ashlar export"),
+    (["export", "--listen", "here", "null:///n?size_mb=1"], "--listen"),
+    (["export", "--listen", "127.0.0.1:99999", "null:///n?size_mb=1"], "--listen"),
+    (["export", "--listen", "::1:4420", "null:///n?size_mb=1"], "[::1]:4420"),
 ])
 def test_wrong_usage_is_2(ashlar, words, says):
     done = ashlar(*words)

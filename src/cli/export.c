@@ -1,0 +1,542 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * export.c - `ashlar export`: serve devices over NVMe/TCP until told to stop.
+ *
+ *	devices -> target -> subsystem -> namespaces 1, 2, ... -> listen -> tell -> wait
+ *	   wait:  SIGHUP, "rescan"  read sizes again        SIGINT, SIGTERM  stop, in reverse order
+ *
+ * Everything is ready before the first listener opens, so a host that connects sees all namespaces
+ * at once; what a user needs to type on the host is printed after that, so whoever reads the line
+ * can connect. With port 0 the system picks, and --port-file carries the number to a script.
+ *
+ * Namespaces follow the order of the command line. Devices that are added later get the lowest free
+ * number. A device's URI is kept: it is what undoes it.
+ *
+ * Operations come from the control socket, from signals and from start and stop; a lock that
+ * suspends keeps them one at a time, since each of them waits for I/O to end somewhere.
+ *
+ * Rejected: a configuration file. What a command line cannot hold is the daemon's business.
+ *
+ * Thread: tasks on the primary reactor; I/O runs on the reactor of each connection.
+ */
+#include "cli/export.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/units.h"
+#include "cli/cli.h"
+#include "device/driver.h"
+
+enum {
+	PORT_DEFAULT = 4420, /* assigned by IANA to NVMe over fabrics */
+};
+
+#define NQN_PREFIX  "nqn.2019-05.io.openebs:"
+#define FIELD(name) offsetof(struct export_opts, name)
+
+static const char *const poll_names[] = { "adaptive", "always", NULL };
+
+static const struct opt export_options[] = {
+	{ "listen", "ADDR:PORT",
+	  "where to listen (127.0.0.1:4420); [::1]:4420 for IPv6,\n"
+	  "port 0: the system picks; may be given several times",
+	  OPT_LIST, FIELD(listen) },
+	{ "nqn", "NQN", "name of the subsystem (" NQN_PREFIX "\nand the name of the first device)",
+	  OPT_TEXT, FIELD(nqn) },
+	{ "allow-host", "NQN", "only this host may connect; may be given several times", OPT_LIST,
+	  FIELD(hosts) },
+	{ "cores", "MASK", "one reactor per bit, pinned (one, not pinned)", OPT_MASK,
+	  FIELD(cores) },
+	{ "poll", "MODE", "adaptive (default), or always: never sleep", OPT_CHOICE, FIELD(poll),
+	  .choices = poll_names },
+	{ "control", "PATH",
+	  "make a unix socket there that takes commands,\n"
+	  "one per line: 'help' lists them",
+	  OPT_TEXT, FIELD(control) },
+	{ "port-file", "PATH", "write the port of the first listener there", OPT_TEXT,
+	  FIELD(port_file) },
+	{ NULL },
+};
+
+static const struct opt_spec export_spec = {
+	.command = "export",
+	.args = "URI...",
+	.summary = "Serve devices over NVMe/TCP, as namespaces 1, 2, ... of one subsystem.",
+	.details = "SIGHUP reads the sizes of all devices again; SIGINT or SIGTERM ends it.\n\n"
+		   "example:\n  ashlar export aio:///var/tmp/disk.img\n",
+	.opts = export_options,
+	.args_min = 1,
+	.args_max = OPT_ARGS_MAX,
+};
+
+/* ---- where to listen ------------------------------------------------------------------------- */
+
+struct endpoint {
+	char host[INET6_ADDRSTRLEN];
+	uint16_t port;
+};
+
+static int endpoint_bad(const char *text, struct err *err)
+{
+	return err_set(err, -EINVAL,
+		       "--listen %s: write a numeric address and a port, 127.0.0.1:4420 or "
+		       "[::1]:4420; 0.0.0.0 and [::] stand for all addresses",
+		       text);
+}
+
+static int endpoint_parse(const char *text, struct endpoint *ep, struct err *err)
+{
+	bool is_v6 = text[0] == '[';
+	const char *host = text + is_v6;
+	size_t len = strcspn(host, is_v6 ? "]" : ":");
+	const char *rest = host + len;
+	struct in6_addr scratch;
+	uint64_t port = PORT_DEFAULT;
+
+	if (is_v6) {
+		if (*rest != ']')
+			return endpoint_bad(text, err);
+		rest++;
+	}
+	if (len == 0 || len >= sizeof(ep->host) || (*rest != '\0' && *rest != ':'))
+		return endpoint_bad(text, err);
+	memcpy(ep->host, host, len);
+	ep->host[len] = '\0';
+	if (inet_pton(is_v6 ? AF_INET6 : AF_INET, ep->host, &scratch) != 1)
+		return endpoint_bad(text, err);
+	if (*rest == ':' && (number_parse(rest + 1, &port, NULL) != 0 || port > UINT16_MAX))
+		return endpoint_bad(text, err);
+	ep->port = (uint16_t)port;
+	return 0;
+}
+
+/* ---- operations ------------------------------------------------------------------------------ */
+
+static struct export_ns *ns_find(struct export *e, uint32_t nsid)
+{
+	for (unsigned i = 0; i < TARGET_NAMESPACES_MAX; i++) {
+		if (e->ns[i].uri != NULL && e->ns[i].nsid == nsid)
+			return &e->ns[i];
+	}
+	return NULL;
+}
+
+static struct export_ns *ns_free_place(struct export *e)
+{
+	for (unsigned i = 0; i < TARGET_NAMESPACES_MAX; i++) {
+		if (e->ns[i].uri == NULL)
+			return &e->ns[i];
+	}
+	return NULL;
+}
+
+static void ns_destroy_device(const char *uri)
+{
+	struct err err = {};
+
+	if (device_destroy(uri, &err) != 0)
+		log_warn("device not closed uri=%s: %s, continuing", uri, err_text(&err));
+}
+
+static int export_add_locked(struct export *e, const char *uri, uint32_t nsid, uint32_t *ret_nsid,
+			     struct err *err)
+{
+	struct export_ns *ns = ns_free_place(e);
+	CLEANUP(freep) char *copy = strdup(uri);
+	struct device *dev = NULL;
+	int rc;
+
+	if (copy == NULL)
+		return err_set(err, -ENOMEM, "no memory for a namespace");
+	if (ns == NULL)
+		return err_set(err, -ENOSPC, "a subsystem holds at most %d namespaces",
+			       TARGET_NAMESPACES_MAX);
+	rc = device_create(uri, &dev, err);
+	if (rc != 0) {
+		if (strstr(err_text(err), uri) == NULL)
+			(void)err_prefix(err, "%s", uri);
+		return rc;
+	}
+	rc = subsystem_add_ns(e->subsystem, dev, nsid, ret_nsid, err);
+	if (rc != 0) {
+		ns_destroy_device(uri);
+		return rc;
+	}
+	*ns = (struct export_ns){ .uri = take(copy), .dev = dev, .nsid = *ret_nsid };
+	return 0;
+}
+
+int export_add(struct export *e, const char *uri, uint32_t nsid, uint32_t *ret_nsid,
+	       struct err *err)
+{
+	int rc;
+
+	task_mutex_lock(&e->lock);
+	rc = export_add_locked(e, uri, nsid, ret_nsid, err);
+	task_mutex_unlock(&e->lock);
+	return rc;
+}
+
+int export_remove(struct export *e, uint32_t nsid, struct err *err)
+{
+	struct export_ns *ns;
+	int rc = 0;
+
+	task_mutex_lock(&e->lock);
+	ns = ns_find(e, nsid);
+	if (ns == NULL)
+		rc = err_set(err, -ENOENT, "there is no namespace %u; 'list' shows those there are",
+			     nsid);
+	else
+		rc = subsystem_remove_ns(e->subsystem, nsid, err);
+	if (rc == 0) {
+		ns_destroy_device(ns->uri);
+		free(ns->uri);
+		*ns = (struct export_ns){};
+	}
+	task_mutex_unlock(&e->lock);
+	return rc;
+}
+
+/* Ask the driver for the size and take it over. */
+static int ns_rescan(const struct export_ns *ns, struct err *err)
+{
+	uint64_t nblocks = 0;
+	int rc;
+
+	if (ns->dev->driver->rescan == NULL)
+		return 0;
+	rc = ns->dev->driver->rescan(ns->dev, &nblocks, err);
+	if (rc != 0 || nblocks == ns->dev->nblocks)
+		return rc;
+	return device_resize(ns->dev, nblocks, err);
+}
+
+int export_rescan(struct export *e, struct err *err)
+{
+	int first = 0;
+
+	task_mutex_lock(&e->lock);
+	for (unsigned i = 0; i < TARGET_NAMESPACES_MAX; i++) {
+		int rc = e->ns[i].uri != NULL ? ns_rescan(&e->ns[i], err) : 0;
+
+		first = first != 0 ? first : rc;
+	}
+	task_mutex_unlock(&e->lock);
+	return first;
+}
+
+int export_pause(struct export *e, struct err *err)
+{
+	task_mutex_lock(&e->lock);
+	e->paused++;
+	subsystem_pause(e->subsystem);
+	task_mutex_unlock(&e->lock);
+	return 0;
+}
+
+int export_resume(struct export *e, struct err *err)
+{
+	int rc = 0;
+
+	task_mutex_lock(&e->lock);
+	if (e->paused == 0) {
+		rc = err_set(err, -EINVAL, "it is not paused");
+	} else {
+		e->paused--;
+		subsystem_resume(e->subsystem);
+	}
+	task_mutex_unlock(&e->lock);
+	return rc;
+}
+
+/* ---- JSON ------------------------------------------------------------------------------------ */
+
+static json_t *json_op(const struct op_stats *s)
+{
+	return json_pack("{s:I, s:I, s:I, s:f, s:I, s:I, s:I}", "ops", (json_int_t)s->ops, "bytes",
+			 (json_int_t)s->bytes, "errors", (json_int_t)s->errors, "lat_mean_ns",
+			 hist_mean(&s->latency), "lat_p50_ns",
+			 (json_int_t)hist_percentile(&s->latency, 0.5), "lat_p99_ns",
+			 (json_int_t)hist_percentile(&s->latency, 0.99), "lat_max_ns",
+			 (json_int_t)s->latency.max_ns);
+}
+
+static json_t *json_ns(const struct export_ns *ns, bool has_stats)
+{
+	char uuid[UUID_TEXT_SIZE];
+	json_t *object = json_pack(
+		"{s:I, s:s, s:s, s:s, s:I, s:I}", "nsid", (json_int_t)ns->nsid, "uri", ns->uri,
+		"name", ns->dev->name, "uuid", uuid_to_text(&ns->dev->uuid, uuid), "blocks",
+		(json_int_t)ns->dev->nblocks, "block_size", (json_int_t)ns->dev->block_size);
+	CLEANUP(freep) struct io_stats *stats = calloc(1, sizeof(*stats));
+
+	if (!has_stats || stats == NULL)
+		return object;
+	device_stats(ns->dev, stats);
+	for (unsigned op = 0; op < IO_OP_COUNT_; op++) {
+		if (stats->op[op].ops != 0 || stats->op[op].errors != 0)
+			(void)json_object_set_new(object, io_op_name(op), json_op(&stats->op[op]));
+	}
+	return object;
+}
+
+static json_t *json_namespaces(struct export *e, bool has_stats)
+{
+	json_t *list = json_array();
+
+	for (uint32_t nsid = 1; nsid <= TARGET_NAMESPACES_MAX; nsid++) {
+		const struct export_ns *ns = ns_find(e, nsid);
+
+		if (ns != NULL)
+			(void)json_array_append_new(list, json_ns(ns, has_stats));
+	}
+	return list;
+}
+
+static char *json_line(json_t *object)
+{
+	char *text = object != NULL ? json_dumps(object, JSON_COMPACT) : NULL;
+
+	json_decref(object);
+	return text;
+}
+
+char *export_list(struct export *e)
+{
+	char *text;
+
+	task_mutex_lock(&e->lock);
+	text = json_line(json_namespaces(e, false));
+	task_mutex_unlock(&e->lock);
+	return text;
+}
+
+char *export_stats(struct export *e)
+{
+	struct target_stats s = {};
+	json_t *object;
+	char *text;
+
+	task_mutex_lock(&e->lock);
+	target_stats(e->target, &s);
+	object = json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:o}",
+			   "nqn", subsystem_nqn(e->subsystem), "controllers",
+			   (json_int_t)subsystem_controller_count(e->subsystem), "connections",
+			   (json_int_t)s.conns, "accepted", (json_int_t)s.conns_accepted, "refused",
+			   (json_int_t)s.conns_refused, "terminated",
+			   (json_int_t)s.conns_terminated, "connect_timeouts",
+			   (json_int_t)s.connect_timeouts, "keep_alive_timeouts",
+			   (json_int_t)s.keep_alive_timeouts, "commands", (json_int_t)s.commands,
+			   "buffer_waits", (json_int_t)s.buffer_waits, "digest_errors",
+			   (json_int_t)s.digest_errors, "paused", e->paused > 0, "namespaces",
+			   json_namespaces(e, true));
+	text = json_line(object);
+	task_mutex_unlock(&e->lock);
+	return text;
+}
+
+/* ---- start ----------------------------------------------------------------------------------- */
+
+static int export_add_subsystem(struct export *e, const struct device *first, struct err *err)
+{
+	char nqn[DEVICE_NAME_MAX + sizeof(NQN_PREFIX)];
+	struct subsystem_opts opts = {
+		.nqn = e->opts.nqn,
+		.uuid = first->uuid,
+		.allowed_hosts = e->opts.hosts.items,
+		.allowed_host_count = e->opts.hosts.count,
+	};
+	int rc;
+
+	if (opts.nqn == NULL) {
+		(void)snprintf(nqn, sizeof(nqn), NQN_PREFIX "%s", first->name);
+		opts.nqn = nqn;
+	}
+	rc = subsystem_add(e->target, &opts, &e->subsystem, err);
+	if (rc != 0 && e->opts.nqn == NULL)
+		(void)err_hint(err, "give it a name with --nqn");
+	return rc;
+}
+
+/* The first device exists before the subsystem, which is named after it. */
+static int export_open(struct export *e, struct err *err)
+{
+	const char *first_uri = e->uris.items[0];
+	struct target_opts opts;
+	struct device *first = NULL;
+	uint32_t nsid;
+	int rc;
+
+	target_opts_init(&opts);
+	rc = device_create(first_uri, &first, err);
+	if (rc == 0)
+		rc = target_start(&opts, &e->target, err);
+	if (rc == 0)
+		rc = export_add_subsystem(e, first, err);
+	if (rc == 0)
+		rc = subsystem_add_ns(e->subsystem, first, 1, &nsid, err);
+	if (rc != 0) {
+		if (strstr(err_text(err), first_uri) == NULL)
+			(void)err_prefix(err, "%s", first_uri);
+		return rc;
+	}
+	e->ns[0] = (struct export_ns){ .uri = strdup(first_uri), .dev = first, .nsid = nsid };
+	if (e->ns[0].uri == NULL)
+		return err_set(err, -ENOMEM, "no memory for a namespace");
+	for (unsigned i = 1; i < e->uris.count && rc == 0; i++)
+		rc = export_add(e, e->uris.items[i], i + 1, &nsid, err);
+	return rc;
+}
+
+static int export_listen(struct export *e, struct err *err)
+{
+	for (unsigned i = 0; i < e->opts.listen.count; i++) {
+		struct endpoint ep;
+		int rc = endpoint_parse(e->opts.listen.items[i], &ep, err);
+
+		if (rc == 0)
+			rc = target_listen(e->target, ep.host, ep.port, err);
+		if (rc == -EADDRINUSE)
+			(void)err_hint(err, "--listen with port 0 takes a free one");
+		if (rc != 0)
+			return rc;
+	}
+	return 0;
+}
+
+static int export_write_port(const struct export *e, struct err *err)
+{
+	CLEANUP(freep) char *temporary = NULL;
+	const char *path = e->opts.port_file;
+	CLEANUP(fclosep) FILE *file = NULL;
+
+	if (asprintf(&temporary, "%s.new", path) < 0) {
+		temporary = NULL;
+		return err_set(err, -ENOMEM, "no memory for a file name");
+	}
+	file = fopen(temporary, "we");
+	if (file == NULL ||
+	    fprintf(file, "%u\n", (unsigned)target_listener_port(e->target, 0)) < 0 ||
+	    fflush(file) != 0 || rename(temporary, path) != 0)
+		return err_set_sys(err, -errno, "--port-file %s", path);
+	return 0;
+}
+
+static void export_tell(const struct export *e)
+{
+	char size[UNITS_TEXT_MAX];
+
+	for (unsigned i = 0; i < TARGET_NAMESPACES_MAX; i++) {
+		const struct export_ns *ns = &e->ns[i];
+
+		if (ns->uri != NULL)
+			printf("namespace %u: %s, %s, blocks of %u\n", ns->nsid, ns->uri,
+			       size_format(device_size(ns->dev), size), ns->dev->block_size);
+	}
+	for (unsigned i = 0; i < target_listener_count(e->target); i++) {
+		const char *addr = target_listener_addr(e->target, i);
+		size_t len = strlen(addr) - strlen(strrchr(addr, ':'));
+		bool is_v6 = addr[0] == '[';
+
+		printf("listening on %s\n", addr);
+		printf("connect with: nvme connect -t tcp -a %.*s -s %u -n %s\n",
+		       (int)(is_v6 ? len - 2 : len), addr + is_v6,
+		       (unsigned)target_listener_port(e->target, i), subsystem_nqn(e->subsystem));
+	}
+	(void)fflush(stdout);
+}
+
+static void export_wait(struct export *e)
+{
+	while (!engine_is_terminating()) {
+		struct err err = {};
+		unsigned signals = engine_wait_signal(0);
+
+		if ((signals & ENGINE_HANGUP) != 0 && export_rescan(e, &err) != 0)
+			log_error("rescan failed: %s, continuing with the old size",
+				  err_text(&err));
+	}
+}
+
+static void control_stop_job(void *arg)
+{
+	control_stop(arg);
+}
+
+static void export_close(struct export *e)
+{
+	task_blocking(control_stop_job, e);
+	task_mutex_lock(&e->lock);
+	while (e->paused > 0) {
+		e->paused--;
+		subsystem_resume(e->subsystem);
+	}
+	target_stop(e->target);
+	for (unsigned i = 0; i < TARGET_NAMESPACES_MAX; i++) {
+		if (e->ns[i].uri != NULL)
+			ns_destroy_device(e->ns[i].uri);
+		free(e->ns[i].uri);
+	}
+	task_mutex_unlock(&e->lock);
+}
+
+static int export_main(void *arg, struct err *err)
+{
+	struct export *e = arg;
+	int rc;
+
+	task_mutex_init(&e->lock);
+	rc = export_open(e, err);
+	if (rc == 0)
+		rc = export_listen(e, err);
+	if (rc == 0 && e->opts.port_file != NULL)
+		rc = export_write_port(e, err);
+	if (rc == 0 && e->opts.control != NULL)
+		rc = control_start(e, e->opts.control, err);
+	if (rc == 0) {
+		export_tell(e);
+		export_wait(e);
+	}
+	export_close(e);
+	return rc == 0 ? CLI_DONE : CLI_FAILED;
+}
+
+static int export_run(int argc, char **argv)
+{
+	struct engine_opts engine = { .handle_signals = true };
+	CLEANUP(freep) struct export *e = calloc(1, sizeof(*e));
+	struct err err = {};
+	struct endpoint ep;
+	int rc;
+
+	if (e == NULL) {
+		cli_error("no memory");
+		return CLI_FAILED;
+	}
+	if (!opt_parse_or_tell(&export_spec, argc, argv, &e->opts, &e->uris, &rc))
+		return rc;
+	if (e->opts.listen.count == 0)
+		e->opts.listen = (struct opt_list){ .items = { "127.0.0.1:4420" }, .count = 1 };
+	for (unsigned i = 0; i < e->opts.listen.count; i++) {
+		if (endpoint_parse(e->opts.listen.items[i], &ep, &err) != 0) {
+			cli_error("%s", err_text(&err));
+			return CLI_USAGE;
+		}
+	}
+	engine.reactor.core_mask = e->opts.cores;
+	engine.reactor.poll_always = e->opts.poll == 1;
+	return cli_run_engine(&engine, export_main, e);
+}
+
+const struct cli_command cli_export = {
+	.name = "export",
+	.args = "URI...",
+	.summary = "serve devices over NVMe/TCP",
+	.run = export_run,
+};

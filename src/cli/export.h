@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * export.h - what the parts of `ashlar export` share.
+ *
+ *   export.c          options; the task that opens, serves, waits, stops; the operations
+ *   export_control.c  the unix socket and its lines
+ *
+ * Thread: operations (export_*) run in tasks, one at a time (export.lock). The control thread is a
+ *         thread of its own outside the engine; it reaches the engine through engine_call().
+ */
+#ifndef ASHLAR_CLI_EXPORT_H
+#define ASHLAR_CLI_EXPORT_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "cli/opt.h"
+#include "device/device.h"
+#include "target/target.h"
+
+enum {
+	CONTROL_LINE_MAX = 8192, /* bytes of a command, line feed included */
+	CONTROL_CLIENTS_MAX = 16,
+};
+
+struct export_ns {
+	char *uri;          /* owned; NULL: the place is free */
+	struct device *dev; /* borrowed from the registry */
+	uint32_t nsid;
+};
+
+struct control;
+
+struct export_opts {
+	struct opt_list listen, hosts;
+	const char *nqn, *control, *port_file;
+	uint64_t cores;
+	unsigned poll;
+};
+
+struct export
+{
+	struct export_opts opts;
+	struct opt_args uris;
+	struct task_mutex lock;
+	struct target *target;       /* owned */
+	struct subsystem *subsystem; /* owned by the target */
+	struct export_ns ns[TARGET_NAMESPACES_MAX];
+	unsigned paused;         /* how often */
+	struct control *control; /* owned; NULL: none */
+};
+
+/* ---- operations, in a task ------------------------------------------------------------------- */
+
+/* @nsid 0: the lowest free. */
+int export_add(struct export *e, const char *uri, uint32_t nsid, uint32_t *ret_nsid,
+	       struct err *err) MAY_SUSPEND WARN_UNUSED;
+int export_remove(struct export *e, uint32_t nsid, struct err *err) MAY_SUSPEND WARN_UNUSED;
+/* Read all sizes again. All are tried; the first failure is told. */
+int export_rescan(struct export *e, struct err *err) MAY_SUSPEND WARN_UNUSED;
+int export_pause(struct export *e, struct err *err) MAY_SUSPEND WARN_UNUSED;
+int export_resume(struct export *e, struct err *err) MAY_SUSPEND WARN_UNUSED;
+/* One line of JSON, to be freed; NULL when memory is short. */
+char *export_stats(struct export *e) MAY_SUSPEND;
+char *export_list(struct export *e) MAY_SUSPEND;
+
+/* ---- the control socket ---------------------------------------------------------------------- */
+
+/* Binds, then serves from a thread of its own. Any thread; blocks only for local system calls. */
+int control_start(struct export *e, const char *path, struct err *err) WARN_UNUSED;
+/* Waits for the command that runs. Blocks: worker pool. */
+void control_stop(struct export *e);
+
+#endif

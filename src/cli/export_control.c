@@ -1,0 +1,422 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * export_control.c - lines in, answers out, over a unix socket: what a running export can be told.
+ *
+ *	add URI  |  remove NSID  |  list  |  rescan  |  pause  |  resume  |  stats
+ *	inject URI  |  uninject URI  |  help
+ *
+ * Each line is answered by one line that begins with "ok" or "error", in order. The socket is made
+ * for its owner only (mode 0600): who may open it may do all of that. A file that is left over from
+ * a process that was killed is replaced; one on which somebody still listens is not.
+ *
+ * One thread of its own waits in poll() for the listener and up to CONTROL_CLIENTS_MAX clients, and
+ * carries each command into the engine with engine_call(), so that commands are tasks like any
+ * other control work. It costs nothing while nobody connects. A client that sends garbage, too long
+ * a line, or does not read its answers loses its connection, nothing else.
+ *
+ * To stop, a byte in a pipe wakes the thread; a command that is running ends first.
+ *
+ * Rejected: reading the socket on the primary reactor: commands are rare, and a state machine per
+ * client is more to get wrong than a thread. HTTP or JSON requests: nothing here has structure,
+ * and a shell with a socket tool is enough.
+ *
+ * Thread: control_run() is the thread; struct control is its own once it runs, but for the pipe.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+
+#include "base/log.h"
+#include "base/units.h"
+#include "cli/export.h"
+#include "device/fault.h"
+#include "engine.h"
+
+enum {
+	SEND_TIMEOUT_S = 5, /* for a client that does not read */
+	BACKLOG = 64,
+};
+
+struct client {
+	int fd; /* -1: the place is free */
+	size_t used;
+	char line[CONTROL_LINE_MAX];
+};
+
+struct control {
+	struct export *e;
+	pthread_t thread;
+	int listener, wake[2];
+	char path[sizeof(((struct sockaddr_un *)0)->sun_path)];
+	struct client clients[CONTROL_CLIENTS_MAX];
+};
+
+/* ---- commands: in a task --------------------------------------------------------------------- */
+
+/* A command: its argument, NULL without one; *ret_text is what follows "ok", to be freed. */
+struct request {
+	struct export *e;
+	const struct command *command;
+	const char *arg;
+	char *text;
+};
+
+struct command {
+	const char *name;
+	const char *arg; /* for the help; NULL: takes none */
+	const char *help;
+	int (*run)(struct request *req, struct err *err);
+};
+
+static int say(struct request *req, struct err *err, const char *fmt, ...) PRINTF(3, 4);
+static int say(struct request *req, struct err *err, const char *fmt, ...)
+{
+	va_list args;
+	int len;
+
+	va_start(args, fmt);
+	len = vasprintf(&req->text, fmt, args);
+	va_end(args);
+	if (len >= 0)
+		return 0;
+	req->text = NULL;
+	return err_set(err, -ENOMEM, "no memory for the answer");
+}
+
+static int run_add(struct request *req, struct err *err)
+{
+	uint32_t nsid = 0;
+	int rc = export_add(req->e, req->arg, 0, &nsid, err);
+
+	return rc != 0 ? rc : say(req, err, "nsid=%" PRIu32, nsid);
+}
+
+static int run_remove(struct request *req, struct err *err)
+{
+	uint64_t nsid = 0;
+	int rc = number_parse(req->arg, &nsid, err);
+
+	if (rc != 0)
+		return rc;
+	if (nsid == 0 || nsid > TARGET_NAMESPACES_MAX)
+		return err_set(err, -EINVAL, "remove %s: a namespace is a number from 1 to %d",
+			       req->arg, TARGET_NAMESPACES_MAX);
+	return export_remove(req->e, (uint32_t)nsid, err);
+}
+
+static int run_list(struct request *req, struct err *err)
+{
+	req->text = export_list(req->e);
+	return req->text != NULL ? 0 : err_set(err, -ENOMEM, "no memory for the answer");
+}
+
+static int run_stats(struct request *req, struct err *err)
+{
+	req->text = export_stats(req->e);
+	return req->text != NULL ? 0 : err_set(err, -ENOMEM, "no memory for the answer");
+}
+
+static int run_rescan(struct request *req, struct err *err)
+{
+	return export_rescan(req->e, err);
+}
+
+static int run_pause(struct request *req, struct err *err)
+{
+	return export_pause(req->e, err);
+}
+
+static int run_resume(struct request *req, struct err *err)
+{
+	return export_resume(req->e, err);
+}
+
+static int run_inject(struct request *req, struct err *err)
+{
+	return fault_add(req->arg, err);
+}
+
+static int run_uninject(struct request *req, struct err *err)
+{
+	return fault_remove(req->arg, err);
+}
+
+static int run_help(struct request *req, struct err *err);
+
+static const struct command commands[] = {
+	{ "add", "URI", "serve one more device", run_add },
+	{ "remove", "NSID", "stop serving a namespace", run_remove },
+	{ "list", NULL, "namespaces, as JSON", run_list },
+	{ "rescan", NULL, "read all sizes again", run_rescan },
+	{ "pause", NULL, "hold new I/O, wait for what is in flight", run_pause },
+	{ "resume", NULL, "let it go on", run_resume },
+	{ "stats", NULL, "counters of target and devices, as JSON", run_stats },
+	{ "inject", "URI", "arm a fault: inject://DEVICE?...", run_inject },
+	{ "uninject", "URI", "disarm it by the same text", run_uninject },
+	{ "help", NULL, "this list", run_help },
+};
+
+static int run_help(struct request *req, struct err *err)
+{
+	char all[1024] = "";
+	size_t used = 0;
+
+	for (size_t i = 0; i < ARRAY_LEN(commands) && used < sizeof(all); i++)
+		used += (size_t)snprintf(
+			all + used, sizeof(all) - used, "%s%s%s%s (%s)", i == 0 ? "" : "; ",
+			commands[i].name, commands[i].arg != NULL ? " " : "",
+			commands[i].arg != NULL ? commands[i].arg : "", commands[i].help);
+	return say(req, err, "%s", all);
+}
+
+static int request_run(void *arg, struct err *err)
+{
+	struct request *req = arg;
+
+	return req->command->run(req, err);
+}
+
+/* ---- lines ----------------------------------------------------------------------------------- */
+
+static int request_parse(struct request *req, char *line, struct err *err)
+{
+	char *space = strchr(line, ' ');
+
+	if (space != NULL) {
+		*space++ = '\0';
+		space += strspn(space, " ");
+		req->arg = *space != '\0' ? space : NULL;
+	}
+	for (size_t i = 0; i < ARRAY_LEN(commands); i++) {
+		if (strcmp(commands[i].name, line) == 0)
+			req->command = &commands[i];
+	}
+	if (req->command == NULL)
+		return err_set(err, -EINVAL, "unknown command '%s'; 'help' lists them", line);
+	if (req->command->arg != NULL && req->arg == NULL)
+		return err_set(err, -EINVAL, "%s needs an argument: %s %s", line, line,
+			       req->command->arg);
+	if (req->command->arg == NULL && req->arg != NULL)
+		return err_set(err, -EINVAL, "%s takes no argument", line);
+	return 0;
+}
+
+static bool send_all(int fd, const char *text)
+{
+	size_t len = strlen(text);
+
+	while (len > 0) {
+		ssize_t sent = send(fd, text, len, MSG_NOSIGNAL);
+
+		if (sent < 0 && errno == EINTR)
+			continue;
+		if (sent <= 0)
+			return false;
+		text += sent;
+		len -= (size_t)sent;
+	}
+	return true;
+}
+
+/* False: the client is gone. */
+static bool answer(struct control *c, int fd, char *line)
+{
+	struct request req = { .e = c->e };
+	CLEANUP(freep) char *reply = NULL;
+	struct err err = {};
+	int rc;
+
+	line[strcspn(line, "\r")] = '\0';
+	rc = request_parse(&req, line, &err);
+	if (rc == 0)
+		rc = engine_call(request_run, &req, &err);
+	if (rc != 0)
+		rc = asprintf(&reply, "error %s\n", err_text(&err));
+	else
+		rc = asprintf(&reply, "ok%s%s\n", req.text != NULL ? " " : "",
+			      req.text != NULL ? req.text : "");
+	free(req.text);
+	if (rc < 0) {
+		reply = NULL;
+		return false;
+	}
+	return send_all(fd, reply);
+}
+
+/* ---- clients --------------------------------------------------------------------------------- */
+
+static void client_close(struct client *client)
+{
+	closep(&client->fd);
+	client->used = 0;
+}
+
+static void client_read(struct control *c, struct client *client)
+{
+	char *feed, *from = client->line;
+	ssize_t got = recv(client->fd, client->line + client->used,
+			   sizeof(client->line) - client->used, 0);
+
+	if (got < 0 && (errno == EINTR || errno == EAGAIN))
+		return;
+	if (got <= 0) {
+		client_close(client);
+		return;
+	}
+	client->used += (size_t)got;
+	while ((feed = memchr(from, '\n', client->used)) != NULL) {
+		*feed = '\0';
+		client->used -= (size_t)(feed + 1 - from);
+		if (!answer(c, client->fd, from)) {
+			client_close(client);
+			return;
+		}
+		from = feed + 1;
+	}
+	memmove(client->line, from, client->used);
+	if (client->used == sizeof(client->line)) {
+		(void)send_all(client->fd, "error the line is too long\n");
+		client_close(client);
+	}
+}
+
+static void control_accept(struct control *c)
+{
+	struct timeval limit = { .tv_sec = SEND_TIMEOUT_S };
+	int fd = accept4(c->listener, NULL, NULL, SOCK_CLOEXEC);
+
+	if (fd < 0)
+		return;
+	(void)setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
+	for (unsigned i = 0; i < CONTROL_CLIENTS_MAX; i++) {
+		if (c->clients[i].fd < 0) {
+			c->clients[i].fd = fd;
+			return;
+		}
+	}
+	(void)send_all(fd, "error too many clients\n");
+	close(fd);
+}
+
+static void *control_run(void *arg)
+{
+	struct control *c = arg;
+	struct pollfd fds[CONTROL_CLIENTS_MAX + 2];
+
+	for (;;) {
+		fds[0] = (struct pollfd){ .fd = c->wake[0], .events = POLLIN };
+		fds[1] = (struct pollfd){ .fd = c->listener, .events = POLLIN };
+		for (unsigned i = 0; i < CONTROL_CLIENTS_MAX; i++)
+			fds[i + 2] = (struct pollfd){ .fd = c->clients[i].fd, .events = POLLIN };
+		if (poll(fds, ARRAY_LEN(fds), -1) < 0 && errno != EINTR)
+			break;
+		if (fds[0].revents != 0)
+			break;
+		for (unsigned i = 0; i < CONTROL_CLIENTS_MAX; i++) {
+			if (fds[i + 2].fd >= 0 && fds[i + 2].revents != 0)
+				client_read(c, &c->clients[i]);
+		}
+		if (fds[1].revents != 0)
+			control_accept(c);
+	}
+	for (unsigned i = 0; i < CONTROL_CLIENTS_MAX; i++)
+		client_close(&c->clients[i]);
+	return NULL;
+}
+
+/* ---- life ------------------------------------------------------------------------------------ */
+
+static void control_free(struct control *c)
+{
+	closep(&c->listener);
+	closep(&c->wake[0]);
+	closep(&c->wake[1]);
+	free(c);
+}
+
+/* Does somebody listen there? If not, what is left over is removed. */
+static bool is_taken(const struct sockaddr_un *addr)
+{
+	CLEANUP(closep) int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	struct stat st;
+
+	if (lstat(addr->sun_path, &st) != 0 || !S_ISSOCK(st.st_mode))
+		return false; /* bind() tells what stands in the way */
+	if (connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) == 0)
+		return true;
+	(void)unlink(addr->sun_path);
+	return false;
+}
+
+static int control_bind(struct control *c, const char *path, struct err *err)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	mode_t mask;
+	int rc;
+
+	if (strlen(path) >= sizeof(addr.sun_path))
+		return err_set(err, -ENAMETOOLONG,
+			       "--control %s: longer than the %zu bytes a socket's name may have",
+			       path, sizeof(addr.sun_path) - 1);
+	memcpy(addr.sun_path, path, strlen(path) + 1);
+	memcpy(c->path, path, strlen(path) + 1);
+	if (is_taken(&addr))
+		return err_set(err, -EADDRINUSE,
+			       "--control %s: another process listens there; choose another name",
+			       path);
+	c->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (c->listener < 0)
+		return err_set_sys(err, -errno, "--control %s", path);
+	mask = umask(0177);
+	rc = bind(c->listener, (const struct sockaddr *)&addr, sizeof(addr)) == 0 ? 0 : -errno;
+	(void)umask(mask);
+	if (rc == 0 && listen(c->listener, BACKLOG) != 0)
+		rc = -errno;
+	return rc == 0 ? 0 : err_set_sys(err, rc, "--control %s", path);
+}
+
+int control_start(struct export *e, const char *path, struct err *err)
+{
+	struct control *c = calloc(1, sizeof(*c));
+	int rc;
+
+	if (c == NULL)
+		return err_set(err, -ENOMEM, "no memory for the control socket");
+	c->e = e;
+	c->listener = c->wake[0] = c->wake[1] = -1;
+	for (unsigned i = 0; i < CONTROL_CLIENTS_MAX; i++)
+		c->clients[i].fd = -1;
+	rc = control_bind(c, path, err);
+	if (rc == 0 && pipe2(c->wake, O_CLOEXEC) != 0)
+		rc = err_set_sys(err, -errno, "no pipe for the control socket");
+	if (rc == 0) {
+		rc = -pthread_create(&c->thread, NULL, control_run, c);
+		if (rc != 0)
+			rc = err_set_sys(err, rc, "no thread for the control socket");
+	}
+	if (rc != 0) {
+		control_free(c);
+		return rc;
+	}
+	e->control = c;
+	return 0;
+}
+
+void control_stop(struct export *e)
+{
+	struct control *c = take(e->control);
+
+	if (c == NULL)
+		return;
+	if (write(c->wake[1], "", 1) != 1)
+		log_error("control socket not stopped path=%s: %s, waiting for it", c->path,
+			  strerror(errno));
+	(void)pthread_join(c->thread, NULL);
+	(void)unlink(c->path);
+	control_free(c);
+}

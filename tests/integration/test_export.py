@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`ashlar export`: start and stop, what it prints, the control socket, resize, limits."""
+
+import json
+import os
+import re
+import signal
+import socket
+import time
+
+import pytest
+from conftest import wait_until
+from nvmetcp import FLUSH, Host, NvmeError, sqe
+
+MIB = 1 << 20
+NQN = "nqn.2019-05.io.openebs:export-test"
+TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+
+
+class Export:
+    """A running export with two namespaces: a file and memory."""
+
+    def __init__(self, ashlar, *words, uris=None, nqn=NQN):
+        self.ashlar = ashlar
+        self.disk = ashlar.file("disk", 16 * MIB)
+        self.control = ashlar.dir / "control"
+        self.port_file = ashlar.dir / "port"
+        self.port_file.unlink(missing_ok=True)
+        self.uris = uris or [f"aio://{self.disk}?blk_size=512",
+                             "malloc:///m?size_mb=8&blk_size=4096"]
+        words = list(words) + (["--nqn", nqn] if nqn else [])
+        if "--listen" not in words:
+            words += ["--listen", "127.0.0.1:0"]
+        self.started_s = time.monotonic()
+        self.process = ashlar.start("export", *self.uris, "--control", self.control,
+                                    "--port-file", self.port_file, *words)
+        wait_until(lambda: self.port_file.exists() or self.process.poll() is not None,
+                   what="the port file")
+        assert self.process.poll() is None, self.process.communicate()
+        self.ready_s = time.monotonic() - self.started_s
+        self.port = int(self.port_file.read_text())
+        wait_until(self.control.exists, what="the control socket")
+
+    def __call__(self, *lines):
+        """Answers to command lines, in order."""
+        with socket.socket(socket.AF_UNIX) as s:
+            s.settimeout(20)
+            s.connect(str(self.control))
+            s.sendall("".join(line + "\n" for line in lines).encode())
+            s.shutdown(socket.SHUT_WR)
+            answer = b""
+            while more := s.recv(65536):
+                answer += more
+        return answer.decode().splitlines()
+
+    def one(self, line):
+        answers = self(line)
+        assert len(answers) == 1
+        return answers[0]
+
+    def ok(self, line):
+        answer = self.one(line)
+        assert answer.split(" ")[0] == "ok", answer
+        return answer[3:]
+
+    def blocks(self, nsid):
+        return {ns["nsid"]: ns["blocks"] for ns in json.loads(self.ok("list"))}[nsid]
+
+    def stop(self, how=signal.SIGTERM):
+        self.process.send_signal(how)
+        out, err = self.process.communicate(timeout=20)
+        return self.process.returncode, out, err
+
+    def cpu_ticks(self):
+        with open(f"/proc/{self.process.pid}/stat") as stat:
+            words = stat.read().rsplit(")", 1)[1].split()
+        return int(words[11]) + int(words[12])
+
+    def rss(self):
+        with open(f"/proc/{self.process.pid}/status") as status:
+            return int(re.search(r"VmRSS:\s+(\d+) kB", status.read())[1]) * 1024
+
+
+@pytest.fixture
+def export(ashlar):
+    return Export(ashlar)
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_start_tell_stop(export, how):
+    status, out, err = export.stop(how)
+    assert status == 0, err
+    assert f"listening on 127.0.0.1:{export.port}\n" in out
+    assert f"nvme connect -t tcp -a 127.0.0.1 -s {export.port} -n {NQN}\n" in out
+    assert "namespace 1: aio://" in out and "namespace 2: malloc://" in out
+    assert not export.control.exists()
+
+
+def test_a_host_reads_and_writes_both_namespaces(export):
+    data = os.urandom(4096)
+    with Host(export.port, NQN) as host:
+        queue = host.queue(1)
+        queue.write(1, 8, data)
+        queue.write(2, 1, data, bs=4096)
+        queue.flush(1)
+        assert queue.read(2, 1, 1, bs=4096) == data
+        stats = json.loads(export.ok("stats"))
+        assert stats["controllers"] == 1 and stats["connections"] == 2
+        assert stats["namespaces"][0]["write"]["bytes"] == 4096
+    assert export.disk.read_bytes()[4096:8192] == data
+
+
+def test_name_after_the_first_device(ashlar):
+    export = Export(ashlar, nqn=None)
+    assert f"-n nqn.2019-05.io.openebs:{export.disk}\n" in export.stop()[1]
+
+
+def test_only_allowed_hosts(ashlar):
+    friend = "nqn.2014-08.org.nvmexpress:uuid:00000000-0000-4000-8000-0000000000aa"
+    export = Export(ashlar, "--allow-host", friend)
+    with Host(export.port, NQN, hostnqn=friend):
+        pass
+    with pytest.raises(NvmeError):
+        Host(export.port, NQN)
+
+
+def test_ipv6_and_several_listeners(ashlar):
+    export = Export(ashlar, "--listen", "[::1]:0", "--listen", "127.0.0.1:0")
+    with Host(export.port, NQN, host="::1"):
+        pass
+    _, out, _ = export.stop()
+    assert f"listening on [::1]:{export.port}\n" in out
+    assert f"-a ::1 -s {export.port} " in out
+    assert out.count("listening on ") == 2
+
+
+def test_a_port_in_use_is_told(ashlar, export):
+    done = ashlar("export", "null:///n?size_mb=1", "--listen", f"127.0.0.1:{export.port}")
+    assert done.returncode == 1
+    assert str(export.port) in done.stderr and "port 0" in done.stderr
+
+
+def test_a_file_that_is_served_is_locked(ashlar, export):
+    done = ashlar("bench", export.uris[0], "--rw", "randwrite", "--ops", "1")
+    assert done.returncode == 1 and "disk" in done.stderr
+
+
+def test_rescan_by_command_and_by_signal(export):
+    os.truncate(export.disk, 20 * MIB)
+    export.ok("rescan")
+    assert export.blocks(1) == 20 * MIB // 512
+    os.truncate(export.disk, 24 * MIB)
+    export.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: export.blocks(1) == 24 * MIB // 512, what="the new size")
+
+
+def test_add_and_remove(ashlar, export):
+    second = ashlar.file("second", MIB)
+    assert export.ok(f"add uring://{second}") == "nsid=3"
+    with Host(export.port, NQN) as host:
+        queue = host.queue(1)
+        queue.write(3, 0, b"x" * 512)
+        export.ok("remove 3")
+        with pytest.raises(NvmeError):
+            queue.read(3, 0, 1)
+        assert queue.read(1, 0, 1) == bytes(512)
+    assert second.read_bytes()[:512] == b"x" * 512
+    assert export.ok(f"add uring://{second}") == "nsid=3"
+
+
+def test_pause_holds_io(export):
+    with Host(export.port, NQN) as host:
+        queue = host.queue(1)
+        export.ok("pause")
+        cid = queue.submit(sqe(FLUSH, nsid=1))
+        queue.sock.settimeout(0.3)
+        with pytest.raises((TimeoutError, socket.timeout)):
+            queue.wait(cid)
+        queue.sock.settimeout(10)
+        export.ok("resume")
+        queue.wait(cid)
+    assert export.one("resume").startswith("error it is not paused")
+
+
+def test_faults_are_armed_and_disarmed(export):
+    fault = f"inject://{export.disk}?op=read&method=status"
+    with Host(export.port, NQN) as host:
+        queue = host.queue(1)
+        queue.read(1, 0, 1)
+        export.ok(f"inject {fault}")
+        with pytest.raises(NvmeError):
+            queue.read(1, 0, 1)
+        export.ok(f"uninject {fault}")
+        queue.read(1, 0, 1)
+
+
+@pytest.mark.parametrize("line, says", [
+    ("quark", "unknown command 'quark'"),
+    ("", "unknown command"),
+    ("add", "add URI"),
+    ("add nope:///x", "unknown scheme"),
+    ("add malloc:///m?size_mb=8", "exists"),
+    ("remove 9", "no namespace 9"),
+    ("remove x", "not a number"),
+    ("remove 0", "1 to"),
+    ("list all", "takes no argument"),
+    ("inject inject:///no?op=quark", "quark"),
+    ("uninject inject:///no", "not armed"),
+    ("resume", "not paused"),
+])
+def test_control_mistakes(export, line, says):
+    answer = export.one(line)
+    assert answer.startswith("error ") and says in answer
+    assert export.one("list").startswith("ok ")
+
+
+def test_control_serves_several_clients_and_survives_bad_ones(export):
+    clients = [socket.socket(socket.AF_UNIX) for _ in range(20)]
+    for client in clients:
+        client.settimeout(20)
+        client.connect(str(export.control))
+    assert b"too many clients" in clients[-1].recv(100)
+    for client in clients[1:]:
+        client.close()
+    clients[0].sendall(b"x" * 10000)
+    assert b"too long" in clients[0].recv(100)
+    clients[0].close()
+    wait_until(lambda: export.one("help").startswith("ok "), what="an answer")
+    assert export("list", "help", "list")[1].startswith("ok add URI")
+
+
+def test_control_socket_is_the_owners_and_replaced_when_stale(ashlar, export):
+    assert os.stat(export.control).st_mode & 0o777 == 0o600
+    done = ashlar("export", "null:///n?size_mb=1", "--listen", "127.0.0.1:0", "--control",
+                  export.control)
+    assert done.returncode == 1 and "another process listens" in done.stderr
+    export.stop(signal.SIGKILL)
+    assert export.control.exists()
+    again = Export(ashlar)
+    assert again.blocks(1) == 16 * MIB // 512
+
+
+def test_bad_device_ends_it(ashlar):
+    done = ashlar("export", "null:///n?size_mb=1", "aio:///no/such/file", "--listen",
+                  "127.0.0.1:0")
+    assert done.returncode == 1 and "no/such/file" in done.stderr
+    assert "listening on" not in done.stdout
+
+
+def test_stop_while_a_host_is_busy(export):
+    with Host(export.port, NQN) as host:
+        queue = host.queue(1)
+        queue.write(1, 0, b"y" * 512)
+        export.ok("pause")
+        status, _, err = export.stop()
+    assert status == 0, err
+
+
+def test_idle_costs_nothing(export):
+    """With a host connected; the bounds are the promised ones, start-up with room for a busy CI."""
+    assert export.ready_s < 1.0
+    with Host(export.port, NQN, kato_ms=0) as host:
+        host.queue(1)
+        before, since = export.cpu_ticks(), time.monotonic()
+        wait_until(lambda: time.monotonic() - since > 3, what="three seconds")
+        used_s = (export.cpu_ticks() - before) * TICK_S
+    assert used_s <= 0.01 + TICK_S
+    assert export.rss() < 48 * MIB
