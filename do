@@ -48,9 +48,10 @@ do_bench() {
 	tests/bench/run "$@"
 }
 
-## sim [ARGS]: the simulator: seeds, or one seed again
+## sim [ARGS]: the simulator: 2,000 seeds, or one again: --seed N --trace
 do_sim() {
 	do_build
+	[ $# -gt 0 ] || set -- --full
 	tests/sim/run "$@"
 }
 
