@@ -118,7 +118,7 @@ struct bench_worker {
 	struct rng rng;
 	uint64_t first_unit, nunits; /* its part of the device */
 	uint32_t unit_nlb;
-	uint32_t sample;
+	uint32_t sample, weight; /* until the next exact timing; what that counts for */
 	uint32_t pending;
 	uint32_t read_share; /* of 2^32: chance that a random request reads */
 	uint8_t rw;

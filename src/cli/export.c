@@ -30,6 +30,7 @@
 #include "base/log.h"
 #include "base/units.h"
 #include "cli/cli.h"
+#include "cli/open.h"
 #include "device/driver.h"
 
 enum {
@@ -157,11 +158,8 @@ static int export_add_locked(struct export *e, const char *uri, uint32_t nsid, u
 		return err_set(err, -ENOSPC, "a subsystem holds at most %d namespaces",
 			       TARGET_NAMESPACES_MAX);
 	rc = device_create(uri, &dev, err);
-	if (rc != 0) {
-		if (strstr(err_text(err), uri) == NULL)
-			(void)err_prefix(err, "%s", uri);
-		return rc;
-	}
+	if (rc != 0)
+		return opened_explain(uri, rc, err);
 	rc = subsystem_add_ns(e->subsystem, dev, nsid, ret_nsid, err);
 	if (rc != 0) {
 		ns_destroy_device(uri);
@@ -381,11 +379,8 @@ static int export_open(struct export *e, struct err *err)
 		rc = export_add_subsystem(e, first, err);
 	if (rc == 0)
 		rc = subsystem_add_ns(e->subsystem, first, 1, &nsid, err);
-	if (rc != 0) {
-		if (strstr(err_text(err), first_uri) == NULL)
-			(void)err_prefix(err, "%s", first_uri);
-		return rc;
-	}
+	if (rc != 0)
+		return opened_explain(first_uri, rc, err);
 	e->ns[0] = (struct export_ns){ .uri = strdup(first_uri), .dev = first, .nsid = nsid };
 	if (e->ns[0].uri == NULL)
 		return err_set(err, -ENOMEM, "no memory for a namespace");

@@ -23,11 +23,13 @@
 
 #include "base/log.h"
 
-/* Say which URI it was, unless the message does already. */
-static int opened_fail(const char *uri, int rc, struct err *err)
+int opened_explain(const char *uri, int rc, struct err *err)
 {
 	if (strstr(err_text(err), uri) == NULL)
 		(void)err_prefix(err, "%s", uri);
+	if (rc == -EMFILE)
+		(void)err_hint(err, "raise the limit of open files (ulimit -n, LimitNOFILE= in the "
+				    "unit)");
 	return rc;
 }
 
@@ -51,7 +53,7 @@ int opened_open(struct opened *o, const char *uri, unsigned flags, struct err *e
 	rc = device_create(uri, &o->dev, err);
 	if (rc != 0) {
 		o->dev = NULL;
-		return opened_fail(uri, rc, err);
+		return opened_explain(uri, rc, err);
 	}
 	rc = desc_open(o->dev, &opts, &o->desc, err);
 	if (rc == 0)
@@ -59,7 +61,7 @@ int opened_open(struct opened *o, const char *uri, unsigned flags, struct err *e
 	if (rc == 0)
 		return 0;
 	opened_close(o);
-	return opened_fail(uri, rc, err);
+	return opened_explain(uri, rc, err);
 }
 
 void opened_close(struct opened *o)

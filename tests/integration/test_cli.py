@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The program itself: help, version, exit codes, messages that say what to do next."""
 
+import ctypes
 import os
 import pty
+import resource
 import subprocess
+from pathlib import Path
 
 import pytest
 from conftest import ASHLAR, wait_until
@@ -88,20 +91,17 @@ def test_missing_core(ashlar):
 
 
 def test_a_file_in_use_is_refused(ashlar):
-    uri = f"aio://{ashlar.file('disk', 1 << 20)}"
+    disk = ashlar.file("disk", 1 << 20)
+    uri = f"aio://{disk}"
     first = ashlar.start("bench", uri, "--rw", "randwrite", "--rate", "10", "--time", "60")
-
-    def refused():
-        assert first.poll() is None, first.communicate()
-        done = ashlar("bench", uri, "--rw", "randwrite", "--ops", "1")
-        return done if done.returncode != 0 else None
-
-    done = wait_until(refused, what="the second opening to be refused")
+    wait_until(lambda: f":{disk.stat().st_ino} " in Path("/proc/locks").read_text(),
+               what="the lock of the first process")
+    done = ashlar("bench", uri, "--rw", "randwrite", "--ops", "1")
     assert done.returncode == 1
-    assert "disk" in done.stderr
+    assert "disk" in done.stderr and "in use" in done.stderr
     first.terminate()
-    first.communicate(timeout=20)
-    assert first.returncode == 0
+    _, err = first.communicate(timeout=20)
+    assert first.returncode == 0, err
 
 
 def test_output_that_cannot_be_written_is_a_failure(ashlar):
@@ -136,7 +136,8 @@ def test_bars_and_colours_only_on_a_terminal(ashlar):
     assert status == 0
     assert "[" in text and "#" in text and "IOPS" in text and "\r" in text
     done = ashlar(*words)
-    assert done.returncode == 0 and "\033" not in done.stdout and done.stderr == ""
+    assert done.returncode == 0
+    assert "\033" not in done.stdout + done.stderr and "\r" not in done.stdout + done.stderr
     _, text = run_on_terminal(ashlar, "bench", "nope:///x")
     assert "\033[31m" in text
     _, text = run_on_terminal(ashlar, "bench", "nope:///x", env={"NO_COLOR": "1"})
@@ -153,3 +154,40 @@ def test_uri_lists_and_explains(ashlar):
     assert "size_mb = 64" in done.stdout and "blk_size = 4096" in done.stdout
     done = ashlar("uri", "nope:///x")
     assert done.returncode == 1 and "no scheme 'nope'" in done.stderr
+
+
+def forbid_io_uring():
+    """In the child: io_uring_setup() answers EPERM, as a container's seccomp profile has it."""
+    class Filter(ctypes.Structure):
+        _fields_ = [("code", ctypes.c_ushort), ("jt", ctypes.c_ubyte), ("jf", ctypes.c_ubyte),
+                    ("k", ctypes.c_uint)]
+
+    class Program(ctypes.Structure):
+        _fields_ = [("len", ctypes.c_ushort), ("filter", ctypes.POINTER(Filter))]
+
+    filters = (Filter * 4)(Filter(0x20, 0, 0, 0),            # load the number of the call
+                           Filter(0x15, 0, 1, 425),          # io_uring_setup?
+                           Filter(0x06, 0, 0, 0x00050001),   # yes: EPERM
+                           Filter(0x06, 0, 0, 0x7FFF0000))   # no: allow
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
+    assert libc.prctl(22, 2, ctypes.byref(Program(4, filters))) == 0  # PR_SET_SECCOMP
+
+
+def test_forbidden_io_uring_is_explained():
+    done = subprocess.run([ASHLAR, "bench", "null:///n?size_mb=1", "--ops", "1"],
+                          preexec_fn=forbid_io_uring, capture_output=True, text=True, timeout=20)
+    assert done.returncode == 1
+    assert "io_uring is forbidden" in done.stderr and "seccomp" in done.stderr
+
+
+def test_too_few_open_files_is_explained(ashlar):
+    disks = [f"aio://{ashlar.file(f'disk{i}', 1 << 20)}" for i in range(8)]
+
+    def few():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (12, 12))
+
+    done = subprocess.run([ASHLAR, "bench", *disks, "--ops", "1"], preexec_fn=few,
+                          capture_output=True, text=True, timeout=20)
+    assert done.returncode == 1
+    assert "ulimit -n" in done.stderr
