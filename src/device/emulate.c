@@ -124,12 +124,13 @@ uint32_t emulated_ops(const struct device *dev)
 	if (!dev->has_write_cache)
 		ops |= IO_BIT(IO_FLUSH);
 	if (dev->ops & IO_BIT(IO_READ))
-		ops |= IO_BIT(IO_COMPARE) | IO_BIT(IO_SEEK_DATA) | IO_BIT(IO_SEEK_HOLE);
-	if (dev->ops & IO_BIT(IO_WRITE) && !dev->is_read_only) {
+		ops |= IO_BIT(IO_SEEK_DATA) | IO_BIT(IO_SEEK_HOLE);
+	if (dev->ops & IO_BIT(IO_READ) && !dev->is_void)
+		ops |= IO_BIT(IO_COMPARE) | IO_BIT(IO_COMPARE_WRITE);
+	if (dev->ops & IO_BIT(IO_WRITE))
 		ops |= IO_BIT(IO_WRITE_ZEROES);
-		if (dev->ops & IO_BIT(IO_READ))
-			ops |= IO_BIT(IO_COMPARE_WRITE);
-	}
+	if (!(dev->ops & IO_BIT(IO_WRITE)) || dev->is_read_only)
+		ops &= ~(uint32_t)IO_OPS_WRITING;
 	return ops & ~dev->ops;
 }
 

@@ -46,6 +46,10 @@ TEST(emulate_offers_what_can_be_made)
 		  { .ops = RAM_BASIC | IO_BIT(IO_COMPARE), .has_write_cache = true },
 		  IO_BIT(IO_WRITE_ZEROES) | IO_BIT(IO_COMPARE_WRITE) | IO_BIT(IO_RESET) |
 			  IO_BIT(IO_SEEK_DATA) | IO_BIT(IO_SEEK_HOLE) },
+		{ "void: what is read means nothing",
+		  { .ops = RAM_BASIC, .is_void = true },
+		  IO_BIT(IO_FLUSH) | IO_BIT(IO_WRITE_ZEROES) | IO_BIT(IO_RESET) |
+			  IO_BIT(IO_SEEK_DATA) | IO_BIT(IO_SEEK_HOLE) },
 		{ "read-only",
 		  { .ops = RAM_BASIC, .is_read_only = true },
 		  IO_BIT(IO_FLUSH) | IO_BIT(IO_COMPARE) | IO_BIT(IO_RESET) | IO_BIT(IO_SEEK_DATA) |

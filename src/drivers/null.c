@@ -26,7 +26,8 @@
  * what is in them. The NVMe target's buffers are never handed to a host but for the bytes that a
  * device filled, or cleared ones; see there. Nothing else in the engine gives a read buffer away.
  *
- * For the same reason null knows no compare: there is nothing to compare with.
+ * For the same reason null knows no compare, and is_void keeps the layer from making one of reads:
+ * there is nothing to compare with, and an answer would tell what was in the buffer before.
  *
  * Thread: submit() on any reactor, without any state at all.
  */
@@ -66,6 +67,7 @@ static int null_create(struct uri *uri, struct device **ret_dev, struct err *err
 		.ops = IO_BIT(IO_READ) | IO_BIT(IO_WRITE) | IO_BIT(IO_FLUSH) | IO_BIT(IO_UNMAP) |
 		       IO_BIT(IO_WRITE_ZEROES) | IO_BIT(IO_RESET),
 		.buf_align = 1,
+		.is_void = true,
 		.stack_depth = 1,
 	};
 	result = identity_name(dev, uri, uri_name(uri), err);

@@ -205,6 +205,7 @@ static void passthru_inherit(struct device *dev, const struct device *base)
 	dev->is_thin = base->is_thin;
 	dev->unmap_reads_zero = base->unmap_reads_zero;
 	dev->is_rotational = base->is_rotational;
+	dev->is_void = base->is_void;
 	dev->stack_depth = base->stack_depth + 1;
 	if (uuid_is_zero(&dev->uuid)) /* not the base's: they may be exported side by side */
 		identity_derive(uuid_to_text(&base->uuid, text), dev->name, &dev->uuid);
