@@ -47,7 +47,7 @@ static uint16_t request(enum io_op op, uint64_t lba, uint8_t *data) MAY_SUSPEND
 	return io_wait(h, &io);
 }
 
-/* The disk holds before(); @op leaves there 0xbb, 0, or what was there. null holds zeroes always. */
+/* The disk holds before(); @op leaves there 0xbb, 0, or what was. null holds zeroes always. */
 static int before(void)
 {
 	return keeps_data ? 0xaa : 0;
