@@ -53,13 +53,21 @@ static uint16_t check_blocks(struct cmd *cmd, enum io_op op, enum cmd_dir dir)
 	return 0;
 }
 
+/*
+ * Hosts may send more than the ranges they name: Linux always describes a page for the largest
+ * list. What is moved is what the descriptor says, within the largest list there can be.
+ */
 static uint16_t check_dsm(struct cmd *cmd)
 {
+	const uint32_t size = sizeof(struct nvme_dsm_range);
+
 	cmd->range = 0;
 	cmd->ranges = (uint16_t)((le32_get(cmd->sqe.cdw10) & 0xff) + 1);
 	cmd->dir = CMD_H2C;
-	cmd->len = cmd->ranges * (uint32_t)sizeof(struct nvme_dsm_range);
+	cmd->len = le32_get(cmd->sqe.sgl.len);
 	cmd->io.op = IO_UNMAP;
+	if (cmd->len < cmd->ranges * size || cmd->len > NVME_DSM_RANGES_MAX * size)
+		return NVME_SC_DATA_SGL_LENGTH_INVALID | NVME_STATUS_DNR;
 	return 0;
 }
 

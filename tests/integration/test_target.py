@@ -424,6 +424,12 @@ def test_deallocate_many_ranges(host):
     assert status_of(q.deallocate, 1, [(0, 1), (SIZE_BLOCKS, 1)]) == 0x080
     short = sqe(DSM, 1, sgl(SGL_OFFSET, 16), cdw10=1, cdw11=4)
     assert status_of(q.command, short, b"\0" * 16) == 0x00F
+    # Linux describes a whole page, whatever number of ranges it names.
+    q.write(1, 0, b"\7" * 1024)
+    one = struct.pack("<IIQ", 0, 1, 0)
+    q.command(sqe(DSM, 1, cdw10=0, cdw11=4), one + bytes([255]) * (4096 - 16))
+    assert q.read(1, 0, 2) == b"\0" * 512 + b"\7" * 512
+    assert status_of(q.command, sqe(DSM, 1, cdw10=0, cdw11=4), one + bytes(4096)) == 0x00F
 
 
 def test_io_errors(host):
