@@ -230,7 +230,10 @@ def errors(t):
     expect_status(t, f"{read} --cdw10=0 --cdw11=0xffffffff", 0x80)
     expect_status(t, f"{passthru} -o 0x7d", 0x01)
     expect_status(t, f"nvme admin-passthru {controller.path} -o 0xf1", 0x01)
-    expect_status(t, f"nvme id-ns {controller.path} -n 77 --force", 0x0b)
+    expect_status(t, f"nvme id-ns {controller.path} -n 0x7654321", 0x0b)
+    # One that is possible but not in use has all zeroes (NVMe Base 2.0, 5.17.2.1).
+    unused = t.host.nvme_json(f"id-ns {controller.path} -n 77")
+    check_equal(unused["nsze"], 0, "NSZE of an unused namespace")
     expect_status(t, f"nvme get-log {controller.path} --log-id=0xee --log-len=512", 0x109)
     check_equal(controller.attribute("state"), "live", "state after the errors")
     t.guest.run(f"dd if={block} of=/dev/null bs=4k count=1 iflag=direct")

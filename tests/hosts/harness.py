@@ -23,6 +23,7 @@ from host_side import HostSide
 from targets import Ashlar, AshlarInGuest, Namespace, Nvmet, TargetError
 
 CASES = []
+BOOT_ATTEMPTS = 3
 
 
 @dataclass
@@ -135,17 +136,28 @@ class Run:
         if self.guest:
             self.guest.kill()
             self.guest = None
-        programs = [self.engine] if self.engine else []
-        guest = Guest(kernel, self.log_dir, overlay=image.overlay(programs))
-        try:
-            guest.boot()
-            guest.run("modprobe nvme-tcp && modprobe ext4 && modprobe xfs")
-        except BaseException:
-            guest.kill()
-            raise
+        overlay = image.overlay([self.engine] if self.engine else [])
+        for attempt in range(BOOT_ATTEMPTS):
+            guest = Guest(kernel, self.log_dir, overlay)
+            try:
+                guest.boot()
+                guest.run("modprobe nvme-tcp && modprobe ext4 && modprobe xfs")
+                break
+            except BaseException as e:
+                guest.kill()
+                if not self.may_try_again(guest, e, attempt + 1 < BOOT_ATTEMPTS):
+                    raise
         self.guest = guest
         print(f"# {kernel}: {image.KERNELS[kernel]}, "
               f"{guest.text('uname -r')}, at its agent after {guest.boot_s:.1f} s", flush=True)
+
+    def may_try_again(self, guest, error, is_allowed):
+        """Was it the emulator, not the guest? Says so: nothing is repeated in silence."""
+        if not is_allowed or not isinstance(error, GuestLost) or not guest.is_emulator_flaw():
+            return False
+        print(f"# {guest.kernel}: QEMU ran a breakpoint that was gone (int3, see guest.py); "
+              "once more", flush=True)
+        return True
 
     def run_kernel(self, kernel, cases):
         """All `cases' in a guest with `kernel'."""
@@ -171,7 +183,7 @@ class Run:
             self.guest.kill()
             self.guest = None
 
-    def run_case(self, case_, name):
+    def run_case(self, case_, name, is_repeated=False):
         lacking = case_.needs - self.abilities(case_)
         if lacking:
             self.skip(name, f"this target lacks {', '.join(sorted(lacking))}")
@@ -188,10 +200,13 @@ class Run:
             if not failure:
                 self.skip(name, str(e))
                 return
-        except (GuestLost, BrokenPipeError) as e:
-            failure = str(e)
-            self.guest.kill()
-            self.guest = None
+        except GuestLost as e:
+            failure, lost = str(e), self.guest
+            self.give_up(stage)
+            if self.may_try_again(lost, e, not is_repeated):
+                self.boot(lost.kernel)
+                self.run_case(case_, name, is_repeated=True)
+                return
         except (AssertionError, GuestError, WaitTimeout, TargetError, OSError, KeyError, ValueError,
                 IndexError) as e:
             failure = describe(e)
@@ -220,15 +235,19 @@ class Run:
                 target.stop()
         except (TargetError, GuestError, WaitTimeout, OSError) as e:
             failure = failure or f"while ending: {e}"
-            for target in stage.targets:
-                try:
-                    target.kill()
-                except (GuestError, OSError):
-                    pass
-            if isinstance(e, GuestLost):
-                self.guest.kill()
-                self.guest = None
+            self.give_up(stage)
         return failure
+
+    def give_up(self, stage):
+        """End the engines and the guest, whatever state they are in."""
+        for target in stage.targets if stage else ():
+            try:
+                target.kill()
+            except (GuestError, OSError):
+                pass  # it was in the guest
+        if self.guest:
+            self.guest.kill()
+            self.guest = None
 
     def keep_evidence(self, stage, mark):
         self.keep_logs = True
@@ -238,8 +257,7 @@ class Run:
                 text += "\nkernel log:\n" + "\n".join(stage.host.kernel_log(mark)[-25:])
             except GuestError as e:
                 text += f"\nno kernel log: {e}"
-            self.guest.kill()  # the next case starts in a clean one
-            self.guest = None
+            self.give_up(stage)  # the next case starts in a clean one
         for target in stage.targets if stage else ():
             if isinstance(target, Ashlar):
                 text += "\nengine log:\n" + target.tail()

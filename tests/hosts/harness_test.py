@@ -16,13 +16,14 @@ import tempfile
 import types
 import unittest
 from pathlib import Path
+from unittest import mock
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import harness  # noqa: E402
 import image  # noqa: E402
-from guest import GuestError, GuestLost, Result, WaitTimeout, wait_until  # noqa: E402
+from guest import Guest, GuestError, GuestLost, Result, WaitTimeout, wait_until  # noqa: E402
 from host_side import HostSide  # noqa: E402
 from targets import LISTENING_PORT, Ashlar, Namespace, TargetError  # noqa: E402
 
@@ -42,6 +43,9 @@ class FakeGuest:
 
     def kill(self):
         self.killed = True
+
+    def is_emulator_flaw(self):
+        return False
 
 
 class FakeTarget:
@@ -138,6 +142,41 @@ class Outcome(unittest.TestCase):
         guest = FakeGuest()
         guest.log.append("nvme0: failed")
         self.check(lambda t: None, "ok 1", 0, guest=guest)
+
+
+class EmulatorFlaw(unittest.TestCase):
+    """A case is repeated once, and only when the console shows what the emulator is known for."""
+
+    def outcome(self, console):
+        runs = []
+
+        def lost(t):
+            runs.append(1)
+            if len(runs) == 1:
+                raise GuestLost("gone")
+
+        guest = FakeGuest()
+        real = Guest("k612", "/nowhere")
+        with tempfile.NamedTemporaryFile("w") as file:
+            file.write(console)
+            file.flush()
+            real.console = file.name
+            guest.is_emulator_flaw = real.is_emulator_flaw
+            with mock.patch.object(harness.Run, "boot",
+                                   lambda run, _: setattr(run, "guest", guest)):
+                out, ran = run_one(lost, guest=guest)
+        return len(runs), ran.status, out
+
+    def test_stale_breakpoint_repeats_the_case_and_says_so(self):
+        runs, status, out = self.outcome("[ 4.2] Oops: int3: 0000 [#1] PREEMPT SMP NOPTI\n")
+        self.assertEqual((runs, status), (2, 0), out)
+        self.assertIn("once more", out)
+
+    def test_any_other_death_is_a_failure(self):
+        for console in ("", "[ 4.2] Oops: 0002 [#1] PREEMPT SMP\n[ 4.3] Oops: int3: 0000 [#2]\n",
+                        "[ 9.9] kernel BUG at mm/usercopy.c:101!\n"):
+            runs, status, out = self.outcome(console)
+            self.assertEqual((runs, status), (1, 1), out)
 
 
 class KernelLog(unittest.TestCase):
