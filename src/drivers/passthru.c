@@ -98,7 +98,8 @@ static void passthru_follow(void *arg)
 				return;
 			break;
 		}
-		if (device_resize(&pt->dev, pt->base->dev->nblocks, &err) < 0)
+		if (device_resize(&pt->dev, pt->base->dev->nblocks, &err) < 0 &&
+		    !pt->dev.is_removed)
 			log_error("%s does not follow the size of %s: %s", pt->dev.name,
 				  pt->base->dev->name, err_text(&err));
 	}
@@ -111,8 +112,8 @@ static void passthru_event(struct desc *desc, const struct device_event *event)
 {
 	struct passthru_device *pt = desc->owner;
 
-	if (!pt->is_registered)
-		return; /* create() looks at the base again after it was opened */
+	if (!pt->is_registered || pt->dev.is_removed)
+		return; /* create() looks at the base again; destroy() wants to be the last */
 	if (event->type != DEVICE_REMOVED && event->type != DEVICE_RESIZED) {
 		if (event->type != DEVICE_LOOPBACK_REMOVED)
 			device_announce(&pt->dev, event->type);
