@@ -11,6 +11,10 @@
  *   2. free() of a pointer that is not in the set is passed on: libraries allocate too (strdup's
  *      wrapper is here, asprintf and uriparser are not).
  *
+ * What the engine frees is filled with FREED_BYTE and kept until the next mark, at most
+ * QUARANTINE_MAX bytes of it: who still reads it meets nonsense, and who writes to it is found, as
+ * each block is looked at again before it goes. Under a sanitizer this is left to the sanitizer.
+ *
  * Rejected: mallinfo2(), whose figures jump with the caches of the C library; the leak sanitizer,
  * which looks only once, when the process ends, and cannot say which seed.
  */
@@ -27,9 +31,27 @@ struct cell {
 	void *ptr; /* NULL: free, DELETED: was used */
 	void *caller;
 	size_t size;
+	bool is_engine; /* not of the simulator's own */
 };
 
 #define DELETED ((void *)1)
+
+#if defined(__SANITIZE_ADDRESS__)
+#define WITH_QUARANTINE 0
+#else
+#define WITH_QUARANTINE 1
+#endif
+
+enum {
+	FREED_BYTE = 0xdd,
+	QUARANTINE_MAX = 16 << 20,
+	QUARANTINE_BLOCK_MAX = 8 << 10, /* larger ones cost more than they tell */
+};
+
+static struct {
+	struct cell *cell;
+	size_t count, room, bytes;
+} quarantine;
 
 static struct {
 	struct cell *cell;
@@ -97,21 +119,61 @@ static void *note(void *ptr, size_t size, void *caller)
 		return NULL;
 	if (set.used * 2 >= set.size)
 		set_grow();
-	set_put((struct cell){ .ptr = ptr, .caller = caller, .size = size });
+	set_put((struct cell){
+		.ptr = ptr, .caller = caller, .size = size, .is_engine = sim_alloc_shield == 0 });
 	return ptr;
 }
 
-static void unnote(const void *ptr)
+/* Off the set; *ret_cell (may be NULL) says what it was. False: it was not in it. */
+static bool unnote(const void *ptr, struct cell *ret_cell)
 {
 	if (ptr == NULL || set.size == 0)
-		return;
+		return false;
 	for (size_t i = set_place(ptr); set.cell[i].ptr != NULL; i = (i + 1) & (set.size - 1)) {
 		if (set.cell[i].ptr == ptr) {
+			if (ret_cell != NULL)
+				*ret_cell = set.cell[i];
 			set.cell[i].ptr = DELETED;
 			set.live--;
-			return;
+			return true;
 		}
 	}
+	return false;
+}
+
+static void quarantine_put(const struct cell *cell)
+{
+	if (quarantine.count == quarantine.room) {
+		quarantine.room = quarantine.room * 2 + 1024;
+		quarantine.cell = __real_reallocarray(quarantine.cell, quarantine.room,
+						      sizeof(*quarantine.cell));
+		if (quarantine.cell == NULL)
+			abort();
+	}
+	memset(cell->ptr, FREED_BYTE, cell->size);
+	quarantine.cell[quarantine.count++] = *cell;
+	quarantine.bytes += cell->size;
+}
+
+size_t alloc_check_freed(void)
+{
+	size_t spoilt = 0;
+
+	for (size_t i = 0; i < quarantine.count; i++) {
+		const struct cell *cell = &quarantine.cell[i];
+		const uint8_t *bytes = cell->ptr;
+		size_t at = 0;
+
+		while (at < cell->size && bytes[at] == FREED_BYTE)
+			at++;
+		if (at < cell->size && spoilt++ < 5)
+			fprintf(stderr,
+				"    byte %zu of %zu bytes from %p was written after free\n", at,
+				cell->size, cell->caller);
+		__real_free(cell->ptr);
+	}
+	quarantine.count = quarantine.bytes = 0;
+	return spoilt;
 }
 
 static bool must_fail(void)
@@ -145,7 +207,7 @@ void *__wrap_reallocarray(void *ptr, size_t n, size_t size)
 
 	if (must_fail())
 		return NULL;
-	unnote(ptr);
+	(void)unnote(ptr, NULL);
 	moved = __real_reallocarray(ptr, n, size);
 	return note(moved, n * size, __builtin_return_address(0));
 }
@@ -166,8 +228,13 @@ char *__wrap_strdup(const char *text)
 
 void __wrap_free(void *ptr)
 {
-	unnote(ptr);
-	__real_free(ptr);
+	struct cell cell;
+
+	if (unnote(ptr, &cell) && WITH_QUARANTINE && cell.is_engine &&
+	    cell.size <= QUARANTINE_BLOCK_MAX && quarantine.bytes + cell.size <= QUARANTINE_MAX)
+		quarantine_put(&cell);
+	else
+		__real_free(ptr);
 }
 
 void alloc_mark(void)

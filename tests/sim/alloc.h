@@ -20,6 +20,8 @@ size_t alloc_live(void);
 /* Print at most @max of them: size and the caller's address, for addr2line. */
 void alloc_print(unsigned max);
 uint64_t alloc_count(void);
+/* How many blocks that the engine freed were written to afterwards; printed. Lets them go. */
+size_t alloc_check_freed(void);
 
 /* The @nth allocation from now on for which @applies() is true fails, once; 0: none. */
 void alloc_fail_at(unsigned nth, bool (*applies)(void));

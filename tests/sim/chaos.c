@@ -28,6 +28,7 @@
 
 #include "alloc.h"
 #include "cover.h"
+#include "device/fault.h"
 #include "disk.h"
 #include "guard.h"
 #include "reactor/task.h"
@@ -170,20 +171,43 @@ static bool sizes_agree(const struct scene *scene)
 	return true;
 }
 
+/* A memory device grows by its URI; it does not shrink. */
+static int grow_memory(struct scene *scene, uint64_t nblocks, struct err *err)
+{
+	char uri[SCENE_URI_MAX];
+	struct device *dev;
+
+	(void)snprintf(uri, sizeof(uri), "malloc:///%s?num_blocks=%" PRIu64 "&blk_size=%u&resize%s",
+		       scene->name[0], nblocks, scene->block_size,
+		       scene->has_capacity ? "&capacity_mb=1" : "");
+	return device_create(uri, &dev, err);
+}
+
+static int resize_bottom(struct scene *scene, struct device *dev, uint64_t nblocks)
+{
+	struct err err = {};
+	int result;
+
+	if (scene->medium != NULL)
+		result = device_resize(dev, nblocks, &err);
+	else
+		result = grow_memory(scene, MAX(nblocks, dev->nblocks), &err);
+	if (result < 0 && !dev->is_removed)
+		world_fail("resize to %" PRIu64 " blocks: %s", nblocks, err.msg);
+	return result;
+}
+
 static void act_resize(struct scene *scene)
 {
 	uint64_t nblocks = scene->nblocks / 2 + world_rand(scene->nblocks * 3 / 2);
 	struct hold hold;
-	struct err err = {};
 
-	if (scene->medium == NULL || scene->is_active[CAUSE_RESIZE] ||
-	    !hold_open(scene, &hold, 0, 0))
+	if (scene->is_active[CAUSE_RESIZE] || !hold_open(scene, &hold, 0, 0))
 		return;
 	cause_begin(scene, CAUSE_RESIZE);
 	cover_state_begin(COVER_RESIZING);
 	world_trace("resize", hold.dev->nblocks, nblocks);
-	if (device_resize(hold.dev, nblocks, &err) < 0 && !hold.dev->is_removed)
-		world_fail("resize to %" PRIu64 " blocks: %s", nblocks, err.msg);
+	(void)resize_bottom(scene, hold.dev, nblocks);
 	for (unsigned i = 0; !sizes_agree(scene) && !world_failed(); i++) {
 		if (i == 100000)
 			world_fail("the layers do not follow a resize to %" PRIu64, nblocks);
@@ -392,6 +416,63 @@ static void act_break(struct scene *scene)
 	m->is_broken = false;
 }
 
+/* ---- the engine's own faults ---------------------------------------------------------------- */
+
+static const struct {
+	const char *params;
+	enum cover_fault cover;
+	enum cause cause; /* CAUSE_COUNT_: none, nothing may fail */
+} injections[] = {
+	{ "op=rw&method=status", COVER_INJECT_STATUS, CAUSE_INJECT },
+	{ "op=all&method=status-nvme-2-81", COVER_INJECT_STATUS, CAUSE_INJECT },
+	{ "op=all&stage=completion&method=status", COVER_INJECT_STATUS, CAUSE_INJECT },
+	{ "op=flush&method=status", COVER_INJECT_STATUS, CAUSE_INJECT },
+	{ "op=all&method=delay&delay_us=1-300", COVER_INJECT_DELAY, CAUSE_COUNT_ },
+	{ "op=all&stage=completion&method=delay&delay_us=1-300", COVER_INJECT_DELAY, CAUSE_COUNT_ },
+	{ "op=write&method=delay&delay_us=500", COVER_INJECT_DELAY, CAUSE_COUNT_ },
+	{ "op=write&method=torn", COVER_INJECT_TORN, CAUSE_INJECT },
+	{ "op=all&method=torn", COVER_INJECT_TORN, CAUSE_INJECT },
+	{ "op=write&method=torn&torn_ok=true", COVER_INJECT_LIE, CAUSE_LIE },
+	{ "op=rw&method=data", COVER_INJECT_LIE, CAUSE_LIE },
+	{ "op=all&method=corrupt&bits=3", COVER_INJECT_LIE, CAUSE_LIE },
+	{ "op=all&method=drop", COVER_INJECT_LIE, CAUSE_LIE },
+};
+
+static void act_inject(struct scene *scene)
+{
+	unsigned at = (unsigned)world_rand(ARRAY_LEN(injections));
+	enum cause cause = injections[at].cause;
+	char uri[SCENE_URI_MAX];
+	struct err err = {};
+	int n = snprintf(uri, sizeof(uri), "inject://%s?%s&probability=0.%u&seed=%u",
+			 scene->name[any_device(scene)], injections[at].params,
+			 1 + (unsigned)world_rand(9), (unsigned)world_rand(1000000));
+
+	if (world_chance(1, 3))
+		n += snprintf(uri + n, sizeof(uri) - (size_t)n, "&offset=%u&num_blk=%u",
+			      (unsigned)world_rand(12), 1 + (unsigned)world_rand(12));
+	if (world_chance(1, 3))
+		(void)snprintf(uri + n, sizeof(uri) - (size_t)n, "&retries=%u",
+			       1 + (unsigned)world_rand(8));
+	world_say("%s", uri);
+	world_trace("inject", at, 0);
+	if (cause != CAUSE_COUNT_)
+		cause_begin(scene, cause);
+	cover_fault_begin(injections[at].cover);
+	if (fault_add(uri, &err) < 0) {
+		if (err.code != -EEXIST)
+			world_fail("%s: %s", uri, err.msg);
+	} else {
+		task_sleep(world_latency(0, 400 * USEC));
+		if (fault_remove(uri, &err) < 0)
+			world_fail("cannot remove %s: %s", uri, err.msg);
+	}
+	world_trace("injected", at, 0);
+	cover_fault_end(injections[at].cover);
+	if (cause != CAUSE_COUNT_)
+		cause_end(scene, cause);
+}
+
 /* ---- the end of the epoch, by force --------------------------------------------------------- */
 
 static void act_remove(struct scene *scene)
@@ -433,8 +514,9 @@ static const struct {
 	void (*act)(struct scene *scene);
 	unsigned weight;
 } actions[] = {
-	{ act_quiesce, 20 }, { act_lock, 20 },  { act_resize, 8 }, { act_open, 15 },
-	{ act_stats, 4 },    { act_break, 20 }, { act_remove, 5 }, { act_power_cut, 5 },
+	{ act_quiesce, 20 }, { act_lock, 20 },  { act_resize, 8 },
+	{ act_open, 15 },    { act_stats, 4 },  { act_break, 20 },
+	{ act_inject, 25 },  { act_remove, 5 }, { act_power_cut, 5 },
 };
 
 static void disturber(void *arg)

@@ -4,8 +4,8 @@
  *
  * The engine's promises about its gate can only be judged from below it: what reaches the driver,
  * and when. So each driver of the simulator calls guard_enter() first thing in submit() and
- * guard_leave() last thing before it lets go of a request; for the engine's own drivers a copy of
- * their table with a probing submit() is put into the device.
+ * guard_leave() last thing before it lets go of a request; the engine's own drivers are watched by
+ * a probe in place of each channel's submit, which sees requests enter but not leave.
  *
  * Invariants judged
  *   1. quiesced > 0: nothing is inside, nothing enters.
@@ -150,12 +150,15 @@ static enum io_result probe_submit(struct channel *ch, struct io *io)
 
 void guard_watch(struct device *dev)
 {
-	struct guard *g = guard_attach(dev);
+	struct guard *g = guard_find(dev);
 
-	g->probe = *dev->driver;
+	if (g == NULL)
+		g = guard_attach(dev);
 	g->submit = dev->driver->submit;
-	g->probe.submit = probe_submit;
-	dev->driver = &g->probe;
+	for (unsigned i = 0; i < world_nreactors(); i++) {
+		if (dev->channel[i] != NULL && dev->channel[i]->submit == g->submit)
+			dev->channel[i]->submit = probe_submit;
+	}
 }
 
 /* ---- what the scenario holds -------------------------------------------------------------- */

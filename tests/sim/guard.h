@@ -6,7 +6,7 @@
  * Thread: one.
  * Rules:  the simulator's drivers report each request that enters and leaves them; the scenario
  *         reports when it holds a device quiesced or a range locked. Any contradiction is a
- *         violation. Real drivers are watched through guard_watch(), which puts a probe in front.
+ *         violation. Real drivers are watched by guard_watch(), which puts a probe into channels.
  */
 #ifndef SIM_GUARD_H
 #define SIM_GUARD_H
@@ -36,9 +36,8 @@ struct guard {
 	unsigned ninside;
 	struct guard_range lock[GUARD_LOCKS_MAX];
 	unsigned nlocks;
-	uint64_t entered[IO_OP_COUNT_]; /* since guard_attach() */
-	struct driver probe;            /* guard_watch(): copy of the driver with our submit */
-	enum io_result (*submit)(struct channel *ch, struct io *io);
+	uint64_t entered[IO_OP_COUNT_];                              /* since guard_attach() */
+	enum io_result (*submit)(struct channel *ch, struct io *io); /* a real driver's; or NULL */
 };
 
 struct guard *guard_attach(struct device *dev);
@@ -46,7 +45,7 @@ struct guard *guard_attach(struct device *dev);
 void guard_detach(struct device *dev);
 struct guard *guard_find(const struct device *dev); /* NULL: not watched */
 void guard_forget_all(void);
-/* Watch a real driver's submit. Before the first channel is opened. */
+/* Watch a real driver's submit, in all channels that exist now. Again when there are more. */
 void guard_watch(struct device *dev);
 
 /* From a driver: a request comes in, goes out. */

@@ -325,10 +325,12 @@ static void judge_unwritten(struct request *req)
 {
 	struct scene *scene = req->client->scene;
 
+	/* Drivers say so if one block is unwritten, or if all are: at least one is in any case. */
 	for (uint64_t lba = req->lba; lba < req->lba + req->io.nlb; lba++) {
-		if (!oracle_may_be_zero(scene->oracle, req->token, lba))
-			request_fail(req, "although something was written");
+		if (oracle_may_be_zero(scene->oracle, req->token, lba))
+			return;
 	}
+	request_fail(req, "although everything was written");
 }
 
 static void judge_read(struct request *req, bool is_spoilt)
@@ -404,9 +406,9 @@ static void request_count(struct request *req)
 
 	scene->nrequests++;
 	scene->nfailed += req->io.status != IO_OK;
-	if (req->io.status == IO_NO_SPACE) {
+	if (req->io.status == IO_NO_SPACE && !scene->is_full) {
+		scene->is_full = true;
 		cover_fault_begin(COVER_NO_SPACE);
-		cover_fault_end(COVER_NO_SPACE);
 	}
 	if (req->is_counted)
 		load_count(scene, &req->io);
@@ -584,5 +586,29 @@ void load_verify(struct scene *scene, struct handle *h)
 		if (!oracle_read_end(scene->oracle, token, lba + offset, nlb, pages, why))
 			world_fail("verify: %s", why);
 		lba += nlb;
+	}
+}
+
+void load_prefill(struct scene *scene)
+{
+	uint64_t offset = scene->offset[scene->ndevices - 1], lba = 0;
+	struct handle *h;
+	struct err err = {};
+
+	if (handle_open(scene->desc, reactor_primary(), &h, &err) < 0)
+		return;
+	while (lba + REQUEST_BLOCKS_MAX <= scene->top->nblocks && !world_failed()) {
+		struct io io = { .op = IO_WRITE, .lba = lba, .nlb = REQUEST_BLOCKS_MAX };
+		uint64_t id = oracle_write_begin(scene->oracle, lba + offset, io.nlb, VALUE_DATA);
+
+		oracle_fill(scene->oracle, pages, lba + offset, io.nlb, id);
+		io_set_buf(&io, pages, (size_t)io.nlb * scene->block_size);
+		(void)io_wait(h, &io);
+		load_count(scene, &io);
+		if (io.status != IO_OK && io.status != IO_NO_SPACE)
+			world_fail("prefill ended with '%s'", io_status_name(io.status));
+		oracle_write_end(scene->oracle, id, lba + offset, io.nlb,
+				 io.status == IO_OK ? WRITE_ACKED_STABLE : WRITE_MAYBE);
+		lba += REQUEST_BLOCKS_MAX + world_rand(3);
 	}
 }

@@ -115,6 +115,8 @@ static bool run_seed(uint64_t seed, uint64_t *ret_hash)
 			world_fail("%zu allocations were not freed", alloc_live());
 			alloc_print(5);
 		}
+		if (alloc_check_freed() > 0)
+			world_fail("memory was written to after it was freed");
 		if (dma_bytes_in_use() != dma_before)
 			world_fail("%" PRIu64 " bytes of device memory were not freed",
 				   dma_bytes_in_use() - dma_before);

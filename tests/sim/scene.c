@@ -20,6 +20,7 @@
 
 #include "alloc.h"
 #include "cover.h"
+#include "device/fault.h"
 #include "disk.h"
 #include "guard.h"
 #include "layer.h"
@@ -111,6 +112,35 @@ static void scene_make_medium(struct scene *scene)
 	scene->ndevices = 1;
 }
 
+/* The engine's own memory device: thin, at times short of room, gone when destroyed. */
+static void scene_make_memory(struct scene *scene)
+{
+	scene->block_size = world_chance(1, 2) ? 512 : 4096;
+	scene->nblocks = 24 + world_rand(100);
+	scene->has_capacity = world_chance(1, 2);
+	if (scene->has_capacity) { /* 1 MiB is the least there is */
+		scene->block_size = 4096;
+		scene->nblocks = 256 + 32 + world_rand(64);
+	}
+	scene->oracle = oracle_new(scene->nblocks * 2, scene->block_size, world_seed());
+	(void)snprintf(scene->name[0], SCENE_NAME_MAX, "memory0");
+	(void)snprintf(scene->uri[0], SCENE_URI_MAX,
+		       "malloc:///memory0?num_blocks=%" PRIu64 "&blk_size=%u%s", scene->nblocks,
+		       scene->block_size, scene->has_capacity ? "&capacity_mb=1" : "");
+	scene->ndevices = 1;
+}
+
+static void scene_add_passthru(struct scene *scene)
+{
+	unsigned i = scene->ndevices++;
+	char below[SCENE_NAME_MAX];
+
+	memcpy(below, scene->name[i - 1], sizeof(below));
+	(void)snprintf(scene->name[i], SCENE_NAME_MAX, "pass%u", i);
+	(void)snprintf(scene->uri[i], SCENE_URI_MAX, "passthru:///pass%u?base=%s", i, below);
+	scene->offset[i] = scene->offset[i - 1];
+}
+
 static void scene_add_layer(struct scene *scene)
 {
 	unsigned i = scene->ndevices++;
@@ -128,10 +158,17 @@ static void scene_configure(struct scene *scene)
 {
 	unsigned nlayers;
 
-	scene_make_medium(scene);
-	nlayers = (unsigned)world_rand(3);
-	for (unsigned i = 0; i < nlayers; i++)
-		scene_add_layer(scene);
+	if (world_chance(3, 4))
+		scene_make_medium(scene);
+	else
+		scene_make_memory(scene);
+	nlayers = (unsigned)world_rand(SCENE_DEVICES_MAX - 1);
+	for (unsigned i = 0; i < nlayers; i++) {
+		if (world_chance(2, 3))
+			scene_add_layer(scene);
+		else
+			scene_add_passthru(scene);
+	}
 	for (unsigned i = 0; i < scene->ndevices; i++)
 		world_say("device %s", scene->uri[i]);
 }
@@ -159,10 +196,17 @@ static bool scene_build(struct scene *scene)
 			return false;
 		}
 		scene->top = dev;
-		if (guard_find(dev) == NULL)
-			guard_watch(dev);
 	}
 	return true;
+}
+
+/* The engine's own drivers are watched where they have channels now. */
+static void scene_watch(void)
+{
+	for (struct device *dev = device_next(NULL); dev != NULL; dev = device_next(dev)) {
+		if (dev->driver != &driver_simdisk && dev->driver != &driver_simlayer)
+			guard_watch(dev);
+	}
 }
 
 static bool scene_open(struct scene *scene)
@@ -300,7 +344,10 @@ static void scene_play(struct scene *scene)
 
 	if (!scene_open(scene))
 		return;
+	scene_watch();
 	scene_verify(scene);
+	if (scene->has_capacity)
+		load_prefill(scene);
 	cover_state_begin(COVER_IDLE);
 	chaos_start(scene);
 	load_start(scene);
@@ -331,12 +378,17 @@ static void scene_after_epoch(struct scene *scene)
 		oracle_crash(scene->oracle);
 		medium_power_on(scene->medium);
 	}
+	if (scene->is_full)
+		cover_fault_end(COVER_NO_SPACE);
 	if (scene->is_removed) {
 		scene_stats.removals++;
 		cause_end(scene, CAUSE_GONE);
 	}
 	if (!scene->is_persistent)
 		oracle_clear_from(scene->oracle, 0);
+	guard_forget_all(); /* of real drivers; ours have taken theirs back */
+	if (fault_list(0, &(struct fault_info){}))
+		world_fail("a fault is still armed");
 	if (scene->medium != NULL && disk_inside(scene->medium) > 0)
 		world_fail("%u requests are left inside the disk", disk_inside(scene->medium));
 	if (task_count() != 1)
@@ -346,8 +398,11 @@ static void scene_after_epoch(struct scene *scene)
 static void scene_epoch(struct scene *scene)
 {
 	scene_stats.epochs++;
+	memset(scene->last_ns, 0, sizeof(scene->last_ns));
+	if (scene->has_capacity)
+		scene->last_ns[CAUSE_SPACE] = UINT64_MAX;
 	scene->is_stopping = scene->is_ending = scene->must_close = false;
-	scene->has_power_cut = scene->is_removed = false;
+	scene->has_power_cut = scene->is_removed = scene->is_full = false;
 	scene->counts = (struct scene_counts){};
 	world_trace("epoch", scene->ndevices, 0);
 	if (!scene_build(scene))

@@ -102,6 +102,7 @@ struct scene {
 	bool must_close;  /* the device is being removed: close desc when nothing is in flight */
 	bool is_ending;   /* chaos: put things back and leave */
 	bool has_power_cut, is_removed;
+	bool is_full; /* some request met the limit of a thin device */
 	struct event watchdog;
 
 	unsigned is_active[CAUSE_COUNT_]; /* so many reasons for it now */
@@ -132,6 +133,8 @@ void load_start(struct scene *scene);
 void load_wait(struct scene *scene);
 /* A request at the top device ended: count it as the device should. */
 void load_count(struct scene *scene, const struct io *io);
+/* In a task: write until most of a limited device's room is used. */
+void load_prefill(struct scene *scene);
 /* In a task: read and judge every block through @h of the primary reactor. */
 void load_verify(struct scene *scene, struct handle *h);
 /* The pages that requests use, made once for the process. */
