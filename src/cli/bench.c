@@ -81,6 +81,8 @@ static const struct opt bench_options[] = {
 	  .choices = poll_names },
 	{ "seed", "N", "same addresses and data again (random)", OPT_TEXT, FIELD(seed_text) },
 	{ "json", NULL, "print one JSON object", OPT_FLAG, FIELD(json) },
+	{ "inject", "URI", "arm a fault: inject://DEVICE?op=...; may be given several times",
+	  OPT_LIST, FIELD(inject) },
 	{ NULL },
 };
 
@@ -355,6 +357,8 @@ static int bench_main(void *arg, struct err *err)
 
 	if (rc == 0)
 		rc = bench_state(b, false, err);
+	if (rc == 0)
+		rc = faults_arm(&b->opts.inject, err);
 	if (rc == 0)
 		rc = bench_measure(b, err);
 	if (rc == 0)

@@ -44,6 +44,7 @@ struct copy_opts {
 	bool verify, resume, json;
 	uint64_t bs, qd, rate;
 	const char *state;
+	struct opt_list inject;
 };
 
 struct copy {
@@ -81,6 +82,8 @@ static const struct opt copy_options[] = {
 	  "in a file of the user's state directory",
 	  OPT_TEXT, FIELD(state) },
 	{ "json", NULL, "print one JSON object", OPT_FLAG, FIELD(json) },
+	{ "inject", "URI", "arm a fault: inject://DEVICE?op=...; may be given several times",
+	  OPT_LIST, FIELD(inject) },
 	{ NULL },
 };
 
@@ -423,6 +426,8 @@ static int copy_main(void *arg, struct err *err)
 	progress_init(&c->bar, !c->opts.json);
 	if (rc == 0)
 		rc = copy_prepare_journal(c, err);
+	if (rc == 0)
+		rc = faults_arm(&c->opts.inject, err);
 	if (rc != 0) {
 		opened_close(&c->dst);
 		opened_close(&c->src);

@@ -61,6 +61,8 @@ static const struct opt export_options[] = {
 	  OPT_TEXT, FIELD(control) },
 	{ "port-file", "PATH", "write the port of the first listener there", OPT_TEXT,
 	  FIELD(port_file) },
+	{ "inject", "URI", "arm a fault: inject://DEVICE?op=...; may be given several times",
+	  OPT_LIST, FIELD(inject) },
 	{ NULL },
 };
 
@@ -488,6 +490,8 @@ static int export_main(void *arg, struct err *err)
 
 	task_mutex_init(&e->lock);
 	rc = export_open(e, err);
+	if (rc == 0)
+		rc = faults_arm(&e->opts.inject, err);
 	if (rc == 0)
 		rc = export_listen(e, err);
 	if (rc == 0 && e->opts.port_file != NULL)

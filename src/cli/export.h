@@ -32,7 +32,7 @@ struct export_ns {
 struct control;
 
 struct export_opts {
-	struct opt_list listen, hosts;
+	struct opt_list listen, hosts, inject;
 	const char *nqn, *control, *port_file;
 	uint64_t cores;
 	unsigned poll;

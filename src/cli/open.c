@@ -22,6 +22,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "device/fault.h"
 
 int opened_explain(const char *uri, int rc, struct err *err)
 {
@@ -72,4 +73,18 @@ void opened_close(struct opened *o)
 	if (o->dev != NULL && device_destroy(o->uri, &err) != 0)
 		log_warn("device not closed uri=%s: %s, continuing", o->uri, err_text(&err));
 	*o = (struct opened){};
+}
+
+int faults_arm(const struct opt_list *uris, struct err *err)
+{
+	for (unsigned i = 0; i < uris->count; i++) {
+		int rc = fault_add(uris->items[i], err);
+
+		if (rc != 0) {
+			if (strstr(err_text(err), uris->items[i]) == NULL)
+				(void)err_prefix(err, "--inject %s", uris->items[i]);
+			return rc;
+		}
+	}
+	return 0;
 }

@@ -9,6 +9,7 @@
 #ifndef ASHLAR_CLI_OPEN_H
 #define ASHLAR_CLI_OPEN_H
 
+#include "cli/opt.h"
 #include "device/device.h"
 
 struct opened {
@@ -25,5 +26,8 @@ int opened_open(struct opened *o, const char *uri, unsigned flags,
 int opened_explain(const char *uri, int rc, struct err *err);
 /* Closes, and destroys the device. */
 void opened_close(struct opened *o) MAY_SUSPEND;
+
+/* Arm the faults of --inject, once their devices are there. The engine's end disarms them. */
+int faults_arm(const struct opt_list *uris, struct err *err) MAY_SUSPEND WARN_UNUSED;
 
 #endif

@@ -175,3 +175,37 @@ def test_a_device_that_forgets_is_caught(ashlar):
     done = ashlar("bench", "null:///n?size_mb=1", "--rw", "randwrite", "--ops", "10", "--verify")
     assert done.returncode == 1
     assert "verified: " in done.stdout
+
+
+@pytest.mark.parametrize("fault, kinds", [
+    ("op=write&method=drop&retries=50", {"zero", "stale"}),
+    ("op=read&method=corrupt&retries=5", {"corrupt"}),
+    ("op=read&method=data&retries=5", {"corrupt"}),
+])
+def test_faults_are_caught_by_verification(ashlar, fault, kinds):
+    got = ashlar.json("bench", "malloc:///m?size_mb=8", "--rw", "randwrite", "--ops", "1000",
+                      "--verify", "--inject", f"inject://m?{fault}", status=1)
+    assert got["errors"] == 0
+    assert found(got) and set(found(got)) <= kinds
+
+
+def test_errors_are_counted_and_told(ashlar):
+    done = ashlar("bench", "malloc:///m?size_mb=8", "--rw", "write", "--ops", "100", "--inject",
+                  "inject://m?op=write&method=status&offset=80&num_blk=1")
+    assert done.returncode == 1
+    assert "write of 8 blocks at block 80: " in done.stderr
+
+
+def test_a_failed_write_may_have_happened_or_not(ashlar):
+    got = ashlar.json("bench", "malloc:///m?size_mb=1", "--rw", "randwrite", "--bs", "64k", "--ops",
+                      "200", "--verify", "--inject", "inject://m?op=write&retries=20", status=1)
+    assert got["errors"] == 20 and got["verify"]["bad_blocks"] == 0
+
+
+def test_two_cores_verify(ashlar):
+    got = ashlar.json("bench", "malloc:///m?size_mb=8", "null:///n?size_mb=8", "--cores", "0x3",
+                      "--ops", "2000")
+    assert got["reads"] == 2000 and got["config"]["cores"] == 2
+    got = ashlar.json("bench", "malloc:///m?size_mb=8", "--cores", "0x3", "--rw", "randrw",
+                      "--ops", "4000", "--verify")
+    assert got["verify"]["bad_blocks"] == 0 and got["verify"]["checked_blocks"] > 0

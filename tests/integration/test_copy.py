@@ -198,3 +198,31 @@ def test_journal_where_the_user_wants_it(ashlar, slow):
     assert journals(ashlar) == []
     assert ashlar.json(*slow.words, "--resume")["resumed_from"] > 0
     assert not place.exists()
+
+
+@pytest.mark.parametrize("device, op, said", [("src", "read", "read"), ("dst", "write", "write")])
+def test_an_error_is_told_and_what_was_done_is_kept(ashlar, slow, device, op, said):
+    path = ashlar.dir / device
+    first_bad = 6 * MIB
+    done = ashlar(*slow.words, "--qd", "1", "--inject",
+                  f"inject://{path}?op={op}&offset={first_bad // 512}&num_blk=1")
+    assert done.returncode == 1
+    assert f"{said} of 65536 bytes at byte {first_bad} failed" in done.stderr
+    assert f"--resume goes on at byte {first_bad}" in done.stderr
+    assert ashlar.json(*slow.words, "--resume", "--verify")["resumed_from"] == first_bad
+    assert filecmp.cmp(slow.source, slow.target, shallow=False)
+
+
+def test_a_failed_flush_is_a_failed_copy(ashlar, source):
+    target = ashlar.file("dst", 16 * MIB)
+    done = ashlar("copy", f"aio://{source}", f"aio://{target}", "--inject",
+                  f"inject://{target}?op=flush")
+    assert done.returncode == 1
+    assert "flush failed" in done.stderr
+
+
+def test_a_write_that_was_lost_is_found(ashlar, slow):
+    done = ashlar(*slow.words, "--verify", "--inject",
+                  f"inject://{slow.target}?op=write&method=drop&offset={4 * MIB // 512}&num_blk=1")
+    assert done.returncode == 1
+    assert f"differ, first at byte {4 * MIB} " in done.stderr

@@ -266,3 +266,12 @@ def test_idle_costs_nothing(export):
         used_s = (export.cpu_ticks() - before) * TICK_S
     assert used_s <= 0.01 + TICK_S
     assert export.rss() < 48 * MIB
+
+
+def test_faults_from_the_start(ashlar):
+    export = Export(ashlar, "--inject", "inject://m?op=read")
+    with Host(export.port, NQN) as host:
+        queue = host.queue(1)
+        queue.read(1, 0, 1)
+        with pytest.raises(NvmeError):
+            queue.read(2, 0, 1, bs=4096)
