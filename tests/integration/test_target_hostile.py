@@ -112,7 +112,8 @@ def test_bad_capsule(target, over, fei):
 
 
 @pytest.mark.parametrize("over,fei", [
-    ({"pdo": 0}, 3), ({"pdo": 71}, 3), ({"pdo": 73}, 3), ({"pdo": 4}, 3), ({"plen": 76, "pdo": 76}, 4),
+    ({"pdo": 0}, 3), ({"pdo": 71}, 3), ({"pdo": 73}, 3), ({"pdo": 4}, 3),
+    ({"plen": 76, "pdo": 76}, 4),
 ])
 def test_bad_capsule_data(target, over, fei):
     with Host(target.port) as host:
