@@ -7,7 +7,8 @@
  * their word that a phase is over, waking ten times a second to draw the bar and to look whether
  * the user wants to stop. With --verify a second phase reads back every unit that was written.
  *
- *	open -> [load state] -> BENCH_RUN -> [BENCH_CHECK] -> [save state] -> close -> report
+ *	open -> [load state] -> [BENCH_FILL] -> BENCH_RUN -> [BENCH_CHECK] -> [save state]
+ *	     -> report -> close
  *
  * Workers on several reactors divide a device: sequential and verifying patterns by parts, so that
  * nobody needs a lock; plain random ones all draw from the whole.
@@ -69,6 +70,10 @@ static const struct opt bench_options[] = {
 	  "blocks carry their address and generation; reads check\n"
 	  "them, and at the end everything written is read back",
 	  OPT_FLAG, FIELD(verify) },
+	{ "fill", NULL,
+	  "write the whole device once before: reading what was never\n"
+	  "written measures something else",
+	  OPT_FLAG, FIELD(fill) },
 	{ "state", "FILE",
 	  "with --verify: start from and leave behind which\n"
 	  "generation each block has, to check data of an earlier run",
@@ -98,7 +103,7 @@ static const struct opt_spec bench_spec = {
 
 static bool is_writing(const struct bench_opts *o)
 {
-	return o->rw != BENCH_RANDREAD && o->rw != BENCH_READ;
+	return o->fill || (o->rw != BENCH_RANDREAD && o->rw != BENCH_READ);
 }
 
 /* ---- opening ------------------------------------------------------------------------------- */
@@ -153,16 +158,18 @@ static int bench_make_worker(struct bench *b, struct bench_device *d, unsigned i
 		.is_verifying = b->opts.verify,
 		.table = &d->table,
 		.stop = &b->stop,
-		.ops_left = UINT64_MAX,
+		.part_first = part * id,
+		.part_nunits = id + 1 == ncores ? d->nunits - part * id : part,
+		.ops_run = UINT64_MAX,
 	};
 	b->nworkers++;
 	rng_init(&w->rng, b->opts.seed ^ ((uint64_t)index << 48));
 	if (is_divided) {
-		w->first_unit = part * id;
-		w->nunits = id + 1 == ncores ? d->nunits - w->first_unit : part;
+		w->first_unit = w->part_first;
+		w->nunits = w->part_nunits;
 	}
 	if (b->opts.ops != 0)
-		w->ops_left = share_of(b->opts.ops, b->ndevices * ncores, index);
+		w->ops_run = share_of(b->opts.ops, b->ndevices * ncores, index);
 	if (b->opts.rate != 0)
 		w->interval_ns = 1e9 * b->ndevices * ncores / (double)b->opts.rate;
 	return worker_init(w, err);
@@ -238,7 +245,8 @@ static void bench_wait_tick(struct bench *b)
 	timer_disarm(r, &tick.timer);
 }
 
-static void bench_draw(struct bench *b, struct progress *bar, uint64_t since_ns, bool is_checking)
+static void bench_draw(struct bench *b, struct progress *bar, uint64_t since_ns,
+		       enum bench_phase phase)
 {
 	char iops[UNITS_TEXT_MAX], rate[UNITS_TEXT_MAX], time[UNITS_TEXT_MAX];
 	uint64_t now_ns = reactor_clock(reactor_primary());
@@ -252,7 +260,12 @@ static void bench_draw(struct bench *b, struct progress *bar, uint64_t since_ns,
 		checked += c->checked_blocks;
 		bad += c->bad_blocks;
 	}
-	if (is_checking) {
+	if (phase == BENCH_FILL) {
+		progress_show(bar, now_ns, 0, 0, "filling: %s",
+			      duration_format(now_ns - since_ns, time));
+		return;
+	}
+	if (phase == BENCH_CHECK) {
 		progress_show(bar, now_ns, 0, 0, "reading back: %s blocks, %llu bad",
 			      count_format((double)checked, iops), (unsigned long long)bad);
 		return;
@@ -272,8 +285,6 @@ static void bench_phase(struct bench *b, enum bench_phase phase, struct progress
 	b->running = b->nworkers;
 	for (unsigned i = 0; i < b->nworkers; i++) {
 		b->workers[i].phase = (uint8_t)phase;
-		if (phase == BENCH_CHECK)
-			b->workers[i].ops_left = UINT64_MAX;
 		task_call(b->workers[i].reactor, worker_start, &b->workers[i]);
 	}
 	while (b->running > 0) {
@@ -282,7 +293,7 @@ static void bench_phase(struct bench *b, enum bench_phase phase, struct progress
 			b->was_interrupted = true;
 			atomic_store(&b->stop, true);
 		}
-		bench_draw(b, bar, since_ns, phase == BENCH_CHECK);
+		bench_draw(b, bar, since_ns, phase);
 	}
 	progress_wipe(bar);
 }
@@ -332,11 +343,15 @@ static int bench_state(struct bench *b, bool is_save, struct err *err)
 
 static int bench_measure(struct bench *b, struct err *err)
 {
-	uint64_t cpu_ns = process_cpu_ns(), first_ns = UINT64_MAX, last_ns = 0;
+	uint64_t cpu_ns, first_ns = UINT64_MAX, last_ns = 0;
 	struct progress bar;
 
 	progress_init(&bar, !b->opts.json);
-	bench_phase(b, BENCH_RUN, &bar);
+	if (b->opts.fill)
+		bench_phase(b, BENCH_FILL, &bar);
+	cpu_ns = process_cpu_ns();
+	if (!b->was_interrupted)
+		bench_phase(b, BENCH_RUN, &bar);
 	b->cpu_ns = process_cpu_ns() - cpu_ns;
 	for (unsigned i = 0; i < b->nworkers; i++) {
 		first_ns = MIN(first_ns, b->workers[i].start_ns);

@@ -47,7 +47,7 @@ struct bench_opts {
 	unsigned rw;    /* enum bench_rw */
 	uint64_t rwmix; /* per cent of reads in randrw */
 	uint64_t bs, qd, time_ns, ops, cores, rate, seed;
-	bool verify, json;
+	bool verify, json, fill;
 	unsigned poll; /* 0 adaptive, 1 always */
 	const char *seed_text;
 	const char *state; /* file with the generations; NULL: none */
@@ -106,6 +106,7 @@ struct bench_counts {
 };
 
 enum bench_phase {
+	BENCH_FILL,  /* --fill: each unit is written once */
 	BENCH_RUN,   /* what is measured */
 	BENCH_CHECK, /* the pass that reads everything back */
 	BENCH_OVER,
@@ -117,7 +118,7 @@ struct bench_worker {
 	struct reactor *reactor;
 	struct bench_slot *free;
 	struct rng rng;
-	uint64_t first_unit, nunits; /* its part of the device */
+	uint64_t first_unit, nunits; /* of the device, where it draws addresses */
 	uint32_t unit_nlb;
 	uint32_t sample, weight; /* until the next exact timing; what that counts for */
 	uint32_t pending;
@@ -125,7 +126,8 @@ struct bench_worker {
 	uint8_t rw;
 	uint8_t phase;
 	bool is_verifying;
-	uint64_t next_unit; /* sequential patterns and the check pass */
+	bool is_plain;      /* random, one operation, not verifying, measured: the short way */
+	uint64_t next_unit; /* sequential patterns and whole passes */
 	uint64_t ops_left;
 	uint64_t end_ns;
 	uint64_t clock_turn, now_ns; /* exact clock, read once per turn of the reactor */
@@ -142,7 +144,9 @@ struct bench_worker {
 	atomic_bool *stop; /* the run's */
 	struct gen_table *table;
 	struct bench_slot *slots;
-	uint8_t *bufs; /* qd * bs, owned */
+	uint8_t *bufs;                    /* qd * bs, owned */
+	uint64_t part_first, part_nunits; /* of the device; no two workers have the same */
+	uint64_t ops_run;                 /* budget of BENCH_RUN */
 	uint64_t bs, start_ns, finish_ns;
 	uint32_t qd, block_size;
 	struct bench_note notes[BENCH_NOTES_MAX];

@@ -8,6 +8,7 @@
  * the slot until done(), which only puts it on the list of free ones: the poller, which runs after
  * the kernel's events in the same turn, sends all of them down again in one batch.
  *
+ *	BENCH_FILL (--fill: each unit is written once) --> told to the primary
  *	BENCH_RUN --time, --ops or stop, nothing pending--> told to the primary
  *	BENCH_CHECK (verify: each written unit is read once) --> told to the primary
  *
@@ -149,19 +150,23 @@ static bool worker_pick_known(struct bench_worker *w, struct bench_slot *s)
 	return false;
 }
 
-/* The next unit in order that is to be read back. False: none is left. */
-static bool worker_pick_check(struct bench_worker *w, struct bench_slot *s)
+/*
+ * The next unit of a pass over the worker's part: all of it to write, or what was written to read
+ * back. False: none is left.
+ */
+static bool worker_pick_pass(struct bench_worker *w, struct bench_slot *s)
 {
-	uint64_t end = w->first_unit + w->nunits;
+	uint64_t end = w->part_first + w->part_nunits;
 
 	while (w->next_unit < end) {
 		uint64_t unit = w->next_unit++;
 
-		if ((w->table->gen[unit] & GEN_MASK) == 0)
+		if (w->phase == BENCH_CHECK && (w->table->gen[unit] & GEN_MASK) == 0)
 			continue;
-		w->table->gen[unit] |= GEN_BUSY;
+		if (w->is_verifying)
+			w->table->gen[unit] |= GEN_BUSY;
 		s->unit = unit;
-		s->io.op = IO_READ;
+		s->io.op = w->phase == BENCH_FILL ? IO_WRITE : IO_READ;
 		return true;
 	}
 	w->ops_left = 0;
@@ -182,8 +187,8 @@ static uint64_t worker_next_in_order(struct bench_worker *w)
 /* All patterns but the plainest one; verification needs to know units. */
 static NOINLINE bool worker_pick_slow(struct bench_worker *w, struct bench_slot *s)
 {
-	if (w->phase == BENCH_CHECK) {
-		if (!worker_pick_check(w, s))
+	if (w->phase != BENCH_RUN) {
+		if (!worker_pick_pass(w, s))
 			return false;
 	} else {
 		s->io.op = IO_READ;
@@ -212,7 +217,7 @@ static NOINLINE bool worker_pick_slow(struct bench_worker *w, struct bench_slot 
 
 static inline bool worker_pick(struct bench_worker *w, struct bench_slot *s)
 {
-	if (unlikely(w->is_verifying || w->rw > BENCH_RANDWRITE))
+	if (unlikely(!w->is_plain))
 		return worker_pick_slow(w, s);
 	s->io.op = w->rw == BENCH_RANDREAD ? IO_READ : IO_WRITE;
 	s->io.lba = (w->first_unit + rng_below(&w->rng, w->nunits)) * w->unit_nlb;
@@ -410,7 +415,8 @@ int worker_init(struct bench_worker *w, struct err *err)
 			err, -ENOMEM,
 			"no memory for %u requests of %llu bytes; use a smaller --qd or --bs",
 			w->qd, (unsigned long long)w->bs);
-	if (!w->is_verifying && w->rw != BENCH_RANDREAD && w->rw != BENCH_READ)
+	if (!w->is_verifying && (w->bench->opts.fill || w->rw == BENCH_WRITE ||
+				 w->rw == BENCH_RANDWRITE || w->rw == BENCH_RANDRW))
 		rng_fill(&w->rng, w->bufs, bytes);
 	for (unsigned i = w->qd; i-- > 0;) {
 		struct bench_slot *s = &slots[i];
@@ -450,7 +456,9 @@ void worker_start(void *worker)
 	w->sample = w->weight =
 		1; /* the first one counts for itself: a short run has a latency too */
 	w->clock_turn = UINT64_MAX;
-	w->next_unit = w->first_unit;
+	w->next_unit = w->phase == BENCH_RUN ? w->first_unit : w->part_first;
+	w->ops_left = w->phase == BENCH_RUN ? w->ops_run : UINT64_MAX;
+	w->is_plain = w->phase == BENCH_RUN && !w->is_verifying && w->rw <= BENCH_RANDWRITE;
 	w->start_ns = now_ns;
 	w->due_ns = (double)now_ns;
 	w->end_ns = UINT64_MAX;

@@ -209,3 +209,13 @@ def test_two_cores_verify(ashlar):
     got = ashlar.json("bench", "malloc:///m?size_mb=8", "--cores", "0x3", "--rw", "randrw",
                       "--ops", "4000", "--verify")
     assert got["verify"]["bad_blocks"] == 0 and got["verify"]["checked_blocks"] > 0
+
+
+def test_fill_writes_everything_before(ashlar):
+    path = ashlar.file("disk", 1 << 20)
+    got = ashlar.json("bench", f"aio://{path}", "--fill", "--ops", "10")
+    assert (got["reads"], got["writes"]) == (10, 0)
+    data = path.read_bytes()
+    assert all(any(data[i:i + 512]) for i in range(0, len(data), 512))
+    got = ashlar.json("bench", "malloc:///m?size_mb=1", "--fill", "--verify", "--ops", "10")
+    assert got["verify"]["checked_blocks"] == 2048 + 80
