@@ -588,21 +588,22 @@ static void end_fill_up(void *arg)
 	stream_arm(end->stream, STREAM_IN | STREAM_OUT);
 }
 
-/* @count connections that are armed both ways and quiet, their peers in @fd. */
-static void quiet_ends(struct server *server, struct end *ends, int *fd, int count)
+enum { QUIET = 16 };
+
+/* QUIET connections that are armed both ways and quiet, their peers in @fd. */
+static void quiet_ends(struct server *server, struct end *ends, int *fd, bool closes_in_ready)
 {
-	for (int i = 0; i < count; i++) {
+	for (int i = 0; i < QUIET; i++) {
 		fd[i] = raw_socket();
 		if (!raw_connect(fd[i], server))
 			abort();
 		await(&server->naccepted, i + 1);
 		end_init(&ends[i], 0, 0, server);
 		ends[i].stream = server->accepted[i];
+		ends[i].closes_in_ready = closes_in_ready;
 		on(other(), end_fill_up, &ends[i]);
 	}
 }
-
-enum { QUIET = 16 };
 
 static void quiet_close(void *arg)
 {
@@ -621,7 +622,7 @@ TEST(stream_closed_while_armed_is_silent)
 
 	if (!start() || !server_start(&server))
 		return;
-	quiet_ends(&server, ends, fd, QUIET);
+	quiet_ends(&server, ends, fd, false);
 	on(other(), quiet_close, ends);
 	for (int i = 0; i < QUIET; i++) {
 		while (recv(fd[i], buf, sizeof(buf), 0) > 0)
@@ -644,11 +645,9 @@ TEST(stream_closed_in_ready_forgets_the_other_completion)
 
 	if (!start() || !server_start(&server))
 		return;
-	quiet_ends(&server, ends, fd, QUIET);
-	for (int i = 0; i < QUIET; i++) {
-		ends[i].closes_in_ready = true;
+	quiet_ends(&server, ends, fd, true);
+	for (int i = 0; i < QUIET; i++)
 		raw_reset(fd[i]);
-	}
 	for (int i = 0; i < QUIET; i++)
 		await(&ends[i].nready, 1);
 	server_stop(&server);
@@ -681,7 +680,7 @@ TEST(reactors_stop_waits_for_closes_in_flight)
 
 	if (!start() || !server_start(&server))
 		return;
-	quiet_ends(&server, ends, fd, QUIET);
+	quiet_ends(&server, ends, fd, false);
 	server_stop(&server);
 	reactor_post(reactor_get(other()), &call.msg);
 	await(&call.is_done, 1);
