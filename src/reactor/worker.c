@@ -6,7 +6,9 @@
  * kept until the engine ends. The queue is one list under one mutex: this is never on the data
  * path of a fast device, and the calls it carries take microseconds to seconds.
  *
- * Threads start with all signals blocked and without a reactor of their own.
+ * Threads start with all signals blocked but those of a crash (a fault under a blocked signal kills
+ * without a word) and without a reactor of their own. Where no thread can be had at all, the work
+ * is done on the spot: a reactor that stands still for a while beats one that waits for ever.
  *
  * Invariant: a struct work is in the queue, in fn() on one pool thread, or on its way back in the
  * origin's inbox; its owner touches it only before submitting and from done() on.
@@ -64,28 +66,40 @@ static void *worker_thread(void *arg)
 
 static void worker_start(void)
 {
+	static const int crashes[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT };
 	sigset_t all, old;
 
 	sigfillset(&all);
+	for (size_t i = 0; i < ARRAY_LEN(crashes); i++)
+		sigdelset(&all, crashes[i]);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	if (pthread_create(&pool.thread[pool.nthreads], NULL, worker_thread, NULL) == 0)
 		pool.nthreads++;
 	else if (pool.nthreads == 0)
-		log_error(
-			"cannot start a worker thread: blocking calls will wait until one starts");
+		log_error("cannot start a worker thread: blocking calls hold up their reactor "
+			  "(raise the limit of processes: ulimit -u, TasksMax= in the unit)");
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 }
 
 void worker_pool_run(struct reactor *r, struct work *work)
 {
-	(void)r;
+	bool has_thread;
+
 	pthread_mutex_lock(&pool.lock);
-	msg_list_push(&pool.queue, &work->msg);
-	pool.nqueued++;
-	if (pool.nqueued > pool.nidle && pool.nthreads < WORKERS_MAX)
+	if (pool.nqueued >= pool.nidle && pool.nthreads < WORKERS_MAX)
 		worker_start();
-	pthread_cond_signal(&pool.more);
+	has_thread = pool.nthreads > 0;
+	if (has_thread) {
+		msg_list_push(&pool.queue, &work->msg);
+		pool.nqueued++;
+		pthread_cond_signal(&pool.more);
+	}
 	pthread_mutex_unlock(&pool.lock);
+	if (has_thread)
+		return;
+	work->fn(work);
+	work->msg.fn = work_back;
+	reactor_defer(r, &work->msg);
 }
 
 void worker_pool_stop(void)
