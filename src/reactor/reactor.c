@@ -261,6 +261,7 @@ struct reactor_start {
 	pthread_t thread;
 	struct err err;
 	int result;
+	bool has_thread;
 };
 
 static struct reactor_start starts[REACTORS_MAX];
@@ -375,17 +376,19 @@ int reactors_start(const struct reactor_opts *opts, struct err *err)
 
 		start->r = set.reactor[started];
 		if (pthread_create(&start->thread, NULL, reactor_thread, start) != 0) {
-			result = err_set(err, -EAGAIN, "cannot start a reactor thread");
+			result = err_set(err, -EAGAIN,
+					 "cannot start the thread of reactor %u: raise the limit "
+					 "of processes (ulimit -u, TasksMax= in the unit)",
+					 started);
 			break;
 		}
+		start->has_thread = true;
 		pthread_barrier_wait(&started_one);
 		if (start->result < 0)
 			result = err_set(err, start->result, "%s", start->err.msg);
 	}
-	if (result < 0) {
-		set.count = started;
+	if (result < 0)
 		reactors_stop();
-	}
 	return result;
 }
 
@@ -394,6 +397,8 @@ void reactors_stop(void)
 	static struct msg stop[REACTORS_MAX];
 
 	for (unsigned i = 0; i < set.count; i++) {
+		if (!starts[i].has_thread)
+			continue;
 		stop[i].fn = reactor_stop_fn;
 		if (starts[i].result == 0)
 			reactor_post(set.reactor[i], &stop[i]);

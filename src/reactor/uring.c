@@ -74,7 +74,11 @@ static int uring_explain(int error, struct err *err)
 		return err_set(err, error,
 			       "no memory for an io_uring: raise the limit of locked memory "
 			       "(ulimit -l, LimitMEMLOCK= in the unit)");
-	return err_set_sys(err, error, "cannot set up io_uring");
+	(void)err_set_sys(err, error, "cannot set up io_uring");
+	if (error == -EMFILE || error == -ENFILE)
+		(void)err_hint(err, "raise the limit of open files (ulimit -n, LimitNOFILE= in "
+				    "the unit)");
+	return error;
 }
 
 static int uring_try_setup(struct uring *u)
@@ -97,17 +101,32 @@ static int uring_try_setup(struct uring *u)
 	return result;
 }
 
-static void uring_probe(struct uring *u)
+static int uring_probe(struct uring *u, struct err *err)
 {
 	struct io_uring_probe *probe = io_uring_get_probe_ring(&u->ring);
 
 	if (probe == NULL)
-		return;
+		return err_set(err, -ENOMEM,
+			       "cannot ask io_uring what it can do: no memory, or a seccomp "
+			       "filter that forbids io_uring_register");
 	for (unsigned op = 0; op <= probe->last_op && op < 128; op++) {
 		if (io_uring_opcode_supported(probe, (int)op))
 			u->features.ops_mask[op / 64] |= 1ull << op % 64;
 	}
 	io_uring_free_probe(probe);
+	return 0;
+}
+
+static int uring_open_wake(struct uring *u, struct err *err)
+{
+	int result;
+
+	u->wake_fd = eventfd(0, EFD_CLOEXEC);
+	if (u->wake_fd >= 0)
+		return 0;
+	result = err_set_sys(err, -errno, "cannot make an eventfd");
+	(void)err_hint(err, "raise the limit of open files (ulimit -n, LimitNOFILE= in the unit)");
+	return result;
 }
 
 static void uring_arm_wake(struct reactor *r)
@@ -140,15 +159,15 @@ int uring_open(struct reactor *r, struct err *err)
 		free(u);
 		return uring_explain(result, err);
 	}
-	uring_probe(u);
-	(void)io_uring_register_ring_fd(&u->ring); /* saves a look-up per call; optional */
-	u->wake_fd = eventfd(0, EFD_CLOEXEC);
-	if (u->wake_fd < 0) {
-		result = -errno;
+	result = uring_probe(u, err);
+	if (result == 0)
+		result = uring_open_wake(u, err);
+	if (result < 0) {
 		io_uring_queue_exit(&u->ring);
 		free(u);
-		return err_set_sys(err, result, "cannot make an eventfd (open files limit?)");
+		return result;
 	}
+	(void)io_uring_register_ring_fd(&u->ring); /* saves a look-up per call; optional */
 	u->wake_op.done = uring_woken;
 	r->ring = u;
 	uring_arm_wake(r);
