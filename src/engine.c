@@ -37,17 +37,18 @@ struct signal_waiter {
 	struct list link;
 	struct timer timer;
 	struct task_event event;
+	bool is_hangup;
 };
 
 static struct {
-	bool is_running;
+	atomic_bool is_running; /* from the first step of a start to the last of a stop */
 	atomic_bool is_terminating;
 	bool handles_signals;
 	int signal_fd;
 	sigset_t old_mask;
 	struct uring_op signal_op;
 	struct signalfd_siginfo signal_info;
-	unsigned hangups; /* not yet told */
+	bool is_hangup; /* one came while nobody waited */
 	struct list waiters;
 } engine = { .signal_fd = -1 };
 
@@ -111,12 +112,15 @@ int engine_call(int (*fn)(void *arg, struct err *err), void *arg, struct err *er
 
 /* ---- signals ------------------------------------------------------------------------------ */
 
-static void signal_tell_all(void)
+static void signal_tell_all(bool is_hangup)
 {
 	struct signal_waiter *waiter;
 
+	if (is_hangup && list_empty(&engine.waiters))
+		engine.is_hangup = true;
 	while ((waiter = list_first_entry(&engine.waiters, struct signal_waiter, link)) != NULL) {
 		list_del(&waiter->link);
+		waiter->is_hangup = is_hangup;
 		task_event_fire(&waiter->event);
 	}
 }
@@ -131,17 +135,17 @@ static void signal_arm(void)
 
 static void signal_arrived(struct uring_op *op, int res, uint32_t flags)
 {
+	bool is_hangup = engine.signal_info.ssi_signo == SIGHUP;
+
 	(void)op;
 	(void)flags;
 	if (res != (int)sizeof(engine.signal_info))
 		return;
-	if (engine.signal_info.ssi_signo == SIGHUP) {
-		engine.hangups++;
-	} else if (atomic_exchange(&engine.is_terminating, true)) {
+	if (!is_hangup && atomic_exchange(&engine.is_terminating, true)) {
 		log_error("asked twice to end: ending at once");
 		_exit(128 + (int)engine.signal_info.ssi_signo);
 	}
-	signal_tell_all();
+	signal_tell_all(is_hangup);
 	signal_arm();
 }
 
@@ -158,7 +162,7 @@ unsigned engine_wait_signal(uint64_t timeout_ns)
 	struct signal_waiter waiter = { .timer.fn = signal_timeout };
 	unsigned signals = 0;
 
-	if (!engine_is_terminating() && engine.hangups == 0) {
+	if (!engine_is_terminating() && !engine.is_hangup) {
 		list_add_tail(&engine.waiters, &waiter.link);
 		if (timeout_ns != 0)
 			timer_arm(reactor_self(), &waiter.timer, timeout_ns);
@@ -167,10 +171,9 @@ unsigned engine_wait_signal(uint64_t timeout_ns)
 	}
 	if (engine_is_terminating())
 		signals |= ENGINE_TERMINATE;
-	if (engine.hangups > 0) {
-		engine.hangups--;
+	if (waiter.is_hangup || engine.is_hangup)
 		signals |= ENGINE_HANGUP;
-	}
+	engine.is_hangup = false;
 	return signals;
 }
 
@@ -183,6 +186,7 @@ bool engine_is_terminating(void)
 static int signals_block(struct err *err)
 {
 	sigset_t mask;
+	int result;
 
 	sigemptyset(&mask);
 	sigaddset(&mask, SIGINT);
@@ -190,8 +194,12 @@ static int signals_block(struct err *err)
 	sigaddset(&mask, SIGHUP);
 	pthread_sigmask(SIG_BLOCK, &mask, &engine.old_mask);
 	engine.signal_fd = signalfd(-1, &mask, SFD_CLOEXEC);
-	if (engine.signal_fd < 0)
-		return err_set_sys(err, -errno, "cannot make a signalfd");
+	if (engine.signal_fd < 0) {
+		result = err_set_sys(err, -errno, "cannot make a signalfd");
+		(void)err_hint(err, "raise the limit of open files (ulimit -n, LimitNOFILE= in "
+				    "the unit)");
+		return result;
+	}
 	engine.signal_op.done = signal_arrived;
 	crash_handler_install();
 	return 0;
@@ -220,23 +228,27 @@ int engine_start(const struct engine_opts *opts, struct err *err)
 {
 	int result = 0;
 
-	if (engine.is_running)
+	if (atomic_exchange(&engine.is_running, true))
 		return err_set(err, -EALREADY, "this process has an engine already");
 	engine.handles_signals = opts->handle_signals;
 	atomic_store(&engine.is_terminating, false);
-	engine.hangups = 0;
+	engine.is_hangup = false;
 	list_init(&engine.waiters);
 	drivers_set(scheme_table);
 	if (engine.handles_signals)
 		result = signals_block(err);
 	if (result == 0)
 		result = reactors_start(&opts->reactor, err);
+	if (result == 0) {
+		result = engine_call(engine_begin, NULL, err);
+		if (result < 0)
+			reactors_stop();
+	}
 	if (result < 0) {
 		signals_unblock();
-		return result;
+		atomic_store(&engine.is_running, false);
 	}
-	engine.is_running = true;
-	return engine_call(engine_begin, NULL, err);
+	return result;
 }
 
 static int engine_end(void *arg, struct err *err)
@@ -278,7 +290,7 @@ void engine_stop(void)
 	engine_drain_stacks();
 	reactors_stop();
 	signals_unblock();
-	engine.is_running = false;
+	atomic_store(&engine.is_running, false);
 }
 
 int engine_run(const struct engine_opts *opts, int (*fn)(void *arg, struct err *err), void *arg,

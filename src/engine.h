@@ -33,7 +33,7 @@ int engine_run(const struct engine_opts *opts, int (*fn)(void *arg, struct err *
 
 enum engine_signal {
 	ENGINE_TERMINATE = 1, /* SIGINT, SIGTERM; stays true */
-	ENGINE_HANGUP = 2,    /* SIGHUP; once per engine_wait_signal() */
+	ENGINE_HANGUP = 2,    /* SIGHUP; once to each who waits, or to the next who will */
 };
 
 /* In a task: wait until a signal arrived or @timeout_ns passed (0: for ever). 0: timed out. */
