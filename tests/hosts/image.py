@@ -74,7 +74,7 @@ TOOLS = {
 }
 
 HOST_TOOLS = {"qemu-system-x86_64": "qemu-system-x86", "busybox": "busybox-static",
-              "dpkg-deb": "dpkg", "ldd": "libc-bin"}
+              "dpkg-deb": "dpkg", "ldd": "libc-bin", "zstd": "zstd"}
 
 HOST_NQN = "nqn.2014-08.org.nvmexpress:uuid:6a1f2e5c-0d4b-4c38-9a57-3b8e1d90c7f4"
 HOST_ID = "6a1f2e5c-0d4b-4c38-9a57-3b8e1d90c7f4"
