@@ -54,7 +54,8 @@ static void fill_entry(struct nvme_discovery_entry *entry, const struct subsyste
 	entry->trtype = NVME_TRTYPE_TCP;
 	entry->adrfam = is_v6 ? NVME_ADRFAM_IPV6 : NVME_ADRFAM_IPV4;
 	entry->subtype = NVME_SUBTYPE_NVM;
-	entry->treq = NVME_TREQ_NOT_REQUIRED | NVME_TREQ_NO_SQ_FLOW_CONTROL;
+	/* Not "secure channel not required": libnvme reads that as an offer, and asks for TLS. */
+	entry->treq = NVME_TREQ_NO_SQ_FLOW_CONTROL;
 	le16_put(&entry->portid, (uint16_t)listener);
 	le16_put(&entry->cntlid, NVME_CNTLID_DYNAMIC);
 	le16_put(&entry->asqsz, ADMIN_DEPTH_MAX);
