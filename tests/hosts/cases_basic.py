@@ -33,6 +33,7 @@ def discover(t):
     check_equal(mine[0]["trtype"], "tcp", "trtype")
     check_equal(mine[0]["adrfam"], "ipv4", "adrfam")
     check_equal(mine[0]["subtype"], "nvme subsystem", "subtype")
+    check_equal(mine[0]["treq"], "not specified, sq flow control disable supported", "treq")
     check_equal(mine[0]["trsvcid"], str(target.port), "trsvcid")
 
 

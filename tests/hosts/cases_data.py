@@ -281,9 +281,10 @@ def stopped(t):
     written = t.host.write_random(block, 0, MIB)
     target.process.send_signal(signal.SIGSTOP)
     try:
-        job = t.guest.spawn(f"dd if={block} bs=64k count=16 iflag=direct | sha256sum")
+        job = t.guest.spawn(f"dd if={block} bs=64k count=16 iflag=direct status=none | "
+                            "sha256sum")
         t.guest.wait(f"[ {t.host.in_flight(block)} -gt 0 ]", "a read is in flight")
     finally:
         target.process.send_signal(signal.SIGCONT)
-    check_equal(job.wait(30).out.split()[-2], written, "data")
+    check_equal(job.wait(30).out.split()[0], written, "data")
     wait_until(lambda: target.process.poll() is None, "the engine lives", 1)

@@ -25,7 +25,7 @@ import harness  # noqa: E402
 import image  # noqa: E402
 from guest import Guest, GuestError, GuestLost, Result, WaitTimeout, wait_until  # noqa: E402
 from host_side import HostSide  # noqa: E402
-from targets import LISTENING_PORT, Ashlar, Namespace, TargetError  # noqa: E402
+from targets import Ashlar, Namespace, TargetError  # noqa: E402
 
 
 class FakeGuest:
@@ -239,11 +239,6 @@ class Engine(unittest.TestCase):
             target = Ashlar("/bin/false", folder, folder)
             with self.assertRaises(TargetError):
                 target.start([Namespace(size_mb=1)])
-
-    def test_listening_line(self):
-        for text, port in (("listening on 127.0.0.1:4420", "4420"),
-                           ("ashlar: listening on [::1]:38001 (nqn)", "38001")):
-            self.assertEqual(LISTENING_PORT.search(text)[1], port)
 
     def test_wait_until_names_what_it_waited_for(self):
         with self.assertRaisesRegex(WaitTimeout, "the moon"):

@@ -10,6 +10,7 @@ Nvmet         Linux' nvmet-tcp inside the guest. A case that fails against it ex
               wrong, or found a bug in the guest's kernel: run it when in doubt about a case.
 """
 
+import contextlib
 import hashlib
 import itertools
 import os
@@ -23,10 +24,6 @@ from dataclasses import dataclass, field
 
 import guest as guest_module
 from guest import die_with_parent, wait_until
-
-# What `ashlar export' prints once it accepts connections.
-LISTENING = "listening on"
-LISTENING_PORT = re.compile(r"listening on \S*:(\d+)")
 
 NQN_PREFIX = "nqn.2019-05.io.openebs:"
 START_TIMEOUT_S = 20
@@ -87,6 +84,7 @@ class Ashlar(Target):
         self.number = next(self.numbers)
         self.log = os.path.join(log_dir, f"engine-{self.number}.log")
         self.control = os.path.join(folder, f"control-{self.number}")
+        self.port_file = os.path.join(folder, f"port-{self.number}")
         self.process = None
         self.options = []
         self.listen = "127.0.0.1"
@@ -111,23 +109,24 @@ class Ashlar(Target):
 
     def run(self):
         """(Re)start the process; after the first time on the same port."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.port_file)
         where = f"[{self.listen}]" if ":" in self.listen else self.listen
         command = [self.binary, "export", "--listen", f"{where}:{self.port}", "--nqn", self.nqn,
-                   "--control", self.control, *self.options,
+                   "--control", self.control, "--port-file", self.port_file, *self.options,
                    *[self.uri(ns) for ns in self.namespaces]]
         with open(self.log, "ab") as log:
             log.write(f"$ {' '.join(command)}\n".encode())
             log.flush()
-            mark = os.path.getsize(self.log)
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log,
                                             stderr=log, preexec_fn=die_with_parent)
 
         def listening():
             self.check()
-            with open(self.log, "rb") as log:
-                log.seek(mark)
-                said = log.read().decode(errors="replace")
-            return LISTENING_PORT.search(said)
+            with contextlib.suppress(FileNotFoundError):
+                with open(self.port_file, encoding="ascii") as file:
+                    return re.match(r"(\d+)\n", file.read())
+            return None
         self.port = int(wait_until(listening, "the engine listens", START_TIMEOUT_S)[1])
 
     def check(self):
@@ -222,6 +221,7 @@ class AshlarInGuest(Target):
         super().__init__()
         self.guest = guest
         self.job = None
+        self.job_port = f"/tmp/port-{self.nqn[-12:]}"
 
     def start(self, namespaces):
         self.namespaces = list(namespaces)
@@ -233,11 +233,12 @@ class AshlarInGuest(Target):
             size = f"size_mb={ns.size_mb}&" if ns.scheme == "malloc" else ""
             uris.append(f"'{ns.scheme}://{where}?{size}blk_size={ns.block_size}'")
         self.job = self.guest.spawn("echo $$ > /tmp/engine.pid; exec ashlar export --listen "
-                                    f"127.0.0.1:0 --nqn {self.nqn} {' '.join(uris)}")
-        self.guest.wait(f"grep -q '{LISTENING}' {self.job.files}.out || "
-                        f"[ -e {self.job.files}.status ]", "the engine listens", START_TIMEOUT_S)
+                                    f"127.0.0.1:0 --port-file {self.job_port} --nqn {self.nqn} "
+                                    + " ".join(uris))
+        self.guest.wait(f"[ -s {self.job_port} ] || [ -e {self.job.files}.status ]",
+                        "the engine listens", START_TIMEOUT_S)
         self.check()
-        self.port = int(LISTENING_PORT.search(self.job.output())[1])
+        self.port = int(self.guest.text(f"cat {self.job_port}"))
 
     def check(self):
         if not self.job.running():
