@@ -115,8 +115,8 @@ static int core_init(struct core *core, struct target *target, struct reactor *r
 	core->rx = &core->chunk[0];
 	result = bufpool_init(&core->large, large, target->opts.buffers, err);
 	if (result < 0)
-		return err_prefix(err, "target: ");
-	return 0;
+		(void)err_prefix(err, "target: ");
+	return result;
 }
 
 static void core_done(struct core *core)
