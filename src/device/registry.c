@@ -124,26 +124,37 @@ struct device *device_next(struct device *prev)
 	return link == &registry ? NULL : container_of(link, struct device, link);
 }
 
-static int alias_add(struct device *dev, const struct driver *driver, const char *uri,
-		     struct err *err)
+static struct alias *alias_new(const struct driver *driver, const char *uri, struct err *err)
 {
 	size_t size = strlen(uri) + 1;
-	struct alias *alias;
+	struct alias *alias = malloc(sizeof(*alias) + size);
 
-	if (device_has_alias(dev, uri))
-		return 0;
-	alias = malloc(sizeof(*alias) + size);
-	if (alias == NULL)
-		return err_set(err, -ENOMEM, "no memory for an alias of %s", dev->name);
+	if (alias == NULL) {
+		(void)err_set(err, -ENOMEM, "no memory for the name %.200s", uri);
+		return NULL;
+	}
 	alias->driver = driver;
 	memcpy(alias->uri, uri, size);
-	list_add_tail(&dev->aliases, &alias->link);
-	return 0;
+	return alias;
+}
+
+/* @alias is the device's then, or freed when the device has it already. */
+static void alias_attach(struct device *dev, struct alias *alias)
+{
+	if (device_has_alias(dev, alias->uri))
+		free(alias);
+	else
+		list_add_tail(&dev->aliases, &alias->link);
 }
 
 int device_alias_add(struct device *dev, const char *uri, struct err *err)
 {
-	return alias_add(dev, dev->driver, uri, err);
+	struct alias *alias = alias_new(dev->driver, uri, err);
+
+	if (alias == NULL)
+		return -ENOMEM;
+	alias_attach(dev, alias);
+	return 0;
 }
 
 bool device_alias_remove(struct device *dev, const char *uri)
@@ -224,6 +235,7 @@ int device_register(struct device *dev, struct err *err)
 int device_create(const char *text, struct device **ret_dev, struct err *err)
 {
 	struct uri *uri CLEANUP(uri_freep) = NULL;
+	CLEANUP(freep) struct alias *alias = NULL;
 	const struct driver *driver;
 	struct device *dev = NULL;
 	int result;
@@ -234,12 +246,15 @@ int device_create(const char *text, struct device **ret_dev, struct err *err)
 	driver = driver_by_scheme(uri->scheme);
 	if (driver == NULL)
 		return driver_unknown(uri->scheme, err);
+	alias = alias_new(driver, text, err); /* first: a device cannot be made undone by halves */
+	if (alias == NULL)
+		return -ENOMEM;
 	result = driver->create(uri, &dev, err);
-	if (result < 0)
-		return err_prefix(err, "%s", text);
-	result = alias_add(dev, driver, text, err);
-	if (result < 0)
+	if (result < 0) {
+		(void)err_prefix(err, "%s", text);
 		return result;
+	}
+	alias_attach(dev, take(alias));
 	*ret_dev = dev;
 	return 0;
 }
