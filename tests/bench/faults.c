@@ -122,8 +122,8 @@ int main(void)
 		ratio[i] = ns_per_io[ELSEWHERE][i] / ns_per_io[BARE][i];
 	printf("claim faults-armed-elsewhere value=%.3f unit=x target=<=:1.03 floor=1\n",
 	       median(ratio, SLICES));
-	printf("nothing armed %.2f ns, armed elsewhere %.2f ns, armed here for other blocks %.2f ns\n",
-	       median(ns_per_io[BARE], SLICES), median(ns_per_io[ELSEWHERE], SLICES),
-	       median(ns_per_io[HERE], SLICES));
+	printf("nothing armed %.2f ns, armed elsewhere %.2f ns, ", median(ns_per_io[BARE], SLICES),
+	       median(ns_per_io[ELSEWHERE], SLICES));
+	printf("armed here for other blocks %.2f ns\n", median(ns_per_io[HERE], SLICES));
 	return 0;
 }
