@@ -328,6 +328,16 @@ void oracle_write_end(struct oracle *o, uint64_t id, uint64_t lba, uint64_t nlb,
 		block_write_end(o, &o->block[i], id, outcome);
 }
 
+void oracle_spoil_in_flight(struct oracle *o)
+{
+	for (uint64_t i = 0; i < o->nblocks; i++) {
+		for (unsigned k = 0; k < o->block[i].count; k++) {
+			if (o->block[i].v[k].resp == NEVER)
+				o->block[i].v[k].kind = VALUE_WILD;
+		}
+	}
+}
+
 /* ---- reads ---------------------------------------------------------------------------------- */
 
 uint64_t oracle_read_begin(struct oracle *o)

@@ -43,6 +43,8 @@ void oracle_free(struct oracle *o); /* NULL is fine */
 uint64_t oracle_write_begin(struct oracle *o, uint64_t lba, uint64_t nlb, enum value_kind kind);
 void oracle_write_end(struct oracle *o, uint64_t id, uint64_t lba, uint64_t nlb,
 		      enum write_outcome outcome);
+/* Writes in flight may be putting down anything: it is not known whether they were corrupted. */
+void oracle_spoil_in_flight(struct oracle *o);
 /* The bytes of write @id for these blocks. */
 void oracle_fill(const struct oracle *o, void *buf, uint64_t lba, uint64_t nlb, uint64_t id);
 

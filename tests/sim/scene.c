@@ -44,6 +44,8 @@ void cause_end(struct scene *scene, enum cause cause)
 {
 	scene->is_active[cause]--;
 	scene->last_ns[cause] = world_now();
+	if (cause == CAUSE_LIE) /* what is in flight may have been spoilt already */
+		oracle_spoil_in_flight(scene->oracle);
 }
 
 bool cause_since(const struct scene *scene, enum cause cause, uint64_t since_ns)
