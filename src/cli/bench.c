@@ -121,6 +121,11 @@ static int bench_open_device(struct bench *b, struct bench_device *d, const char
 	if (b->opts.bs % block_size != 0)
 		return err_set(err, -EINVAL, "%s: --bs %llu is not a multiple of its blocks of %u",
 			       uri, (unsigned long long)b->opts.bs, block_size);
+	if (d->open.dev->max_io_nlb != 0 && b->opts.bs / block_size > d->open.dev->max_io_nlb)
+		return err_set(err, -EINVAL,
+			       "%s: takes at most %llu bytes at once: use a smaller "
+			       "--bs",
+			       uri, (unsigned long long)d->open.dev->max_io_nlb * block_size);
 	d->nunits = device_size(d->open.dev) / b->opts.bs;
 	if (d->nunits < reactor_count())
 		return err_set(err, -EINVAL,

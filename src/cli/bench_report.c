@@ -200,8 +200,9 @@ static json_t *json_failures(const struct bench *b)
 	return list;
 }
 
-static void report_json(const struct bench *b, const struct bench_counts *total)
+static bool report_json(const struct bench *b, const struct bench_counts *total)
 {
+	bool is_told;
 	uint64_t ops = ops_of(total);
 	json_t *object = json_counts(b, total), *devices = json_array();
 	struct bench_counts one;
@@ -223,18 +224,22 @@ static void report_json(const struct bench *b, const struct bench_counts *total)
 		(void)json_object_set_new(object, "verify", json_verify(total));
 	(void)json_object_set_new(object, "failures", json_failures(b));
 	(void)json_object_set_new(object, "config", json_config(b));
-	(void)json_dumpf(object, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(12));
+	is_told = json_dumpf(object, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(12)) == 0;
 	putchar('\n');
 	json_decref(object);
+	if (!is_told)
+		cli_error("the result cannot be told as JSON: no memory");
+	return is_told;
 }
 
 bool bench_report(const struct bench *b)
 {
 	struct bench_counts total;
+	bool is_told = true;
 
 	bench_sum(b, NULL, &total);
 	if (b->opts.json)
-		report_json(b, &total);
+		is_told = report_json(b, &total);
 	else
 		report_text(b, &total);
 	report_notes(b, &total);
@@ -246,5 +251,5 @@ bool bench_report(const struct bench *b)
 		cli_error("interrupted before everything was read back");
 		return false;
 	}
-	return total.errors == 0 && total.bad_blocks == 0;
+	return is_told && total.errors == 0 && total.bad_blocks == 0;
 }

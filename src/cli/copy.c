@@ -114,8 +114,15 @@ static int copy_check_sizes(const struct copy *c, struct err *err)
 		       (unsigned long long)(src - dst));
 }
 
+/* Not more than either device takes in one request. */
+static uint64_t chunk_limit(const struct device *dev)
+{
+	return dev->max_io_nlb != 0 ? (uint64_t)dev->max_io_nlb << dev->block_shift : UINT64_MAX;
+}
+
 static int copy_open(struct copy *c, struct err *err)
 {
+	uint64_t limit;
 	int rc = opened_open(&c->src, c->uris.items[0], 0, err);
 
 	if (rc == 0)
@@ -126,7 +133,8 @@ static int copy_open(struct copy *c, struct err *err)
 		return rc;
 	c->size = device_size(c->src.dev);
 	c->unit = MAX(c->src.dev->block_size, c->dst.dev->block_size);
-	c->opts.bs = ALIGN_UP(c->opts.bs, c->unit);
+	limit = MIN(chunk_limit(c->src.dev), chunk_limit(c->dst.dev));
+	c->opts.bs = MAX(ALIGN_DOWN(MIN(ALIGN_UP(c->opts.bs, c->unit), limit), c->unit), c->unit);
 	return 0;
 }
 
@@ -346,8 +354,9 @@ static int copy_prepare_journal(struct copy *c, struct err *err)
 
 /* ---- results --------------------------------------------------------------------------------- */
 
-static void report_json(const struct copy *c, bool is_ok)
+static bool report_json(const struct copy *c, bool is_ok)
 {
+	bool is_told;
 	uint64_t moved = c->copied_bytes + c->zeroed_bytes;
 	double seconds = (double)c->copy_ns / 1e9;
 	json_t *o = json_pack(
@@ -369,9 +378,13 @@ static void report_json(const struct copy *c, bool is_ok)
 						  json_integer((json_int_t)c->first_difference));
 		(void)json_object_set_new(o, "verify", v);
 	}
-	(void)json_dumpf(o, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(12));
+	is_told = json_dumpf(o, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(12)) == 0;
 	putchar('\n');
 	json_decref(o);
+	if (!is_told)
+		cli_error(
+			"the result cannot be told as JSON: no memory, or a URI that is no UTF-8");
+	return is_told;
 }
 
 static void report_text(const struct copy *c)
@@ -443,10 +456,10 @@ static int copy_main(void *arg, struct err *err)
 	is_ok = report_trouble(c, rc, err);
 	if (is_ok)
 		journal_remove(&c->journal);
-	if (c->opts.json)
-		report_json(c, is_ok);
-	else
+	if (!c->opts.json)
 		report_text(c);
+	else if (!report_json(c, is_ok))
+		is_ok = false;
 	opened_close(&c->dst);
 	opened_close(&c->src);
 	return is_ok ? CLI_DONE : CLI_FAILED;

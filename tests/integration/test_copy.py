@@ -226,3 +226,35 @@ def test_a_write_that_was_lost_is_found(ashlar, slow):
                   f"inject://{slow.target}?op=write&method=drop&offset={4 * MIB // 512}&num_blk=1")
     assert done.returncode == 1
     assert f"differ, first at byte {4 * MIB} " in done.stderr
+
+
+def random_disk(rng, path, size):
+    """A file of one of several kinds: full, crumbs between holes, written zeroes, one hole."""
+    kind = rng.choice(["full", "crumbs", "crumbs", "zeroes", "hole"])
+    with path.open("wb") as file:
+        file.truncate(size)
+        if kind == "full":
+            file.write(rng.randbytes(size))
+        elif kind == "zeroes":
+            file.write(bytes(size))
+        elif kind == "crumbs":
+            for _ in range(rng.randrange(30)):
+                offset = file.seek(rng.randrange(size))
+                file.write(rng.randbytes(rng.choice([1, 512, 4096, 70000]))[:size - offset])
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_any_shape_is_copied_exactly(ashlar, seed):
+    rng = random.Random(seed)
+    block_from, block_to = rng.choice([512, 4096]), rng.choice([512, 1024, 4096])
+    size = rng.randrange(block_from, 3 * MIB) // block_from * block_from
+    room = size + rng.choice([0, 0, 1, 4096, 100000])
+    room = (room + block_to - 1) // block_to * block_to
+    source = random_disk(rng, ashlar.dir / "src", size)
+    before = random_disk(rng, ashlar.dir / "dst", room)
+    got = ashlar.json("copy", f"aio://{ashlar.dir}/src?blk_size={block_from}",
+                      f"uring://{ashlar.dir}/dst?blk_size={block_to}", "--verify", "--bs",
+                      rng.choice([4096, 8192, 65536, MIB]), "--qd", rng.choice([1, 2, 16]))
+    assert got["ok"]
+    assert (ashlar.dir / "dst").read_bytes() == source + before[size:]
