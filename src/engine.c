@@ -26,6 +26,7 @@
 #include "base/log.h"
 #include "crash.h"
 #include "device/driver.h"
+#include "device/fault.h"
 #include "reactor/uring.h"
 #include "schemes.h"
 
@@ -255,6 +256,7 @@ static int engine_end(void *arg, struct err *err)
 {
 	(void)arg;
 	(void)err;
+	fault_remove_all(); /* what they hold goes on, so that devices can go */
 	device_remove_all();
 	while (task_count() > 1) /* the one is this task */
 		task_sleep(STOP_POLL_NS);

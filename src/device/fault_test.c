@@ -906,6 +906,22 @@ TEST(fault_is_counted)
 	ram_run(stats_body);
 }
 
+static void left_armed_body(void)
+{
+	struct fault_info fault;
+
+	CHECK(!fault_list(0, &fault));
+	CHECK_EQ(ram_do_io(0, IO_WRITE, 0, 1, buf), IO_OK);
+	arm("op=write");
+	CHECK_EQ(ram_do_io(0, IO_WRITE, 0, 1, buf), IO_TRANSFER);
+}
+
+TEST(fault_ends_with_its_engine)
+{
+	ram_run(left_armed_body);
+	ram_run(left_armed_body);
+}
+
 static void child_body(void)
 {
 	struct io io = { .op = IO_WRITE, .lba = 10, .nlb = 1 };

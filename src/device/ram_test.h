@@ -169,7 +169,6 @@ static int ram_body(void *arg, struct err *err)
 	ram_open();
 	if (tap_.failed == 0)
 		body();
-	fault_remove_all();
 	desc_close(ram_desc);
 	return 0;
 }
