@@ -165,7 +165,7 @@ static void abort_search(struct msg *msg)
 	uint16_t cid = (uint16_t)(le32_get(cmd->sqe.cdw10) >> 16);
 
 	for (uint32_t i = 0; i < conn->ncmds; i++) {
-		struct cmd *found = &conn->cmds[i];
+		struct cmd *found = &conn->slots[i].cmd;
 
 		if (found->cid != cid || found == cmd ||
 		    (found->state != CMD_WAIT && found->state != CMD_HELD))

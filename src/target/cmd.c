@@ -376,7 +376,7 @@ void cmd_drop_all(struct conn *conn, bool is_closed)
 	conn->h2c = NULL;
 	conn->h2c_left = 0;
 	for (uint32_t i = 0; i < conn->ncmds; i++)
-		cmd_drop(&conn->cmds[i], is_closed);
+		cmd_drop(&conn->slots[i].cmd, is_closed);
 	cmd_drop(&conn->boot, is_closed);
 }
 

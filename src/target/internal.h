@@ -36,6 +36,7 @@ enum {
 	RX_CHUNK_COUNT = 4,        /* per reactor; one more never lends its memory */
 	RX_ROOM_MIN = 64 << 10,    /* bytes; less room is not worth a system call */
 	RX_IDLE_US = 100,          /* a connection is polled so long after its last byte */
+	BATCH_MAX = 64,            /* commands of one connection started in one turn */
 	TX_IOV_MAX = STREAM_IOV_MAX,
 	TX_STAGING = TX_IOV_MAX * (PDU_HEADER_MAX + 32) /
 		     2,             /* bytes of headers per gathered send */
@@ -86,14 +87,14 @@ struct out {
 };
 
 struct cmd {
-	_Alignas(64) struct io io;
+	struct io io;
 	/* hot */
 	struct conn *conn;
 	struct ns_core *ns;
 	uint8_t *buf; /* where the data is: slot, pool or lent receive memory */
 	uint32_t len; /* bytes of data to transfer */
 	uint32_t got; /* bytes that arrived of them */
-	uint16_t tag; /* index in conn->cmds, TTAG on the wire */
+	uint16_t tag; /* index in conn->slots, TTAG on the wire */
 	uint16_t cid;
 	uint16_t status; /* NVMe status with NVME_STATUS_DNR */
 	uint16_t sqhd;
@@ -116,6 +117,11 @@ struct cmd {
 	uint32_t ns_generation;  /* of the table when ns was looked up */
 	uint16_t range, ranges;  /* dataset management: next and number */
 	struct conn *abort_conn; /* Abort: the queue that is searched */
+};
+
+/* Slots begin with a cache line. Elsewhere a cmd need not (lists compare addresses that are none). */
+struct slot {
+	_Alignas(64) struct cmd cmd;
 };
 
 /* ---- one reactor's half --------------------------------------------------------------------- */
@@ -178,8 +184,8 @@ struct conn {
 	struct core *core;
 	struct stream *stream; /* owned; NULL once closed */
 	struct list active_link, out_link, link;
-	struct cmd *cmds; /* owned, ncmds */
-	uint16_t *free;   /* stack of free tags, owned */
+	struct slot *slots; /* owned, ncmds */
+	uint16_t *free;     /* stack of free tags, owned */
 	uint16_t nfree, ncmds;
 	uint16_t qid, sqhd, sqsize;
 	uint16_t silent; /* completions the host saw without an SQHD */
@@ -208,6 +214,12 @@ struct conn {
 	uint32_t h2c_digest_left; /* bytes of digest */
 	uint32_t h2c_crc;
 	uint8_t h2c_digest[NVME_TCP_DIGEST_SIZE];
+
+	/* received, not judged yet: the batch was full */
+	struct rx_chunk *rest_chunk; /* counted; NULL: none */
+	uint8_t *rest_at;
+	size_t rest_len;
+	uint32_t batch_left;
 
 	uint32_t tail_len;
 	uint8_t tail[TAIL_MAX]; /* the beginning of a PDU that is not complete */
@@ -428,6 +440,7 @@ void conn_close(struct conn *conn);
 void conn_terminate(struct conn *conn, const struct pdu_fault *fault, const uint8_t *header,
 		    size_t len);
 void conn_activate(struct conn *conn);
+void conn_drop_rest(struct conn *conn);
 /* A busy command ended: free the connection if it was the last thing it waited for. */
 void conn_put_busy(struct conn *conn);
 /* The Connect command came back from the primary with success. 0 or a negative errno. */

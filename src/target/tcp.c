@@ -24,7 +24,7 @@
  * Invariants
  *   1. A connection with a tail has no data transfer half done, and the other way round.
  *   2. After an error no further byte of that connection is judged.
- *   3. chunk->used == 0 whenever chunk->refs == 0 and nobody is receiving.
+ *   3. Who has a rest (a batch that is not judged yet) does not receive.
  *
  * Thread: the connection's reactor.
  *
@@ -121,7 +121,7 @@ static struct cmd *h2c_command(struct conn *conn, uint16_t ttag)
 {
 	if (ttag == TAG_BOOT)
 		return &conn->boot;
-	return ttag < conn->ncmds ? &conn->cmds[ttag] : NULL;
+	return ttag < conn->ncmds ? &conn->slots[ttag].cmd : NULL;
 }
 
 /* The header of an H2CData is complete: which command is it for, and is it the next piece? */
@@ -186,7 +186,7 @@ static inline struct cmd *take_slot(struct conn *conn)
 	if (likely(conn->state == CONN_LIVE)) {
 		if (unlikely(conn->nfree == 0))
 			return NULL;
-		return &conn->cmds[conn->free[--conn->nfree]];
+		return &conn->slots[conn->free[--conn->nfree]].cmd;
 	}
 	cmd = &conn->boot;
 	return cmd->state == CMD_FREE ? cmd : NULL;
@@ -205,6 +205,7 @@ static bool take_capsule(struct conn *conn, const uint8_t *at, const struct pdu 
 	}
 	cmd->sqe = capsule->cmd;
 	cmd->state = CMD_START;
+	conn->batch_left--;
 	if (conn->rules.ddgst && pdu->data_len > 0) {
 		struct le32 digest;
 
@@ -271,7 +272,7 @@ static size_t conn_parse(struct conn *conn, struct rx_chunk *chunk, const uint8_
 
 	if (conn->h2c != NULL)
 		done = h2c_take(conn, at, len);
-	while (done < len && conn->state < CONN_TERMINATED) {
+	while (done < len && conn->state < CONN_TERMINATED && conn->batch_left > 0) {
 		n = take_pdu(conn, chunk, at + done, len - done);
 		if (n == 0)
 			break;
@@ -280,10 +281,38 @@ static size_t conn_parse(struct conn *conn, struct rx_chunk *chunk, const uint8_
 	return conn->state < CONN_TERMINATED ? done : len;
 }
 
+void conn_drop_rest(struct conn *conn)
+{
+	if (conn->rest_chunk != NULL)
+		rx_chunk_put(conn->core, take(conn->rest_chunk));
+}
+
+/*
+ * Judge the next batch of what was received. A bounded batch keeps both sides busy: a host sees its
+ * first answers while the rest of its commands is still being worked on.
+ */
+static void conn_take_rest(struct conn *conn)
+{
+	size_t done;
+
+	conn->batch_left = BATCH_MAX;
+	done = conn_parse(conn, conn->rest_chunk, conn->rest_at, conn->rest_len);
+	if (conn->rest_chunk == NULL)
+		return; /* closed meanwhile */
+	conn->rest_at += done;
+	conn->rest_len -= done;
+	if (conn->rest_len > 0 && conn->batch_left == 0 && conn->state < CONN_TERMINATED)
+		return;
+	conn->tail_len = (uint32_t)conn->rest_len;
+	assert(conn->tail_len <= sizeof(conn->tail));
+	memcpy(conn->tail, conn->rest_at, conn->tail_len);
+	conn_drop_rest(conn);
+}
+
 /* What the system call put behind the tail, or straight to its place. */
 static void conn_received(struct conn *conn, struct rx_chunk *chunk, uint8_t *base, size_t got)
 {
-	size_t len, done, direct = 0;
+	size_t len, direct = 0;
 
 	if (conn->h2c_left > 0) {
 		direct = MIN(got, (size_t)conn->h2c_left);
@@ -295,29 +324,29 @@ static void conn_received(struct conn *conn, struct rx_chunk *chunk, uint8_t *ba
 	conn->tail_len = 0;
 	if (len == 0)
 		return;
-	chunk->refs++; /* mine: nobody may take it for free while it is judged */
-	done = conn_parse(conn, chunk, base, len);
-	if (done < len) {
-		conn->tail_len = (uint32_t)(len - done);
-		assert(conn->tail_len <= sizeof(conn->tail));
-		memcpy(conn->tail, base + done, conn->tail_len);
-	}
-	chunk->used = chunk->refs > 1 ? ALIGN_UP((uint32_t)(base - chunk->base + done), 64u)
-				      : chunk->used;
-	chunk->refs--;
-	if (chunk->refs == 0)
-		chunk->used = 0;
+	chunk->refs++; /* mine: it may not be reused while it is judged, or a rest lies in it */
+	chunk->used = ALIGN_UP((uint32_t)(base - chunk->base + len), 64u);
+	conn->rest_chunk = chunk;
+	conn->rest_at = base;
+	conn->rest_len = len;
+	conn_take_rest(conn);
 }
 
 /* Returns the events handled: 0 when there was nothing to read. */
 static unsigned conn_recv(struct conn *conn)
 {
-	struct rx_chunk *chunk = core_rx(conn->core);
-	uint8_t *base = chunk->base + chunk->used;
+	struct rx_chunk *chunk;
 	struct iovec iov[2];
 	int iovcnt = 0;
+	uint8_t *base;
 	ssize_t got;
 
+	if (conn->rest_chunk != NULL) {
+		conn_take_rest(conn);
+		return 1;
+	}
+	chunk = core_rx(conn->core);
+	base = chunk->base + chunk->used;
 	if (conn->h2c_left > 0)
 		iov[iovcnt++] = (struct iovec){ conn->h2c_at, conn->h2c_left };
 	iov[iovcnt++] = (struct iovec){ base + conn->tail_len,
@@ -342,7 +371,7 @@ static unsigned conn_recv(struct conn *conn)
 
 /* ---- the active set ------------------------------------------------------------------------- */
 
-static void conn_rest(struct conn *conn)
+static void conn_arm(struct conn *conn)
 {
 	list_del(&conn->active_link);
 	stream_arm(conn->stream, STREAM_IN);
@@ -361,7 +390,7 @@ unsigned core_poll(struct poller *poller)
 		events += n;
 		if (n == 0 && now - atomic_load_explicit(&conn->last_rx_ns, memory_order_relaxed) >
 				      RX_IDLE_US * 1000ull)
-			conn_rest(conn);
+			conn_arm(conn);
 	}
 	if (list_empty(&core->active))
 		poller_stop(core->reactor, poller);
@@ -373,8 +402,11 @@ bool core_arm(struct poller *poller)
 	struct core *core = container_of(poller, struct core, poller);
 	struct conn *conn, *next;
 
-	list_for_each_safe (conn, next, &core->active, active_link)
-		conn_rest(conn);
+	list_for_each_safe (conn, next, &core->active, active_link) {
+		if (conn->rest_chunk != NULL)
+			return false; /* there is work without any event */
+		conn_arm(conn);
+	}
 	return true;
 }
 

@@ -42,7 +42,7 @@ static void primary_gone(struct msg *msg)
 
 	if (conn->bufs != NULL)
 		dma_free(conn->bufs, (size_t)conn->sqsize * conn->buf_size);
-	free(conn->cmds);
+	free(conn->slots);
 	free(conn->free);
 	target_conn_gone(conn);
 }
@@ -91,6 +91,7 @@ void conn_close(struct conn *conn)
 	timer_disarm(core->reactor, &conn->timer);
 	list_del(&conn->active_link);
 	conn_out_reset(conn);
+	conn_drop_rest(conn);
 	stream_close(take(conn->stream));
 	cmd_drop_all(conn, true);
 	conn->msg.fn = primary_closing;
@@ -193,11 +194,10 @@ static void conn_close_posted(struct msg *msg)
 
 int conn_new(struct target *target, struct core *core, struct stream *stream)
 {
-	struct conn *conn = aligned_alloc(_Alignof(struct conn), sizeof(*conn));
+	struct conn *conn = calloc(1, sizeof(*conn));
 
 	if (conn == NULL)
 		return -ENOMEM;
-	memset(conn, 0, sizeof(*conn));
 	conn->core = core;
 	conn->target = target;
 	conn->serial = target->conns_accepted; /* counted before: starts at 1 */
@@ -228,18 +228,18 @@ int conn_go_live(struct conn *conn)
 	conn->sqsize = n;
 	conn->buf_size = r->qid == 0 ? NVME_TCP_ADMIN_CAPSULE_DATA
 				     : MAX(opts->in_capsule_size, (uint32_t)SMALL_BUF);
-	conn->cmds = aligned_alloc(_Alignof(struct cmd), n * sizeof(struct cmd));
+	conn->slots = aligned_alloc(_Alignof(struct slot), n * sizeof(struct slot));
 	conn->free = calloc(n, sizeof(*conn->free));
 	conn->bufs = dma_alloc((size_t)n * conn->buf_size);
-	if (conn->cmds == NULL || conn->free == NULL || conn->bufs == NULL) {
+	if (conn->slots == NULL || conn->free == NULL || conn->bufs == NULL) {
 		log_warn("no memory for a queue of %u entries peer=%s", n, conn->peer);
 		return -ENOMEM; /* primary_gone() frees what there is */
 	}
-	memset(conn->cmds, 0, n * sizeof(struct cmd));
+	memset(conn->slots, 0, n * sizeof(struct slot));
 	for (uint16_t i = 0; i < n; i++) {
-		conn->cmds[i].conn = conn;
-		conn->cmds[i].tag = i;
-		list_init(&conn->cmds[i].link);
+		conn->slots[i].cmd.conn = conn;
+		conn->slots[i].cmd.tag = i;
+		list_init(&conn->slots[i].cmd.link);
 		conn->free[i] = (uint16_t)(n - 1 - i);
 	}
 	conn->nfree = n;

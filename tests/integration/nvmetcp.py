@@ -396,9 +396,11 @@ class Host:
 class Targetd:
     """The target under test, driven over its stdin."""
 
-    def __init__(self, *options):
+    def __init__(self, *options, prefix=()):
         program = BUILD / "tests" / "integration" / "targetd"
-        self.proc = subprocess.Popen([program, *options], stdin=subprocess.PIPE,
+        env = dict(os.environ)
+        env.setdefault("UBSAN_OPTIONS", "halt_on_error=1:print_stacktrace=1")
+        self.proc = subprocess.Popen([*prefix, program, *options], env=env, stdin=subprocess.PIPE,
                                      stdout=subprocess.PIPE, text=True, bufsize=1)
         line = self.proc.stdout.readline().strip()
         assert line == "ready", f"targetd said {line!r}"
