@@ -6,21 +6,12 @@ import json
 import re
 import uuid
 
-from harness import case, check, check_equal
+from harness import case, check, check_equal, expect_status
 from guest import HOST_ADDRESS6, wait_until
 from targets import Namespace
 
 DISCOVERY_NQN = "nqn.2014-08.org.nvmexpress.discovery"
 MIB = 1 << 20
-
-
-def expect_status(t, command, status):
-    """`command' fails with this NVMe status (type and code, without More and Do Not Retry)."""
-    result = t.guest.run(command, check=False)
-    check(result.status != 0, f"{command} succeeded")
-    said = re.search(r"\(0x([0-9a-f]+)\)", result.out)
-    check(said, f"{command} names no status: {result.out}")
-    check_equal(f"{int(said[1], 16) & 0x7ff:#x}", f"{status:#x}", f"status of {command}")
 
 
 @case("discover", quick=True)
@@ -238,6 +229,25 @@ def errors(t):
     expect_status(t, f"nvme get-log {controller.path} --log-id=0xee --log-len=512", 0x109)
     check_equal(controller.attribute("state"), "live", "state after the errors")
     t.guest.run(f"dd if={block} of=/dev/null bs=4k count=1 iflag=direct")
+
+
+@case("connect-often", needs=["process"])
+def connect_often(t):
+    """connecting and disconnecting leaves nothing behind in the engine"""
+    target = t.serve()
+    sizes = []
+    for turn in range(10):
+        controller = t.host.connect(target, queues=4)
+        t.host.block(controller)
+        check_equal(target.connections(), 5, "connections while connected")
+        controller.disconnect()
+        wait_until(lambda: target.connections() == 0, "the connections are gone")
+        if turn in (1, 9):
+            sizes.append((target.open_files(), target.resident_bytes()))
+    check_equal(sizes[1][0], sizes[0][0], "open files after 10 connects, and after 2")
+    grown = sizes[1][1] - sizes[0][1]
+    check(grown < 2 * MIB, f"8 connects made the engine {grown} bytes larger")
+    t.note(f"resident {sizes[1][1] >> 20} MiB")
 
 
 @case("abort", quick=True)

@@ -2,9 +2,10 @@
 """File systems, fio, discards, and what happens while the engine changes or dies."""
 
 import hashlib
+import os
 import signal
 
-from harness import case, check, check_equal
+from harness import case, check, check_equal, expect_status
 from guest import wait_until
 from targets import Namespace
 
@@ -190,6 +191,15 @@ def resize(t):
     t.guest.run(f"e2fsck -fn {block}")
 
 
+@case("resize-sighup", needs=["process"], kernel_may_say="rescanning")
+def resize_sighup(t):
+    """SIGHUP makes the engine look at its files again"""
+    target, _, block = t.serve_and_connect(Namespace(size_mb=16, scheme="aio"))
+    os.truncate(target.path_of(1), 40 * MIB)
+    target.process.send_signal(signal.SIGHUP)
+    t.guest.wait(f"[ $(blockdev --getsize64 {block}) = {40 * MIB} ]", "the new size", 20)
+
+
 @case("new-namespace", quick=True, needs=["add"], kernel_may_say="rescanning")
 def new_namespace(t):
     """a namespace that is added, and removed again, is seen by the connected host"""
@@ -219,6 +229,64 @@ def pause(t):
     target.resume()
     job.wait(20)
     check_equal(t.host.sha256(block, 0, MIB), written, "data after the pause")
+
+
+@case("reset", kernel_may_say="resetting controller|rescanning")
+def reset(t):
+    """nvme reset under load: the host reconnects at once, and the data verifies"""
+    _, controller, block = t.serve_and_connect(queues=4)
+    job = t.guest.spawn(
+        f"cd /tmp && fio --name=job --filename={block} --direct=1 --ioengine=libaio --rw=randwrite "
+        "--bs=8k --size=24m --iodepth=16 --verify=crc32c --do_verify=1 --verify_fatal=1")
+    done = t.host.writes_done(block)
+    for _ in range(3):
+        before = int(t.guest.text(f"echo {done}"))
+        t.guest.wait(f"[ {done} -gt {before + 100} ]", "writes arrive")
+        t.guest.run(f"nvme reset {controller.path}")
+        controller.wait_live()
+    job.wait(120)
+
+
+@case("two-reactors", needs=["cores"])
+def two_reactors(t):
+    """an engine on two cores: queues on both, load while namespaces come, go and grow"""
+    target = t.serve(Namespace(size_mb=64), options=["--cores", "0x3"])
+    controller = t.host.connect(target, queues=4, header_digest=True)
+    block = t.host.block(controller)
+    job = t.guest.spawn(
+        f"cd /tmp && fio --name=job --filename={block} --direct=1 --ioengine=libaio --rw=randwrite "
+        "--bsrange=4k-64k --size=12m --offset_increment=16m --numjobs=4 --thread --iodepth=16 "
+        "--verify=crc32c --do_verify=1 --verify_fatal=1")
+    target.add(Namespace(size_mb=16, scheme="malloc"))
+    t.host.block(controller, 2)
+    target.pause()
+    target.resume()
+    target.remove(2)
+    t.host.wait_no_block(controller, 2)
+    target.resize(1, 96)
+    t.guest.wait(f"[ $(blockdev --getsize64 {block}) = {96 * MIB} ]", "the new size", 20)
+    job.wait(120)
+
+
+@case("inject", needs=["inject"], kernel_may_say="I/O error|nvme.*error|critical medium")
+def inject(t):
+    """a fault that is armed below reaches the host as what it is, and goes when disarmed"""
+    ns = Namespace(size_mb=16, scheme="malloc")
+    target, _, block = t.serve_and_connect(ns)
+    written = t.host.write_random(block, 0, MIB)
+    read = f"nvme read {block} -c 7 -z 4096 -d /tmp/x"
+    disarm = target.inject(ns, "op=read&offset=64&num_blk=8&method=status-nvme-2-81&stage=compl")
+    expect_status(t, f"{read} -s 64", 0x281)
+    t.guest.run(f"{read} -s 72")
+    check(t.guest.run(f"dd if={block} bs=4k skip=8 count=1 iflag=direct", check=False).status != 0,
+          "dd read a block that cannot be read")
+    disarm()
+    check_equal(t.host.sha256(block, 0, MIB), written, "data once the fault is gone")
+    disarm = target.inject(ns, "op=read&method=corrupt&bits=1&offset=0&num_blk=64&retries=1")
+    check(t.host.sha256(block, 0, 32768) != t.host.sha256(block, 0, 32768),
+          "a flipped bit was not seen: these tests would not notice corruption")
+    disarm()
+    check_equal(t.host.sha256(block, 0, MIB), written, "data in the end")
 
 
 @case("kill-9", quick=True, needs=["kill"], kernel_may_say="nvme")

@@ -10,6 +10,7 @@ The logs of a run with a failed case (engines, consoles, all that was asked of t
 folder that is named; those of a good run go.
 """
 
+import re
 import shutil
 import sys
 import tempfile
@@ -294,3 +295,12 @@ def check_equal(got, wanted, what):
 def check(condition, what):
     if not condition:
         raise AssertionError(what)
+
+
+def expect_status(t, command, status):
+    """`command' fails with this NVMe status (type and code, without More and Do Not Retry)."""
+    result = t.guest.run(command, check=False)
+    check(result.status != 0, f"{command} succeeded")
+    said = re.search(r"\(0x([0-9a-f]+)\)", result.out)
+    check(said, f"{command} names no status: {result.out}")
+    check_equal(f"{int(said[1], 16) & 0x7ff:#x}", f"{status:#x}", f"status of {command}")

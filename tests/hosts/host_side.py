@@ -177,4 +177,4 @@ class HostSide:
     def kernel_complaints(self, mark, allowed=None):
         """Suspect lines since `mark' that do not match the pattern `allowed'."""
         return [line for line in self.kernel_log(mark)
-                if SUSPECT.search(line) and not (allowed and re.search(allowed, line))]
+                if SUSPECT.search(line) and not (allowed and re.search(allowed, line, re.I))]

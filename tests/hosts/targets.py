@@ -74,7 +74,8 @@ class Ashlar(Target):
     """`ashlar export' as a child process."""
 
     can = frozenset({"kill", "resize", "add", "pause", "compare", "fua", "identity", "allow-host",
-                     "ipv6", "host-files", "malloc", "shutdown", "multi-block-size", "statuses"})
+                     "ipv6", "host-files", "malloc", "shutdown", "multi-block-size", "statuses", "inject",
+                     "cores", "process"})
     address = guest_module.HOST_ADDRESS
     numbers = itertools.count(1)
 
@@ -89,9 +90,14 @@ class Ashlar(Target):
         self.options = []
         self.listen = "127.0.0.1"
 
+    @staticmethod
+    def device_name(ns):
+        """What the engine calls the device of `ns'."""
+        return f"m{ns.uuid[:8]}" if ns.scheme == "malloc" else ns.path
+
     def uri(self, ns):
         if ns.scheme == "malloc":
-            return f"malloc:///m{ns.uuid[:8]}?size_mb={ns.size_mb}&blk_size={ns.block_size}" \
+            return f"malloc:///{self.device_name(ns)}?size_mb={ns.size_mb}&blk_size={ns.block_size}" \
                    f"&uuid={ns.uuid}"
         return f"{ns.scheme}://{ns.path}?blk_size={ns.block_size}&uuid={ns.uuid}"
 
@@ -175,6 +181,19 @@ class Ashlar(Target):
     def resize(self, nsid, size_mb):
         os.truncate(self.path_of(nsid), size_mb << 20)
         self.command("rescan")
+
+    def inject(self, ns, parameters):
+        """Arm a fault; returns the function that disarms it."""
+        uri = f"inject://{self.device_name(ns)}?{parameters}"
+        self.command(f"inject {uri}")
+        return lambda: self.command(f"uninject {uri}")
+
+    def open_files(self):
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+    def resident_bytes(self):
+        with open(f"/proc/{self.process.pid}/statm", encoding="ascii") as statm:
+            return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
     def add(self, ns):
         self.make_file(ns)
