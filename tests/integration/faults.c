@@ -30,6 +30,7 @@ enum {
 
 static struct device *dev;
 static struct handle *h;
+static const char *armed_device; /* NULL: the one on top */
 static bool keeps_data;
 static _Alignas(4096) uint8_t buf[2 * SIZE];
 static _Alignas(4096) uint8_t back[SIZE];
@@ -154,9 +155,9 @@ static void combine(enum io_op op, enum fault_method method, enum fault_stage st
 	uint16_t status;
 
 	(void)snprintf(uri, sizeof(uri),
-		       "inject://%s?op=%s&stage=%s&offset=%d&num_blk=%d&method=%s", dev->name,
-		       io_op_name(op), stage == FAULT_SUBMIT ? "s" : "c", LBA, NLB,
-		       methods[method]);
+		       "inject://%s?op=%s&stage=%s&offset=%d&num_blk=%d&method=%s",
+		       armed_device != NULL ? armed_device : dev->name, io_op_name(op),
+		       stage == FAULT_SUBMIT ? "s" : "c", LBA, NLB, methods[method]);
 	TAP_ROW(uri);
 	setup(op);
 	if (!CHECK_EQ(fault_add(uri, NULL), 0))
@@ -254,6 +255,39 @@ TEST(faults_on_null)
 TEST(faults_on_malloc)
 {
 	on_device("malloc:///m0?size_mb=1&blk_size=512", true);
+}
+
+/* In a stack: on the layer, and below it. */
+TEST(faults_above_and_below_a_layer)
+{
+	static const char *const armed[] = { NULL, "m0" };
+
+	for (size_t i = 0; i < ARRAY_LEN(armed); i++) {
+		armed_device = armed[i];
+		on_device("passthru:///p0?base=malloc%3A%2F%2F%2Fm0%3Fsize_mb%3D1%26blk_size%3D512",
+			  true);
+	}
+	armed_device = NULL;
+}
+
+/* The device at the bottom emulates much, the layer hands it down. */
+TEST(faults_above_and_below_an_emulation)
+{
+	char path[] = "/tmp/ashlar-faults-XXXXXX", uri[160];
+	int fd = mkstemp(path);
+
+	if (!CHECK(fd >= 0))
+		return;
+	CHECK_EQ(ftruncate(fd, 1 << 20), 0);
+	(void)close(fd);
+	(void)snprintf(uri, sizeof(uri), "passthru:///p0?base=aio%%3A%%2F%%2F%s%%3Fblk_size%%3D512",
+		       path);
+	for (unsigned i = 0; i < 2; i++) {
+		armed_device = i == 0 ? NULL : path;
+		on_device(uri, true);
+	}
+	armed_device = NULL;
+	CHECK_EQ(unlink(path), 0);
 }
 
 TEST(faults_on_aio)
