@@ -19,6 +19,10 @@
  *   |      ^ |                                                     |        |
  *   +------+ +--<------ kernel event, message, timer <-------------+--------+
  *
+ * A thread that was preempted shares its core with something else. A spinner then only burns its
+ * share and waits in line afterwards, while a sleeper is let in as soon as its event comes; so
+ * there is no spinning for a while.
+ *
  * The hand-shake with senders: a sleeper publishes is_sleeping, fences, looks at its inbox once
  * more and only then sleeps; a sender pushes, fences and reads is_sleeping. One of the two sees
  * the other, and a busy reactor is never woken by a system call.
@@ -39,6 +43,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/resource.h>
 
 #include "base/log.h"
 #include "reactor/uring.h"
@@ -48,6 +53,8 @@ enum {
 	GAP_WEIGHT = 8,               /* the average follows the last few events */
 	GAP_MAX_NS = 2 * 1000 * 1000, /* a longer pause counts as this: then forget it quickly */
 	SPIN_DEFAULT_NS = 50 * 1000, /* about the cost of one sleep and wake in a virtual machine */
+	PREEMPTED_NS = 500 * 1000,   /* a turn this long: look whether the core was taken away */
+	CALM_NS = 20 * 1000 * 1000,  /* then do without spinning for a while */
 	INBOX_BATCH = 256,           /* messages handled per turn */
 };
 
@@ -188,11 +195,29 @@ uint64_t reactor_next_timer_ns(const struct reactor *r)
 	return r->timers.root != NULL ? r->timers.root->due_ns : UINT64_MAX;
 }
 
+/* Has the kernel taken the core away since the last look? Asked only after a turn that was long. */
+static COLD bool reactor_was_preempted(struct reactor *r)
+{
+	struct rusage usage;
+	bool was_preempted;
+
+	if (getrusage(RUSAGE_THREAD, &usage) < 0)
+		return false;
+	was_preempted = usage.ru_nivcsw != r->preemptions;
+	r->preemptions = usage.ru_nivcsw;
+	return was_preempted;
+}
+
 unsigned reactor_turn(struct reactor *r)
 {
+	uint64_t now_ns;
 	unsigned events;
 
-	r->now_ns = r->backend->now(r);
+	now_ns = r->backend->now(r);
+	if (unlikely(now_ns - r->now_ns > PREEMPTED_NS) && r->ring != NULL &&
+	    reactor_was_preempted(r))
+		r->calm_until_ns = now_ns + CALM_NS;
+	r->now_ns = now_ns;
 	events = r->backend->reap(r);
 	if (!list_empty(&r->pollers))
 		events += reactor_run_pollers(r);
@@ -221,7 +246,8 @@ unsigned reactor_turn(struct reactor *r)
 static bool reactor_may_spin(const struct reactor *r)
 {
 	return r->is_spinning ||
-	       (r->gap_ns <= r->spin_budget_ns && r->now_ns - r->last_event_ns < r->spin_budget_ns);
+	       (r->gap_ns <= r->spin_budget_ns &&
+		r->now_ns - r->last_event_ns < r->spin_budget_ns && r->now_ns >= r->calm_until_ns);
 }
 
 static bool reactor_arm_pollers(struct reactor *r)
@@ -250,6 +276,7 @@ void reactor_idle(struct reactor *r)
 	if (mpsc_is_empty(&r->inbox)) {
 		r->stats.sleeps++;
 		r->backend->sleep(r, reactor_next_timer_ns(r));
+		r->now_ns = r->backend->now(r);
 	}
 	atomic_store_explicit(&r->is_sleeping, false, memory_order_relaxed);
 }

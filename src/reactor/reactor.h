@@ -85,6 +85,8 @@ struct reactor {
 	uint64_t last_event_ns;
 	uint64_t gap_ns; /* moving average of the time between eventful turns */
 	uint64_t spin_budget_ns;
+	uint64_t calm_until_ns; /* no spinning before this: it was preempted */
+	long preemptions;       /* involuntary context switches at the last look */
 
 	struct rng rng;
 	struct reactor_stats stats;
