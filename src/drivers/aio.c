@@ -14,10 +14,10 @@
  * Sleep. A reactor may sleep only if the next completion wakes it, and Linux AIO signals nothing
  * but an eventfd that the iocb names when it is submitted. That signal costs something on every
  * request, and buys nothing while the device answers sooner than a sleep would pay. So requests
- * are "quiet" while the average latency of the channel is below the reactor's spin budget, and
- * signal above it. Before sleep the ring is told to read the eventfd; with a quiet request in
- * flight the reactor polls on (a disk that was fast and hangs costs CPU until that one request
- * returns, and no longer: the ones after it signal).
+ * are "quiet" while the average latency of the channel is below the reactor's spin budget, unless
+ * the reactor shares its core and does not spin. Before sleep the ring is told to read the eventfd;
+ * with a quiet request in flight the reactor polls on (a disk that was fast and hangs costs CPU
+ * until that one request returns, and no longer: the ones after it signal).
  *
  * FUA is RWF_DSYNC on the write. Flush and everything else that blocks takes a lane (file.c).
  *
@@ -85,6 +85,7 @@ static inline void aio_queue_flush(struct aio_channel *ac)
 
 static inline void aio_prepare(struct aio_channel *ac, struct iocb *cb, struct io *io)
 {
+	const struct reactor *r = ac->base.ch.reactor;
 	bool is_read = io->op == IO_READ;
 
 	*cb = (struct iocb){
@@ -103,7 +104,7 @@ static inline void aio_prepare(struct aio_channel *ac, struct iocb *cb, struct i
 	}
 	if (!is_read && io->flags & IO_FUA)
 		cb->aio_rw_flags = RWF_DSYNC;
-	if (ac->latency_ns > ac->base.ch.reactor->spin_budget_ns) {
+	if (ac->latency_ns > r->spin_budget_ns || r->now_ns < r->calm_until_ns) {
 		cb->aio_flags = IOCB_FLAG_RESFD;
 		cb->aio_resfd = (uint32_t)ac->event_fd;
 	}
