@@ -74,8 +74,8 @@ class Ashlar(Target):
     """`ashlar export' as a child process."""
 
     can = frozenset({"kill", "resize", "add", "pause", "compare", "fua", "identity", "allow-host",
-                     "ipv6", "host-files", "malloc", "shutdown", "multi-block-size", "statuses", "inject",
-                     "cores", "process"})
+                     "ipv6", "host-files", "malloc", "shutdown", "multi-block-size", "statuses",
+                     "inject", "cores", "process"})
     address = guest_module.HOST_ADDRESS
     numbers = itertools.count(1)
 
@@ -96,10 +96,11 @@ class Ashlar(Target):
         return f"m{ns.uuid[:8]}" if ns.scheme == "malloc" else ns.path
 
     def uri(self, ns):
+        where = ns.path
+        size = ""
         if ns.scheme == "malloc":
-            return f"malloc:///{self.device_name(ns)}?size_mb={ns.size_mb}&blk_size={ns.block_size}" \
-                   f"&uuid={ns.uuid}"
-        return f"{ns.scheme}://{ns.path}?blk_size={ns.block_size}&uuid={ns.uuid}"
+            where, size = "/" + self.device_name(ns), f"size_mb={ns.size_mb}&"
+        return f"{ns.scheme}://{where}?{size}blk_size={ns.block_size}&uuid={ns.uuid}"
 
     def make_file(self, ns):
         if ns.scheme != "malloc":
