@@ -39,16 +39,17 @@ enum {
 	BATCH_MAX = 64,            /* commands of one connection started in one turn */
 	TX_IOV_MAX = STREAM_IOV_MAX,
 	TX_STAGING = TX_IOV_MAX * (PDU_HEADER_MAX + 32) /
-		     2,             /* bytes of headers per gathered send */
-	LENT_TURNS_MAX = 3,         /* a device that keeps lent memory longer gets copies */
-	LENT_RETRY = 4096,          /* writes copied before lending is tried again */
-	CONN_LINGER_MS = 1000,      /* to let a terminated host read why */
-	PRESSURE_MS = 1000,         /* while commands wait for buffers, look who sits on them */
-	STALL_MS = 5000,            /* ... without having sent or taken a byte for so long */
-	KATO_GRANULARITY_MS = 1000, /* KAS; timeouts are rounded up to it */
-	KATO_DISCOVERY_MS = 120000, /* of a discovery controller that asked for none */
-	SMALL_BUF = 4096,           /* bytes each slot of an I/O queue owns at least */
-	BOOT_DATA = 1024,           /* bytes the Connect command carries */
+		     2,        /* bytes of headers per gathered send */
+	LENT_TURNS_MAX = 3,    /* a device that keeps lent memory longer gets copies */
+	LENT_RETRY = 4096,     /* writes copied before lending is tried again */
+	CONN_LINGER_MS = 1000, /* to let a terminated host read why */
+	PRESSURE_MS = 1000,    /* while commands wait for buffers, look who sits on them */
+	STALL_MS = 5000,       /* ... without having taken or sent a byte of data for so long */
+	R2T_MS = 20000,        /* ... or with data asked for so long ago */
+	KATO_GRANULARITY_MS = 1000,              /* KAS; timeouts are rounded up to it */
+	KATO_DISCOVERY_MS = 120000,              /* of a discovery controller that asked for none */
+	SMALL_BUF = 4096,                        /* bytes each slot of an I/O queue owns at least */
+	BOOT_DATA = 1024,                        /* bytes the Connect command carries */
 	TAIL_MAX = PDU_HEADER_MAX + 256 + 16384, /* the longest capsule that is kept in parts */
 	TAG_BOOT = 0xffff,                       /* the slot that Connect uses */
 };
@@ -111,6 +112,7 @@ struct cmd {
 	struct rx_chunk *lent; /* buf lies in it */
 	uint64_t lent_turn;
 	/* cold */
+	uint64_t r2t_ns;  /* when the R2T was sent */
 	struct list link; /* waiters, held */
 	struct msg msg;   /* to the primary and back */
 	struct nvme_cmd sqe;
@@ -119,7 +121,7 @@ struct cmd {
 	struct conn *abort_conn; /* Abort: the queue that is searched */
 };
 
-/* Slots begin with a cache line. Elsewhere a cmd need not (lists compare addresses that are none). */
+/* Slots begin with a cache line. Elsewhere a cmd need not: lists compare addresses of none. */
 struct slot {
 	_Alignas(64) struct cmd cmd;
 };
@@ -200,7 +202,7 @@ struct conn {
 	uint32_t busy;      /* commands with a device or the primary */
 	uint32_t pool_held; /* buffers of core->large */
 	uint64_t serial;    /* unlike any other connection's, never 0 */
-	uint64_t last_tx_ns;
+	uint64_t last_tx_ns, last_h2c_ns;
 	_Atomic uint64_t last_rx_ns; /* read by the keep-alive timer on the primary */
 
 	/* sending */

@@ -55,23 +55,41 @@ static int opts_check(const struct target_opts *o, struct err *err)
 
 /* ---- cores ---------------------------------------------------------------------------------- */
 
+static bool is_older(uint64_t now, uint64_t then, unsigned limit_ms)
+{
+	return now - then > limit_ms * 1000000ull;
+}
+
+/* Does the host sit on buffers? What is with a device is not the host's fault. */
+static bool conn_is_stalled(const struct conn *conn, uint64_t now)
+{
+	if (conn->pool_held == 0)
+		return false;
+	if (conn->is_send_blocked && is_older(now, conn->last_tx_ns, STALL_MS))
+		return true;
+	for (uint32_t i = 0; i < conn->ncmds; i++) {
+		const struct cmd *cmd = &conn->slots[i].cmd;
+
+		if (cmd->state != CMD_R2T || !cmd->is_in_pool)
+			continue;
+		if (is_older(now, MAX(cmd->r2t_ns, conn->last_h2c_ns), STALL_MS) ||
+		    is_older(now, cmd->r2t_ns, R2T_MS))
+			return true;
+	}
+	return false;
+}
+
 /* Commands have waited for buffers for a while: who holds some and moves nothing? */
 static void core_pressure(struct timer *timer)
 {
 	struct core *core = container_of(timer, struct core, pressure);
-	uint64_t now = core->reactor->now_ns;
 	struct conn *conn, *next;
 
 	if (list_empty(&core->waiters))
 		return;
 	timer_arm(core->reactor, timer, PRESSURE_MS * 1000000ull);
 	list_for_each_safe (conn, next, &core->conns, link) {
-		uint64_t last = MAX(
-			conn->last_tx_ns,
-			(uint64_t)atomic_load_explicit(&conn->last_rx_ns, memory_order_relaxed));
-
-		/* With a device: it is not the host that is slow. */
-		if (conn->pool_held == 0 || conn->busy > 0 || now - last < STALL_MS * 1000000ull)
+		if (!conn_is_stalled(conn, core->reactor->now_ns))
 			continue;
 		log_warn("host holds %u buffers and moves no data while others wait, closing "
 			 "peer=%s qid=%u",

@@ -90,6 +90,7 @@ static void h2c_landed(struct conn *conn, uint32_t len)
 	conn->h2c_at += len;
 	conn->h2c_left -= len;
 	conn->h2c->got += len;
+	conn->last_h2c_ns = conn->core->reactor->now_ns;
 	if (conn->h2c_left == 0 && conn->h2c_digest_left == 0)
 		h2c_finish(conn);
 }

@@ -251,8 +251,9 @@ static void out_sent(struct conn *conn, struct out *out)
 		conn_term_sent(conn);
 		break;
 	case OUT_R2T:
-		out_cmd(out)
-			->state = CMD_R2T; /* not before: a host may not answer what it has not */
+		/* Not before: a host may not answer what it has not got. */
+		out_cmd(out)->state = CMD_R2T;
+		out_cmd(out)->r2t_ns = conn->core->reactor->now_ns;
 		break;
 	case OUT_IC:
 		break;

@@ -342,7 +342,23 @@ def test_host_that_sits_on_buffers():
             eventually(lambda: t.stats()["buffers_free_min"] == 0, "the buffers to be gone")
             qg.sock.settimeout(30)
             data = os.urandom(128 << 10)
-            qg.write(1, 0, data)
+            stop = threading.Event()
+
+            def chat():
+                """Looks alive, on that very queue, but never sends the data."""
+                while not stop.wait(0.2):
+                    try:
+                        qb.send(qb.capsule(sqe(0, 1, cid=999)))
+                    except OSError:
+                        return
+
+            thread = threading.Thread(target=chat)
+            thread.start()
+            try:
+                qg.write(1, 0, data)
+            finally:
+                stop.set()
+                thread.join()
             assert qg.read(1, 0, 256) == data
 
 
