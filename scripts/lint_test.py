@@ -74,7 +74,7 @@ TABLE = [
     ("no licence", "licence", {"src/base/a.c": "int x;\n"}, "SPDX"),
     ("a licence", "licence", {"src/base/a.c": SPDX}, ""),
     ("a reminder", "leftovers", {"src/base/a.c": "/* TO" + "DO: later */\n"}, "leftover"),
-    ("a machine's path", "words", {"docs/a.md": "see /ho" + "me/me/x\n"}, "path of one machine"),
+    ("a machine's path", "words", {"docs/a.md": "see /ho" + "me/me/x\n"}, "not to be found"),
     ("a banned call", "calls", {"src/base/a.c": "\tusleep(9);\n"}, "usleep"),
     ("a banned name in a comment", "calls", {"src/base/a.c": "/* not sleep(1) */\n"}, ""),
     ("a longer name", "calls", {"src/base/a.c": "\ttask_sleep(1);\n\tops->sleep(1);\n"}, ""),

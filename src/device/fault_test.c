@@ -539,7 +539,7 @@ static void block_range_body(void)
 	CHECK_EQ(info(0).hits, 4 * 5);
 }
 
-/* engine-behaviour 12.3, row 24, second half. */
+/* A fault is confined to its blocks: the neighbours do not notice. */
 TEST(fault_fires_only_inside_the_block_range)
 {
 	ram_run(block_range_body);
@@ -592,7 +592,7 @@ static void time_window_body(void)
 	CHECK(!info(0).is_active);
 }
 
-/* engine-behaviour 12.3, row 24, first half. */
+/* A fault is confined to its time. */
 TEST(fault_fires_only_inside_the_time_window)
 {
 	ram_run(time_window_body);

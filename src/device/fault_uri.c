@@ -2,7 +2,7 @@
 /*
  * The grammar of injections: inject://DEVICE?params, text to struct fault_spec.
  *
- * The first nine parameters and all their spellings are the original's (engine-behaviour 8), so
+ * The first nine parameters and all their spellings are the original's (docs/COMPATIBILITY.md), so
  * that its tests and its command line keep working; the rest is ours. What a person types here
  * decides what a test proves, so a fault that could never fire is refused, not accepted in silence.
  *

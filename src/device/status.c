@@ -13,7 +13,7 @@
  *   values; the codes from 0x80 on in the generic table are those of the I/O command sets.
  *   errno: what the Linux block layer answers for the same trouble, so that a file on a device of
  *   ours and one on a kernel device fail alike. Two exceptions: a read of unwritten blocks and a
- *   miscompare are EIO, as in engine-behaviour 1.4 (ReadingUnallocatedBlock, CompareFailed).
+ *   miscompare are EIO, as the original has it (ReadingUnallocatedBlock, CompareFailed).
  *
  * Invariants
  *   1. A row for each status, in the order of the enum (a static_assert counts, the test names).
@@ -27,9 +27,9 @@
  * the medium are not: a host that is told to wait (CRD) may find them better, which the original
  * relies on.
  *
- * Verdicts follow the mirror's rules (engine-behaviour 3.5): an unknown opcode keeps the copy, a
+ * Verdicts follow the mirror's rules to come: an unknown opcode keeps the copy, a
  * reservation conflict says nothing about the copy, everything else retires it; media errors of
- * reads are answered by another copy and repaired (design 13).
+ * reads are answered by another copy and repaired (docs/ARCHITECTURE.md).
  *
  * Thread: const data, any.
  *

@@ -16,7 +16,7 @@
  *   device removed -> marked lost at once, taken out by a task (an event handler cannot wait);
  *                     the device layer waits for the close that the task ends with
  *
- * Serial number (engine-behaviour 6.1): "DCS" and 17 hex digits of a hash of the uuid, so that all
+ * Serial number (docs/COMPATIBILITY.md): "DCS" and 17 hex digits of a hash of the uuid, so all
  * paths to one volume show the same.
  *
  * Invariants
