@@ -15,7 +15,7 @@
  *   2. Channels come and go under dev->control; one that is born during a quiesce is born with its
  *      gate closed.
  *   3. A channel is freed with nothing in flight and nothing held: its openers promised that.
- *   4. A claim has one holder; it goes with the desc that made it.
+ *   4. A claim has one holder; it goes with the desc that made it. Who does not claim may still open.
  *   5. Counters outlive channels: they move to dev->closed_stats.
  *
  * Thread: tasks on the primary reactor.
@@ -70,6 +70,8 @@ static void channel_init_gate(struct channel *ch)
 
 	if (ch->dev->is_removed)
 		ch->gate |= GATE_REMOVED;
+	if (ch->dev->max_io_nlb != 0)
+		ch->gate |= GATE_LIMITED;
 	if (ch->dev->quiesce_count > 0)
 		ch->gate |= GATE_QUIESCED;
 	list_for_each (lock, &ch->dev->range_locks, link) {

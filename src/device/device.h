@@ -164,7 +164,8 @@ void range_unlock(struct device *dev, struct range_lock *lock) MAY_SUSPEND;
 
 enum desc_flag {
 	DESC_WRITE = 1 << 0,
-	DESC_CLAIM = 1 << 1, /* be the only writer; -EBUSY if someone else is */
+	DESC_CLAIM = 1 << 1, /* be the one who owns it; -EBUSY if somebody else is. It stops other
+			      * claims, not plain openings: a rebuild writes beside the owner. */
 };
 
 struct desc {
@@ -208,12 +209,12 @@ int handle_open(struct desc *desc, struct reactor *r, struct handle **ret_handle
 
 /* Why a channel's requests cannot take the fast path. */
 enum gate {
-	GATE_QUIESCED = 1 << 0,  /* hold */
-	GATE_LOCKED = 1 << 1,    /* some range is locked: look closer */
-	GATE_REMOVED = 1 << 2,   /* fail with IO_NO_DEVICE */
-	GATE_FAULTS = 1 << 3,    /* faults are armed */
-	GATE_DRAINING = 1 << 4,  /* someone waits for an epoch to end */
-	GATE_FORBIDDEN = 1 << 5, /* max_io_nlb or the like: look closer */
+	GATE_QUIESCED = 1 << 0, /* hold */
+	GATE_LOCKED = 1 << 1,   /* some range is locked: look closer */
+	GATE_REMOVED = 1 << 2,  /* fail with IO_NO_DEVICE */
+	GATE_FAULTS = 1 << 3,   /* faults are armed */
+	GATE_DRAINING = 1 << 4, /* someone waits for an epoch to end */
+	GATE_LIMITED = 1 << 5,  /* the device has a largest request: look closer */
 };
 
 /* Drivers embed it first in their own channel. */

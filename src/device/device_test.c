@@ -86,6 +86,7 @@ static int probe_create(struct uri *uri, struct device **ret_dev, struct err *er
 	dev->nblocks = 1000;
 	dev->block_size = 512;
 	dev->ops = IO_BIT(IO_READ) | IO_BIT(IO_WRITE) | IO_BIT(IO_FLUSH);
+	dev->max_io_nlb = uri_has(uri, "limited") ? 8 : 0;
 	result = device_register(dev, err);
 	if (result < 0) {
 		free(dev);
@@ -217,6 +218,35 @@ static void refuse_body(void)
 TEST(device_refuses_what_is_wrong)
 {
 	run(refuse_body);
+}
+
+static void limited_body(void)
+{
+	struct device *other;
+	struct desc *d;
+	struct handle *lh;
+	struct io io;
+
+	CHECK_EQ(device_create("probe:///small?limited", &other, NULL), 0);
+	CHECK_EQ(desc_open(other, &(struct desc_opts){ .flags = DESC_WRITE }, &d, NULL), 0);
+	CHECK_EQ(handle_open(d, reactor_primary(), &lh, NULL), 0);
+	io_prepare(&io, IO_READ, 0, 8);
+	CHECK_EQ(io_wait(lh, &io), IO_OK);
+	CHECK_EQ(probe_of(lh->ch)->submitted, 1);
+	io_prepare(&io, IO_READ, 0, 8); /* data[] holds no more: two halves of it, twice */
+	io.nlb = 16;
+	io.iov = (struct iovec[]){ { data, 4096 }, { data, 4096 } };
+	io.iovcnt = 2;
+	CHECK_EQ(io_wait(lh, &io), IO_OK);
+	CHECK_EQ(probe_of(lh->ch)->submitted, 3);
+	io_prepare(&io, IO_FLUSH, 0, 0);
+	CHECK_EQ(io_wait(lh, &io), IO_OK);
+	desc_close(d);
+}
+
+TEST(device_gets_what_is_too_large_in_parts)
+{
+	run(limited_body);
 }
 
 static void later_body(void)

@@ -164,7 +164,21 @@ static enum io_result io_refuse(struct channel *ch, struct io *io, uint16_t stat
 	return io_account_error(ch, io);
 }
 
-/* Everything was checked: the driver, or an emulation of what it lacks. */
+/* More than the driver takes at once. What it lacks altogether is split by the emulation. */
+static bool is_oversize(const struct channel *ch, const struct io *io)
+{
+	return ch->gate & GATE_LIMITED && IO_BIT(io->op) & IO_OPS_WITH_DATA & ch->ops &&
+	       io->nlb > ch->dev->max_io_nlb;
+}
+
+static enum io_result driver_submit(struct channel *ch, struct io *io)
+{
+	if (unlikely(!(ch->ops >> io->op & 1)))
+		return emulate_submit(ch, io);
+	return unlikely(is_oversize(ch, io)) ? io_bounce(ch, io) : ch->submit(ch, io);
+}
+
+/* Everything was checked: the driver, or what stands in for what it lacks. */
 static enum io_result try_driver(struct channel *ch, struct io *io)
 {
 	struct io_frame *f = io_top(io);
@@ -173,7 +187,7 @@ static enum io_result try_driver(struct channel *ch, struct io *io)
 
 	f->submit_ns = is_timed ? reactor_clock(ch->reactor) : ch->reactor->now_ns;
 	f->epoch = ch->epoch;
-	result = ch->ops >> io->op & 1 ? ch->submit(ch, io) : emulate_submit(ch, io);
+	result = driver_submit(ch, io);
 	if (result == IO_DONE && unlikely(ch->gate & GATE_FAULTS))
 		result = fault_complete(ch, io);
 	if (result == IO_PENDING) {
@@ -207,6 +221,8 @@ static enum io_result try_gate(struct channel *ch, struct io *io)
 		return io_refuse(ch, io, IO_NO_DEVICE);
 	if (!io_is_in_range(ch, io))
 		return io_refuse(ch, io, IO_OUT_OF_RANGE);
+	if (io->op == IO_COMPARE_WRITE && is_oversize(ch, io))
+		return io_refuse(ch, io, IO_INVALID); /* its parts would not be atomic */
 	if (!((ch->ops | emulated_ops(ch->dev)) >> io->op & 1))
 		return io_refuse(ch, io, IO_UNSUPPORTED);
 	if (gate & GATE_QUIESCED || (gate & GATE_LOCKED && is_locked_out(ch, io))) {
