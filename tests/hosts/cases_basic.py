@@ -4,6 +4,7 @@
 import hashlib
 import json
 import re
+import time
 import uuid
 
 from harness import case, check, check_equal, expect_status
@@ -248,6 +249,22 @@ def connect_often(t):
     grown = sizes[1][1] - sizes[0][1]
     check(grown < 2 * MIB, f"8 connects made the engine {grown} bytes larger")
     t.note(f"resident {sizes[1][1] >> 20} MiB")
+
+
+@case("idle", needs=["process"])
+def idle(t):
+    """an engine whose host is connected and idle uses next to nothing for a minute"""
+    target, controller, _ = t.serve_and_connect(queues=4)
+    window_s = 60
+    used, begin = target.cpu_s(), time.monotonic()
+    # The window is the point here: nothing else ends it.
+    t.guest.run(f"sleep {window_s}", timeout_s=window_s + 60)
+    share = (target.cpu_s() - used) / (time.monotonic() - begin)
+    resident = target.resident_bytes()
+    check_equal(controller.attribute("state"), "live", "state after the idle minute")
+    t.note(f"{share:.2%} of a core, {resident >> 20} MiB resident")
+    check(share < 0.003, f"an idle connection costs {share:.2%} of a core, at most 0.3 %")
+    check(resident < 48 * MIB, f"{resident >> 20} MiB are resident, at most 48")
 
 
 @case("abort", quick=True)

@@ -244,7 +244,7 @@ def reset(t):
         t.guest.wait(f"[ {done} -gt {before + 100} ]", "writes arrive")
         t.guest.run(f"nvme reset {controller.path}")
         controller.wait_live()
-    job.wait(120)
+    job.wait(300)
 
 
 @case("two-reactors", needs=["cores"])
@@ -265,7 +265,7 @@ def two_reactors(t):
     t.host.wait_no_block(controller, 2)
     target.resize(1, 96)
     t.guest.wait(f"[ $(blockdev --getsize64 {block}) = {96 * MIB} ]", "the new size", 20)
-    job.wait(120)
+    job.wait(300)
 
 
 @case("inject", needs=["inject"], kernel_may_say="I/O error|nvme.*error|critical medium")
@@ -307,7 +307,7 @@ def kill_nine(t):
         controller.wait_lost()
         target.run()
         controller.wait_live()
-    job.wait(180)
+    job.wait(300)
     check_equal(t.host.sha256(block, 64 * MIB, 4 * MIB), kept, "data from before the kill")
     check_equal(target.sha256(1, 64 * MIB, 4 * MIB), kept, "data in the file")
 
@@ -324,7 +324,7 @@ def kill_nine_ext4(t):
     controller.wait_lost()
     target.run()
     controller.wait_live()
-    job.wait(120)
+    job.wait(300)
     t.guest.run(f"umount /mnt; mount -t ext4 {block} /mnt && {CHECK_TREE}; s=$?; umount /mnt; "
                 "exit $s", timeout_s=120)
     t.guest.run(f"e2fsck -fn {block}")

@@ -221,9 +221,8 @@ class Guest:
 
     def wait(self, condition, what=None, timeout_s=30):
         """Wait until the shell `condition` holds in the guest."""
-        poll = (f"end=$(($(cut -d. -f1 /proc/uptime) + {int(timeout_s)}))\n"
-                f"until {condition}\ndo\n"
-                f"[ $(cut -d. -f1 /proc/uptime) -lt $end ] || exit 99\nusleep 20000\ndone")
+        poll = (f"until {condition}\ndo\n[ $SECONDS -lt {int(timeout_s)} ] || exit 99\n"
+                "usleep 20000\ndone")
         result = self.run(poll, timeout_s + 10, check=False)
         if result.status:
             raise WaitTimeout(f"not within {timeout_s} s in the guest: {what or condition}\n"
