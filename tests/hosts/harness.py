@@ -137,7 +137,7 @@ class Run:
         if self.guest:
             self.guest.kill()
             self.guest = None
-        overlay = image.overlay([self.engine] if self.engine else [])
+        overlay = image.overlay({"/bin/ashlar": self.engine} if self.engine else {})
         for attempt in range(BOOT_ATTEMPTS):
             guest = Guest(kernel, self.log_dir, overlay)
             try:

@@ -148,9 +148,9 @@ class Cpio:
         self.add_dir(os.path.dirname(path))
         self.entries.setdefault(path, (stat.S_IFLNK | 0o777, target.encode()))
 
-    def add_program(self, program, at=None):
+    def add_program(self, program, at):
         """A host program with its libraries, each library at its own path."""
-        self.add(at or "/bin/" + os.path.basename(program), Path(program).read_bytes(), 0o755)
+        self.add(at, Path(program).read_bytes(), 0o755)
         for lib in libraries(program):
             self.add(lib, Path(lib).read_bytes(), 0o755)
 
@@ -323,12 +323,12 @@ def prepare(kernel, log=lambda text: None):
     return folder
 
 
-def overlay(programs=(), files=None):
-    """Bytes of a cpio to append to base.cpio: `programs' are host paths that go to /bin with their
-    libraries, `files' maps guest paths to bytes."""
+def overlay(programs=None, files=None):
+    """Bytes of a cpio to append to base.cpio: `programs' maps guest paths to programs here, which
+    bring their libraries, `files' maps guest paths to bytes."""
     cpio, out = Cpio(), io.BytesIO()
-    for program in programs:
-        cpio.add_program(str(program))
+    for path, program in (programs or {}).items():
+        cpio.add_program(str(program), path)
     for path, data in (files or {}).items():
         cpio.add(path, data)
     cpio.write(out)
