@@ -59,6 +59,10 @@ do_sim() {
 do_fuzz() {
 	scripts/packages need build test
 	tests/fuzz/run "$@"
+	if [ $# -eq 0 ]; then # a live target too: damaged sessions, under sanitizers
+		scripts/sanitize asan --list >/dev/null
+		tests/fuzz/live_target.py --build build-asan --time 60
+	fi
 }
 
 ## fmt: format every C file in place

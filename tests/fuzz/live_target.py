@@ -181,7 +181,8 @@ def main():
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))
     parser.add_argument("--build", default=None, metavar="DIR")
     args = parser.parse_args()
-    build = Path(args.build or (ROOT / "build-asan" if (ROOT / "build-asan").exists()
+    asan = ROOT / "build-asan"
+    build = Path(args.build or (asan if (asan / "tests" / "integration" / "targetd").exists()
                                 else ROOT / "build"))
     os.environ["ASHLAR_BUILD"] = str(build.resolve())
     os.environ.setdefault("ASHLAR_LOG", "error")

@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-BUILD = Path(os.environ.get("ASHLAR_BUILD", ROOT / "build"))
+BUILD = Path(os.environ.get("ASHLAR_BUILD", ROOT / "build")).resolve()
 NQN = "nqn.2019-05.io.openebs:test"
 DISCOVERY = "nqn.2014-08.org.nvmexpress.discovery"
 HOSTNQN = "nqn.2014-08.org.nvmexpress:uuid:00000000-0000-4000-8000-000000000001"
@@ -394,12 +394,15 @@ class Host:
 
 
 class Targetd:
-    """The target under test, driven over its stdin."""
+    """The target under test, driven over its stdin. TARGETD_OPTIONS in the environment adds options
+    to each, e.g. "--cores 0x3"."""
 
     def __init__(self, *options, prefix=()):
         program = BUILD / "tests" / "integration" / "targetd"
+        options = [*os.environ.get("TARGETD_OPTIONS", "").split(), *options]
         env = dict(os.environ)
         env.setdefault("UBSAN_OPTIONS", "halt_on_error=1:print_stacktrace=1")
+        env.setdefault("TSAN_OPTIONS", "halt_on_error=1:second_deadlock_stack=1")
         self.proc = subprocess.Popen([*prefix, program, *options], env=env, stdin=subprocess.PIPE,
                                      stdout=subprocess.PIPE, text=True, bufsize=1)
         line = self.proc.stdout.readline().strip()
