@@ -82,16 +82,22 @@ static inline void list_splice_tail(struct list *to, struct list *from)
 #define list_at_(link, pos, member) \
 	((__typeof__(pos))(void *)((uintptr_t)(link)-offsetof(__typeof__(*(pos)), member)))
 
+/* The link inside @pos, by arithmetic: at the head there is no container, and a container may want
+ * more alignment than a head has. */
+#define list_link_(pos, member) \
+	((struct list *)(void *)((uintptr_t)(pos) + offsetof(__typeof__(*(pos)), member)))
+
 /* struct thing *pos; list_for_each (pos, &head, link) { ... } */
-#define list_for_each(pos, head, member)                                          \
-	for (pos = list_at_((head)->next, pos, member); &(pos)->member != (head); \
-	     pos = list_at_((pos)->member.next, pos, member))
+#define list_for_each(pos, head, member)                                                   \
+	for (pos = list_at_((head)->next, pos, member); list_link_(pos, member) != (head); \
+	     pos = list_at_(list_link_(pos, member)->next, pos, member))
 
 /* As list_for_each, but @pos may be removed or freed; @tmp is a second pointer of the same type. */
-#define list_for_each_safe(pos, tmp, head, member)           \
-	for (pos = list_at_((head)->next, pos, member),      \
-	    tmp = list_at_((pos)->member.next, pos, member); \
-	     &(pos)->member != (head); pos = tmp, tmp = list_at_((pos)->member.next, pos, member))
+#define list_for_each_safe(pos, tmp, head, member)                      \
+	for (pos = list_at_((head)->next, pos, member),                 \
+	    tmp = list_at_(list_link_(pos, member)->next, pos, member); \
+	     list_link_(pos, member) != (head);                         \
+	     pos = tmp, tmp = list_at_(list_link_(pos, member)->next, pos, member))
 
 /* Singly linked queue, first in, first out. The link of the last element is NULL. */
 struct slist_link {
