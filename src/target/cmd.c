@@ -98,6 +98,13 @@ void cmd_take_data(struct cmd *cmd)
 	cmd->buf = own;
 }
 
+static bool cmd_fills_buf(const struct cmd *cmd)
+{
+	/* one that waited may have lost its namespace, and learns that when it is submitted */
+	return cmd->is_via_primary ||
+	       (cmd->ns_generation == cmd->conn->sc->ns_generation && cmd->ns->fills_reads);
+}
+
 /*
  * A device may leave a read's buffer as it was (null does). What was in it must then be this
  * connection's own: slots are, pool buffers are cleared when they change hands.
@@ -110,7 +117,7 @@ static void pool_buf_guard(struct cmd *cmd)
 	if (core->large_owner[index] == cmd->conn->serial)
 		return;
 	core->large_owner[index] = 0;
-	if (cmd->dir == CMD_C2H && !cmd->is_via_primary && !cmd->ns->fills_reads) {
+	if (cmd->dir == CMD_C2H && !cmd_fills_buf(cmd)) {
 		memset(cmd->buf, 0, core->target->opts.io_size_max);
 		core->large_owner[index] = cmd->conn->serial;
 	}
