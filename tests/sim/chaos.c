@@ -155,15 +155,18 @@ static bool channels_agree(const struct device *dev)
 	return true;
 }
 
-/* Do all devices of the stack agree on the size? */
-static bool sizes_agree(const struct scene *scene)
+/* Do all devices of the stack agree on the size? Those that lose their base never will. */
+static bool sizes_agree(const struct scene *scene, bool *ret_is_torn)
 {
+	*ret_is_torn = false;
 	for (unsigned i = 1; i < scene->ndevices; i++) {
 		struct device *below = device_lookup(scene->name[i - 1]);
 		struct device *dev = device_lookup(scene->name[i]);
 
 		if (below == NULL || dev == NULL || below->is_removed || dev->is_removed)
-			return true; /* there is nobody left to follow */
+			*ret_is_torn = true;
+		if (*ret_is_torn)
+			return false;
 		if (dev->nblocks + scene->offset[i] - scene->offset[i - 1] != below->nblocks ||
 		    !channels_agree(dev))
 			return false;
@@ -201,6 +204,7 @@ static void act_resize(struct scene *scene)
 {
 	uint64_t nblocks = scene->nblocks / 2 + world_rand(scene->nblocks * 3 / 2);
 	struct hold hold;
+	bool is_torn;
 
 	if (scene->is_active[CAUSE_RESIZE] || !hold_open(scene, &hold, 0, 0))
 		return;
@@ -208,14 +212,15 @@ static void act_resize(struct scene *scene)
 	cover_state_begin(COVER_RESIZING);
 	world_trace("resize", hold.dev->nblocks, nblocks);
 	(void)resize_bottom(scene, hold.dev, nblocks);
-	for (unsigned i = 0; !sizes_agree(scene) && !world_failed(); i++) {
+	for (unsigned i = 0; !sizes_agree(scene, &is_torn) && !is_torn && !world_failed(); i++) {
 		if (i == 100000)
 			world_fail("the layers do not follow a resize to %" PRIu64, nblocks);
 		task_sleep(10 * USEC);
 	}
 	world_trace("resized", nblocks, 0);
 	cover_state_end(COVER_RESIZING);
-	cause_end(scene, CAUSE_RESIZE);
+	if (!is_torn) /* else the sizes differ until the epoch ends */
+		cause_end(scene, CAUSE_RESIZE);
 	desc_close(hold.desc);
 }
 
@@ -492,6 +497,7 @@ static void act_remove(struct scene *scene)
 	if (device_remove(dev, &err) < 0)
 		world_fail("removal: %s", err.msg);
 	world_trace("removed", 0, 0);
+	scene->is_stopping = true;
 	cover_state_end(COVER_REMOVING);
 	cover_fault_end(COVER_HOT_REMOVAL);
 }

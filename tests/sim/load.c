@@ -45,6 +45,12 @@ void load_free(void)
 	pages = NULL;
 }
 
+uint8_t *load_buffer(unsigned index)
+{
+	assert(index < REQUESTS_MAX);
+	return pages + (size_t)index * REQUEST_BYTES;
+}
+
 /* ---- choosing an operation ------------------------------------------------------------------ */
 
 static const struct {

@@ -14,8 +14,9 @@
  *             |                    +--reset, drop--> BROKEN (error, at once, unread data is lost)
  *             +--refused, timed out--> BROKEN
  *
- * A partition stops arrivals (they are tried again until it is over) and resets alike: an end cannot
- * learn what happened beyond it. A half-open connection is one end broken and the other in silence.
+ * A partition stops arrivals (they are tried again until it is over) and resets alike: an end
+ * cannot learn what happened beyond it. A half-open connection is one end broken and the other in
+ * silence.
  *
  * ready() is called from the reap phase of the end's reactor, once per arm, never from send or
  * recv. Arrivals are events of the world, because a network card needs no turn of a reactor.

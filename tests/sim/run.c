@@ -13,6 +13,7 @@
  * given seeds has failed, so with --plant the exit status is turned round.
  */
 #include <errno.h>
+#include <execinfo.h>
 #include <getopt.h>
 #include <inttypes.h>
 #include <signal.h>
@@ -31,6 +32,7 @@
 #include "reactor/task.h"
 #include "scene.h"
 #include "schemes.h"
+#include "serve.h"
 #include "world.h"
 
 enum {
@@ -57,7 +59,11 @@ static void print_replay(FILE *to)
 /* An assertion or a crash. stdio is not safe here, but the process is lost and one thread. */
 static void crashed(int sig)
 {
+	void *frames[32];
+
 	signal(sig, SIG_DFL);
+	if (options.is_traced)
+		backtrace_symbols_fd(frames, backtrace(frames, 32), STDERR_FILENO);
 	printf("VIOLATION the engine died of signal %d\n", sig);
 	print_replay(stdout);
 	if (sim_plant != PLANT_NONE)
@@ -183,6 +189,13 @@ static bool run_all(void)
 	       (double)total_events / (double)MAX(seeds, UINT64_C(1)),
 	       (double)total_turns / (double)MAX(seeds, UINT64_C(1)), scene_stats.blocks_judged,
 	       scene_stats.ambiguous, scene_stats.crash_choices);
+	if (serve_stats.epochs > 0)
+		printf("through the target: %" PRIu64 " epochs, %" PRIu64 " connects, %" PRIu64
+		       " commands, %" PRIu64 " MiB, %" PRIu64 " connections dropped, %" PRIu64
+		       " half-open, %" PRIu64 " commands lost with them\n",
+		       serve_stats.epochs, serve_stats.connects, serve_stats.commands,
+		       serve_stats.bytes >> 20, serve_stats.drops, serve_stats.half_opens,
+		       serve_stats.lost);
 	return true;
 }
 
@@ -255,6 +268,7 @@ int main(int argc, char **argv)
 		return usage();
 	catch_crashes();
 	make_driver_table();
+	log_set_level(LOG_ERROR);
 	load_init();
 	is_good = run_all();
 	if (is_good && options.is_covered) {

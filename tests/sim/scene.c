@@ -26,6 +26,7 @@
 #include "layer.h"
 #include "reactor/task.h"
 #include "schemes.h"
+#include "serve.h"
 
 enum {
 	WATCHDOG_NS = 1000 * 1000 * 1000,
@@ -164,6 +165,7 @@ static void scene_configure(struct scene *scene)
 		scene_make_medium(scene);
 	else
 		scene_make_memory(scene);
+	scene->is_served = world_chance(1, 5);
 	nlayers = (unsigned)world_rand(SCENE_DEVICES_MAX - 1);
 	for (unsigned i = 0; i < nlayers; i++) {
 		if (world_chance(2, 3))
@@ -371,6 +373,27 @@ static void scene_play(struct scene *scene)
 		desc_close(take(scene->desc));
 }
 
+/* Hosts and the target; when they have gone, look at what they left. */
+static void scene_play_served(struct scene *scene)
+{
+	struct desc_opts opts = { .event = scene_event, .owner = scene };
+	struct err err = {};
+
+	scene->nclients = 0;
+	if (desc_open(scene->top, &opts, &scene->desc, &err) < 0) {
+		world_fail("cannot open %s beside the target: %s", scene->top->name, err.msg);
+		return;
+	}
+	serve_play(scene, chaos_start, scene_wait_chaos);
+	if (world_failed() || scene->desc == NULL)
+		return;
+	if (!scene->is_stopping && !scene->has_power_cut) {
+		scene_verify(scene);
+		scene_check_idle();
+	}
+	desc_close(take(scene->desc));
+}
+
 static void scene_after_epoch(struct scene *scene)
 {
 	if (scene->has_power_cut) {
@@ -380,6 +403,8 @@ static void scene_after_epoch(struct scene *scene)
 		oracle_crash(scene->oracle);
 		medium_power_on(scene->medium);
 	}
+	if (scene->is_active[CAUSE_RESIZE] > 0)
+		cause_end(scene, CAUSE_RESIZE);
 	if (scene->is_full)
 		cover_fault_end(COVER_NO_SPACE);
 	if (scene->is_removed) {
@@ -409,7 +434,10 @@ static void scene_epoch(struct scene *scene)
 	world_trace("epoch", scene->ndevices, 0);
 	if (!scene_build(scene))
 		return;
-	scene_play(scene);
+	if (scene->is_served)
+		scene_play_served(scene);
+	else
+		scene_play(scene);
 	if (world_failed())
 		return;
 	scene_take_down(scene);

@@ -90,6 +90,7 @@ struct scene {
 	uint64_t nblocks;                   /* of the oracle's device at the start */
 	uint32_t block_size;
 	bool is_persistent, has_capacity;
+	bool is_served; /* used through the target, by hosts */
 
 	/* an epoch: from opening to closing */
 	struct device *top; /* borrowed while desc is open */
@@ -140,6 +141,8 @@ void load_verify(struct scene *scene, struct handle *h);
 /* The pages that requests use, made once for the process. */
 void load_init(void);
 void load_free(void);
+/* One of the buffers; for those who submit in another way. */
+uint8_t *load_buffer(unsigned index);
 /* A request that is older than the liveness bound. */
 void load_check_age(struct scene *scene);
 

@@ -467,10 +467,10 @@ static void world_turn(struct sim_reactor *sim)
 
 	reactor_self_ = &sim->r;
 	events = reactor_turn(&sim->r);
-	reactor_self_ = NULL;
 	world.stats.turns++;
 	world.now_ns += TURN_MIN_NS + world_rand(TURN_SPREAD_NS);
 	world_settle(sim, events);
+	reactor_self_ = NULL;
 	if (world.stall_one_in != 0 && world_chance(1, world.stall_one_in)) {
 		sim->stalled_until_ns = world.now_ns + world_latency(USEC, 100 * USEC);
 		world.stats.stalls++;
