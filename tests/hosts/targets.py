@@ -229,13 +229,14 @@ class Ashlar(Target):
     def connections(self):
         """Established TCP connections to the engine's port, seen from the engine's side."""
         port = f"{self.port:04X}"
-        found = 0
+        found = set()  # the tables may name a socket twice while others come and go
         for table in ("/proc/net/tcp", "/proc/net/tcp6"):
             with open(table, encoding="ascii") as lines:
                 for line in lines:
                     word = line.split()
-                    found += word[1].endswith(":" + port) and word[3] == "01"
-        return found
+                    if word[1].endswith(":" + port) and word[3] == "01":
+                        found.add((word[1], word[2]))
+        return len(found)
 
 
 class AshlarInGuest(Target):
