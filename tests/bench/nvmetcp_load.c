@@ -45,7 +45,8 @@ enum {
 	SOURCE_HOT = 1 << 20,
 	SOURCE_COLD = 512 << 20,
 	CAPSULE = sizeof(struct nvme_tcp_capsule_cmd),
-	HEADER = 24, /* C2HData and CapsuleResp */
+	IN_CAPSULE = 4096, /* larger writes wait for R2T; the echo takes any size at once */
+	HEADER = 24,       /* C2HData and CapsuleResp */
 };
 
 static struct {
@@ -77,7 +78,9 @@ struct peer {
 	size_t staged;
 	/* client */
 	uint64_t started_ns[DEPTH_MAX];
-	uint32_t again[DEPTH_MAX], nagain; /* slots to submit */
+	uint32_t again[DEPTH_MAX], nagain;  /* slots to submit */
+	struct nvme_tcp_r2t r2t[DEPTH_MAX]; /* to answer with data */
+	uint32_t nr2t;
 };
 
 static uint64_t now_ns(void)
@@ -325,6 +328,9 @@ static size_t client_handle(struct peer *peer, const uint8_t *header, const uint
 		cid = le16_get(c2h->cid);
 		if (opt.echo == NULL && !(hdr->flags & NVME_TCP_SUCCESS))
 			return rest; /* the completion follows */
+	} else if (hdr->type == NVME_TCP_R2T && peer->nr2t < DEPTH_MAX) {
+		memcpy(&peer->r2t[peer->nr2t++], header, HEADER);
+		return rest;
 	} else if (hdr->type == NVME_TCP_CAPSULE_RESP) {
 		cid = le16_get(resp->cqe.cid);
 		if (le16_get(resp->cqe.status) != 0) {
@@ -341,29 +347,47 @@ static size_t client_handle(struct peer *peer, const uint8_t *header, const uint
 	return rest;
 }
 
+/* The data of a write that the target asked for, in one piece. */
+static void answer_r2t(struct peer *peer, const struct nvme_tcp_r2t *r2t)
+{
+	uint32_t len = le32_get(r2t->len);
+	struct nvme_tcp_data data = { .hdr = { .type = NVME_TCP_H2C_DATA,
+					       .flags = NVME_TCP_LAST,
+					       .hlen = HEADER,
+					       .pdo = HEADER,
+					       .plen = le32_of(HEADER + len) },
+				      .cid = r2t->cid,
+				      .ttag = r2t->ttag,
+				      .off = r2t->off,
+				      .len = r2t->len };
+
+	gather(peer, &data, sizeof(data), payload + (size_t)le16_get(r2t->cid) * opt.bs, len);
+}
+
 static void submit(struct peer *peer, uint32_t slot)
 {
 	uint32_t nlb = opt.bs / 512;
+	bool is_inline = opt.is_write && (opt.bs <= IN_CAPSULE || opt.echo != NULL);
 	uint64_t lba = rng_next(&client_rng) % (opt.blocks / nlb) * nlb;
 	struct nvme_tcp_capsule_cmd c = {
 		.hdr = { .type = NVME_TCP_CAPSULE_CMD,
 			 .hlen = CAPSULE,
-			 .pdo = opt.is_write ? CAPSULE : 0,
-			 .plen = le32_of(CAPSULE + (opt.is_write ? opt.bs : 0)) },
+			 .pdo = is_inline ? CAPSULE : 0,
+			 .plen = le32_of(CAPSULE + (is_inline ? opt.bs : 0)) },
 		.cmd = { .opcode = opt.is_write ? NVME_IO_WRITE : NVME_IO_READ,
 			 .flags = NVME_CMD_PSDT_SGL,
 			 .cid = le16_of((uint16_t)slot),
 			 .nsid = le32_of(opt.nsid),
 			 .sgl = { .len = le32_of(opt.bs),
-				  .id = opt.is_write ? NVME_SGL_DATA_OFFSET
-						     : NVME_SGL_DATA_TRANSPORT },
+				  .id = is_inline ? NVME_SGL_DATA_OFFSET
+						  : NVME_SGL_DATA_TRANSPORT },
 			 .cdw10 = le32_of((uint32_t)lba),
 			 .cdw11 = le32_of((uint32_t)(lba >> 32)),
 			 .cdw12 = le32_of(nlb - 1) },
 	};
 
 	peer->started_ns[slot] = turn_ns;
-	gather(peer, &c, sizeof(c), payload + (size_t)slot * opt.bs, opt.is_write ? opt.bs : 0);
+	gather(peer, &c, sizeof(c), payload + (size_t)slot * opt.bs, is_inline ? opt.bs : 0);
 }
 
 /* One command without answer data, while nothing else is going on; returns dword 0. */
@@ -453,6 +477,8 @@ static void run(struct peer *peer)
 				(void)fprintf(stderr, "the target closed a connection\n");
 				exit(1);
 			}
+			while (peer[i].nr2t > 0 && peer_can_gather(&peer[i]))
+				answer_r2t(&peer[i], &peer[i].r2t[--peer[i].nr2t]);
 			while (peer[i].nagain > 0 && peer_can_gather(&peer[i]))
 				submit(&peer[i], peer[i].again[--peer[i].nagain]);
 			peer_send(&peer[i]);

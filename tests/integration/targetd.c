@@ -14,6 +14,7 @@
  *   destroy URI                     ok              removes the device itself
  *   resize NAME BLOCKS              ok
  *   pause NQN / resume NQN          ok
+ *   inject URI / heal URI           ok              arm a fault, disarm it
  *   controllers NQN                 ok COUNT
  *   stats                           ok NAME=VALUE ...
  *
@@ -30,6 +31,7 @@
 #include <string.h>
 
 #include "device/device.h"
+#include "device/fault.h"
 #include "engine.h"
 #include "target/target.h"
 
@@ -148,6 +150,16 @@ static int do_resume(struct line *line, struct err *err)
 	return 0;
 }
 
+static int do_inject(struct line *line, struct err *err)
+{
+	return fault_add(line->word[1], err);
+}
+
+static int do_heal(struct line *line, struct err *err)
+{
+	return fault_remove(line->word[1], err);
+}
+
 static int do_controllers(struct line *line, struct err *err)
 {
 	struct subsystem *ss = find(line, err);
@@ -190,6 +202,8 @@ static const struct command {
 	{ "resize", 3, do_resize },
 	{ "pause", 2, do_pause },
 	{ "resume", 2, do_resume },
+	{ "inject", 2, do_inject },
+	{ "heal", 2, do_heal },
 	{ "controllers", 2, do_controllers },
 	{ "stats", 1, do_stats },
 };

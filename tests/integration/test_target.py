@@ -603,6 +603,66 @@ def test_disconnect_with_io_in_flight(target):
     eventually(lambda: target.stats()["conns"] == 0, "the connections to go")
 
 
+def test_slow_device_keeps_its_data(target, host):
+    """Writes wait in the device while the receive buffer fills again and again."""
+    fault = "inject://m0?op=write&method=delay&delay_us=1000-30000&seed=3"
+    target("inject", fault)
+    queues = [host.queue(i) for i in (1, 2)]
+    blocks = [[os.urandom(4096) for _ in range(127)] for _ in queues]
+    for _ in range(3):
+        cids = [(q, q.submit(q.rw(WRITE, 1, (i * 127 + n) * 8, 8), block))
+                for i, q in enumerate(queues) for n, block in enumerate(blocks[i])]
+        for q, cid in cids:
+            q.wait(cid)
+    target("heal", fault)
+    for i, q in enumerate(queues):
+        for n, block in enumerate(blocks[i]):
+            assert q.read(1, (i * 127 + n) * 8, 8) == block, f"queue {i} block {n}"
+
+
+def test_disconnect_while_the_device_is_slow(target):
+    fault = "inject://m0?op=all&method=delay&delay_us=20000-60000&seed=4"
+    target("inject", fault)
+    for _ in range(5):
+        with Host(target.port) as host:
+            q = host.queue(1)
+            for i in range(40):
+                q.submit(q.rw(WRITE, 1, i * 8, 8), b"\6" * 4096)
+                q.submit(q.rw(READ, 1, i * 256, 256), expect=128 << 10)
+    # One is removed with its I/O in the device.
+    with Host(target.port) as host:
+        q = host.queue(1)
+        for i in range(40):
+            q.submit(q.rw(READ, 1, i * 8, 8), expect=4096)
+        host.admin.identify(1)
+        target("remove", NQN, 1)
+        for _ in range(40):
+            q.pump()
+    target("heal", fault)
+    eventually(lambda: target.stats()["conns"] == 0, "the connections to go")
+
+
+@pytest.mark.parametrize("op,method,status", [
+    ("read", "status-nvme-2-81", 0x281), ("write", "status-nvme-2-80", 0x280),
+    ("write", "status-lvol-nospace", 0x081), ("read", "status-nvme-0-6", 0x006),
+    ("flush", "status-nvme-0-6", 0x006), ("unmap", "status-nvme-0-6", 0x006),
+    ("write_zeroes", "status-nvme-3-60", 0x360), ("compare", "status-nvme-2-85", 0x285),
+])
+@pytest.mark.parametrize("stage", ["submit", "completion"])
+def test_device_errors_reach_the_host(target, host, op, method, status, stage):
+    q = host.queue(1)
+    run = {"read": lambda: q.read(1, 0, 8), "write": lambda: q.write(1, 0, b"e" * 4096),
+           "flush": lambda: q.flush(1), "unmap": lambda: q.deallocate(1, [(64, 8), (0, 8)]),
+           "write_zeroes": lambda: q.write_zeroes(1, 0, 8),
+           "compare": lambda: q.compare(1, 8, b"\0" * 512)}[op]
+    run()
+    fault = f"inject://m0?op={op}&stage={stage}&method={method}"
+    target("inject", fault)
+    assert status_of(run) == status
+    target("heal", fault)
+    run()
+
+
 def test_few_buffers_wait_in_order():
     with Targetd("--buffers", "2") as t:
         port = t.listen()
