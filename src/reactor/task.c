@@ -21,6 +21,9 @@
  *      list for a stack, or held by whoever will call task_resume().
  *   3. A task is resumed once per suspension; is_waiting asserts it.
  *   4. Stacks have a guard page below; at most TASKS_MAX exist.
+ *   5. A task waits for a stack only while all TASKS_MAX are in use, so one will come back: a spawn
+ *      that finds no memory fails at once. Ended tasks are kept, so that once one has run the next
+ *      needs no memory at all; the stop of an engine lives by that.
  */
 #include "reactor/task.h"
 
@@ -51,8 +54,9 @@ struct task {
 	const char *name;
 	void (*fn)(void *arg);
 	void *arg;
-	void *stack; /* owned while running; lowest usable address */
+	void *stack; /* owned; lowest usable address; NULL while it waits for one */
 	ucontext_t context;
+	bool is_started;
 	bool is_waiting;
 	bool is_done;
 #if WITH_ASAN
@@ -65,9 +69,9 @@ struct task {
 
 static struct {
 	struct task *running;
-	ucontext_t loop;        /* where the reactor's loop goes on */
-	struct list starved;    /* tasks that wait for a stack */
-	void *cache[TASKS_MAX]; /* free stacks */
+	ucontext_t loop;               /* where the reactor's loop goes on */
+	struct list starved;           /* tasks that wait for a stack */
+	struct task *cache[TASKS_MAX]; /* ended tasks with their stacks, to be used again */
 	unsigned ncached, nstacks, ntasks;
 #if WITH_ASAN
 	void *loop_fake;
@@ -95,15 +99,11 @@ unsigned task_count(void)
 
 /* ---- stacks ------------------------------------------------------------------------------- */
 
-static void *stack_get(void)
+static void *stack_new(void)
 {
 	const size_t guard = 4096;
 	char *map;
 
-	if (tasks.ncached > 0)
-		return tasks.cache[--tasks.ncached];
-	if (tasks.nstacks == TASKS_MAX)
-		return NULL;
 	map = mmap(NULL, guard + stack_size, PROT_READ | PROT_WRITE,
 		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK, -1, 0);
 	if (map == MAP_FAILED)
@@ -121,9 +121,10 @@ void task_pool_drain(void)
 	const size_t guard = 4096;
 
 	while (tasks.ncached > 0) {
-		char *stack = tasks.cache[--tasks.ncached];
+		struct task *task = tasks.cache[--tasks.ncached];
 
-		(void)munmap(stack - guard, guard + stack_size);
+		(void)munmap((char *)task->stack - guard, guard + stack_size);
+		free(task);
 		tasks.nstacks--;
 	}
 }
@@ -162,30 +163,28 @@ static void task_free(struct task *task)
 {
 	struct task *next = list_first_entry(&tasks.starved, struct task, link);
 
-	tasks.cache[tasks.ncached++] = task->stack;
 #if WITH_TSAN
 	__tsan_destroy_fiber(task->fiber);
 #endif
-	free(task);
 	tasks.ntasks--;
-	if (next != NULL) {
-		list_del(&next->link);
-		reactor_defer(reactor_self(), &next->msg);
+	if (next == NULL) {
+		tasks.cache[tasks.ncached++] = task;
+		return;
 	}
+	next->stack = task->stack;
+	free(task);
+	list_del(&next->link);
+	reactor_defer(reactor_self(), &next->msg);
 }
 
 /* Off the ready list: run until it suspends or ends. */
 static void task_run(struct msg *msg)
 {
 	struct task *task = container_of(msg, struct task, msg);
-	bool is_first = task->stack == NULL;
+	bool is_first = !task->is_started;
 
 	if (is_first) {
-		task->stack = stack_get();
-		if (task->stack == NULL) {
-			list_add_tail(&tasks.starved, &task->link);
-			return;
-		}
+		task->is_started = true;
 		(void)getcontext(&task->context);
 		task->context.uc_stack.ss_sp = task->stack;
 		task->context.uc_stack.ss_size = stack_size;
@@ -211,9 +210,29 @@ static void task_run(struct msg *msg)
 		task_free(task);
 }
 
+/* From the cache, or new; without a stack when all are in use. NULL: no memory. */
+static struct task *task_get(void)
+{
+	struct task *task;
+
+	if (tasks.ncached > 0) {
+		task = tasks.cache[--tasks.ncached];
+		*task = (struct task){ .stack = task->stack };
+		return task;
+	}
+	task = calloc(1, sizeof(*task));
+	if (task == NULL || tasks.nstacks == TASKS_MAX)
+		return task;
+	task->stack = stack_new();
+	if (task->stack != NULL)
+		return task;
+	free(task);
+	return NULL;
+}
+
 int task_spawn(const char *name, void (*fn)(void *arg), void *arg)
 {
-	struct task *task = calloc(1, sizeof(*task));
+	struct task *task = task_get();
 
 	assert(reactor_self() == reactor_primary());
 	if (task == NULL)
@@ -225,7 +244,10 @@ int task_spawn(const char *name, void (*fn)(void *arg), void *arg)
 	task->arg = arg;
 	task->msg.fn = task_run;
 	tasks.ntasks++;
-	reactor_defer(reactor_self(), &task->msg);
+	if (task->stack != NULL)
+		reactor_defer(reactor_self(), &task->msg);
+	else
+		list_add_tail(&tasks.starved, &task->link);
 	return 0;
 }
 
