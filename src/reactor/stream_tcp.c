@@ -113,6 +113,8 @@ static int parse_addr(const char *host, uint16_t port, struct sockaddr_storage *
 
 	(void)snprintf(service, sizeof(service), "%u", port);
 	result = getaddrinfo(host[0] != '\0' ? host : NULL, service, &hints, &info);
+	if (result == EAI_MEMORY)
+		return err_set(err, -ENOMEM, "no memory for the address '%s'", host);
 	if (result != 0)
 		return err_set(err, -EINVAL, "'%s' is not a numeric IPv4 or IPv6 address: %s", host,
 			       gai_strerror(result));
