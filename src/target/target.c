@@ -133,7 +133,7 @@ static int core_init(struct core *core, struct target *target, struct reactor *r
 	core->rx = &core->chunk[0];
 	result = bufpool_init(&core->large, large, target->opts.buffers, err);
 	if (result < 0)
-		(void)err_prefix(err, "target: ");
+		(void)err_prefix(err, "target");
 	return result;
 }
 
@@ -260,8 +260,10 @@ static int target_init(struct target *target, struct err *err)
 	target->reap_timer.fn = target_reap_again;
 	target->core_count = reactor_count();
 	target->cores = calloc(target->core_count, sizeof(*target->cores));
-	if (target->cores == NULL)
+	if (target->cores == NULL) {
+		target->core_count = 0; /* for target_free() */
 		return err_set(err, -ENOMEM, "no memory for a target");
+	}
 	for (unsigned i = 0; i < target->core_count; i++) {
 		result = core_init(&target->cores[i], target, reactor_get(i), err);
 		if (result < 0)
