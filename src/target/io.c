@@ -237,8 +237,12 @@ static bool io_cmd_is_stale(struct cmd *cmd)
 	uint32_t len = cmd->len;
 	uint16_t status = io_cmd_check(cmd);
 
-	if (status == 0 && cmd->len == len)
+	if (status == 0 && cmd->len == len) {
+		/* The buffer was chosen for another device; this one may leave it as it is. */
+		if (cmd->is_in_pool && cmd->dir == CMD_C2H && !cmd->ns->fills_reads)
+			memset(cmd->buf, 0, cmd->len);
 		return false;
+	}
 	cmd->len = 0;
 	cmd_complete(cmd, NVME_SC_INVALID_NAMESPACE | NVME_STATUS_DNR);
 	return true;

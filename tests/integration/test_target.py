@@ -583,6 +583,21 @@ def test_namespace_swapped_while_paused(target, host):
     assert q.read(1, 0, 1, bs=4096) == b"\0" * 4096
 
 
+def test_null_in_place_of_another_while_paused(target):
+    """A large read is held; the device under its number becomes one that fills nothing."""
+    with Host(target.port) as other, Host(target.port) as host:
+        secret, qo, q = os.urandom(128 << 10), other.queue(1), host.queue(1)
+        for i in range(8):  # every buffer that comes next was somebody's
+            qo.write(1, i * 256, secret)
+        target("pause", NQN)
+        held = q.submit(q.rw(READ, 1, 0, 256), expect=128 << 10)
+        host.admin.identify(1)
+        target("remove", NQN, 1)
+        target("add", NQN, "null:///n0?size_mb=64&blk_size=512")
+        target("resume", NQN)
+        assert q.wait(held).data == b"\0" * (128 << 10)
+
+
 def test_subsystem_removed_under_load(target, host):
     q = host.queue(1)
     for i in range(64):
