@@ -545,51 +545,59 @@ TEST(fault_fires_only_inside_the_block_range)
 	ram_run(block_range_body);
 }
 
-/* Does a write fail? Also how long after @first_ns it was asked, bracketed. */
-struct timed_write {
-	bool failed;
-	uint64_t from_ms, to_ms;
-};
+/* The primary's clock stands still and moves only when a test says so. */
+static struct reactor_backend frozen;
+static const struct reactor_backend *thawed;
+static uint64_t frozen_ns;
 
-static struct timed_write write_at(uint64_t first_ns) MAY_SUSPEND
+static uint64_t frozen_now(struct reactor *r)
 {
-	struct timed_write w;
+	(void)r;
+	return frozen_ns;
+}
+
+static void clock_freeze(void)
+{
+	struct reactor *r = reactor_primary();
+
+	thawed = r->backend;
+	frozen = *thawed;
+	frozen.now = frozen_now;
+	frozen_ns = r->now_ns;
+	r->backend = &frozen;
+}
+
+static void clock_move(uint64_t ns) MAY_SUSPEND
+{
+	frozen_ns += ns;
+	while (reactor_primary()->now_ns != frozen_ns)
+		task_yield();
+}
+
+static bool write_fails(void) MAY_SUSPEND
+{
 	struct io io = { .op = IO_WRITE, .nlb = 1 };
 
 	io_set_buf(&io, buf, RAM_BLOCK);
-	w.from_ms = (reactor_primary()->now_ns - first_ns) / 1000000;
-	w.failed = io_wait(ram_h[0], &io) != IO_OK;
-	w.to_ms = (reactor_primary()->now_ns - first_ns) / 1000000;
-	return w;
+	return io_wait(ram_h[0], &io) != IO_OK;
 }
 
 static void time_window_body(void)
 {
-	uint64_t first_ns;
-	unsigned inside = 0, outside = 0;
-
 	arm("op=read&end_at=1000");
 	CHECK_EQ(ram_do_io(0, IO_READ, 0, 1, buf), IO_TRANSFER); /* the first is inside */
 	disarm("op=read&end_at=1000");
-	arm("op=write&begin_at=50&end_at=350");
-	task_sleep(30 * 1000000); /* the clock starts with the first match, not with arming */
-	first_ns = reactor_primary()->now_ns;
-	for (;;) {
-		struct timed_write w = write_at(first_ns);
-
-		if (w.to_ms < 50 || w.from_ms >= 350) {
-			CHECK(!w.failed);
-			outside++;
-		} else if (w.from_ms >= 50 && w.to_ms < 350) {
-			CHECK(w.failed);
-			inside++;
-		}
-		if (w.from_ms > 400)
-			break;
-		task_sleep(2000000);
+	arm("op=write&begin_at=20&end_at=40");
+	clock_freeze();
+	clock_move(30 * 1000000); /* the clock of the fault starts with the first match */
+	for (unsigned us = 0; us < 60000; us += 500) {
+		CHECK_EQ(write_fails(), us >= 20000 && us < 40000);
+		CHECK_EQ(info(0).is_active, us < 40000);
+		clock_move(500 * 1000);
 	}
-	CHECK(inside > 0 && outside > 1);
-	CHECK(!info(0).is_active);
+	CHECK_EQ(info(0).fired, 40);
+	CHECK_EQ(info(0).hits, 120);
+	reactor_primary()->backend = thawed;
 }
 
 /* A fault is confined to its time. */
@@ -808,32 +816,48 @@ TEST(fault_lets_go_when_the_device_is_removed)
 	ram_run(device_gone_body);
 }
 
+static bool is_quiesced;
+
+static void quiesce_task(void *arg)
+{
+	(void)arg;
+	device_quiesce(ram_dev);
+	is_quiesced = true;
+}
+
 /* A quiesce does not wait for a delay before submission, does for one behind the driver. */
 static void quiesce_body(void)
 {
+	static const char before[] = "stage=submit&method=delay&delay_us=3600000000";
+	static const char behind[] = "stage=completion&method=delay&delay_us=3600000000";
 	struct ram_io r;
 
-	arm("stage=submit&method=delay&delay_us=5000");
+	arm(before);
 	ram_start(&r, 1, IO_WRITE, 0, NLB, buf);
 	while (info(0).fired == 0)
 		task_yield();
 	device_quiesce(ram_dev);
-	task_sleep(20 * 1000000);
-	CHECK_EQ(ram.submitted[IO_WRITE], 0); /* its time is over, the gate holds it */
+	disarm(before); /* lets it go: the gate holds it */
+	task_sleep(5 * 1000000);
+	CHECK_EQ(ram.submitted[IO_WRITE], 0);
 	CHECK(!r.is_done);
 	device_resume(ram_dev);
 	CHECK_EQ(ram_wait(&r), IO_OK);
-	CHECK_EQ(info(0).fired, 1); /* not twice */
-	disarm("stage=submit&method=delay&delay_us=5000");
-	arm("stage=completion&method=delay&delay_us=5000");
+	CHECK_EQ(ram.submitted[IO_WRITE], 1);
+	arm(behind);
 	ram_start(&r, 1, IO_WRITE, 0, NLB, buf);
 	while (info(0).fired == 0)
 		task_yield();
-	CHECK(!r.is_done);
-	device_quiesce(ram_dev);
+	is_quiesced = false;
+	CHECK_EQ(task_spawn("quiesce", quiesce_task, NULL), 0);
+	task_sleep(5 * 1000000);
+	CHECK(!is_quiesced && !r.is_done);
+	disarm(behind);
+	CHECK_EQ(ram_wait(&r), IO_OK);
+	while (!is_quiesced)
+		task_yield();
 	CHECK_EQ(ram_h[1]->ch->inflight[0] + ram_h[1]->ch->inflight[1], 0);
 	device_resume(ram_dev);
-	CHECK_EQ(ram_wait(&r), IO_OK);
 }
 
 TEST(fault_and_quiesce)
