@@ -19,9 +19,11 @@
  *   |      ^ |                                                     |        |
  *   +------+ +--<------ kernel event, message, timer <-------------+--------+
  *
- * A thread that was preempted shares its core with something else. A spinner then only burns its
- * share and waits in line afterwards, while a sleeper is let in as soon as its event comes; so
- * there is no spinning for a while.
+ * Two things make spinning harmful, and both are noticed. A thread that was preempted shares its
+ * core with something else: a spinner then burns its share and waits in line afterwards, while a
+ * sleeper is let in as soon as its event comes. And where the event is the work of a kernel thread
+ * that wants this very core (a loop device), it comes only once we sleep: budgets that are spun
+ * away in vain one after the other show that. Either way there is no spinning for a while.
  *
  * The hand-shake with senders: a sleeper publishes is_sleeping, fences, looks at its inbox once
  * more and only then sleeps; a sender pushes, fences and reads is_sleeping. One of the two sees
@@ -55,7 +57,9 @@ enum {
 	SPIN_DEFAULT_NS = 50 * 1000, /* about the cost of one sleep and wake in a virtual machine */
 	PREEMPTED_NS = 500 * 1000,   /* a turn this long: look whether the core was taken away */
 	CALM_NS = 20 * 1000 * 1000,  /* then do without spinning for a while */
-	INBOX_BATCH = 256,           /* messages handled per turn */
+	SPIN_MISSES = 3,             /* in a row: spinning itself keeps the event away */
+	MISS_CALM_NS = 2 * 1000 * 1000, /* then this long without, doubled up to 32 times */
+	INBOX_BATCH = 256,              /* messages handled per turn */
 };
 
 __thread struct reactor *reactor_self_;
@@ -237,6 +241,10 @@ unsigned reactor_turn(struct reactor *r)
 		r->stats.busy_turns++;
 		r->gap_ns = (r->gap_ns * (GAP_WEIGHT - 1) + gap_ns) / GAP_WEIGHT;
 		r->last_event_ns = r->now_ns;
+		if (r->has_spun) {
+			r->has_spun = false;
+			r->spin_misses = 0;
+		}
 	}
 	return events;
 }
@@ -261,12 +269,34 @@ static bool reactor_arm_pollers(struct reactor *r)
 	return true;
 }
 
+/* A whole budget was spun away for nothing. Once is bad luck. */
+static COLD void reactor_spin_missed(struct reactor *r)
+{
+	r->has_spun = false;
+	if (++r->spin_misses < SPIN_MISSES)
+		return;
+	r->calm_until_ns = r->now_ns +
+			   ((uint64_t)MISS_CALM_NS << MIN(r->spin_misses - SPIN_MISSES, 5u));
+}
+
+static void reactor_pause(void)
+{
+#if defined(__x86_64__)
+	__builtin_ia32_pause();
+#endif
+}
+
 void reactor_idle(struct reactor *r)
 {
-	if (reactor_may_spin(r) || !reactor_arm_pollers(r)) {
-#if defined(__x86_64__)
-		__builtin_ia32_pause();
-#endif
+	if (reactor_may_spin(r)) {
+		r->has_spun = true;
+		reactor_pause();
+		return;
+	}
+	if (r->has_spun)
+		reactor_spin_missed(r);
+	if (!reactor_arm_pollers(r)) {
+		reactor_pause();
 		return;
 	}
 	if (r->ready.head != NULL || r->flush.head != NULL)

@@ -85,8 +85,10 @@ struct reactor {
 	uint64_t last_event_ns;
 	uint64_t gap_ns; /* moving average of the time between eventful turns */
 	uint64_t spin_budget_ns;
-	uint64_t calm_until_ns; /* no spinning before this: it was preempted */
+	uint64_t calm_until_ns; /* no spinning before this */
 	long preemptions;       /* involuntary context switches at the last look */
+	unsigned spin_misses;   /* budgets spun away in vain since the last hit */
+	bool has_spun;          /* since the last event or sleep */
 
 	struct rng rng;
 	struct reactor_stats stats;
