@@ -28,8 +28,8 @@ struct aio_channel {
 	unsigned nfree;          /* iocbs nobody uses: free[0 .. nfree) */
 	unsigned nready;         /* iocbs to hand to the kernel: ready[0 .. nready) */
 	unsigned ninflight;
-	unsigned nquiet;     /* of those in flight: will not signal event_fd */
-	uint64_t latency_ns; /* moving average */
+	unsigned nquiet; /* of those in flight: will not signal event_fd */
+	bool is_instant; /* the last batch ended inside io_submit() */
 	struct iocb *free[AIO_DEPTH];
 	struct iocb *ready[AIO_DEPTH];
 	struct iocb iocb[AIO_DEPTH];
