@@ -167,7 +167,7 @@ static int pool_make(struct emulate_pool *pool)
 /* Does this device ever need a context? */
 static bool needs_pool(const struct device *dev)
 {
-	return dev->buf_align > 1 ||
+	return dev->buf_align > 1 || dev->max_io_nlb != 0 ||
 	       emulated_ops(dev) &
 		       (IO_BIT(IO_COMPARE) | IO_BIT(IO_WRITE_ZEROES) | IO_BIT(IO_COMPARE_WRITE));
 }
