@@ -516,14 +516,19 @@ static void holder_asks(struct msg *msg)
 	reactor_post(holder->ch->reactor, &holder->msg);
 }
 
+bool emulate_holds_lock(struct channel *ch, const struct io *io)
+{
+	return io->op == IO_COMPARE_WRITE && holder_find(ch, io, io->depth) != NULL;
+}
+
 bool emulate_lock(struct channel *ch, struct io *io)
 {
 	struct emulate_pool *pool = pool_of(ch);
 	struct io_frame *f = io_top(io);
 	struct range_holder *holder;
 
-	if (io->op != IO_COMPARE_WRITE || holder_find(ch, io, io->depth) != NULL ||
-	    io->flags & IO_LOCK_HOLDER)
+	if (io->op != IO_COMPARE_WRITE || emulate_holds_lock(ch, io) ||
+	    (io->flags & IO_LOCK_HOLDER && io->depth == 1))
 		return true;
 	holder = pool->holder_free;
 	if (holder == NULL) {

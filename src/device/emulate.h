@@ -48,6 +48,8 @@ enum io_result emulate_submit(struct channel *ch, struct io *io);
  * is locked. The lock is given back when the request is done.
  */
 bool emulate_lock(struct channel *ch, struct io *io);
+/* Is it @io, in its top frame, that such a lock was taken for? */
+bool emulate_holds_lock(struct channel *ch, const struct io *io);
 
 /*
  * For a driver's submit(): take a read, write or compare whose buffers are not aligned, and do it

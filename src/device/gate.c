@@ -200,9 +200,16 @@ static enum io_result try_driver(struct channel *ch, struct io *io)
 	return IO_DONE;
 }
 
-static bool is_locked_out(const struct channel *ch, const struct io *io)
+/* The holder's flag opens the locks of the device that the request was submitted to; on the devices
+ * below it is a request like any other, unless an emulation there has locked for it. */
+static bool is_lock_holder(struct channel *ch, const struct io *io)
 {
-	if (io->flags & IO_LOCK_HOLDER || !(IO_BIT(io->op) & IO_OPS_WITH_RANGE))
+	return io->flags & IO_LOCK_HOLDER && (io->depth == 1 || emulate_holds_lock(ch, io));
+}
+
+static bool is_locked_out(struct channel *ch, const struct io *io)
+{
+	if (!(IO_BIT(io->op) & IO_OPS_WITH_RANGE) || is_lock_holder(ch, io))
 		return false;
 	for (unsigned i = 0; i < ch->nlocked; i++) {
 		const struct lba_range *range = &ch->locked[i];
