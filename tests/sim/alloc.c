@@ -62,6 +62,14 @@ static struct {
 	bool has_failed;
 } set;
 
+extern const char __executable_start[]; /* the linker's */
+
+/* Where in the program, as addr2line wants it. */
+static size_t place_of(const void *caller)
+{
+	return (size_t)((const char *)caller - __executable_start);
+}
+
 void *__real_malloc(size_t size);
 void *__real_calloc(size_t n, size_t size);
 void *__real_realloc(void *ptr, size_t size);
@@ -261,7 +269,7 @@ void alloc_print(unsigned max)
 
 		if (cell->ptr == NULL || cell->ptr == DELETED)
 			continue;
-		fprintf(stderr, "    %zu bytes from %p\n", cell->size, cell->caller);
+		fprintf(stderr, "    %zu bytes from %#zx\n", cell->size, place_of(cell->caller));
 		max--;
 	}
 }

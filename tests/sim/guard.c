@@ -75,9 +75,15 @@ static bool range_overlaps(const struct guard_range *range, uint64_t lba, uint64
 	return lba < range->lba + range->nlb && range->lba < lba + nlb;
 }
 
-static bool io_is_lockable(uint8_t op, uint16_t flags)
+/* The holder's flag counts on the device that he submitted to, not on those below. */
+static bool io_is_lockable(uint8_t op, bool is_holder)
 {
-	return (IO_BIT(op) & IO_OPS_WITH_RANGE) != 0 && !(flags & IO_LOCK_HOLDER);
+	return (IO_BIT(op) & IO_OPS_WITH_RANGE) != 0 && !is_holder;
+}
+
+static bool io_is_holder(const struct io *io)
+{
+	return io->flags & IO_LOCK_HOLDER && io->depth == 1;
 }
 
 static void guard_check(const struct guard *g, const struct io *io)
@@ -85,7 +91,7 @@ static void guard_check(const struct guard *g, const struct io *io)
 	if (g->quiesced > 0)
 		world_fail("%s %" PRIu64 "+%u reached the driver of %s while it is quiesced",
 			   io_op_name(io->op), io->lba, io->nlb, g->dev->name);
-	if (!io_is_lockable(io->op, io->flags))
+	if (!io_is_lockable(io->op, io_is_holder(io)))
 		return;
 	for (unsigned i = 0; i < g->nlocks; i++) {
 		if (range_overlaps(&g->lock[i], io->lba, io->nlb))
@@ -118,9 +124,11 @@ void guard_enter(struct device *dev, const struct io *io)
 			world_fail("%s is given a request that it has already", dev->name);
 	}
 	assert(g->ninside < GUARD_INSIDE_MAX);
-	g->inside[g->ninside++] = (struct guard_range){
-		.io = io, .lba = io->lba, .nlb = io->nlb, .op = io->op, .flags = io->flags
-	};
+	g->inside[g->ninside++] = (struct guard_range){ .io = io,
+							.lba = io->lba,
+							.nlb = io->nlb,
+							.op = io->op,
+							.is_holder = io_is_holder(io) };
 }
 
 void guard_leave(struct device *dev, const struct io *io)
@@ -194,7 +202,7 @@ void guard_locked(struct device *dev, uint64_t lba, uint64_t nlb)
 	for (unsigned i = 0; i < g->ninside; i++) {
 		const struct guard_range *in = &g->inside[i];
 
-		if (io_is_lockable(in->op, in->flags) && range_overlaps(in, lba, nlb))
+		if (io_is_lockable(in->op, in->is_holder) && range_overlaps(in, lba, nlb))
 			world_fail("range_lock(%s, %" PRIu64 "+%" PRIu64
 				   ") was granted with %s %" PRIu64 "+%" PRIu64
 				   " inside the driver",

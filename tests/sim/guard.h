@@ -26,7 +26,7 @@ struct guard_range {
 	const struct io *io; /* NULL for a lock */
 	uint64_t lba, nlb;
 	uint8_t op;
-	uint16_t flags;
+	bool is_holder;
 };
 
 struct guard {

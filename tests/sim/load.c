@@ -123,7 +123,8 @@ static void request_place(struct request *req, const struct device *dev)
 	uint64_t max = MIN(dev->nblocks, (uint64_t)REQUEST_BLOCKS_MAX);
 	uint64_t span = world_chance(2, 3) ? MIN(dev->nblocks, (uint64_t)HOT_BLOCKS) : dev->nblocks;
 
-	if (dev->max_io_nlb != 0)
+	/* What is larger than the device's largest goes in parts, but for what must be atomic. */
+	if (dev->max_io_nlb != 0 && req->io.op == IO_COMPARE_WRITE)
 		max = MIN(max, (uint64_t)dev->max_io_nlb);
 	req->io.nlb = world_chance(1, 2) ? 1 : 1 + (uint32_t)world_rand(max);
 	req->io.lba = world_rand(span);

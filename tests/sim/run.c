@@ -116,6 +116,7 @@ static bool run_seed(uint64_t seed, uint64_t *ret_hash)
 		world_fail("%u tasks are left at the end", task_count());
 	*ret_hash = world_hash();
 	if (!world_failed()) {
+		task_pool_drain();
 		world_stop();
 		if (alloc_live() > 0) {
 			world_fail("%zu allocations were not freed", alloc_live());
@@ -276,7 +277,6 @@ int main(int argc, char **argv)
 		is_good = cover_missing() == 0;
 	}
 	load_free();
-	task_pool_drain();
 	if (sim_plant == PLANT_NONE)
 		return is_good ? 0 : 1;
 	printf("planted %s: %s\n", plant_name(sim_plant), is_good ? "NOT FOUND" : "found");

@@ -92,7 +92,7 @@ static void scene_make_medium(struct scene *scene)
 		.nblocks = 24 + world_rand(100),
 		.block_size = world_chance(1, 2) ? 512 : 4096,
 		.buf_align = 1,
-		.max_io_nlb = world_chance(1, 3) ? REQUEST_BLOCKS_MAX : 0,
+		.max_io_nlb = world_chance(1, 3) ? 1 + (uint32_t)world_rand(REQUEST_BLOCKS_MAX) : 0,
 		.has_write_cache = world_chance(3, 4),
 		.is_thin = world_chance(1, 3),
 		.parallel = 1 + (unsigned)world_rand(16),
