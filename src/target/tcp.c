@@ -8,8 +8,9 @@
  *
  * A chunk belongs to the reactor, not to a connection: all connections of a turn are received into
  * the same few hundred KiB one after the other. Commands whose data is lent to a device keep the
- * chunk (refs); when it is full another one is taken, and when all are lent out a last one serves
- * that never lends. What a connection keeps of its own is the beginning of a PDU that is not
+ * chunk (refs), and so does a rest that is not judged yet; when it is full another one is taken, and
+ * when all are kept a last one serves that never lends. When rests fill that one too, nobody
+ * receives until some are judged. What a connection keeps of its own is the beginning of a PDU that is not
  * complete: copied behind `used` before the next recv, so that a PDU is always contiguous.
  *
  * Data of H2CData PDUs is the exception: as soon as the header is known, the rest of the data is
@@ -25,6 +26,7 @@
  *   1. A connection with a tail has no data transfer half done, and the other way round.
  *   2. After an error no further byte of that connection is judged.
  *   3. Who has a rest (a batch that is not judged yet) does not receive.
+ *   4. A chunk is written from its start again only when nothing counts on it (refs is 0).
  *
  * Thread: the connection's reactor.
  *
@@ -39,7 +41,7 @@
 #include "base/log.h"
 #include "target/internal.h"
 
-/* The chunk to receive into, with room for a batch. */
+/* The chunk to receive into, with room for a batch; NULL while rests fill the last one. */
 static struct rx_chunk *core_rx(struct core *core)
 {
 	struct rx_chunk *chunk = core->rx;
@@ -60,9 +62,10 @@ static struct rx_chunk *core_rx(struct core *core)
 	} else {
 		chunk = &core->chunk[RX_CHUNK_COUNT];
 	}
-	chunk->used = 0;
 	core->rx = chunk;
-	return chunk;
+	if (chunk->refs == 0)
+		chunk->used = 0;
+	return RX_CHUNK_SIZE - chunk->used >= RX_ROOM_MIN ? chunk : NULL;
 }
 
 /* ---- host data (H2CData) -------------------------------------------------------------------- */
@@ -347,6 +350,8 @@ static unsigned conn_recv(struct conn *conn)
 		return 1;
 	}
 	chunk = core_rx(conn->core);
+	if (unlikely(chunk == NULL))
+		return 0; /* each turn judges a batch of every rest: soon there is room */
 	base = chunk->base + chunk->used;
 	if (conn->h2c_left > 0)
 		iov[iovcnt++] = (struct iovec){ conn->h2c_at, conn->h2c_left };

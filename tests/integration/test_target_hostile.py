@@ -3,15 +3,16 @@
 
 import os
 import random
+import signal
 import socket
 import struct
 import threading
 import time
 
 import pytest
-from nvmetcp import (CAPSULE, H2CDATA, ICREQ, ICRESP, NQN, READ, SGL_OFFSET, SGL_TRANSPORT, WRITE,
-                     Conn, Host, NvmeError, Targetd, connect_data, connect_sqe, eventually, icreq,
-                     sgl, sqe)
+from nvmetcp import (CAPSULE, FLUSH, H2CDATA, ICREQ, ICRESP, NQN, READ, SGL_OFFSET,
+                     SGL_TRANSPORT, WRITE, Conn, Host, NvmeError, Targetd, connect_data,
+                     connect_sqe, eventually, icreq, sgl, sqe)
 
 URI = "malloc:///m0?size_mb=64"
 INVALID, SEQUENCE, HDGST, RANGE, LIMIT, UNSUPPORTED = 1, 2, 3, 4, 5, 6
@@ -394,3 +395,28 @@ def test_misbehaviour_beside_load(target):
     finally:
         stop.set()
         thread.join()
+
+
+def test_many_deep_batches_at_once():
+    """More commands in one turn than receive memory holds: what is not judged yet stays whole."""
+    queues, depth, size = 96, 440, 24
+    with Targetd("--queue-depth", "512") as t:
+        t.port = t.listen()
+        t("subsystem", NQN)
+        t("add", NQN, URI)
+        hosts = [Host(t.port) for _ in range(3)]
+        conns = [h.queue(qid, sqsize=depth) for h in hosts for qid in range(1, queues // 3 + 1)]
+        first = [600 * i for i in range(queues)]
+        os.kill(t.proc.pid, signal.SIGSTOP)  # so that all of it is there when it looks
+        try:
+            for conn, cid in zip(conns, first):
+                conn.send(b"".join(conn.capsule(sqe(FLUSH, 1, cid=cid + i)) for i in range(depth)))
+        finally:
+            os.kill(t.proc.pid, signal.SIGCONT)
+        for conn, cid in zip(conns, first):
+            answers = conn.recv_exact(depth * size)
+            got = {struct.unpack_from("<H", answers, at + 20)[0]
+                   for at in range(0, len(answers), size)}
+            assert got == set(range(cid, cid + depth))
+        for h in hosts:
+            h.close()
