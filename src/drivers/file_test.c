@@ -3,16 +3,31 @@
 #include "drivers/testing.h"
 
 #include <fcntl.h>
-#include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 #include "base/units.h"
 #include "drivers/file.h"
 
+/* Stands in front of the C library's: the disk that loses a write once, and then behaves. */
+static atomic_uint syncs_to_fail;
+
+int fdatasync(int fd)
+{
+	unsigned left = atomic_load(&syncs_to_fail);
+
+	if (left > 0 && atomic_compare_exchange_strong(&syncs_to_fail, &left, left - 1)) {
+		errno = EIO;
+		return -1;
+	}
+	return (int)syscall(SYS_fdatasync, fd);
+}
+
 static const char *const schemes[] = { "aio", "uring" };
-static char dir[256], path[300];
+static char dir[256], path[320];
 
 static char *uri_of(const char *scheme, const char *query)
 {
@@ -320,27 +335,82 @@ ENGINE_TEST(file_size_limit_ends_the_request_not_the_process)
 	TAP_ROW(NULL);
 }
 
-ENGINE_TEST(file_sync_error_stays_for_ever)
+static void check_refuses_writes(struct opened *o)
 {
 	static _Alignas(4096) uint8_t buf[512];
 
+	CHECK_EQ(do_io(o, IO_WRITE, 0, 1, buf, 0), IO_WRITE_ERROR);
+	CHECK_EQ(do_io(o, IO_FLUSH, 0, 0, NULL, 0), IO_WRITE_ERROR);
+	CHECK_EQ(do_io(o, IO_UNMAP, 0, 1, NULL, 0), IO_WRITE_ERROR);
+	CHECK_EQ(do_io(o, IO_WRITE_ZEROES, 0, 1, NULL, 0), IO_WRITE_ERROR);
+	CHECK_EQ(do_io(o, IO_READ, 0, 1, buf, 0), IO_OK);
+}
+
+ENGINE_TEST(file_sync_error_stays_for_ever)
+{
+	static _Alignas(4096) uint8_t buf[512];
+	struct opened o;
+
+	/* aio: the call itself fails, once, after a write that was acknowledged. */
+	make_file("sync", 1 << 20);
+	if (!opened_open(&o, uri_of("aio", ""), DESC_WRITE))
+		return;
+	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK);
+	atomic_store(&syncs_to_fail, 1);
+	CHECK_EQ(do_io(&o, IO_FLUSH, 0, 0, NULL, 0), IO_WRITE_ERROR);
+	CHECK_EQ(atomic_load(&syncs_to_fail), 0);
+	check_refuses_writes(&o);
+	opened_close(&o);
+	/* The same where FUA made a write-zeroes sync. */
+	if (!opened_open(&o, uri_of("aio", ""), DESC_WRITE))
+		return;
+	atomic_store(&syncs_to_fail, 1);
+	CHECK_EQ(do_io(&o, IO_WRITE_ZEROES, 0, 1, NULL, IO_FUA), IO_WRITE_ERROR);
+	check_refuses_writes(&o);
+	opened_close(&o);
+	/* uring: the kernel cannot be made to fail here, what follows from it can. */
+	make_file("sync2", 1 << 20);
+	if (!opened_open(&o, uri_of("uring", ""), DESC_WRITE))
+		return;
+	CHECK_EQ(do_io(&o, IO_FLUSH, 0, 0, NULL, 0), IO_OK);
+	file_fail(file_of_device(o.dev), EIO);
+	check_refuses_writes(&o);
+	opened_close(&o);
+}
+
+ENGINE_TEST(file_on_a_full_file_system_says_no_space)
+{
+	static _Alignas(4096) uint8_t buf[1 << 20];
+	char mount_dir[280], options[] = "size=1m";
+
+	make_file("space", 1 << 20);
+	(void)snprintf(mount_dir, sizeof(mount_dir), "%s/small", dir);
+	CHECK_EQ(mkdir(mount_dir, 0700), 0);
+	if (mount("tmpfs", mount_dir, "tmpfs", 0, options) < 0) {
+		SKIP("cannot mount a small tmpfs (%s): wants root", err_errno_name(errno));
+		return;
+	}
 	for (size_t s = 0; s < ARRAY_LEN(schemes); s++) {
 		struct opened o;
 
 		TAP_ROW(schemes[s]);
-		make_file("sync", 1 << 20);
+		(void)snprintf(path, sizeof(path), "%s/image", mount_dir);
+		(void)unlink(path);
+		CHECK(close(open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600)) == 0 &&
+		      truncate(path, 4 << 20) == 0);
 		if (!opened_open(&o, uri_of(schemes[s], ""), DESC_WRITE))
 			continue;
-		CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK);
-		file_fail(file_of_device(o.dev), EIO);
-		CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_WRITE_ERROR);
-		CHECK_EQ(do_io(&o, IO_FLUSH, 0, 0, NULL, 0), IO_WRITE_ERROR);
-		CHECK_EQ(do_io(&o, IO_UNMAP, 0, 1, NULL, 0), IO_WRITE_ERROR);
-		CHECK_EQ(do_io(&o, IO_WRITE_ZEROES, 0, 1, NULL, 0), IO_WRITE_ERROR);
-		CHECK_EQ(do_io(&o, IO_READ, 0, 1, buf, 0), IO_OK);
+		memset(buf, 5, sizeof(buf));
+		CHECK_EQ(do_io(&o, IO_WRITE, 0, 1024, buf, 0), IO_OK);
+		CHECK_EQ(do_io(&o, IO_WRITE, 1024, 2048, buf, 0), IO_NO_SPACE);
+		CHECK_EQ(do_io(&o, IO_WRITE, 0, 1024, buf, IO_FUA), IO_OK); /* space it has */
+		CHECK_EQ(do_io(&o, IO_READ, 4096, 1024, buf, 0), IO_OK);
+		CHECK_EQ(do_io(&o, IO_UNMAP, 0, 8192, NULL, 0), IO_OK);
+		CHECK_EQ(do_io(&o, IO_WRITE, 4096, 1024, buf, 0), IO_OK); /* space again */
 		opened_close(&o);
 	}
 	TAP_ROW(NULL);
+	CHECK_EQ(umount(mount_dir), 0);
 }
 
 ENGINE_TEST(file_without_permission_is_read_only)
