@@ -269,6 +269,7 @@ struct ns_core {
 	uint8_t shift;         /* log2 of the block size */
 	bool never_lend;       /* device wants aligned memory */
 	bool fills_reads;      /* proven: a read overwrites the whole buffer */
+	uint32_t generation;   /* of the table when it came in */
 };
 
 /* ---- the primary's half --------------------------------------------------------------------- */

@@ -231,18 +231,16 @@ static void io_cmd_hold(struct cmd *cmd)
 	list_add_tail(&cmd->conn->sc->held, &cmd->link);
 }
 
-/* The namespaces changed since the command was checked: is it still what it was? */
+/*
+ * The namespaces changed since the command was checked. What stands under its number now, if it was
+ * not there then, is another device: what was meant for the old one must not reach it.
+ */
 static bool io_cmd_is_stale(struct cmd *cmd)
 {
-	uint32_t len = cmd->len;
-	uint16_t status = io_cmd_check(cmd);
+	uint32_t generation = cmd->ns_generation;
 
-	if (status == 0 && cmd->len == len) {
-		/* The buffer was chosen for another device; this one may leave it as it is. */
-		if (cmd->is_in_pool && cmd->dir == CMD_C2H && !cmd->ns->fills_reads)
-			memset(cmd->buf, 0, cmd->len);
+	if (io_cmd_check(cmd) == 0 && (int32_t)(generation - cmd->ns->generation) >= 0)
 		return false;
-	}
 	cmd->len = 0;
 	cmd_complete(cmd, NVME_SC_INVALID_NAMESPACE | NVME_STATUS_DNR);
 	return true;

@@ -10,7 +10,8 @@
  *                        device) -> swap the table entry on every reactor -> resume
  *
  * Commands that were held, or still wait for their data, look their namespace up again when they
- * go on: a generation in the table tells them whether they must (io.c).
+ * go on: a generation in the table tells them whether they must, and one in the entry whether it is
+ * still the same device (io.c).
  *
  *   device resized -> event to every controller; the new size is the device's, there is no copy
  *   device removed -> marked lost at once, taken out by a task (an event handler cannot wait);
@@ -144,6 +145,8 @@ static void sc_swap_ns(void *arg)
 
 	swap->sc->ns[swap->nsid - 1] = swap->nc;
 	swap->sc->ns_generation++;
+	if (swap->nc != NULL)
+		swap->nc->generation = swap->sc->ns_generation;
 }
 
 static void swap_ns(struct subsystem *ss, uint32_t nsid, struct ns_core *cores)

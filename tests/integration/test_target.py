@@ -7,8 +7,8 @@ import uuid
 
 import pytest
 from nvmetcp import (C2HDATA, COMPARE, DISCOVERY, DSM, HOSTNQN, NQN, READ, SGL_OFFSET,
-                     SGL_TRANSPORT, WRITE, Conn, Cqe, Host, NvmeError, Targetd, connect_data,
-                     connect_sqe, eventually, sgl, sqe)
+                     SGL_TRANSPORT, WRITE, WRITE_ZEROES, Conn, Cqe, Host, NvmeError, Targetd,
+                     connect_data, connect_sqe, eventually, sgl, sqe)
 
 UUID = "12345678-9abc-4def-8012-3456789abcde"
 URI = f"malloc:///m0?size_mb=64&uuid={UUID}"
@@ -583,6 +583,25 @@ def test_namespace_swapped_while_paused(target, host):
     assert q.read(1, 0, 1, bs=4096) == b"\0" * 4096
 
 
+def test_held_write_meets_another_device(target, host):
+    """What was meant for one device never reaches another of the same form; a neighbour's stays."""
+    q = host.queue(1)
+    target("add", NQN, "malloc:///second?size_mb=8&blk_size=512")
+    target("pause", NQN)
+    lost = q.submit(q.rw(WRITE, 1, 0, 1), b"w" * 512)
+    zeroes = q.submit(q.rw(WRITE_ZEROES, 1, 8, 8))
+    kept = q.submit(q.rw(WRITE, 2, 0, 1), b"k" * 512)
+    host.admin.identify(1)
+    target("remove", NQN, 1)
+    target("add", NQN, "malloc:///other?size_mb=64&blk_size=512")
+    target("resume", NQN)
+    assert status_of(q.wait, lost) == 0x00B
+    assert status_of(q.wait, zeroes) == 0x00B
+    q.wait(kept)
+    assert q.read(1, 0, 1) == b"\0" * 512
+    assert q.read(2, 0, 1) == b"k" * 512
+
+
 def test_null_in_place_of_another_while_paused(target):
     """A large read is held; the device under its number becomes one that fills nothing."""
     with Host(target.port) as other, Host(target.port) as host:
@@ -595,7 +614,8 @@ def test_null_in_place_of_another_while_paused(target):
         target("remove", NQN, 1)
         target("add", NQN, "null:///n0?size_mb=64&blk_size=512")
         target("resume", NQN)
-        assert q.wait(held).data == b"\0" * (128 << 10)
+        assert status_of(q.wait, held) == 0x00B
+        assert q.read(1, 0, 256) == b"\0" * (128 << 10)
 
 
 def test_subsystem_removed_under_load(target, host):
