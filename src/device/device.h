@@ -98,7 +98,6 @@ struct device {
 	struct task_mutex control; /* channels are made, walked or freed */
 	struct task_mutex drain;   /* I/O is being waited for; taken before control */
 	struct task_event closed;  /* fired when the last desc of a removed device goes */
-	struct list faults;        /* struct fault, armed on this device */
 	struct list range_locks;
 	struct io_stats *baseline;     /* owned; what a reset subtracts, NULL before the first */
 	struct io_stats *closed_stats; /* owned; of channels that are gone, NULL: none yet */

@@ -223,7 +223,6 @@ int device_register(struct device *dev, struct err *err)
 	memset(dev->channel, 0, sizeof(dev->channel));
 	list_init(&dev->descs);
 	list_init(&dev->aliases);
-	list_init(&dev->faults);
 	list_init(&dev->range_locks);
 	task_mutex_init(&dev->control);
 	task_mutex_init(&dev->drain);

@@ -116,9 +116,9 @@ static void world_look(struct world *world)
 	memset(world, 0, sizeof(*world));
 	for (struct device *dev = device_next(NULL); dev != NULL; dev = device_next(dev)) {
 		int n = snprintf(world->devices + len, sizeof(world->devices) - len,
-				 "%s:%lu:%u:%u:%u:%u:%u:%s:%d ", dev->name, dev->nblocks,
+				 "%s:%lu:%u:%u:%u:%u:%s:%d ", dev->name, dev->nblocks,
 				 list_length(&dev->descs), list_length(&dev->aliases),
-				 list_length(&dev->range_locks), list_length(&dev->faults),
+				 list_length(&dev->range_locks),
 				 dev == base ? channel_count(dev) : 0,
 				 dev->claim != NULL ? dev->claim : "",
 				 dev->is_removed + (int)dev->quiesce_count);
