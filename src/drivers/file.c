@@ -11,7 +11,8 @@
  *
  * Durability: a sync that fails is remembered for ever (struct file.failure). The kernel reports a
  * lost write once and forgets it; nobody then knows which acknowledged writes are on the medium. So
- * from then on the device refuses every write and every flush, and only reads go on.
+ * from then on the device refuses every write and every flush, and only reads go on. A sync that
+ * succeeds is believed only if none has failed meanwhile: that one may have heard of its write.
  *
  * Unmap: a file gets a hole and reads zeroes there. A disk's discard promises nothing about its
  * contents afterwards. Write-zeroes deallocates where it may (no IO_NO_DEALLOCATE).
@@ -55,9 +56,9 @@ void file_fail(struct file *f, int error)
 static int file_sync(struct file *f)
 {
 	if (fdatasync(f->fd) == 0)
-		return 0;
+		return atomic_load(&f->failure) == 0 ? 0 : -EIO;
 	file_fail(f, errno);
-	return -errno;
+	return -EIO;
 }
 
 /* Write zeroes the long way. */
@@ -227,7 +228,10 @@ enum io_result file_submit_slow(struct file_channel *fc, struct io *io)
 void file_complete(struct file_channel *fc, struct io *io, int64_t res)
 {
 	if (likely(res == (int64_t)io->nlb << fc->ch.block_shift)) {
-		io_complete(io, IO_OK);
+		bool is_lost = unlikely(io->flags & IO_FUA) && io->op == IO_WRITE &&
+			       atomic_load(&fc->file->failure) != 0;
+
+		io_complete(io, is_lost ? IO_WRITE_ERROR : IO_OK);
 		return;
 	}
 	if (res >= 0) { /* a part: find out why */

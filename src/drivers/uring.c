@@ -61,11 +61,12 @@ static HOT void uring_transferred(struct uring_op *op, int res, uint32_t flags)
 static void uring_synced(struct uring_op *op, int res, uint32_t flags)
 {
 	struct io *io = io_of(op);
+	struct file *f = channel_of(io)->file;
 
 	(void)flags;
 	if (res < 0)
-		file_fail(channel_of(io)->file, -res);
-	io_complete(io, io_status_from_errno(res, true));
+		file_fail(f, -res);
+	io_complete(io, atomic_load(&f->failure) == 0 ? IO_OK : IO_WRITE_ERROR);
 }
 
 static enum io_result uring_flush(struct file_channel *fc, struct io *io)
