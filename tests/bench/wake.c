@@ -64,7 +64,7 @@ static void ping_arrived(struct msg *msg)
 	atomic_store_explicit(&ping->is_under_way, false, memory_order_release);
 }
 
-/* ---- asking the reactor about itself ---------------------------------------------------------- */
+/* ---- asking the reactor about itself ------------------------------------------------ */
 
 struct question {
 	struct msg msg;
@@ -94,7 +94,7 @@ static struct question ask(void)
 	return q;
 }
 
-/* ---- a rival for the core --------------------------------------------------------------------- */
+/* ---- a rival for the core ----------------------------------------------------------- */
 
 static atomic_bool rival_runs;
 static atomic_ulong rival_rounds;
@@ -118,7 +118,7 @@ static void *rival(void *arg)
 	return NULL;
 }
 
-/* ---- one row ----------------------------------------------------------------------------------- */
+/* ---- one row ------------------------------------------------------------------------ */
 
 static int by_size(const void *a, const void *b)
 {

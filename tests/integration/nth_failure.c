@@ -67,6 +67,7 @@ static struct device *base; /* made by setup() */
 static struct desc *base_desc;
 static char folder[] = "/tmp/ashlar-nth-XXXXXX";
 static char aio_uri[128], uring_uri[128], file_path[64];
+static char aio_rescan[160], uring_rescan[160]; /* the same, with &rescan */
 
 /* ---- the world ------------------------------------------------------------------------------- */
 
@@ -299,6 +300,34 @@ static void undo_listen(const struct op *op)
 	net_get()->unlisten(made.listener);
 }
 
+static void close_at_once(struct listener *listener, struct stream *stream, void *arg)
+{
+	(void)listener;
+	(void)arg;
+	stream_close(stream);
+}
+
+static int act_connect(const struct op *op, struct err *err)
+{
+	return net_get()->connect(op->other, net_get()->listener_port(made.listener), &made.stream,
+				  err);
+}
+
+static void undo_connect(const struct op *op)
+{
+	(void)op;
+	stream_close(made.stream);
+	net_get()->unlisten(made.listener);
+}
+
+static int act_stats_reset(const struct op *op, struct err *err)
+{
+	int result = device_stats_reset(base);
+
+	(void)op;
+	return result < 0 ? err_set(err, result, "no memory") : 0; /* it has no err of its own */
+}
+
 static int act_target(const struct op *op, struct err *err)
 {
 	struct target_opts opts;
@@ -372,6 +401,11 @@ static void setup(const struct op *op)
 	}
 	if (op->act == act_fault_remove)
 		CHECK_EQ(fault_add(op->other, &err), 0);
+	if (op->act == act_connect) {
+		struct listener_opts opts = { .host = op->other, .accepted = close_at_once };
+
+		CHECK_EQ(net_get()->listen(&opts, &made.listener, &err), 0);
+	}
 	if (needs_target(op))
 		CHECK_EQ(act_target(op, &err), 0);
 	if (op->act == act_namespace)
@@ -529,6 +563,8 @@ static bool make_file(void)
 	(void)snprintf(file_path, sizeof(file_path), "%s/disk", folder);
 	(void)snprintf(aio_uri, sizeof(aio_uri), "aio://%s", file_path);
 	(void)snprintf(uring_uri, sizeof(uring_uri), "uring://%s", file_path);
+	(void)snprintf(aio_rescan, sizeof(aio_rescan), "%s?rescan", aio_uri);
+	(void)snprintf(uring_rescan, sizeof(uring_rescan), "%s?rescan", uring_uri);
 	fd = open(file_path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	if (!CHECK(fd >= 0))
 		return false;
@@ -659,6 +695,9 @@ TEST(nth_change)
 	struct op ops[] = {
 		{ "resize null", "null:///m?size_mb=8", NULL, act_resize, undo_resize },
 		{ "resize malloc", MALLOC, NULL, act_resize, undo_resize },
+		{ "rescan aio", aio_uri, aio_rescan, act_create, undo_nothing },
+		{ "rescan uring", uring_uri, uring_rescan, act_create, undo_nothing },
+		{ "statistics reset", MALLOC, NULL, act_stats_reset, undo_nothing },
 		{ "lock", MALLOC, NULL, act_range_lock, undo_range_lock },
 		{ "fault add", MALLOC, "inject://m?op=write&stage=submit&method=status",
 		  act_fault_add, undo_fault_add },
@@ -668,13 +707,15 @@ TEST(nth_change)
 		  act_fault_remove, undo_nothing },
 	};
 
-	run_ops(ops, ARRAY_LEN(ops));
+	if (make_file())
+		run_ops(ops, ARRAY_LEN(ops));
 }
 
 TEST(nth_target)
 {
 	struct op ops[] = {
 		{ "listen", NULL, "127.0.0.1", act_listen, undo_listen },
+		{ "connect", NULL, "127.0.0.1", act_connect, undo_connect },
 		{ "target", NULL, NULL, act_target, undo_target },
 		{ "target listen", NULL, "127.0.0.1", act_target_listen, undo_nothing },
 		{ "subsystem", NULL, NULL, act_subsystem, undo_subsystem },
