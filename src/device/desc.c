@@ -15,7 +15,8 @@
  *   2. Channels come and go under dev->control; one that is born during a quiesce is born with its
  *      gate closed.
  *   3. A channel is freed with nothing in flight and nothing held: its openers promised that.
- *   4. A claim has one holder; it goes with the desc that made it. Who does not claim may still open.
+ *   4. A claim has one holder; it goes with the desc that made it. Who does not claim may still
+ *      open.
  *   5. Counters outlive channels: they move to dev->closed_stats.
  *
  * Thread: tasks on the primary reactor.

@@ -44,6 +44,10 @@ enum {
 	ACCEPT_BATCH = 64,         /* connections taken per wake of the listener */
 	ACCEPT_PAUSE_MS = 100,     /* after running out of descriptors */
 	TCP_BUFFER_SIZE = 2 << 20, /* bytes asked for each direction; the kernel may give less */
+	/* A peer that vanished without a word is noticed after 60 + 6 * 10 seconds of silence. */
+	KEEP_ALIVE_IDLE_S = 60,
+	KEEP_ALIVE_INTERVAL_S = 10,
+	KEEP_ALIVE_PROBES = 6,
 };
 
 struct tcp_arm {
@@ -237,12 +241,16 @@ static const struct stream_ops tcp_ops = {
 	.close = tcp_close,
 };
 
+static void tcp_set_option(int fd, int level, int name, int value)
+{
+	(void)setsockopt(fd, level, name, &value, sizeof(value)); /* works without, less well */
+}
+
 static struct stream *tcp_stream_new(int fd)
 {
 	struct tcp_stream *t = calloc(1, sizeof(*t));
 	struct sockaddr_storage ss = {};
 	socklen_t len = sizeof(ss);
-	int one = 1;
 
 	if (t == NULL)
 		return NULL;
@@ -250,7 +258,11 @@ static struct stream *tcp_stream_new(int fd)
 	t->fd = fd;
 	t->in = (struct tcp_arm){ .op.done = tcp_armed_done, .stream = t };
 	t->out = (struct tcp_arm){ .op.done = tcp_armed_done, .stream = t };
-	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	tcp_set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+	tcp_set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
+	tcp_set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, KEEP_ALIVE_IDLE_S);
+	tcp_set_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, KEEP_ALIVE_INTERVAL_S);
+	tcp_set_option(fd, IPPROTO_TCP, TCP_KEEPCNT, KEEP_ALIVE_PROBES);
 	if (getsockname(fd, (struct sockaddr *)&ss, &len) == 0)
 		(void)format_addr(&ss, t->stream.local);
 	len = sizeof(ss);

@@ -728,6 +728,39 @@ TEST(stream_reports_a_peer_that_resets)
 	end_done(&end);
 }
 
+/* Descriptors of connected sockets that would notice a peer which vanished without a word. */
+static unsigned watched_sockets(void)
+{
+	unsigned n = 0;
+
+	for (int fd = 0; fd < 256; fd++) {
+		int value = 0;
+		socklen_t len = sizeof(value);
+
+		if (getsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &value, &len) == 0 && value != 0)
+			n++;
+	}
+	return n;
+}
+
+TEST(stream_notices_a_peer_that_vanished)
+{
+	struct server server = {};
+	int fd;
+
+	if (!start() || !server_start(&server))
+		return;
+	fd = raw_socket();
+	if (!raw_connect(fd, &server))
+		return;
+	await(&server.naccepted, 1);
+	CHECK_EQ(watched_sockets(), 1); /* the accepted one; the client is bare */
+	on(0, accepted_drop, &server);
+	(void)close(fd);
+	server_stop(&server);
+	stop(0);
+}
+
 static void end_read_error(void *arg)
 {
 	struct end *end = arg;
