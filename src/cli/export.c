@@ -146,6 +146,30 @@ static void ns_destroy_device(const char *uri)
 		log_warn("device not closed uri=%s: %s, continuing", uri, err_text(&err));
 }
 
+/* A device may have gone by itself, with its base: the target let go of it, so must we. */
+static void export_lock(struct export *e)
+{
+	task_mutex_lock(&e->lock);
+	for (unsigned i = 0; i < TARGET_NAMESPACES_MAX; i++) {
+		struct export_ns *ns = &e->ns[i];
+
+		if (ns->uri == NULL || device_lookup(ns->uri) == ns->dev)
+			continue;
+		log_warn("device is gone uri=%s nsid=%u", ns->uri, ns->nsid);
+		free(ns->uri);
+		*ns = (struct export_ns){};
+	}
+}
+
+static bool export_has(const struct export *e, const struct device *dev)
+{
+	for (unsigned i = 0; i < TARGET_NAMESPACES_MAX; i++) {
+		if (e->ns[i].uri != NULL && e->ns[i].dev == dev)
+			return true;
+	}
+	return false;
+}
+
 static int export_add_locked(struct export *e, const char *uri, uint32_t nsid, uint32_t *ret_nsid,
 			     struct err *err)
 {
@@ -162,6 +186,8 @@ static int export_add_locked(struct export *e, const char *uri, uint32_t nsid, u
 	rc = device_create(uri, &dev, err);
 	if (rc != 0)
 		return opened_explain(uri, rc, err);
+	if (export_has(e, dev)) /* resize, rescan and aliases lead to devices that exist */
+		return err_set(err, -EBUSY, "%s: '%s' is served already", uri, dev->name);
 	rc = subsystem_add_ns(e->subsystem, dev, nsid, ret_nsid, err);
 	if (rc != 0) {
 		ns_destroy_device(uri);
@@ -176,7 +202,7 @@ int export_add(struct export *e, const char *uri, uint32_t nsid, uint32_t *ret_n
 {
 	int rc;
 
-	task_mutex_lock(&e->lock);
+	export_lock(e);
 	rc = export_add_locked(e, uri, nsid, ret_nsid, err);
 	task_mutex_unlock(&e->lock);
 	return rc;
@@ -187,7 +213,7 @@ int export_remove(struct export *e, uint32_t nsid, struct err *err)
 	struct export_ns *ns;
 	int rc = 0;
 
-	task_mutex_lock(&e->lock);
+	export_lock(e);
 	ns = ns_find(e, nsid);
 	if (ns == NULL)
 		rc = err_set(err, -ENOENT, "there is no namespace %u; 'list' shows those there are",
@@ -221,7 +247,7 @@ int export_rescan(struct export *e, struct err *err)
 {
 	int first = 0;
 
-	task_mutex_lock(&e->lock);
+	export_lock(e);
 	for (unsigned i = 0; i < TARGET_NAMESPACES_MAX; i++) {
 		int rc = e->ns[i].uri != NULL ? ns_rescan(&e->ns[i], err) : 0;
 
@@ -233,7 +259,7 @@ int export_rescan(struct export *e, struct err *err)
 
 int export_pause(struct export *e, struct err *err)
 {
-	task_mutex_lock(&e->lock);
+	export_lock(e);
 	e->paused++;
 	subsystem_pause(e->subsystem);
 	task_mutex_unlock(&e->lock);
@@ -244,7 +270,7 @@ int export_resume(struct export *e, struct err *err)
 {
 	int rc = 0;
 
-	task_mutex_lock(&e->lock);
+	export_lock(e);
 	if (e->paused == 0) {
 		rc = err_set(err, -EINVAL, "it is not paused");
 	} else {
@@ -311,7 +337,7 @@ char *export_list(struct export *e)
 {
 	char *text;
 
-	task_mutex_lock(&e->lock);
+	export_lock(e);
 	text = json_line(json_namespaces(e, false));
 	task_mutex_unlock(&e->lock);
 	return text;
@@ -323,7 +349,7 @@ char *export_stats(struct export *e)
 	json_t *object;
 	char *text;
 
-	task_mutex_lock(&e->lock);
+	export_lock(e);
 	target_stats(e->target, &s);
 	object = json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:o}",
 			   "nqn", subsystem_nqn(e->subsystem), "controllers",
@@ -469,7 +495,7 @@ static void control_stop_job(void *arg)
 static void export_close(struct export *e)
 {
 	task_blocking(control_stop_job, e);
-	task_mutex_lock(&e->lock);
+	export_lock(e);
 	while (e->paused > 0) {
 		e->paused--;
 		subsystem_resume(e->subsystem);

@@ -347,8 +347,9 @@ static bool is_taken(const struct sockaddr_un *addr)
 
 	if (lstat(addr->sun_path, &st) != 0 || !S_ISSOCK(st.st_mode))
 		return false; /* bind() tells what stands in the way */
-	if (connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) == 0)
-		return true;
+	if (fd < 0 || connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) == 0 ||
+	    errno != ECONNREFUSED)
+		return true; /* or cannot be asked: then it is left alone */
 	(void)unlink(addr->sun_path);
 	return false;
 }

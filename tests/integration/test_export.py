@@ -168,6 +168,35 @@ def test_add_and_remove(ashlar, export):
     assert export.ok(f"add uring://{second}") == "nsid=3"
 
 
+def test_adding_what_is_served_harms_nobody(export):
+    """`resize` and `rescan` give the device that exists; that it cannot be added twice is no
+    reason to destroy it."""
+    data = os.urandom(4096)
+    with Host(export.port, NQN) as host:
+        queue = host.queue(1)
+        queue.write(1, 0, data)
+        queue.write(2, 0, data, bs=4096)
+        for uri in (f"aio://{export.disk}?rescan", "malloc:///m?size_mb=8&blk_size=4096&resize",
+                    "bdev:///m"):
+            assert export.one(f"add {uri}").startswith("error "), uri
+        assert queue.read(1, 0, 8) == data
+        assert queue.read(2, 0, 1, bs=4096) == data
+    assert {ns["nsid"] for ns in json.loads(export.ok("list"))} == {1, 2}
+
+
+def test_a_device_goes_with_its_base(ashlar):
+    ashlar.env["MALLOC_PERTURB_"] = "90"  # what is freed is not to be read as if it were there
+    export = Export(ashlar, uris=["malloc:///m?size_mb=8", "passthru:///p?base=m"])
+    export.ok("remove 1")
+    wait_until(lambda: json.loads(export.ok("list")) == [], what="an empty list")
+    export.ok("stats")
+    export.ok("rescan")
+    assert export.one("remove 2").startswith("error ")
+    assert export.ok("add malloc:///m?size_mb=8") == "nsid=1"
+    status, _, err = export.stop()
+    assert status == 0, err
+
+
 def test_pause_holds_io(export):
     with Host(export.port, NQN) as host:
         queue = host.queue(1)
