@@ -82,27 +82,19 @@ static struct tcp_stream *tcp_stream_of(struct stream *stream)
 	return container_of(stream, struct tcp_stream, stream);
 }
 
-/* "127.0.0.1:4420" or "[::1]:4420" */
+/* "127.0.0.1:4420", "[::1]:4420" or, where only that is unique, "[fe80::1%eth0]:4420" */
 static uint16_t format_addr(const struct sockaddr_storage *ss, char *text)
 {
-	char host[INET6_ADDRSTRLEN] = "";
-	uint16_t port = 0;
+	bool is_v6 = ss->ss_family == AF_INET6;
+	socklen_t len = is_v6 ? sizeof(struct sockaddr_in6) : sizeof(struct sockaddr_in);
+	uint16_t port = ntohs(is_v6 ? ((const struct sockaddr_in6 *)ss)->sin6_port
+				    : ((const struct sockaddr_in *)ss)->sin_port);
+	char host[STREAM_ADDR_MAX];
 
-	if (ss->ss_family == AF_INET6) {
-		const struct sockaddr_in6 *in6 = (const void *)ss;
-
-		port = ntohs(in6->sin6_port);
-		(void)inet_ntop(AF_INET6, &in6->sin6_addr, host, sizeof(host));
-		(void)snprintf(text, STREAM_ADDR_MAX, "[%s]:%u", host, port);
-	} else if (ss->ss_family == AF_INET) {
-		const struct sockaddr_in *in = (const void *)ss;
-
-		port = ntohs(in->sin_port);
-		(void)inet_ntop(AF_INET, &in->sin_addr, host, sizeof(host));
-		(void)snprintf(text, STREAM_ADDR_MAX, "%s:%u", host, port);
-	} else {
-		(void)snprintf(text, STREAM_ADDR_MAX, "?");
-	}
+	if (getnameinfo((const struct sockaddr *)ss, len, host, sizeof(host), NULL, 0,
+			NI_NUMERICHOST) != 0)
+		(void)snprintf(host, sizeof(host), "?");
+	(void)snprintf(text, STREAM_ADDR_MAX, is_v6 ? "[%s]:%u" : "%s:%u", host, port);
 	return port;
 }
 

@@ -6,6 +6,8 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <ifaddrs.h>
+#include <netdb.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <sched.h>
@@ -872,6 +874,44 @@ TEST(listener_refuses_what_cannot_be)
 	try.host = "";
 	on(0, try_listen, &try);
 	CHECK_EQ(try.result, 0);
+	stop(0);
+}
+
+/* An address that means nothing without its interface: "fe80::1%eth0". */
+static bool find_link_local(char *text, size_t size)
+{
+	struct ifaddrs *all = NULL;
+	bool is_found = false;
+
+	if (getifaddrs(&all) < 0)
+		return false;
+	for (struct ifaddrs *i = all; i != NULL && !is_found; i = i->ifa_next) {
+		const struct sockaddr_in6 *in6 = (const void *)i->ifa_addr;
+
+		if (i->ifa_addr != NULL && i->ifa_addr->sa_family == AF_INET6 &&
+		    IN6_IS_ADDR_LINKLOCAL(&in6->sin6_addr))
+			is_found = getnameinfo(i->ifa_addr, sizeof(*in6), text, (socklen_t)size,
+					       NULL, 0, NI_NUMERICHOST) == 0;
+	}
+	freeifaddrs(all);
+	return is_found;
+}
+
+TEST(listener_names_the_interface_of_a_link_local_address)
+{
+	char host[64], want[80];
+	struct server server = { .host = host };
+
+	if (!find_link_local(host, sizeof(host))) {
+		SKIP("no interface here has a link-local IPv6 address");
+		return;
+	}
+	if (!start() || !server_start(&server))
+		return;
+	(void)snprintf(want, sizeof(want), "[%s]:%u", host,
+		       net_get()->listener_port(server.listener));
+	CHECK_STR(net_get()->listener_addr(server.listener), want);
+	server_stop(&server);
 	stop(0);
 }
 
