@@ -379,9 +379,14 @@ static int malloc_grow(struct device *dev, const struct malloc_device *want, str
 
 static int malloc_resized(struct device *dev, uint64_t old_nblocks, struct err *err)
 {
+	struct malloc_device *m = container_of(dev, struct malloc_device, dev);
+
 	(void)old_nblocks;
-	(void)err;
-	sparse_swap(&container_of(dev, struct malloc_device, dev)->sparse);
+	if (m->sparse.grown == NULL) /* memory has to be there first: malloc_grow() */
+		return err_set(err, -EOPNOTSUPP,
+			       "'%s' grows by its URI only: malloc:///%s?size_mb=N&resize",
+			       dev->name, dev->name);
+	sparse_swap(&m->sparse);
 	return 0;
 }
 

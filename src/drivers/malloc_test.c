@@ -57,6 +57,8 @@ ENGINE_TEST(malloc_grows_but_never_shrinks)
 		return;
 	memset(data, 0xa7, sizeof(data));
 	CHECK_EQ(do_io(&o, IO_WRITE, 511, 1, data, 0), IO_OK);
+	CHECK_EQ(device_resize(o.dev, 1024, NULL), -EOPNOTSUPP); /* nobody prepared memory */
+	CHECK_EQ(device_resize(o.dev, 256, NULL), -EOPNOTSUPP);
 	CHECK_EQ(do_io(&o, IO_READ, 512, 1, buf, 0), IO_OUT_OF_RANGE);
 	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
 		struct device *dev = NULL;
