@@ -257,6 +257,16 @@ size_t alloc_live(void)
 	return set.live;
 }
 
+size_t alloc_live_engine(void)
+{
+	size_t count = 0;
+
+	for (size_t i = 0; i < set.size; i++)
+		count += set.cell[i].ptr != NULL && set.cell[i].ptr != DELETED &&
+			 set.cell[i].is_engine;
+	return count;
+}
+
 uint64_t alloc_count(void)
 {
 	return set.count;
@@ -269,7 +279,8 @@ void alloc_print(unsigned max)
 
 		if (cell->ptr == NULL || cell->ptr == DELETED)
 			continue;
-		fprintf(stderr, "    %zu bytes from %#zx\n", cell->size, place_of(cell->caller));
+		fprintf(stderr, "    %zu bytes from %#zx%s\n", cell->size, place_of(cell->caller),
+			cell->is_engine ? "" : " (simulator)");
 		max--;
 	}
 }

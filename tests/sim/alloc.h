@@ -17,6 +17,8 @@
 void alloc_mark(void);
 /* Blocks allocated since the mark and alive. */
 size_t alloc_live(void);
+/* The same without the simulator's own. */
+size_t alloc_live_engine(void);
 /* Print at most @max of them: size and the caller's address, for addr2line. */
 void alloc_print(unsigned max);
 uint64_t alloc_count(void);

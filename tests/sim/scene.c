@@ -34,6 +34,12 @@ enum {
 
 struct scene_stats scene_stats;
 
+size_t engine_memory(void)
+{
+	task_pool_drain();
+	return alloc_live_engine();
+}
+
 /* ---- causes --------------------------------------------------------------------------------- */
 
 void cause_begin(struct scene *scene, enum cause cause)
@@ -188,6 +194,38 @@ static void scene_event(struct desc *desc, const struct device_event *event)
 		scene->is_stopping = scene->must_close = true;
 }
 
+static struct task *builder;
+
+static bool builder_runs(void)
+{
+	return task_self() == builder;
+}
+
+/* Make a device with its n-th allocation failing: it is there, or nothing of it is. */
+static void scene_try_build(const struct scene *scene, unsigned i)
+{
+	size_t live = engine_memory();
+	struct err err = {};
+	struct device *dev;
+	int result;
+
+	builder = task_self();
+	cover_fault_begin(COVER_NO_MEMORY);
+	alloc_fail_at(1 + (unsigned)world_rand(20), builder_runs);
+	result = device_create(scene->uri[i], &dev, &err);
+	alloc_fail_at(0, builder_runs);
+	cover_fault_end(COVER_NO_MEMORY);
+	world_trace("try build", i, (uint64_t)-result);
+	if (result < 0 && result != -ENOMEM)
+		world_fail("%s without memory: %s", scene->uri[i], err.msg);
+	if (result == 0)
+		result = device_destroy(scene->uri[i], &err);
+	if (device_lookup(scene->name[i]) != NULL)
+		world_fail("%s is there although it could not be made", scene->name[i]);
+	if (engine_memory() > live)
+		world_fail("%zu allocations are left of %s", engine_memory() - live, scene->uri[i]);
+}
+
 static bool scene_build(struct scene *scene)
 {
 	struct err err = {};
@@ -195,6 +233,8 @@ static bool scene_build(struct scene *scene)
 	for (unsigned i = 0; i < scene->ndevices; i++) {
 		struct device *dev;
 
+		if (world_chance(1, 5))
+			scene_try_build(scene, i);
 		if (device_create(scene->uri[i], &dev, &err) < 0) {
 			world_fail("cannot make %s: %s", scene->uri[i], err.msg);
 			return false;

@@ -123,6 +123,9 @@ struct scene_stats {
 };
 extern struct scene_stats scene_stats;
 
+/* Allocations of the engine that are alive, but for what the task layer keeps for later. */
+size_t engine_memory(void);
+
 void cause_begin(struct scene *scene, enum cause cause);
 void cause_end(struct scene *scene, enum cause cause);
 /* Was @cause active at some time since @since_ns? */

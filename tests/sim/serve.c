@@ -19,6 +19,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "alloc.h"
 #include "cover.h"
 #include "device/emulate.h"
 #include "host.h"
@@ -452,31 +453,80 @@ static void troubler(void *arg)
 
 /* ---- the play ------------------------------------------------------------------------------- */
 
+/* Everything from nothing to a namespace that hosts can use. What was made stays on failure. */
+static int serve_make(struct scene *scene, struct target **ret_target, struct err *err)
+{
+	struct subsystem_opts sub = { .nqn = SERVE_NQN, .uuid.b = { 1 } };
+	struct target_opts opts;
+	uint32_t nsid;
+	int result;
+
+	target_opts_init(&opts);
+	opts.buffers = 2 + (uint32_t)world_rand(8);
+	opts.conns_max = 64;
+	opts.queue_depth_max = 32;
+	opts.no_success_flag = world_chance(1, 3);
+	result = target_start(&opts, ret_target, err);
+	if (result == 0)
+		result = target_listen(*ret_target, SERVE_ADDR, SERVE_PORT, err);
+	if (result == 0)
+		result = subsystem_add(*ret_target, &sub, &serve.subsystem, err);
+	if (result == 0)
+		result = subsystem_add_ns(serve.subsystem, scene->top, 1, &nsid, err);
+	return result;
+}
+
+static struct task *maker;
+
+static bool maker_runs(void)
+{
+	return task_self() == maker;
+}
+
+/* The same with the n-th allocation failing: whatever was made goes again, and nothing is left. */
+static void serve_try_make(struct scene *scene)
+{
+	struct target *target = NULL;
+	struct err err = {};
+	size_t live;
+	int result;
+
+	/* Devices keep handles below and counters of closed channels: let them have these before. */
+	if (serve_make(scene, &target, &err) < 0)
+		world_fail("the target does not start: %s", err.msg);
+	target_stop(target);
+	target = NULL;
+	live = engine_memory();
+	maker = task_self();
+	cover_fault_begin(COVER_NO_MEMORY);
+	alloc_fail_at(1 + (unsigned)world_rand(60), maker_runs);
+	result = serve_make(scene, &target, &err);
+	alloc_fail_at(0, maker_runs);
+	cover_fault_end(COVER_NO_MEMORY);
+	world_trace("try target", (uint64_t)-result, 0);
+	if (result < 0 && result != -ENOMEM)
+		world_fail("a target without memory: %s", err.msg);
+	target_stop(target);
+	if (engine_memory() > live)
+		world_fail("%zu allocations are left of a target without memory",
+			   engine_memory() - live);
+}
+
 static bool serve_start(struct scene *scene, struct target **ret_target)
 {
 	struct simnet_opts net = { .latency_min_ns = 2 * USEC,
 				   .latency_mean_ns = 2 * USEC + world_rand(60 * USEC),
 				   .window_max = 600 + (uint32_t)world_rand(100000),
 				   .is_cutting = world_chance(1, 2) };
-	struct subsystem_opts sub = { .nqn = SERVE_NQN, .uuid.b = { 1 } };
-	struct target_opts opts;
 	struct err err = {};
 
 	simnet_start(&net);
 	net_set(&net_sim);
-	target_opts_init(&opts);
-	opts.buffers = 2 + (uint32_t)world_rand(8);
-	opts.conns_max = 64;
-	opts.queue_depth_max = 32;
-	opts.no_success_flag = world_chance(1, 3);
-	if (target_start(&opts, ret_target, &err) < 0 ||
-	    target_listen(*ret_target, SERVE_ADDR, SERVE_PORT, &err) < 0 ||
-	    subsystem_add(*ret_target, &sub, &serve.subsystem, &err) < 0 ||
-	    subsystem_add_ns(serve.subsystem, scene->top, 1, &(uint32_t){ 0 }, &err) < 0) {
+	if (world_chance(1, 3))
+		serve_try_make(scene);
+	if (!world_failed() && serve_make(scene, ret_target, &err) < 0)
 		world_fail("the target does not start: %s", err.msg);
-		return false;
-	}
-	return true;
+	return !world_failed();
 }
 
 static void serve_hosts(struct scene *scene)

@@ -120,7 +120,7 @@ uint64_t world_latency(uint64_t min_ns, uint64_t mean_ns)
 	return min_ns + world_rand(span + 1) * (UINT64_C(1) << doublings);
 }
 
-unsigned sim_alloc_shield;
+volatile unsigned sim_alloc_shield;
 
 void *sim_zalloc(size_t size)
 {

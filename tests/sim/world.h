@@ -94,7 +94,9 @@ bool world_task(void (*fn)(void *arg), void *arg, uint64_t steps_max);
  * Zeroed memory of the simulator's own: never fails, also while allocations of the engine do
  * (alloc.h). Freed with free(). sim_grow() is reallocarray().
  */
-extern unsigned sim_alloc_shield; /* > 0: the simulator is allocating */
+/* > 0: the simulator is allocating. Volatile: the compiler knows that calloc() looks at no globals,
+ * but the wrapped one does. */
+extern volatile unsigned sim_alloc_shield;
 void *sim_zalloc(size_t size);
 void *sim_grow(void *ptr, size_t n, size_t size);
 
