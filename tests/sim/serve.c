@@ -491,7 +491,7 @@ static void serve_try_make(struct scene *scene)
 	size_t live;
 	int result;
 
-	/* Devices keep handles below and counters of closed channels: let them have these before. */
+	/* Devices keep handles below and counters of closed channels: these come first. */
 	if (serve_make(scene, &target, &err) < 0)
 		world_fail("the target does not start: %s", err.msg);
 	target_stop(target);
