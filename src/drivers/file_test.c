@@ -412,7 +412,7 @@ ENGINE_TEST(file_sync_error_counts_for_what_is_under_way)
 	struct at_once flush[3], write;
 	struct opened o;
 
-	/* The kernel tells of a lost write once: the flush behind the one that hears it succeeds. */
+	/* The kernel tells of a lost write once: the next flush succeeds. */
 	make_file("sync3", 1 << 20);
 	if (!opened_open(&o, uri_of("aio", ""), DESC_WRITE))
 		return;

@@ -245,8 +245,6 @@ static int ns_open(struct ns *ns, struct device *dev, struct err *err)
 			return result;
 		nc->shift = dev->block_shift;
 		nc->never_lend = dev->buf_align > 1;
-		if (ns->subsystem->said_no_cache && dev->has_write_cache)
-			nc->write_flags = IO_FUA;
 	}
 	ns_probe(ns);
 	return 0;
@@ -289,7 +287,10 @@ static int add_ns_locked(struct subsystem *ss, struct device *dev, uint32_t nsid
 		ns_free(ns);
 		return result;
 	}
+	/* from here on Identify Controller counts its cache: what it said before is final */
 	ss->ns[nsid - 1] = ns;
+	for (unsigned i = 0; ss->said_no_cache && dev->has_write_cache && i < reactor_count(); i++)
+		ns->cores[i].write_flags = IO_FUA;
 	swap_ns(ss, nsid, ns->cores);
 	announce_ns(ss, nsid);
 	if (ret_nsid != NULL)

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The serial number, with values taken from outside (sha256sum).
+ * The serial number, with values taken from outside (sha256sum); namespaces with a cache.
  */
-#include "base/tap.h"
-#include "target/target.h"
+#include "device/ram_test.h"
+#include "target/internal.h"
 
 static const struct {
 	const char *uuid, *serial;
@@ -36,6 +36,53 @@ TEST(defaults_are_valid_limits)
 	CHECK_EQ(opts.io_size_max, 131072);
 	CHECK_EQ(opts.in_capsule_size, 4096);
 	CHECK_EQ(opts.queue_depth_max, 128);
+}
+
+static struct subsystem *tested;
+
+/* What Identify Controller does when no namespace of the subsystem has a cache. */
+static void says_no_cache(void *arg)
+{
+	(void)arg;
+	CHECK(tested->ns[0] == NULL);
+	tested->said_no_cache = true;
+}
+
+static void cached_namespace_comes(bool is_told_meanwhile)
+{
+	struct subsystem_opts opts = { .nqn = "nqn.2019-05.io.openebs:test" };
+	struct target_opts target_opts;
+	struct target *target;
+	uint32_t nsid;
+
+	target_opts_init(&target_opts);
+	CHECK_EQ(target_start(&target_opts, &target, NULL), 0);
+	CHECK_EQ(subsystem_add(target, &opts, &tested, NULL), 0);
+	if (is_told_meanwhile)
+		CHECK_EQ(task_spawn("host", says_no_cache, NULL), 0);
+	CHECK_EQ(subsystem_add_ns(tested, ram_dev, 0, &nsid, NULL), 0);
+	for (unsigned i = 0; i < reactor_count(); i++)
+		CHECK_EQ(tested->ns[0]->cores[i].write_flags, is_told_meanwhile ? IO_FUA : 0);
+	target_stop(target);
+}
+
+static void cache_joins(void)
+{
+	cached_namespace_comes(false);
+}
+
+static void cache_joins_late(void)
+{
+	cached_namespace_comes(true);
+}
+
+/* A host that was told "no cache", even while the namespace is being opened, never flushes. */
+TEST(cached_namespace_writes_through_for_hosts_that_do_not_flush)
+{
+	ram.has_cache = ram.is_late = true;
+	ram_run(cache_joins);
+	ram.has_cache = ram.is_late = true;
+	ram_run(cache_joins_late);
 }
 
 TAP_MAIN()

@@ -8,10 +8,10 @@
  *
  * A chunk belongs to the reactor, not to a connection: all connections of a turn are received into
  * the same few hundred KiB one after the other. Commands whose data is lent to a device keep the
- * chunk (refs), and so does a rest that is not judged yet; when it is full another one is taken, and
- * when all are kept a last one serves that never lends. When rests fill that one too, nobody
- * receives until some are judged. What a connection keeps of its own is the beginning of a PDU that is not
- * complete: copied behind `used` before the next recv, so that a PDU is always contiguous.
+ * chunk (refs), and so does a rest that is not judged yet; when it is full another one is taken,
+ * and when all are kept a last one serves that never lends. When rests fill that one too, nobody
+ * receives until some are judged. What a connection keeps of its own is the beginning of a PDU that
+ * is not complete: copied behind `used` before the next recv, so that a PDU is always contiguous.
  *
  * Data of H2CData PDUs is the exception: as soon as the header is known, the rest of the data is
  * received straight to where it belongs (first element of the scatter list) and only what follows
