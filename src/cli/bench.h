@@ -59,7 +59,7 @@ struct bench_opts {
 enum {
 	GEN_MASK = BENCH_GEN_MAX,
 	GEN_BUSY = 1u << 30,   /* a request on the unit is in flight */
-	GEN_UNSURE = 1u << 31, /* a write failed: the generation or the next one */
+	GEN_UNSURE = 1u << 31, /* writes failed: the generation or one of the next two */
 };
 
 /* Which generation each unit holds. Workers own disjoint parts of it while they run. */

@@ -21,7 +21,7 @@
  *	uint32_t crc           CRC32C of all before
  *
  * A generation of 0 means never written: nothing is expected of such a unit. A unit whose last
- * write failed may hold either of two generations (GEN_UNSURE).
+ * write failed may hold one of three generations (GEN_UNSURE).
  *
  * Written to a temporary name and renamed, so that there is a whole file or the old one.
  *

@@ -68,7 +68,10 @@ static bool unit_take(struct bench_worker *w, uint64_t unit)
 	return true;
 }
 
-/* The generation of the next write. After a failed one either of two may be there: above both. */
+/*
+ * The generation of the next write. After failed ones, which may have arrived, any of three may be
+ * there: the one before, that of the first (1 more), that of each later (2 more: the same data).
+ */
 static uint32_t gen_next(uint32_t gen)
 {
 	uint32_t next = (gen & GEN_MASK) + ((gen & GEN_UNSURE) != 0 ? 2 : 1);
@@ -89,7 +92,7 @@ static void slot_check(struct bench_worker *w, struct bench_slot *s)
 	struct pattern_expect expect = {
 		.first_lba = s->unit * w->unit_nlb,
 		.gen_min = low,
-		.gen_max = low + ((gen & GEN_UNSURE) != 0),
+		.gen_max = low + ((gen & GEN_UNSURE) != 0 ? 2 : 0),
 		.seed = w->table->seed,
 	};
 	uint64_t left = w->unit_nlb;

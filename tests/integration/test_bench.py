@@ -202,6 +202,15 @@ def test_a_failed_write_may_have_happened_or_not(ashlar):
     assert got["errors"] == 20 and got["verify"]["bad_blocks"] == 0
 
 
+def test_writes_that_fail_again_and_again_but_arrive(ashlar):
+    """A unit may fail several times in a row: what arrived of it is known to verification."""
+    got = ashlar.json("bench", "malloc:///m?size_mb=1", "--rw", "randrw", "--ops", "20000",
+                      "--verify", "--inject",
+                      "inject://m?op=write&stage=compl&method=status&probability=0.5", status=1)
+    assert got["errors"] > 1000 and got["verify"]["checked_blocks"] > 0
+    assert got["verify"]["bad_blocks"] == 0
+
+
 def test_two_cores_verify(ashlar):
     got = ashlar.json("bench", "malloc:///m?size_mb=8", "null:///n?size_mb=8", "--cores", "0x3",
                       "--ops", "2000")
