@@ -545,7 +545,10 @@ TEST(fault_fires_only_inside_the_block_range)
 	ram_run(block_range_body);
 }
 
-/* The primary's clock stands still and moves only when a test says so. */
+/*
+ * The primary's clock stands still and moves only when a test says so. For engines with one
+ * reactor: others look at the backend of the one they wake.
+ */
 static struct reactor_backend frozen;
 static const struct reactor_backend *thawed;
 static uint64_t frozen_ns;
@@ -603,7 +606,7 @@ static void time_window_body(void)
 /* A fault is confined to its time. */
 TEST(fault_fires_only_inside_the_time_window)
 {
-	ram_run(time_window_body);
+	ram_run_on(0x1, time_window_body);
 }
 
 static void retries_body(void)

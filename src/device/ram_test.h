@@ -155,7 +155,7 @@ static void ram_open(void) MAY_SUSPEND
 
 	CHECK_EQ(device_create("ram:///r0", &ram_dev, NULL), 0);
 	CHECK_EQ(desc_open(ram_dev, &opts, &ram_desc, NULL), 0);
-	for (unsigned i = 0; i < 2; i++)
+	for (unsigned i = 0; i < reactor_count(); i++)
 		CHECK_EQ(handle_open(ram_desc, reactor_get(i), &ram_h[i], NULL), 0);
 }
 
@@ -173,9 +173,9 @@ static int ram_body(void *arg, struct err *err)
 	return 0;
 }
 
-static void ram_run(void (*body)(void))
+static void ram_run_on(uint64_t core_mask, void (*body)(void))
 {
-	struct engine_opts opts = { .reactor.core_mask = 0x3 };
+	struct engine_opts opts = { .reactor.core_mask = core_mask };
 	struct err err = {};
 	void *arg;
 
@@ -189,6 +189,11 @@ static void ram_run(void (*body)(void))
 	ram.buf_align = ram.max_io_nlb = 0;
 	ram.is_late = ram.is_rotating = ram.has_cache = false;
 	ram.status = IO_OK;
+}
+
+static void ram_run(void (*body)(void))
+{
+	ram_run_on(0x3, body);
 }
 
 /* ---- requests on either reactor, awaited from the body -------------------------------------- */
