@@ -98,6 +98,12 @@ static void frame_finish(struct io *io)
 		channel_check_drained(ch);
 }
 
+/* Parts of an emulation do not: their parent does. */
+static inline bool meets_faults(const struct channel *ch, struct io *io)
+{
+	return unlikely(ch->gate & GATE_FAULTS) && io_top(io)->epoch != IO_EPOCH_NONE;
+}
+
 /* The top frame is done with: call its hook, then go on up, and at the top tell the owner. */
 void io_unwind_after(struct io *io)
 {
@@ -110,7 +116,7 @@ void io_unwind_after(struct io *io)
 		if (io->depth == 0)
 			break;
 		above = io_top(io)->ch;
-		if (unlikely(above->gate & GATE_FAULTS) && fault_complete(above, io) == IO_PENDING)
+		if (meets_faults(above, io) && fault_complete(above, io) == IO_PENDING)
 			return;
 		frame_finish(io);
 	}
@@ -122,8 +128,7 @@ static void io_unwind(struct msg *msg)
 	struct io *io = container_of(msg, struct io, msg);
 	struct channel *ch = io_top(io)->ch;
 
-	if (unlikely(ch->gate & GATE_FAULTS) && io_top(io)->epoch != IO_EPOCH_NONE &&
-	    fault_complete(ch, io) == IO_PENDING)
+	if (meets_faults(ch, io) && fault_complete(ch, io) == IO_PENDING)
 		return;
 	io_resume_unwind(io);
 }

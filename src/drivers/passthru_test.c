@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* passthru: parameters, properties, counting, and that it follows the device below. */
+#include "device/fault.h"
 #include "drivers/testing.h"
 
 static unsigned events[DEVICE_EVENT_COUNT_];
@@ -167,6 +168,27 @@ ENGINE_TEST(passthru_stacks_no_deeper_than_a_request_has_frames)
 	}
 	CHECK(result < 0);
 	CHECK_EQ(n - 1, IO_DEPTH_MAX);
+	device_remove_all();
+}
+
+/* A request that goes in parts, through the layer and the device below, is one to a fault. */
+ENGINE_TEST(passthru_parts_of_a_request_meet_no_fault)
+{
+	static uint8_t data[8 * 512];
+	struct fault_info info = {};
+	struct device *base;
+	struct opened o;
+
+	CHECK_EQ(device_create("malloc:///m?size_mb=1", &base, NULL), 0);
+	base->max_io_nlb = 2;
+	CHECK_EQ(fault_add("inject://p?op=write&stage=compl&method=status", NULL), 0);
+	if (opened_open(&o, "passthru:///p?base=m", DESC_WRITE)) {
+		CHECK(do_io(&o, IO_WRITE, 0, 8, data, 0) != IO_OK);
+		CHECK(fault_list(0, &info));
+		CHECK_EQ(info.hits, 1);
+		opened_close(&o);
+	}
+	fault_remove_all();
 	device_remove_all();
 }
 
