@@ -100,7 +100,12 @@ do_hosts() {
 ## man [PAGE]: read a manual page from the tree, for example ./do man ashlar-uri
 do_man() {
 	local page=${1:-ashlar}
-	man -l man/"$page".[0-9]
+	scripts/packages want lint
+	if command -v man >/dev/null; then
+		man -l man/"$page".[0-9]
+	else
+		mandoc man/"$page".[0-9]
+	fi
 }
 
 ## install [MESON ARGS]: install what build/ holds (prefix /usr/local; --destdir DIR for packagers)
