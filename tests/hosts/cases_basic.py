@@ -111,10 +111,10 @@ def digests(t):
     for header, data in ((False, False), (True, False), (False, True), (True, True)):
         controller = t.host.connect(target, queues=2, header_digest=header, data_digest=data)
         block = t.host.block(controller)
-        written = t.host.write_random(block, 0, 4 * MIB)
-        check_equal(t.host.sha256(block, 0, 4 * MIB), written,
+        written = t.host.write_random(block, 0, 2 * MIB)
+        check_equal(t.host.sha256(block, 0, 2 * MIB), written,
                     f"what was read back with header={header} data={data}")
-        check_equal(target.sha256(1, 0, 4 * MIB), written, "the backing file")
+        check_equal(target.sha256(1, 0, 2 * MIB), written, "the backing file")
         # Small writes travel in the capsule, with its own digest rules.
         small = t.host.write_random(block, 8 * MIB, 4096)
         check_equal(t.host.sha256(block, 8 * MIB, 4096), small, "4 KiB in a capsule")
@@ -247,7 +247,9 @@ def connect_often(t):
             sizes.append((target.open_files(), target.resident_bytes()))
     check_equal(sizes[1][0], sizes[0][0], "open files after 10 connects, and after 2")
     grown = sizes[1][1] - sizes[0][1]
-    check(grown < 2 * MIB, f"8 connects made the engine {grown} bytes larger")
+    # AddressSanitizer keeps what was freed; it finds leaks itself, when the engine ends.
+    check(grown < 2 * MIB or target.is_sanitized(),
+          f"8 connects made the engine {grown} bytes larger")
     t.note(f"resident {sizes[1][1] >> 20} MiB")
 
 

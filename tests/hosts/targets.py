@@ -23,6 +23,7 @@ import uuid
 from dataclasses import dataclass, field
 
 import guest as guest_module
+import image
 from guest import die_with_parent, wait_until
 
 NQN_PREFIX = "nqn.2019-05.io.openebs:"
@@ -191,6 +192,10 @@ class Ashlar(Target):
 
     def open_files(self):
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+    def is_sanitized(self):
+        """Is this a build with AddressSanitizer?"""
+        return any("libasan" in library for library in image.libraries(self.binary))
 
     def cpu_s(self):
         """Processor time used so far, user and system, all threads, in seconds."""
