@@ -694,7 +694,8 @@ TEST(nth_change)
 {
 	struct op ops[] = {
 		{ "resize null", "null:///m?size_mb=8", NULL, act_resize, undo_resize },
-		{ "resize malloc", MALLOC, "malloc:///m?size_mb=600&resize", act_create, undo_nothing },
+		{ "resize malloc", MALLOC, "malloc:///m?size_mb=600&resize", act_create,
+		  undo_nothing },
 		{ "rescan aio", aio_uri, aio_rescan, act_create, undo_nothing },
 		{ "rescan uring", uring_uri, uring_rescan, act_create, undo_nothing },
 		{ "statistics reset", MALLOC, NULL, act_stats_reset, undo_nothing },
