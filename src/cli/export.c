@@ -26,6 +26,7 @@
 #include <fcntl.h>
 #include <jansson.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/log.h"
 #include "base/units.h"
@@ -116,6 +117,29 @@ static int endpoint_parse(const char *text, struct endpoint *ep, struct err *err
 		return endpoint_bad(text, err);
 	ep->port = (uint16_t)port;
 	return 0;
+}
+
+/* Host and subsystem names come from people: say so before a device is touched. */
+static int nqn_check(const char *option, const char *nqn, struct err *err)
+{
+	if (strncmp(nqn, "nqn.", 4) == 0 && nqn[4] != '\0' && strlen(nqn) <= TARGET_NQN_MAX)
+		return 0;
+	return err_set(err, -EINVAL,
+		       "--%s %s: not an NVMe qualified name; write nqn.YYYY-MM.DOMAIN:NAME, with a "
+		       "domain of yours turned around, at most %d bytes",
+		       option, nqn, TARGET_NQN_MAX);
+}
+
+static int export_check_opts(const struct export_opts *opts, struct err *err)
+{
+	struct endpoint ep;
+	int rc = opts->nqn != NULL ? nqn_check("nqn", opts->nqn, err) : 0;
+
+	for (unsigned i = 0; rc == 0 && i < opts->hosts.count; i++)
+		rc = nqn_check("allow-host", opts->hosts.items[i], err);
+	for (unsigned i = 0; rc == 0 && i < opts->listen.count; i++)
+		rc = endpoint_parse(opts->listen.items[i], &ep, err);
+	return rc;
 }
 
 /* ---- operations ------------------------------------------------------------------------------ */
@@ -427,6 +451,10 @@ static int export_listen(struct export *e, struct err *err)
 			rc = target_listen(e->target, ep.host, ep.port, err);
 		if (rc == -EADDRINUSE)
 			(void)err_hint(err, "--listen with port 0 takes a free one");
+		if (rc == -EADDRNOTAVAIL)
+			(void)err_hint(err, "no interface here has that address: see ip address");
+		if (rc == -EACCES)
+			(void)err_hint(err, "ports below 1024 are root's: take a higher one");
 		if (rc != 0)
 			return rc;
 	}
@@ -528,6 +556,8 @@ static int export_main(void *arg, struct err *err)
 		export_tell(e);
 		export_wait(e);
 	}
+	if (rc == 0 && e->opts.port_file != NULL)
+		(void)unlink(e->opts.port_file); /* who waits for the next one must not read this */
 	export_close(e);
 	return rc == 0 ? CLI_DONE : CLI_FAILED;
 }
@@ -537,7 +567,6 @@ static int export_run(int argc, char **argv)
 	struct engine_opts engine = { .handle_signals = true };
 	CLEANUP(freep) struct export *e = calloc(1, sizeof(*e));
 	struct err err = {};
-	struct endpoint ep;
 	int rc;
 
 	if (e == NULL) {
@@ -548,11 +577,10 @@ static int export_run(int argc, char **argv)
 		return rc;
 	if (e->opts.listen.count == 0)
 		e->opts.listen = (struct opt_list){ .items = { "127.0.0.1:4420" }, .count = 1 };
-	for (unsigned i = 0; i < e->opts.listen.count; i++) {
-		if (endpoint_parse(e->opts.listen.items[i], &ep, &err) != 0) {
-			cli_error("%s", err_text(&err));
-			return CLI_USAGE;
-		}
+	if (export_check_opts(&e->opts, &err) != 0) {
+		cli_error("%s", err_text(&err));
+		fprintf(stderr, "Try 'ashlar export --help'.\n");
+		return CLI_USAGE;
 	}
 	engine.reactor.core_mask = e->opts.cores;
 	engine.reactor.poll_always = e->opts.poll == 1;

@@ -93,7 +93,7 @@ def test_start_tell_stop(export, how):
     assert f"listening on 127.0.0.1:{export.port}\n" in out
     assert f"nvme connect -t tcp -a 127.0.0.1 -s {export.port} -n {NQN}\n" in out
     assert "namespace 1: aio://" in out and "namespace 2: malloc://" in out
-    assert not export.control.exists()
+    assert not export.control.exists() and not export.port_file.exists()
 
 
 def test_a_host_reads_and_writes_both_namespaces(export):
