@@ -226,7 +226,7 @@ int desc_open(struct device *dev, const struct desc_opts *opts, struct desc **re
 	if (dev->is_removed)
 		return err_set(err, -ENODEV, "%s was removed", dev->name);
 	if (opts->flags & DESC_WRITE && dev->is_read_only)
-		return err_set(err, -EROFS, "%s is read-only: open it for reading", dev->name);
+		return err_set(err, -EROFS, "%s is read-only, it cannot be written to", dev->name);
 	if (opts->flags & DESC_CLAIM && dev->claim != NULL)
 		return err_set(err, -EBUSY, "%s is claimed by %s", dev->name, dev->claim);
 	desc = calloc(1, sizeof(*desc));

@@ -218,9 +218,10 @@ static int open_size(struct file *f, uint64_t bytes, struct err *err)
 	if (bytes % f->dev.block_size != 0)
 		return err_set(err, -EINVAL,
 			       "'%s' has %" PRIu64 " bytes, not a multiple of the block size %u: "
-			       "give a smaller blk_size, or truncate -s %%%u %s",
-			       f->dev.name, bytes, f->dev.block_size, f->dev.block_size,
-			       f->dev.name);
+			       "%struncate -s %%%u %s makes it larger",
+			       f->dev.name, bytes, f->dev.block_size,
+			       f->dev.block_size > 512 ? "give a smaller blk_size; " : "",
+			       f->dev.block_size, f->dev.name);
 	f->dev.nblocks = bytes / f->dev.block_size;
 	return 0;
 }

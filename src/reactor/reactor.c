@@ -332,8 +332,15 @@ static int reactor_pin(struct reactor *r, struct err *err)
 		return 0;
 	CPU_ZERO(&cpus);
 	CPU_SET((size_t)r->core, &cpus);
-	if (sched_setaffinity(0, sizeof(cpus), &cpus) < 0)
-		return err_set_sys(err, -errno, "cannot run a reactor on core %d", r->core);
+	if (sched_setaffinity(0, sizeof(cpus), &cpus) < 0) {
+		int rc = -errno;
+
+		(void)err_set_sys(err, rc, "cannot run a reactor on core %d", r->core);
+		if (rc == -EINVAL)
+			(void)err_hint(err, "this process may not use that core, or the machine "
+					    "has none: see nproc and taskset -p $$");
+		return rc;
+	}
 	return 0;
 }
 
