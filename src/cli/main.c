@@ -69,11 +69,19 @@ static int finish_output(int exit_code)
 
 int main(int argc, char **argv)
 {
+	static char help[] = "--help";
+
 	if (argc < 2) {
 		print_help(stderr);
 		return CLI_USAGE;
 	}
-	if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "help") == 0) {
+	if (argc > 2 && strcmp(argv[1], "help") == 0) { /* help COMMAND: COMMAND --help */
+		argv[1] = argv[2];
+		argv[2] = help;
+		argc = 3;
+	}
+	if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
+	    strcmp(argv[1], "help") == 0) {
 		print_help(stdout);
 		return finish_output(CLI_DONE);
 	}

@@ -22,12 +22,16 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "cli/cli.h"
 #include "device/fault.h"
 
 int opened_explain(const char *uri, int rc, struct err *err)
 {
 	if (strstr(err_text(err), uri) == NULL)
 		(void)err_prefix(err, "%s", uri);
+	if (rc == -EROFS)
+		(void)err_hint(err, "writing needs the permission (ls -l), a file system mounted "
+				    "rw, a disk that is not set ro");
 	if (rc == -EMFILE)
 		(void)err_hint(err, "raise the limit of open files (ulimit -n, LimitNOFILE= in the "
 				    "unit)");
@@ -75,6 +79,18 @@ void opened_close(struct opened *o)
 	*o = (struct opened){};
 }
 
+/* A device may appear later, in the control socket of export; mostly it is a slip of the name. */
+static void fault_check_device(const char *uri)
+{
+	struct fault_spec spec;
+
+	if (fault_parse(uri, &spec, NULL) == 0 && spec.domain != FAULT_CHILD &&
+	    device_lookup(spec.device) == NULL)
+		cli_warn("--inject %s: there is no device '%s' yet, so nothing will fail; a file's "
+			 "device is named by its path: inject:///PATH?...",
+			 uri, spec.device);
+}
+
 int faults_arm(const struct opt_list *uris, struct err *err)
 {
 	for (unsigned i = 0; i < uris->count; i++) {
@@ -85,6 +101,7 @@ int faults_arm(const struct opt_list *uris, struct err *err)
 				(void)err_prefix(err, "--inject %s", uris->items[i]);
 			return rc;
 		}
+		fault_check_device(uris->items[i]);
 	}
 	return 0;
 }

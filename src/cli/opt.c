@@ -211,7 +211,7 @@ enum opt_verdict opt_parse(const struct opt_spec *spec, int argc, char **argv, v
 
 	args->count = 0;
 	for (int i = 1; i < argc; i++) {
-		if (strcmp(argv[i], "--help") == 0 && !only_args)
+		if ((strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) && !only_args)
 			return OPT_HELP;
 	}
 	for (int i = 1; i < argc; i++) {

@@ -29,6 +29,30 @@ def test_help_of_a_command(ashlar, command):
     assert "--help" in done.stdout
 
 
+@pytest.mark.parametrize("words", [["help", "bench"], ["bench", "-h"], ["-h"], ["help"]])
+def test_other_spellings_of_help(ashlar, words):
+    same = [word for word in words if word == "bench"] + ["--help"]
+    done = ashlar(*words)
+    assert done.returncode == 0 and done.stdout == ashlar(*same).stdout
+
+
+def test_a_fault_without_its_device_is_told(ashlar):
+    words = ["bench", "malloc:///m0?size_mb=1", "--ops", "1", "--inject"]
+    done = ashlar(*words, "inject://m1?op=read")
+    assert done.returncode == 0 and "there is no device 'm1' yet" in done.stderr
+    done = ashlar(*words, "inject://m0?op=write")
+    assert done.returncode == 0 and done.stderr == ""
+
+
+def test_a_file_that_cannot_be_made_to_fit_says_so(ashlar):
+    odd = ashlar.file("odd", 1000)
+    done = ashlar("bench", f"aio://{odd}?blk_size=512", "--ops", "1")
+    assert done.returncode == 1 and "truncate -s %512" in done.stderr
+    assert "smaller blk_size" not in done.stderr
+    done = ashlar("bench", f"aio://{odd}?blk_size=4096", "--ops", "1")
+    assert done.returncode == 1 and "smaller blk_size" in done.stderr
+
+
 def test_version(ashlar):
     done = ashlar("--version")
     assert done.returncode == 0
@@ -55,6 +79,9 @@ def test_version(ashlar):
     (["export", "--listen", "here", "null:///n?size_mb=1"], "--listen"),
     (["export", "--listen", "127.0.0.1:99999", "null:///n?size_mb=1"], "--listen"),
     (["export", "--listen", "::1:4420", "null:///n?size_mb=1"], "[::1]:4420"),
+    (["export", "--nqn", "disk", "null:///n?size_mb=1"], "--nqn disk: not an NVMe"),
+    (["export", "--nqn", "nqn." + "x" * 220, "null:///n?size_mb=1"], "at most 223 bytes"),
+    (["export", "--allow-host", "h1", "null:///n?size_mb=1"], "--allow-host h1: not"),
 ])
 def test_wrong_usage_is_2(ashlar, words, says):
     done = ashlar(*words)
