@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * list.h - two intrusive containers: a doubly linked ring and a singly linked queue.
+ * list.h - an intrusive container: a doubly linked ring.
  *
  * Owner:  the link lives inside the element; the list never allocates or frees. An element is on
  *         at most one list per link.
@@ -99,67 +99,4 @@ static inline void list_splice_tail(struct list *to, struct list *from)
 	     list_link_(pos, member) != (head);                         \
 	     pos = tmp, tmp = list_at_(list_link_(pos, member)->next, pos, member))
 
-/* Singly linked queue, first in, first out. The link of the last element is NULL. */
-struct slist_link {
-	struct slist_link *next;
-};
-
-struct slist {
-	struct slist_link *first; /* NULL when empty */
-	struct slist_link **last; /* the NULL pointer at the end of the chain */
-};
-
-static inline void slist_init(struct slist *queue)
-{
-	queue->first = NULL;
-	queue->last = &queue->first;
-}
-
-static inline bool slist_empty(const struct slist *queue)
-{
-	return queue->first == NULL;
-}
-
-static inline void slist_push(struct slist *queue, struct slist_link *link)
-{
-	link->next = NULL;
-	*queue->last = link;
-	queue->last = &link->next;
-}
-
-/* In front of all others: for what must be tried again before the rest. */
-static inline void slist_push_front(struct slist *queue, struct slist_link *link)
-{
-	link->next = queue->first;
-	if (queue->first == NULL)
-		queue->last = &link->next;
-	queue->first = link;
-}
-
-/* The first link, taken off; NULL when the queue is empty. */
-static inline struct slist_link *slist_pop(struct slist *queue)
-{
-	struct slist_link *link = queue->first;
-
-	if (link == NULL)
-		return NULL;
-	queue->first = link->next;
-	if (queue->first == NULL)
-		queue->last = &queue->first;
-	link->next = NULL;
-	return link;
-}
-
-/* Moves the whole chain of @from to the end of @to; @from is empty afterwards. */
-static inline void slist_splice(struct slist *to, struct slist *from)
-{
-	if (slist_empty(from))
-		return;
-	*to->last = from->first;
-	to->last = from->last;
-	slist_init(from);
-}
-
-/* struct slist_link *pos; the element on which the walk stands must not be moved. */
-#define slist_for_each(pos, queue) for (pos = (queue)->first; pos != NULL; pos = (pos)->next)
 #endif

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Tests of list.h: both containers against the order they promise. */
+/* Tests of list.h: the order it promises. */
 #include "base/list.h"
 
 #include "base/tap.h"
@@ -7,7 +7,6 @@
 struct item {
 	int number;
 	struct list link;
-	struct slist_link chain;
 };
 
 /* "1 2 3" */
@@ -104,58 +103,6 @@ TEST(list_splice_moves_all)
 	list_splice_tail(&to, &from);
 	list_add_tail(&to, &items[3].link);
 	CHECK_STR(shown(&to, text), "1 2 3 4");
-}
-
-static int popped(struct slist *queue)
-{
-	struct slist_link *link = slist_pop(queue);
-
-	return link == NULL ? 0 : container_of(link, struct item, chain)->number;
-}
-
-TEST(queue_is_first_in_first_out)
-{
-	struct item items[4] = { { 1 }, { 2 }, { 3 }, { 4 } };
-	struct slist queue;
-
-	slist_init(&queue);
-	CHECK(slist_empty(&queue));
-	CHECK_EQ(popped(&queue), 0);
-	slist_push(&queue, &items[1].chain);
-	slist_push(&queue, &items[2].chain);
-	slist_push_front(&queue, &items[0].chain);
-	CHECK_EQ(popped(&queue), 1);
-	slist_push(&queue, &items[3].chain);
-	CHECK_EQ(popped(&queue), 2);
-	CHECK_EQ(popped(&queue), 3);
-	CHECK_EQ(popped(&queue), 4);
-	CHECK_EQ(popped(&queue), 0);
-	slist_push_front(&queue, &items[0].chain); /* into an empty queue: also its last */
-	slist_push(&queue, &items[1].chain);
-	CHECK_EQ(popped(&queue), 1);
-	CHECK_EQ(popped(&queue), 2);
-}
-
-TEST(queue_splice_keeps_both_usable)
-{
-	struct item items[4] = { { 1 }, { 2 }, { 3 }, { 4 } };
-	struct slist to, from;
-	struct slist_link *pos;
-	int count = 0;
-
-	slist_init(&to);
-	slist_init(&from);
-	slist_push(&from, &items[0].chain);
-	slist_push(&from, &items[1].chain);
-	slist_splice(&to, &from);
-	CHECK(slist_empty(&from));
-	slist_splice(&to, &from);
-	slist_push(&from, &items[3].chain);
-	slist_push(&to, &items[2].chain);
-	slist_splice(&to, &from);
-	slist_for_each (pos, &to)
-		CHECK_EQ(container_of(pos, struct item, chain)->number, ++count);
-	CHECK_EQ(count, 4);
 }
 
 TAP_MAIN()

@@ -87,12 +87,6 @@ static inline bool rng_chance(struct rng *rng, uint64_t times, uint64_t out_of)
 	return rng_below(rng, out_of) < times;
 }
 
-/* 0 <= x < 1, 53 random bits. */
-static inline double rng_unit(struct rng *rng)
-{
-	return (double)(rng_next(rng) >> 11) * 0x1.0p-53;
-}
-
 /* A random_fn whose context is a struct rng. */
 static inline void rng_fill(void *rng, void *buf, size_t len)
 {

@@ -50,9 +50,6 @@ const struct driver *const *drivers(void);
  * failure.
  */
 int device_register(struct device *dev, struct err *err) WARN_UNUSED;
-/* One more URI it answers to; device_create() adds the one it was made from. */
-int device_alias_add(struct device *dev, const char *uri, struct err *err) WARN_UNUSED;
-bool device_alias_remove(struct device *dev, const char *uri);
 
 /* Parameters that many drivers share: blk_size (512 or 4096 ...), uuid. 0 or -EINVAL. */
 int driver_param_block_size(struct uri *uri, uint32_t fallback, uint32_t *ret,

@@ -147,17 +147,7 @@ static void alias_attach(struct device *dev, struct alias *alias)
 		list_add_tail(&dev->aliases, &alias->link);
 }
 
-int device_alias_add(struct device *dev, const char *uri, struct err *err)
-{
-	struct alias *alias = alias_new(dev->driver, uri, err);
-
-	if (alias == NULL)
-		return -ENOMEM;
-	alias_attach(dev, alias);
-	return 0;
-}
-
-bool device_alias_remove(struct device *dev, const char *uri)
+static bool device_alias_remove(struct device *dev, const char *uri)
 {
 	struct alias *alias = alias_find(dev, uri);
 

@@ -9,7 +9,7 @@
  * kernel events makes no system call.
  *
  * Features are found by trying: the richest set-up first, one group of flags less per refusal.
- * Never by kernel version. Opcodes are probed once.
+ * Never by kernel version. All opcodes in use are older than the oldest kernel that is served.
  *
  * Sleep is one io_uring_enter that submits what is queued and waits for one completion or the next
  * timer. Wake is one write to an eventfd that the ring always reads; it costs the sender a system
@@ -39,7 +39,6 @@
 
 struct uring {
 	struct io_uring ring;
-	struct uring_features features;
 	struct uring_op wake_op;
 	int wake_fd;
 	uint64_t wake_count; /* where the eventfd is read to */
@@ -96,25 +95,8 @@ static int uring_try_setup(struct uring *u)
 						  .cq_entries = 4 * URING_ENTRIES };
 
 		result = io_uring_queue_init_params(URING_ENTRIES, &u->ring, &params);
-		u->features.has_defer_taskrun = sets[i] & IORING_SETUP_DEFER_TASKRUN;
 	}
 	return result;
-}
-
-static int uring_probe(struct uring *u, struct err *err)
-{
-	struct io_uring_probe *probe = io_uring_get_probe_ring(&u->ring);
-
-	if (probe == NULL)
-		return err_set(err, -ENOMEM,
-			       "cannot ask io_uring what it can do: no memory, or a seccomp "
-			       "filter that forbids io_uring_register");
-	for (unsigned op = 0; op <= probe->last_op && op < 128; op++) {
-		if (io_uring_opcode_supported(probe, (int)op))
-			u->features.ops_mask[op / 64] |= 1ull << op % 64;
-	}
-	io_uring_free_probe(probe);
-	return 0;
 }
 
 static int uring_open_wake(struct uring *u, struct err *err)
@@ -159,9 +141,7 @@ int uring_open(struct reactor *r, struct err *err)
 		free(u);
 		return uring_explain(result, err);
 	}
-	result = uring_probe(u, err);
-	if (result == 0)
-		result = uring_open_wake(u, err);
+	result = uring_open_wake(u, err);
 	if (result < 0) {
 		io_uring_queue_exit(&u->ring);
 		free(u);
@@ -184,16 +164,6 @@ void uring_close(struct reactor *r)
 	(void)close(u->wake_fd);
 	free(u);
 	r->ring = NULL;
-}
-
-const struct uring_features *uring_features(const struct reactor *r)
-{
-	return &r->ring->features;
-}
-
-bool uring_knows_op(const struct reactor *r, unsigned op)
-{
-	return op < 128 && r->ring->features.ops_mask[op / 64] >> op % 64 & 1;
 }
 
 /* ---- the loop's side ---------------------------------------------------------------------- */

@@ -25,20 +25,11 @@ enum {
 	URING_DRAIN_MS = 5000,
 };
 
-struct uring_features {
-	bool has_defer_taskrun;
-	uint64_t ops_mask[2]; /* opcodes the kernel knows, see uring_knows_op() */
-};
-
 /*
  * A zeroed submission entry that will report to @op; submitted at the latest at the end of the
  * turn. Never fails: when the queue is full it is handed to the kernel first.
  */
 struct io_uring_sqe *uring_sqe(struct reactor *r, struct uring_op *op);
-
-const struct uring_features *uring_features(const struct reactor *r);
-/* Does the kernel know IORING_OP_... @op? */
-bool uring_knows_op(const struct reactor *r, unsigned op);
 
 /* The kernel backend. */
 extern const struct reactor_backend reactor_backend_uring;
