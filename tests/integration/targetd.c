@@ -12,7 +12,7 @@
  *   add NQN URI                     ok NSID         makes the device
  *   remove NQN NSID                 ok              the device stays
  *   destroy URI                     ok              removes the device itself
- *   resize NAME BLOCKS              ok
+ *   resize URI                      ok        (its URI, with the new size and resize)
  *   pause NQN / resume NQN          ok
  *   inject URI / heal URI           ok              arm a fault, disarm it
  *   controllers NQN                 ok COUNT
@@ -123,11 +123,9 @@ static int do_destroy(struct line *line, struct err *err)
 
 static int do_resize(struct line *line, struct err *err)
 {
-	struct device *dev = device_lookup(line->word[1]);
+	struct device *dev; /* word 1: its URI with the new size and resize, or with rescan */
 
-	if (dev == NULL)
-		return err_set(err, -ENOENT, "no device '%s'", line->word[1]);
-	return device_resize(dev, strtoull(line->word[2], NULL, 10), err);
+	return device_create(line->word[1], &dev, err);
 }
 
 static int do_pause(struct line *line, struct err *err)
@@ -199,7 +197,7 @@ static const struct command {
 	{ "add", 3, do_add },
 	{ "remove", 3, do_remove },
 	{ "destroy", 2, do_destroy },
-	{ "resize", 3, do_resize },
+	{ "resize", 2, do_resize },
 	{ "pause", 2, do_pause },
 	{ "resume", 2, do_resume },
 	{ "inject", 2, do_inject },

@@ -500,7 +500,7 @@ def test_namespace_events(target, host):
     admin = host.admin
     admin.set_feature(0x0B, 0x100)
     event = admin.submit(sqe(0x0C))
-    target("resize", "m0", SIZE_BLOCKS * 2)
+    target("resize", f"malloc:///m0?num_blocks={SIZE_BLOCKS * 2}&resize")
     assert admin.wait(event).dw0 == 0x040002
     assert struct.unpack_from("<Q", admin.identify(0, 1))[0] == SIZE_BLOCKS * 2
     # Masked until the log was read; then the next change is told.
