@@ -89,11 +89,11 @@ class HostSide:
                 [ "$(cat $b/nsid 2>/dev/null)" = {nsid} ] || continue
                 [ "$(cat $(realpath $b)/../subsysnqn)" = {controller.nqn} ] || continue
                 [ -b /dev/${{b##*/}} ] && [ $(cat $b/size) -gt 0 ] || continue
-                echo /dev/${{b##*/}} > /tmp/block; return 0
-            done; return 1; }}; rm -f /tmp/block
+                block=/dev/${{b##*/}}; return 0
+            done; return 1; }}
             """
-        self.guest.run(script + self._until("find_block", timeout_s), timeout_s + 10)
-        return self.guest.text("cat /tmp/block")
+        return self.guest.text(script + self._until("find_block", timeout_s) + "\necho $block",
+                               timeout_s + 10)
 
     def wait_no_block(self, controller, nsid, timeout_s=15):
         """Wait until a namespace is gone."""
@@ -115,7 +115,7 @@ class HostSide:
     def disconnect_all(self):
         """Whatever is still connected."""
         self.guest.run("""for c in /sys/class/nvme/nvme*; do
-            [ -e $c ] && nvme disconnect -d ${c##*/}; done; true""", timeout_s=90)
+            [ -e $c ] && echo 1 > $c/delete_controller; done; true""", timeout_s=90)
 
     @staticmethod
     def counter(block, file, fields):
@@ -140,11 +140,11 @@ class HostSide:
 
     def write_random(self, block, offset, length, flags="direct"):
         """Fill a range with random bytes; returns their SHA-256."""
-        self.guest.run(f"""set -e
+        return self.guest.text(f"""set -e
             head -c {length} /dev/urandom > /tmp/random
             dd if=/tmp/random of={block} bs=64k seek={offset} oflag={flags},seek_bytes \
-                conv=notrunc,fsync status=none""")
-        return self.guest.text("sha256sum < /tmp/random; rm /tmp/random").split()[0]
+                conv=notrunc,fsync status=none
+            sha256sum < /tmp/random""").split()[0]
 
     def sha256(self, block, offset, length):
         """SHA-256 of a range, read past the guest's cache."""
@@ -168,7 +168,7 @@ class HostSide:
 
     def mark(self, text):
         """Put a line into the kernel's log, from which kernel_complaints counts."""
-        self.guest.run(f"echo '{text}' > /dev/kmsg")
+        self.guest.run(f"dmesg -c > /dev/null; echo '{text}' > /dev/kmsg")
 
     def kernel_log(self, mark):
         log = self.guest.run("dmesg").out
