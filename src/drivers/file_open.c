@@ -72,6 +72,19 @@ static int open_as(struct file *f, int mode)
 	return f->fd < 0 ? -errno : 0;
 }
 
+/* Root may open a disk for writing that is set read-only (blockdev --setro): each write fails. */
+static int open_writable(struct file *f)
+{
+	int result = open_as(f, O_RDWR), is_ro = 0;
+
+	if (result == 0 && f->is_block && ioctl(f->fd, BLKROGET, &is_ro) == 0 && is_ro != 0) {
+		(void)close(f->fd);
+		f->fd = -1;
+		result = -EROFS;
+	}
+	return result;
+}
+
 static int open_path(struct file *f, struct err *err)
 {
 	const char *path = f->dev.name;
@@ -87,11 +100,13 @@ static int open_path(struct file *f, struct err *err)
 		return err_set(err, S_ISDIR(st.st_mode) ? -EISDIR : -EINVAL,
 			       "'%s' is neither a file nor a block device", path);
 	f->is_block = S_ISBLK(st.st_mode);
-	result = open_as(f, O_RDWR);
+	result = open_writable(f);
 	if (result == -EACCES || result == -EROFS || result == -EPERM) {
 		f->dev.is_read_only = true;
 		if (open_as(f, O_RDONLY) == 0) {
-			log_warn("device=%s: no permission to write, opened read-only", path);
+			log_warn("device=%s: %s, opened read-only", path,
+				 result == -EROFS ? "read-only disk or file system"
+						  : "no permission to write");
 			result = 0;
 		}
 	}

@@ -131,6 +131,31 @@ def test_a_file_in_use_is_refused(ashlar):
     assert first.returncode == 0, err
 
 
+@pytest.fixture
+def loop_device(ashlar):
+    """A disk of 1 MiB, for root where loop devices are to be had."""
+    image = ashlar.file("loop.img", 1 << 20)
+    made = subprocess.run(["losetup", "--find", "--show", image], capture_output=True, text=True)
+    if made.returncode != 0:
+        pytest.skip(f"losetup cannot make a device: {made.stderr.strip()}")
+    path = made.stdout.strip()
+    subprocess.run(["blockdev", "--setrw", path], check=True)  # as its last user may not have
+    yield path
+    subprocess.run(["blockdev", "--setrw", path], check=True)
+    subprocess.run(["losetup", "-d", path], check=True)
+
+
+@pytest.mark.parametrize("scheme", ["aio", "uring"])
+def test_a_disk_set_read_only_is_not_written(ashlar, loop_device, scheme):
+    uri = f"{scheme}://{loop_device}"
+    assert ashlar("bench", uri, "--rw", "write", "--ops", "1").returncode == 0
+    subprocess.run(["blockdev", "--setro", loop_device], check=True)
+    done = ashlar("bench", uri, "--rw", "write", "--ops", "1")
+    assert done.returncode == 1 and "cannot be written to" in done.stderr
+    assert "0 reads" not in done.stdout
+    assert ashlar("bench", uri, "--ops", "1").returncode == 0
+
+
 def test_output_that_cannot_be_written_is_a_failure(ashlar):
     with open("/dev/full", "w") as full:
         done = subprocess.run([ASHLAR, "--version"], stdout=full, stderr=subprocess.PIPE, text=True)
