@@ -101,6 +101,11 @@ do_hosts() {
 do_man() {
 	local page=${1:-ashlar}
 	scripts/packages want lint
+	if ! compgen -G "man/$page.[0-9]" >/dev/null; then
+		echo "./do man: there is no page '$page'; pages:" \
+			"$(cd man && echo ./*.[0-9] | sed -E 's,\./([^ ]*)\.[0-9],\1,g')" >&2
+		return 2
+	fi
 	if command -v man >/dev/null; then
 		man -l man/"$page".[0-9]
 	else
