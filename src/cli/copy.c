@@ -166,10 +166,10 @@ static void copy_draw(struct copy *c, const struct move *m, uint64_t started_ns)
 
 	if (done > 0)
 		left_ns = (uint64_t)(seconds * 1e9 * ((double)left / (double)done));
-	progress_show(&c->bar, now_ns, m->fed, m->opts.to, "%s %s  %s  %s left",
+	progress_show(&c->bar, now_ns, m->fed, m->opts.to, "%s %s  %s  %s%s",
 		      m->opts.is_compare ? "compared" : "copied", size_format(m->fed, size),
 		      rate_format(moved / (seconds > 0 ? seconds : 1), rate),
-		      duration_format(left_ns, time));
+		      left > 0 ? duration_format(left_ns, time) : "", left > 0 ? " left" : "");
 }
 
 struct journal_job {
