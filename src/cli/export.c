@@ -24,6 +24,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <jansson.h>
 #include <string.h>
 #include <unistd.h>
@@ -256,7 +257,7 @@ int export_remove(struct export *e, uint32_t nsid, struct err *err)
 /* Ask the driver for the size and take it over. */
 static int ns_rescan(const struct export_ns *ns, struct err *err)
 {
-	uint64_t nblocks = 0;
+	uint64_t nblocks = 0, old_nblocks = ns->dev->nblocks;
 	int rc;
 
 	if (ns->dev->driver->rescan == NULL)
@@ -264,7 +265,11 @@ static int ns_rescan(const struct export_ns *ns, struct err *err)
 	rc = ns->dev->driver->rescan(ns->dev, &nblocks, err);
 	if (rc != 0 || nblocks == ns->dev->nblocks)
 		return rc;
-	return device_resize(ns->dev, nblocks, err);
+	rc = device_resize(ns->dev, nblocks, err);
+	if (rc == 0)
+		log_info("size changed nsid=%u uri=%s blocks=%" PRIu64 " before=%" PRIu64, ns->nsid,
+			 ns->uri, nblocks, old_nblocks);
+	return rc;
 }
 
 int export_rescan(struct export *e, struct err *err)

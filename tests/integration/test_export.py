@@ -152,6 +152,7 @@ def test_rescan_by_command_and_by_signal(export):
     os.truncate(export.disk, 24 * MIB)
     export.process.send_signal(signal.SIGHUP)
     wait_until(lambda: export.blocks(1) == 24 * MIB // 512, what="the new size")
+    assert "size changed nsid=1" in export.stop()[2]
 
 
 def test_add_and_remove(ashlar, export):
