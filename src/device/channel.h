@@ -13,6 +13,9 @@ enum {
 
 void device_announce_event(struct device *dev, const struct device_event *event);
 
+/* Let a removal go on if this was the last it waited for. */
+void device_check_closed(struct device *dev);
+
 /* Close @gate on every channel; held requests are looked at again. Does not wait. */
 void device_gate_all(struct device *dev, uint32_t gate) MAY_SUSPEND;
 void device_ungate_all(struct device *dev, uint32_t gate) MAY_SUSPEND;

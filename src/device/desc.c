@@ -268,8 +268,7 @@ void desc_close(struct desc *desc)
 	desc_unclaim(desc);
 	list_del(&desc->link);
 	free(desc);
-	if (dev->is_removed && list_empty(&dev->descs))
-		task_event_fire(&dev->closed);
+	device_check_closed(dev);
 }
 
 /* ---- statistics --------------------------------------------------------------------------- */

@@ -93,6 +93,7 @@ struct device {
 	struct list link; /* registry */
 	struct list descs;
 	struct list aliases; /* URIs it answers to */
+	unsigned pins;       /* tasks at work on it, see device_pin() */
 	const char *claim;   /* name of the module that writes exclusively, NULL: none */
 	struct channel *channel[REACTORS_MAX];
 	struct task_mutex control; /* channels are made, walked or freed */
@@ -118,6 +119,13 @@ int device_destroy(const char *uri, struct err *err) MAY_SUSPEND WARN_UNUSED;
 int device_remove(struct device *dev, struct err *err) MAY_SUSPEND WARN_UNUSED;
 /* Destroy everything, openers first. For shutdown. */
 void device_remove_all(void) MAY_SUSPEND;
+
+/*
+ * Keep a device from going while a task suspends without an opening of it. Removal waits for the
+ * unpin as it waits for openers.
+ */
+void device_pin(struct device *dev);
+void device_unpin(struct device *dev);
 
 /* By name, then by alias (URI). NULL: not found. Primary reactor. */
 struct device *device_lookup(const char *name);

@@ -465,6 +465,48 @@ TEST(device_remove_waits_for_openers)
 	run(remove_body);
 }
 
+static bool is_resized;
+
+static void resizer(void *arg)
+{
+	CHECK_EQ(device_resize(arg, 2000, NULL), 0);
+	is_resized = true;
+}
+
+static bool was_destroyed_early;
+
+static void probe_destroy_late(struct device *d)
+{
+	was_destroyed_early = !is_resized;
+	probe_destroy(d);
+}
+
+static void remove_in_resize_body(void)
+{
+	static struct driver late;
+	struct device *other;
+	struct err err = {};
+
+	is_resized = was_destroyed_early = false;
+	CHECK_EQ(device_create("probe:///p2", &other, &err), 0);
+	late = probe_driver;
+	late.destroy = probe_destroy_late;
+	other->driver = &late;
+	task_mutex_lock(&other->drain); /* the resize has to wait, with nobody having it open */
+	CHECK_EQ(task_spawn("resize", resizer, other), 0);
+	task_yield();
+	task_yield();
+	task_mutex_unlock(&other->drain);
+	CHECK_EQ(device_remove(other, &err), 0);
+	CHECK(is_resized);
+	CHECK(!was_destroyed_early);
+}
+
+TEST(device_remove_waits_for_a_resize)
+{
+	run(remove_in_resize_body);
+}
+
 static void claim_body(void)
 {
 	struct desc_opts opts = { .flags = DESC_WRITE | DESC_CLAIM, .claim = "test" };

@@ -278,7 +278,6 @@ static void io_unwind_deferred(struct msg *msg)
 }
 
 /* Runs on a task's stack where the gate was opened on the primary: what ends waits for the loop. */
-
 void channel_release_held(struct channel *ch)
 {
 	struct msg *msg = msg_list_take_all(&ch->held);

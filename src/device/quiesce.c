@@ -185,6 +185,7 @@ int device_resize(struct device *dev, uint64_t nblocks, struct err *err)
 		return err_set(err, -ENODEV, "%s was removed", dev->name);
 	if (nblocks == dev->nblocks)
 		return 0;
+	device_pin(dev);
 	device_quiesce(dev);
 	event.old_nblocks = dev->nblocks;
 	dev->nblocks = nblocks;
@@ -198,6 +199,7 @@ int device_resize(struct device *dev, uint64_t nblocks, struct err *err)
 	device_resume(dev);
 	if (result == 0)
 		device_announce_event(dev, &event);
+	device_unpin(dev);
 	return result;
 }
 

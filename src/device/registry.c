@@ -207,6 +207,7 @@ int device_register(struct device *dev, struct err *err)
 	dev->block_shift = (uint8_t)u64_log2(dev->block_size);
 	dev->is_removed = false;
 	dev->quiesce_count = 0;
+	dev->pins = 0;
 	dev->claim = NULL;
 	dev->baseline = dev->closed_stats = NULL;
 	dev->closed = (struct task_event){};
@@ -282,6 +283,24 @@ static void device_forget(struct device *dev)
 	list_del(&dev->link);
 }
 
+void device_check_closed(struct device *dev)
+{
+	if (dev->is_removed && list_empty(&dev->descs) && dev->pins == 0)
+		task_event_fire(&dev->closed);
+}
+
+void device_pin(struct device *dev)
+{
+	dev->pins++;
+}
+
+void device_unpin(struct device *dev)
+{
+	assert(dev->pins > 0);
+	dev->pins--;
+	device_check_closed(dev);
+}
+
 int device_remove(struct device *dev, struct err *err)
 {
 	if (dev->is_removed)
@@ -289,7 +308,7 @@ int device_remove(struct device *dev, struct err *err)
 	dev->is_removed = true;
 	device_gate_all(dev, GATE_REMOVED);
 	device_announce(dev, DEVICE_REMOVED);
-	if (!list_empty(&dev->descs))
+	if (!list_empty(&dev->descs) || dev->pins > 0)
 		task_event_wait(&dev->closed);
 	device_forget(dev);
 	dev->driver->destroy(dev);

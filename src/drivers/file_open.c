@@ -384,12 +384,15 @@ int file_rescan(struct device *dev, uint64_t *ret_nblocks, struct err *err)
 static int file_follow_size(struct device *dev, struct err *err)
 {
 	uint64_t nblocks;
-	int result = file_rescan(dev, &nblocks, err);
+	int result;
 
+	device_pin(dev);
+	result = file_rescan(dev, &nblocks, err);
 	if (result == 0 && nblocks == 0)
 		result = err_set(err, -EINVAL, "'%s' is empty now", dev->name);
 	if (result == 0 && nblocks != dev->nblocks)
 		result = device_resize(dev, nblocks, err);
+	device_unpin(dev);
 	return result;
 }
 

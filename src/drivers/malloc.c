@@ -43,7 +43,9 @@
 #include "drivers/sparse.h"
 
 enum {
-	SPACE_INLINE_MAX = 256 * 1024, /* bytes of a discard; more goes to the worker pool */
+	/* Bytes of discards that one turn of the reactor pays for; more goes to the worker pool. A host
+	 * may send 256 ranges in each of many commands at once. */
+	SPACE_INLINE_MAX = 256 * 1024,
 };
 
 struct malloc_channel;
@@ -72,6 +74,8 @@ struct malloc_channel {
 	bool has_write;     /* in the queue: something that marks blocks */
 	bool has_exclusive; /* in the queue: a compare or compare-and-write */
 	struct lane lane;
+	uint64_t space_turn_ns; /* the turn, and what its discards were so far */
+	uint64_t space_bytes;
 };
 
 /* ---- capacity ----------------------------------------------------------------------------- */
@@ -264,7 +268,14 @@ static inline enum io_result malloc_queue(struct malloc_channel *mc, struct io *
 
 static enum io_result malloc_submit_space(struct malloc_channel *mc, struct io *io)
 {
-	if ((uint64_t)io->nlb << mc->m->sparse.block_shift > SPACE_INLINE_MAX) {
+	struct reactor *r = mc->ch.reactor;
+
+	if (mc->space_turn_ns != r->now_ns) {
+		mc->space_turn_ns = r->now_ns;
+		mc->space_bytes = 0;
+	}
+	mc->space_bytes += (uint64_t)io->nlb << mc->m->sparse.block_shift;
+	if (mc->space_bytes > SPACE_INLINE_MAX) {
 		lane_push(&mc->lane, io);
 		return IO_PENDING;
 	}
@@ -366,6 +377,7 @@ static int malloc_grow(struct device *dev, const struct malloc_device *want, str
 			       dev->name, dev->nblocks, nblocks);
 	if (m->sparse.grown != NULL)
 		return err_set(err, -EBUSY, "'%s' is being resized", dev->name);
+	device_pin(dev);
 	if (nblocks > dev->nblocks) {
 		result = sparse_prepare(&m->sparse, nblocks, err);
 		if (result == 0)
@@ -374,6 +386,7 @@ static int malloc_grow(struct device *dev, const struct malloc_device *want, str
 	}
 	if (result == 0)
 		atomic_store_explicit(&m->capacity, want->capacity, memory_order_relaxed);
+	device_unpin(dev);
 	return result;
 }
 
