@@ -152,7 +152,7 @@ def malloc_device(t):
                     "discarded range")
 
 
-@case("subsystems", quick=True)
+@case("subsystems")
 def several_subsystems(t):
     """two subsystems connected at once do not mix"""
     targets = [t.serve(), t.serve()]

@@ -39,7 +39,7 @@ def bench_memory(t):
     bench(t, "malloc:///m0?size_mb=32", "--rw randrw --qd 16 --verify")
 
 
-@case("bench-files", in_guest=True, needs=["engine"], quick=True)
+@case("bench-files", in_guest=True, needs=["engine"])
 def bench_files(t):
     """bench of aio and uring on ext4, tmpfs and a block device, with verification"""
     t.guest.run(MAKE_ROOM + "truncate -s 32M /root/disk /tmp/disk")
