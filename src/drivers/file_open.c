@@ -39,13 +39,16 @@
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/log.h"
 #include "drivers/identity.h"
 
 enum {
-	PROBE_SIZE = 4096, /* bytes; a page */
+	PROBE_SIZE = 4096,   /* bytes; a page */
+	LOCK_WAIT_MS = 1000, /* for the lock of a process that was killed */
+	LOCK_LOOK_MS = 10,
 };
 
 /* ---- opening: on a pool thread ------------------------------------------------------------ */
@@ -118,12 +121,24 @@ static int open_path(struct file *f, struct err *err)
 	return result < 0 ? err_set_sys(err, result, "cannot open '%s'", path) : 0;
 }
 
+/*
+ * A process that was killed is gone before the kernel has let go of its io_uring and the files in
+ * it, and a supervisor starts the next one at once. Locks cannot be awaited for a limited time, so
+ * this looks again and again; it runs on a worker.
+ */
 static int open_lock(struct file *f, struct err *err)
 {
+	static const struct timespec pause = { .tv_nsec = LOCK_LOOK_MS * 1000000l };
 	struct flock lock = { .l_type = f->dev.is_read_only ? F_RDLCK : F_WRLCK,
 			      .l_whence = SEEK_SET };
+	int result = fcntl(f->fd, F_OFD_SETLK, &lock);
 
-	if (fcntl(f->fd, F_OFD_SETLK, &lock) == 0)
+	for (int waited_ms = 0; result < 0 && errno == EAGAIN && waited_ms < LOCK_WAIT_MS;
+	     waited_ms += LOCK_LOOK_MS) {
+		(void)nanosleep(&pause, NULL);
+		result = fcntl(f->fd, F_OFD_SETLK, &lock);
+	}
+	if (result == 0)
 		return 0;
 	if (errno == EAGAIN || errno == EACCES)
 		return err_set(err, -EBUSY,

@@ -172,6 +172,30 @@ ENGINE_TEST(file_rescan_follows_the_size)
 	TAP_ROW(NULL);
 }
 
+static void let_go(void *arg)
+{
+	task_sleep(50 * 1000000ull); /* the lock is looked for meanwhile, and held */
+	CHECK_EQ(device_remove(arg, NULL), 0);
+}
+
+ENGINE_TEST(file_waits_for_a_lock_that_goes)
+{
+	struct device *dev, *second = NULL;
+	char link_path[320];
+	char uri[400];
+
+	make_file("going", 1 << 20);
+	CHECK_EQ(device_create(uri_of("aio", ""), &dev, NULL), 0);
+	(void)snprintf(link_path, sizeof(link_path), "%s/going2", dir);
+	(void)unlink(link_path);
+	CHECK_EQ(link(path, link_path), 0);
+	(void)snprintf(uri, sizeof(uri), "uring://%s", link_path);
+	CHECK_EQ(task_spawn("let go", let_go, dev), 0);
+	if (CHECK_EQ(device_create(uri, &second, NULL), 0))
+		CHECK_EQ(device_remove(second, NULL), 0);
+	(void)unlink(link_path);
+}
+
 ENGINE_TEST(file_belongs_to_one_writer)
 {
 	struct device *dev, *second = NULL;
