@@ -43,8 +43,8 @@
 #include "drivers/sparse.h"
 
 enum {
-	/* Bytes of discards that one turn of the reactor pays for; more goes to the worker pool. A host
-	 * may send 256 ranges in each of many commands at once. */
+	/* Bytes of discards that one turn of the reactor pays for; more goes to the worker pool. A
+	 * host may send 256 ranges in each of many commands at once. */
 	SPACE_INLINE_MAX = 256 * 1024,
 };
 
