@@ -3,6 +3,7 @@
 #include "drivers/testing.h"
 
 #include <fcntl.h>
+#include <sched.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -14,10 +15,14 @@
 
 /* Stands in front of the C library's: the disk that loses a write once, and then behaves. */
 static atomic_uint syncs_to_fail;
+static atomic_bool is_sync_held; /* syncs stay under way while this is set */
 
 int fdatasync(int fd)
 {
 	unsigned left = atomic_load(&syncs_to_fail);
+
+	while (atomic_load(&is_sync_held))
+		(void)sched_yield();
 
 	if (left > 0 && atomic_compare_exchange_strong(&syncs_to_fail, &left, left - 1)) {
 		errno = EIO;
@@ -450,9 +455,11 @@ ENGINE_TEST(file_sync_error_counts_for_what_is_under_way)
 		TAP_ROW(schemes[s]);
 		if (!opened_open(&o, uri_of(schemes[s], ""), DESC_WRITE))
 			return;
+		atomic_store(&is_sync_held, true);
 		at_once_submit(&o, &flush[0], IO_FLUSH, NULL);
 		at_once_submit(&o, &write, IO_WRITE, buf);
 		file_fail(file_of_device(o.dev), EIO);
+		atomic_store(&is_sync_held, false);
 		CHECK_EQ(at_once_wait(&flush[0]), IO_WRITE_ERROR);
 		CHECK_EQ(at_once_wait(&write), IO_WRITE_ERROR);
 		opened_close(&o);
