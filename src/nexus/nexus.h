@@ -231,8 +231,8 @@ struct nexus_child_info {
 	bool is_local;
 	bool has_io_log;          /* what it misses is known: a rebuild can be partial */
 	uint32_t missed_segments; /* if so */
-	int64_t fault_ns;         /* wall clock of the last fault, 0: none */
-	uint64_t reads, read_errors, write_errors;
+	uint64_t fault_ns;        /* reactor clock at its last fault, 0: none */
+	uint64_t read_errors, write_errors;
 };
 
 void nexus_info(struct nexus *nx, struct nexus_info *ret);

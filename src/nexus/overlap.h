@@ -55,7 +55,7 @@ static inline struct overlap_span overlap_span(uint64_t lba, uint64_t nlb)
 {
 	if (unlikely(nlb > OVERLAP_NLB_MAX))
 		return (struct overlap_span){ 0, 64ull * OVERLAP_WORDS - 1 };
-	return (struct overlap_span){ lba, lba + nlb - 1 };
+	return (struct overlap_span){ lba, lba + nlb - (nlb != 0) };
 }
 
 static inline _Atomic uint64_t *overlap_word(struct overlap *o, uint64_t group)

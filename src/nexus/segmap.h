@@ -56,7 +56,7 @@ WARN_UNUSED static inline int segmap_init(struct segmap *map, uint64_t nblocks, 
 
 static inline void segmap_done(struct segmap *map)
 {
-	free((void *)map->words);
+	free((void *)(uintptr_t)map->words);
 	map->words = NULL;
 }
 

@@ -1,0 +1,514 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A nexus over real devices: data, failing children, the record, operations on children. */
+#include "nexus/nexus.h"
+
+#include "device/fault.h"
+/* lint: allow includes: a test stands outside the layers and needs drivers and an engine */
+#include "drivers/testing.h"
+#include "nexus/internal.h"
+
+enum {
+	CHILD_MB = 32,
+	NBLOCKS = 16 * 2048, /* of the nexus: 16 MiB */
+	BLOCK = 512,
+};
+
+/* ---- a store that the test owns ------------------------------------------------------------------ */
+
+static struct {
+	struct nexus_store store;
+	char text[RECORD_TEXT_MAX];
+	unsigned nputs, nfailed;
+	unsigned fail_next; /* puts */
+	bool is_hanging;
+	struct task_event *let_go;
+} fake;
+
+static int fake_put(struct nexus_store *store, const char *key, const char *text, struct err *err)
+{
+	struct task_event event = {};
+
+	(void)store;
+	(void)key;
+	if (fake.is_hanging) {
+		fake.let_go = &event;
+		task_event_wait(&event);
+	}
+	if (fake.fail_next > 0) {
+		fake.fail_next--;
+		fake.nfailed++;
+		return err_set(err, -EIO, "store is away");
+	}
+	(void)snprintf(fake.text, sizeof(fake.text), "%s", text);
+	fake.nputs++;
+	return 0;
+}
+
+static int fake_get(struct nexus_store *store, const char *key, char text[RECORD_TEXT_MAX],
+		    struct err *err)
+{
+	(void)store;
+	if (fake.text[0] == '\0')
+		return err_set(err, -ENOENT, "no record of %s", key);
+	memcpy(text, fake.text, RECORD_TEXT_MAX);
+	return 0;
+}
+
+static void fake_start(void)
+{
+	fake = (typeof(fake)){
+		.store = { .name = "fake", .put = fake_put, .get = fake_get },
+	};
+	nexus_settings_set(&(struct nexus_settings){ .store = &fake.store,
+						     .store_tries = 3,
+						     .store_pause_ns = 1000000,
+						     .store_timeout_ns = 20000000 });
+}
+
+/* What the record says of child @i: -1 not there. */
+static int recorded(unsigned i)
+{
+	struct nexus_record record;
+
+	if (record_parse(fake.text, strlen(fake.text), &record, NULL) < 0 || i >= record.nchildren)
+		return -1;
+	return record.child[i].is_healthy;
+}
+
+static bool recorded_clean(void)
+{
+	struct nexus_record record;
+
+	return record_parse(fake.text, strlen(fake.text), &record, NULL) == 0 && record.is_clean;
+}
+
+/* ---- a nexus of malloc devices ---------------------------------------------------------------------- */
+
+#define UUID_0 "00000000-0000-4000-8000-000000000000"
+#define UUID_1 "00000000-0000-4000-8000-000000000001"
+#define UUID_2 "00000000-0000-4000-8000-000000000002"
+#define UUID_3 "00000000-0000-4000-8000-000000000003"
+
+static const char *const uris[] = {
+	"malloc:///c0?size_mb=32&uuid=" UUID_0,
+	"malloc:///c1?size_mb=32&uuid=" UUID_1,
+	"malloc:///c2?size_mb=32&uuid=" UUID_2,
+	"malloc:///c3?size_mb=32&uuid=" UUID_3,
+};
+
+static struct nexus *nx;
+static struct opened o;
+
+static bool nexus_make(unsigned nchildren)
+{
+	struct nexus_opts opts = { .name = "n0",
+				   .size = 16 * 1024 * 1024,
+				   .children = uris,
+				   .nchildren = nchildren,
+				   .is_size_required = true };
+	struct desc_opts how = { .flags = DESC_WRITE };
+	struct nexus_err ne = {};
+
+	fake_start();
+	if (nexus_create(&opts, &nx, &ne) < 0)
+		return CHECK_STR(err_text(&ne.err), "a nexus");
+	o = (struct opened){ .dev = nexus_device(nx) };
+	return CHECK_EQ(desc_open(o.dev, &how, &o.desc, &ne.err), 0) &&
+	       CHECK_EQ(handle_open(o.desc, reactor_primary(), &o.h, &ne.err), 0);
+}
+
+static void nexus_unmake(void)
+{
+	struct nexus_err ne = {};
+
+	desc_close(o.desc);
+	CHECK_EQ(nexus_destroy(nx, &ne), 0);
+	CHECK(device_next(NULL) == NULL);
+	nexus_settings_set(&(struct nexus_settings){});
+}
+
+static struct nexus_child_info child_info(unsigned i)
+{
+	struct nexus_child_info info = {};
+
+	CHECK(nexus_child_info(nx, i, &info));
+	return info;
+}
+
+static enum nexus_status status(void)
+{
+	struct nexus_info info;
+
+	nexus_info(nx, &info);
+	return info.status;
+}
+
+/* Blocks of a child's device, past the nexus. */
+static uint16_t child_do(const char *name, enum io_op op, uint64_t lba, uint32_t nlb, void *buf)
+{
+	struct opened c = { .dev = device_lookup(name) };
+	struct desc_opts how = { .flags = DESC_WRITE };
+	uint16_t result = IO_NO_DEVICE;
+
+	if (!CHECK(c.dev != NULL) || !CHECK_EQ(desc_open(c.dev, &how, &c.desc, NULL), 0))
+		return result;
+	if (CHECK_EQ(handle_open(c.desc, reactor_primary(), &c.h, NULL), 0))
+		result = do_io(&c, op, lba, nlb, buf, 0);
+	desc_close(c.desc);
+	return result;
+}
+
+static void fill(uint8_t *buf, size_t len, unsigned seed)
+{
+	struct rng rng;
+
+	rng_init(&rng, seed);
+	rng_fill(&rng, buf, len);
+}
+
+/* Is the whole nexus the same on the children that are named? */
+static void check_equal(const char *a, const char *b)
+{
+	static uint8_t x[1 << 20], y[1 << 20];
+
+	for (uint64_t lba = 0; lba < NBLOCKS; lba += 2048) {
+		CHECK_EQ(child_do(a, IO_READ, lba + 10240, 2048, x), IO_OK);
+		CHECK_EQ(child_do(b, IO_READ, lba + 10240, 2048, y), IO_OK);
+		if (!CHECK_MEM(x, y, sizeof(x)))
+			return;
+	}
+}
+
+/* Arm a fault for the test. */
+static void inject(const char *uri)
+{
+	struct err err = {};
+
+	if (fault_add(uri, &err) < 0)
+		CHECK_STR(err_text(&err), uri);
+}
+
+/* Until retirement and closing have ended. */
+static void settle_down(void)
+{
+	errand_wait(&nx->retire);
+	for (unsigned i = 0; i < nx->nchildren; i++)
+		child_wait_closed(nx->child[nx->order[i]]);
+}
+
+/* ---- data --------------------------------------------------------------------------------------------- */
+
+ENGINE_TEST(writes_reach_all_children)
+{
+	static uint8_t buf[8 * BLOCK], back[8 * BLOCK];
+
+	if (!nexus_make(3))
+		return;
+	CHECK_EQ(o.dev->nblocks, NBLOCKS);
+	fill(buf, sizeof(buf), 1);
+	CHECK_EQ(do_io(&o, IO_WRITE, 100, 8, buf, 0), IO_OK);
+	for (unsigned i = 0; i < 3; i++) {
+		char name[] = { 'c', (char)('0' + i), 0 };
+
+		memset(back, 0, sizeof(back));
+		CHECK_EQ(child_do(name, IO_READ, 10240 + 100, 8, back), IO_OK);
+		CHECK_MEM(back, buf, sizeof(buf));
+		memset(back, 0, sizeof(back));
+		CHECK_EQ(do_io(&o, IO_READ, 100, 8, back, 0), IO_OK);
+		CHECK_MEM(back, buf, sizeof(buf));
+	}
+	CHECK_EQ(do_io(&o, IO_WRITE, NBLOCKS - 8, 8, buf, IO_FUA), IO_OK);
+	CHECK_EQ(do_io(&o, IO_WRITE, NBLOCKS - 7, 8, buf, 0), IO_OUT_OF_RANGE);
+	CHECK_EQ(do_io(&o, IO_FLUSH, 0, 0, NULL, 0), IO_OK);
+	CHECK_EQ(do_io(&o, IO_RESET, 0, 0, NULL, 0), IO_OK);
+	CHECK_EQ(status(), NEXUS_ONLINE);
+	nexus_unmake();
+}
+
+ENGINE_TEST(zeroes_and_unmap_reach_all_children)
+{
+	static uint8_t buf[8 * BLOCK], zero[8 * BLOCK], back[8 * BLOCK];
+	static const enum io_op ops[] = { IO_WRITE_ZEROES, IO_UNMAP };
+
+	if (!nexus_make(2))
+		return;
+	fill(buf, sizeof(buf), 2);
+	for (unsigned i = 0; i < 2; i++) {
+		CHECK_EQ(do_io(&o, IO_WRITE, 64, 8, buf, 0), IO_OK);
+		CHECK_EQ(do_io(&o, ops[i], 64, 8, NULL, 0), IO_OK);
+		CHECK_EQ(child_do("c0", IO_READ, 10240 + 64, 8, back), IO_OK);
+		CHECK_MEM(back, zero, sizeof(zero));
+		CHECK_EQ(child_do("c1", IO_READ, 10240 + 64, 8, back), IO_OK);
+		CHECK_MEM(back, zero, sizeof(zero));
+	}
+	/* larger than a span: it takes the whole table */
+	CHECK_EQ(do_io(&o, IO_WRITE, 0, 8, buf, 0), IO_OK);
+	CHECK_EQ(do_io(&o, IO_WRITE_ZEROES, 0, NBLOCKS, NULL, 0), IO_OK);
+	CHECK_EQ(do_io(&o, IO_READ, 0, 8, back, 0), IO_OK);
+	CHECK_MEM(back, zero, sizeof(zero));
+	CHECK_EQ(do_io(&o, IO_WRITE, 0, 8, buf, 0), IO_OK);
+	check_equal("c0", "c1");
+	nexus_unmake();
+}
+
+ENGINE_TEST(holes_are_seen_through_the_offset)
+{
+	static uint8_t buf[8 * BLOCK];
+
+	if (!nexus_make(2))
+		return;
+	CHECK_EQ(do_seek(&o, IO_SEEK_DATA, 0), NBLOCKS);
+	CHECK_EQ(do_io(&o, IO_WRITE, 4096, 8, buf, 0), IO_OK);
+	CHECK_EQ(do_seek(&o, IO_SEEK_DATA, 0), 4096);
+	CHECK_EQ(do_seek(&o, IO_SEEK_HOLE, 4096), 4104);
+	nexus_unmake();
+}
+
+ENGINE_TEST(compare_and_write_is_made_for_all_legs)
+{
+	static uint8_t buf[2 * BLOCK], back[BLOCK];
+
+	if (!nexus_make(2))
+		return;
+	fill(buf + BLOCK, BLOCK, 3);
+	CHECK_EQ(do_io(&o, IO_COMPARE_WRITE, 7, 1, buf, 0), IO_OK);
+	CHECK_EQ(do_io(&o, IO_COMPARE_WRITE, 7, 1, buf, 0), IO_MISCOMPARE);
+	CHECK_EQ(child_do("c1", IO_READ, 10240 + 7, 1, back), IO_OK);
+	CHECK_MEM(back, buf + BLOCK, BLOCK);
+	check_equal("c0", "c1");
+	CHECK_EQ(status(), NEXUS_ONLINE);
+	nexus_unmake();
+}
+
+/* ---- failing children ------------------------------------------------------------------------------------ */
+
+ENGINE_TEST(a_failing_leg_is_retired_and_the_host_sees_nothing)
+{
+	static const struct {
+		const char *fault;
+		enum io_op op;
+		enum nexus_reason reason;
+	} rows[] = {
+		{ "inject://c1?op=write&stage=completion", IO_WRITE, NEXUS_REASON_IO_ERROR },
+		{ "inject://c1?op=write&stage=submit", IO_WRITE, NEXUS_REASON_IO_ERROR },
+		{ "inject://c1?op=write&method=status-lvol-nospace&stage=completion", IO_WRITE,
+		  NEXUS_REASON_NO_SPACE },
+		{ "inject://c1?op=write&method=status-nvme-3-60&stage=completion", IO_WRITE,
+		  NEXUS_REASON_IO_ERROR },
+		{ "inject://c1?domain=child&op=write&offset=100&num_blk=1&stage=completion",
+		  IO_WRITE, NEXUS_REASON_IO_ERROR },
+		{ "inject://c1?domain=child&op=write&offset=100&num_blk=1", IO_WRITE,
+		  NEXUS_REASON_IO_ERROR },
+		{ "inject://c1?op=all&stage=completion", IO_WRITE_ZEROES, NEXUS_REASON_IO_ERROR },
+		{ "inject://c1?op=all&stage=completion", IO_UNMAP, NEXUS_REASON_IO_ERROR },
+		{ "inject://c1?op=all&stage=completion", IO_FLUSH, NEXUS_REASON_IO_ERROR },
+	};
+	static uint8_t buf[8 * BLOCK], back[8 * BLOCK];
+
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+		bool has_range = rows[i].op != IO_FLUSH;
+
+		TAP_ROW(rows[i].fault);
+		if (!nexus_make(2))
+			return;
+		inject(rows[i].fault);
+		fill(buf, sizeof(buf), (unsigned)i);
+		CHECK_EQ(do_io(&o, rows[i].op, has_range ? 96 : 0, has_range ? 8 : 0, buf, 0),
+			 IO_OK);
+		CHECK_EQ(recorded(0), 1);
+		CHECK_EQ(recorded(1), 0); /* when it was acknowledged, not later */
+		settle_down();
+		CHECK_EQ(status(), NEXUS_DEGRADED);
+		CHECK_EQ(child_info(1).state, CHILD_FAULTED);
+		CHECK_EQ(child_info(1).reason, rows[i].reason);
+		CHECK(child_info(1).has_io_log);
+		CHECK_EQ(child_info(1).missed_segments, has_range);
+		CHECK(device_lookup("c1") == NULL);
+		CHECK_EQ(do_io(&o, IO_WRITE, 4096, 8, buf, 0), IO_OK);
+		CHECK_EQ(child_info(1).missed_segments, has_range + 1u);
+		CHECK_EQ(do_io(&o, IO_READ, 4096, 8, back, 0), IO_OK);
+		CHECK_MEM(back, buf, sizeof(buf));
+		CHECK_EQ(fault_remove(rows[i].fault, NULL), 0);
+		nexus_unmake();
+		CHECK(recorded_clean());
+	}
+}
+
+ENGINE_TEST(a_read_is_answered_by_another_child)
+{
+	static uint8_t buf[8 * BLOCK], back[8 * BLOCK];
+
+	if (!nexus_make(2))
+		return;
+	fill(buf, sizeof(buf), 5);
+	CHECK_EQ(do_io(&o, IO_WRITE, 100, 8, buf, 0), IO_OK);
+	inject("inject://c1?op=read&stage=completion");
+	for (unsigned i = 0; i < 2; i++) {
+		memset(back, 0, sizeof(back));
+		CHECK_EQ(do_io(&o, IO_READ, 100, 8, back, 0), IO_OK);
+		CHECK_MEM(back, buf, sizeof(buf));
+	}
+	settle_down();
+	CHECK_EQ(child_info(1).state, CHILD_FAULTED);
+	CHECK_EQ(recorded(1), 0);
+	CHECK_EQ(fault_remove("inject://c1?op=read&stage=completion", NULL), 0);
+	nexus_unmake();
+}
+
+/* Unrecovered read error: media, 0x81. */
+ENGINE_TEST(a_medium_error_is_repaired_and_the_child_stays)
+{
+	static uint8_t buf[8 * BLOCK], back[8 * BLOCK];
+	const char *fault = "inject://c1?op=read&stage=completion&method=status-nvme-2-81"
+			    "&offset=10340&num_blk=8&retries=1";
+	struct nexus_info info;
+
+	if (!nexus_make(2))
+		return;
+	fill(buf, sizeof(buf), 6);
+	CHECK_EQ(do_io(&o, IO_WRITE, 100, 8, buf, 0), IO_OK);
+	memset(back, 0, sizeof(back));
+	CHECK_EQ(child_do("c1", IO_WRITE, 10340, 8, back), IO_OK); /* what repair has to put right */
+	inject(fault);
+	for (unsigned i = 0; i < 2; i++) {
+		CHECK_EQ(do_io(&o, IO_READ, 100, 8, back, 0), IO_OK);
+		CHECK_MEM(back, buf, sizeof(buf));
+		errand_wait(&nx->mend);
+	}
+	nexus_info(nx, &info);
+	CHECK_EQ(info.repairs, 1);
+	CHECK_EQ(info.status, NEXUS_ONLINE);
+	CHECK_EQ(child_do("c1", IO_READ, 10340, 8, back), IO_OK);
+	CHECK_MEM(back, buf, sizeof(buf));
+	CHECK_EQ(fault_remove(fault, NULL), 0);
+	nexus_unmake();
+}
+
+ENGINE_TEST(the_last_child_freezes_and_destroying_ends_it)
+{
+	static uint8_t buf[BLOCK];
+	struct io io = { .op = IO_WRITE, .nlb = 1 };
+	struct nexus_err ne = {};
+
+	if (!nexus_make(2))
+		return;
+	inject("inject://c0?op=write&stage=completion");
+	inject("inject://c1?op=write&stage=completion");
+	io_set_buf(&io, buf, sizeof(buf));
+	{
+		struct task_event event = {};
+
+		/* awaited by hand: it must not end by itself */
+		io.waiter = &event;
+		io.done = NULL;
+		(void)event;
+	}
+	fault_remove_all();
+	nexus_unmake();
+	(void)ne;
+}
+
+/* ---- the store ---------------------------------------------------------------------------------------------- */
+
+struct late_io {
+	struct io io;
+	struct task_event event;
+	bool is_done;
+};
+
+static void late_done(struct io *io)
+{
+	struct late_io *late = container_of(io, struct late_io, io);
+
+	late->is_done = true;
+	task_event_fire(&late->event);
+}
+
+static void late_start(struct late_io *late, enum io_op op, uint64_t lba, uint32_t nlb, void *buf)
+{
+	*late = (struct late_io){ .io = { .op = (uint8_t)op,
+					  .lba = lba,
+					  .nlb = nlb,
+					  .done = late_done } };
+	io_set_buf(&late->io, buf, (size_t)nlb * BLOCK);
+	io_submit(o.h, &late->io);
+}
+
+static void turns(unsigned n)
+{
+	while (n-- > 0)
+		task_yield();
+}
+
+ENGINE_TEST(nothing_is_acknowledged_while_the_store_is_away)
+{
+	static uint8_t buf[8 * BLOCK], back[8 * BLOCK];
+	struct late_io first, second, read;
+
+	if (!nexus_make(2))
+		return;
+	fill(buf, sizeof(buf), 8);
+	inject("inject://c1?op=write&stage=completion");
+	fake.is_hanging = true;
+	late_start(&first, IO_WRITE, 100, 8, buf);
+	while (fake.let_go == NULL)
+		task_yield();
+	late_start(&second, IO_WRITE, 2000, 8, buf);
+	late_start(&read, IO_READ, 100, 8, back);
+	turns(100);
+	CHECK(!first.is_done && !second.is_done);
+	CHECK(!read.is_done); /* its blocks are new on one leg only */
+	CHECK_EQ(do_io(&o, IO_READ, 5000, 8, back, 0), IO_OK); /* others are read */
+	CHECK_EQ(recorded(1), 1);
+	fake.is_hanging = false;
+	task_event_fire(fake.let_go);
+	task_event_wait(&first.event);
+	task_event_wait(&second.event);
+	task_event_wait(&read.event);
+	CHECK_EQ(first.io.status, IO_OK);
+	CHECK_EQ(second.io.status, IO_OK);
+	CHECK_EQ(read.io.status, IO_OK);
+	CHECK_EQ(recorded(1), 0);
+	CHECK_EQ(status(), NEXUS_DEGRADED);
+	fault_remove_all();
+	nexus_unmake();
+}
+
+ENGINE_TEST(a_store_that_fails_is_asked_again)
+{
+	static uint8_t buf[BLOCK];
+
+	if (!nexus_make(2))
+		return;
+	inject("inject://c1?op=write&stage=completion");
+	fake.fail_next = 2;
+	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK);
+	CHECK_EQ(fake.nfailed, 2);
+	CHECK_EQ(recorded(1), 0);
+	fault_remove_all();
+	nexus_unmake();
+}
+
+ENGINE_TEST(a_store_that_is_lost_ends_the_nexus)
+{
+	static uint8_t buf[BLOCK];
+	struct nexus_info info;
+
+	if (!nexus_make(2))
+		return;
+	inject("inject://c1?op=write&stage=completion");
+	fake.fail_next = 1000;
+	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_ABORTED);
+	CHECK_EQ(fake.nfailed, 3);
+	CHECK_EQ(recorded(1), 1); /* untouched: somebody else may own it */
+	CHECK(!recorded_clean());
+	CHECK(do_io(&o, IO_WRITE, 0, 1, buf, 0) != IO_OK);
+	CHECK(do_io(&o, IO_READ, 0, 1, buf, 0) != IO_OK);
+	nexus_info(nx, &info);
+	CHECK_EQ(info.state, NEXUS_SHUTDOWN);
+	fault_remove_all();
+	nexus_unmake();
+	CHECK(!recorded_clean());
+}
+
+TAP_MAIN()
