@@ -73,8 +73,8 @@ static void channel_apply(struct nexus_channel *nc, void *arg)
 	if (!nc->is_waiting || nc->is_ended)
 		nexus_parked_resolve(nc);
 	nexus_list_start(nc, &nc->held);
+	nexus_list_start(nc, &nc->unmarked);
 	if (nc->is_ended) {
-		nexus_list_start(nc, &nc->unmarked);
 		timer_disarm(nc->ch.reactor, &nc->again_timer);
 		nexus_again_due(&nc->again_timer);
 	}

@@ -25,6 +25,7 @@
 
 #include "base/log.h"
 #include "nexus/internal.h"
+#include "nexus/marks.h"
 
 const struct nexus_rebuilder *nexus_rebuilder;
 
@@ -351,8 +352,13 @@ int nexus_child_attach(struct child *child, struct err *err)
 	device_quiesce(&nx->dev);
 	/* channels that were made meanwhile; nothing runs now */
 	result = nexus_open_legs(nx, child, err);
+	marks_lock(nx);
+	if (result == 0 && !marks_write_children(nx, child))
+		result = err_set(err, -EIO, "write-intent records cannot be written to %s",
+				 child->uri);
 	child->is_writer = result == 0;
 	nexus_apply(nx);
+	marks_unlock(nx);
 	device_resume(&nx->dev);
 	return result;
 }

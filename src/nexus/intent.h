@@ -4,13 +4,14 @@
  *
  * In the reserved metadata area of each child (geometry.h), two copies of every page:
  *
- *   block size rounded up to 4 KiB pages, pairs (A, B):
+ *   pages of 4 KiB, or of a block where that is larger, in pairs (A, B):
  *     page 0               head: which nexus, which replica, how large the segments are
  *     page 1 .. 8          in flight: segments being written, or written and not yet cleared
- *     page 9 + 8 s .. + 7  missed by the child in slot s: exact, for s = 0 .. NEXUS_CHILDREN_MAX-1
+ *     page 9 + 8 s .. + 7  missed by the child in slot s: exact, for 8 slots
  *
- *   a page:  magic, version, index, generation, nexus uuid, replica uuid (of the child it lies on),
- *            subject uuid (of the child that missed, else zero), sequence, crc32c, 4,000 bytes of bits
+ *   a page:  magic, version, index, generation, nexus uuid, replica uuid (of the child it is on),
+ *            subject uuid (of the child that missed, else zero), sequence, crc32c, 4,000 bytes of
+ *            bits
  *
  * Of a pair the copy with the older sequence is overwritten, so a torn write leaves the other one.
  * A reader takes the valid copy with the higher sequence.
@@ -23,8 +24,8 @@
  *   4. All pages carry the generation of the record in the store. Another one, a damaged pair, a
  *      missing page: the map is unknown and the rebuild is full. Never is a doubtful map believed.
  *
- * Rule 3 is why the missed map needs no durable write per request: the in-flight map holds until the
- * missed map is safe. Cost in the common case: one bit test per write, in a map of the channel.
+ * Rule 3 is why the missed map needs no durable write per request: the in-flight map holds until
+ * the missed map is safe. Cost in the common case: one bit test per write, in a map of the channel.
  *
  * Thread: the format is pure. The rest: tasks on the primary.
  */
@@ -91,8 +92,8 @@ bool intent_page_is_valid(const struct intent_page *page, unsigned index);
 /* Is a valid page bound to @id? */
 bool intent_page_is_bound(const struct intent_page *page, const struct intent_id *id);
 
-/* The copy to believe: 0, 1, or -1 when neither is valid. */
-int intent_pair_pick(const struct intent_page pair[2], unsigned index);
+/* The copy to believe: 0, 1, or -1 when neither is valid and bound to @id. */
+int intent_pair_pick(const struct intent_page pair[2], const struct intent_id *id, unsigned index);
 
 /* Add the bits of page @index to @map. */
 void intent_page_or(const struct intent_page *page, struct segmap *map);

@@ -29,6 +29,7 @@
 #include "base/units.h"
 #include "device/emulate.h"
 #include "nexus/internal.h"
+#include "nexus/marks.h"
 
 static struct list all = { &all, &all };
 static struct nexus_store *memory; /* where nobody set a store; lives as long as the process */
@@ -101,6 +102,10 @@ void nexus_info(struct nexus *nx, struct nexus_info *ret)
 		.repairs = atomic_load(&nx->nrepairs),
 		.repairs_failed = atomic_load(&nx->nrepairs_failed),
 		.overlaps = atomic_load(&nx->noverlaps),
+		.segments_in_flight = marks_count(nx),
+		.mark_writes = marks_nwrites(nx),
+		.segment_size = 1ull << (segment_shift(nx->dev.nblocks, nx->dev.block_shift) +
+					 nx->dev.block_shift),
 	};
 }
 
@@ -176,6 +181,7 @@ static void nexus_free(struct nexus *nx) MAY_SUSPEND
 		child_free(child);
 	}
 	list_del(&nx->link);
+	marks_close(nx);
 	record_writer_free(nx->writer);
 	free(nx->overlap);
 	free(nx);
@@ -467,6 +473,10 @@ int nexus_create(const struct nexus_opts *opts, struct nexus **ret_nexus, struct
 		return result;
 	inherit(nx);
 	result = start_children(nx, ne);
+	if (result == 0 && marks_open(nx, ne != NULL ? &ne->err : NULL) < 0)
+		result = nexus_fail(ne, NEXUS_E_INTERNAL, "nexus %s", opts->name);
+	if (result == 0)
+		(void)marks_write_children(nx, NULL); /* who fails is found below */
 	if (result == 0 && nexus_persist(nx, false, ne != NULL ? &ne->err : NULL) < 0)
 		result = nexus_fail(ne, NEXUS_E_STORE, "nexus %s: its record cannot be written",
 				    opts->name);
@@ -521,6 +531,7 @@ int nexus_shutdown(struct nexus *nx, struct nexus_err *ne)
 	task_mutex_lock(&nx->control);
 	nexus_end_io(nx);
 	errand_wait(&nx->retire);
+	marks_finish(nx);
 	close_children(nx);
 	record_clean(nx);
 	nx->state = NEXUS_SHUTDOWN;
@@ -545,8 +556,10 @@ static void nexus_free_device(struct device *dev)
 
 	errands_wait(nx);
 	nx->is_registered = false;
-	if (is_open)
+	if (is_open) {
+		marks_finish(nx);
 		record_clean(nx);
+	}
 	nx->state = NEXUS_CLOSED;
 	nexus_tell(nx, NEXUS_EVENT_DESTROYED, NULL);
 	nexus_free(nx);
@@ -590,6 +603,13 @@ int nexus_resize(struct nexus *nx, uint64_t size, struct nexus_err *ne)
 	}
 	task_mutex_unlock(&nx->control);
 	return result;
+}
+
+/* Driver: quiesced, dev->nblocks is the new size. */
+static int nexus_resized(struct device *dev, uint64_t old_nblocks, struct err *err)
+{
+	(void)old_nblocks;
+	return marks_resize(nexus_of(dev), dev->nblocks, err);
 }
 
 /* ---- the driver ------------------------------------------------------------------------------------ */
@@ -686,4 +706,5 @@ const struct driver driver_nexus = {
 	.channel_open = nexus_channel_open,
 	.channel_close = nexus_channel_close,
 	.submit = nexus_submit,
+	.resized = nexus_resized,
 };

@@ -218,6 +218,7 @@ struct nexus_info {
 	uint64_t repairs, repairs_failed, overlaps;
 	uint32_t segments_in_flight; /* of the write-intent record */
 	uint64_t segment_size;       /* bytes */
+	uint64_t mark_writes;        /* pages of the write-intent record, all children */
 };
 
 struct nexus_child_info {

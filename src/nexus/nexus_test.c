@@ -311,6 +311,7 @@ ENGINE_TEST(a_failing_leg_is_retired_and_the_host_sees_nothing)
 		TAP_ROW(rows[i].fault);
 		if (!nexus_make(2))
 			return;
+		CHECK_EQ(do_io(&o, IO_WRITE, 96, 8, buf, 0), IO_OK); /* the segment is marked */
 		inject(rows[i].fault);
 		fill(buf, sizeof(buf), (unsigned)i);
 		CHECK_EQ(do_io(&o, rows[i].op, has_range ? 96 : 0, has_range ? 8 : 0, buf, 0),
@@ -384,32 +385,6 @@ ENGINE_TEST(a_medium_error_is_repaired_and_the_child_stays)
 	nexus_unmake();
 }
 
-ENGINE_TEST(the_last_child_freezes_and_destroying_ends_it)
-{
-	static uint8_t buf[BLOCK];
-	struct io io = { .op = IO_WRITE, .nlb = 1 };
-	struct nexus_err ne = {};
-
-	if (!nexus_make(2))
-		return;
-	inject("inject://c0?op=write&stage=completion");
-	inject("inject://c1?op=write&stage=completion");
-	io_set_buf(&io, buf, sizeof(buf));
-	{
-		struct task_event event = {};
-
-		/* awaited by hand: it must not end by itself */
-		io.waiter = &event;
-		io.done = NULL;
-		(void)event;
-	}
-	fault_remove_all();
-	nexus_unmake();
-	(void)ne;
-}
-
-/* ---- the store ---------------------------------------------------------------------------------------------- */
-
 struct late_io {
 	struct io io;
 	struct task_event event;
@@ -439,6 +414,246 @@ static void turns(unsigned n)
 	while (n-- > 0)
 		task_yield();
 }
+
+ENGINE_TEST(without_a_healthy_child_io_is_held_until_the_end)
+{
+	static uint8_t buf[BLOCK];
+	struct late_io write, read, flush;
+	struct nexus_err ne = {};
+	struct nexus_info info;
+
+	if (!nexus_make(2))
+		return;
+	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK);
+	inject("inject://c0?op=write&stage=completion");
+	inject("inject://c1?op=write&stage=completion");
+	late_start(&write, IO_WRITE, 0, 1, buf);
+	settle_down();
+	late_start(&read, IO_READ, 0, 1, buf);
+	late_start(&flush, IO_FLUSH, 0, 0, NULL);
+	turns(100);
+	CHECK(!write.is_done && !read.is_done && !flush.is_done);
+	nexus_info(nx, &info);
+	CHECK_EQ(info.status, NEXUS_FAULTED);
+	CHECK(info.is_frozen);
+	CHECK_EQ(recorded(0) + recorded(1), 1); /* never nobody */
+	CHECK(nexus_child_add(nx, uris[2], true, &ne) < 0);
+	CHECK_EQ(ne.why, NEXUS_E_NOT_ALLOWED);
+	ne = (struct nexus_err){};
+	CHECK(nexus_child_online(nx, uris[0], &ne) < 0);
+	CHECK_EQ(ne.why, NEXUS_E_NOT_ALLOWED);
+	ne = (struct nexus_err){};
+	CHECK_EQ(nexus_shutdown(nx, &ne), 0);
+	task_event_wait(&write.event);
+	task_event_wait(&read.event);
+	task_event_wait(&flush.event);
+	CHECK(write.io.status != IO_OK && read.io.status != IO_OK && flush.io.status != IO_OK);
+	fault_remove_all();
+	nexus_unmake();
+}
+
+/* The openers close only when their I/O has ended, and it ends only because the nexus goes. */
+static void close_when_done(void *arg)
+{
+	struct late_io *late = arg;
+
+	task_event_wait(&late->event);
+	desc_close(take(o.desc));
+}
+
+ENGINE_TEST(a_frozen_nexus_can_be_destroyed_under_its_openers)
+{
+	static uint8_t buf[BLOCK];
+	struct late_io write;
+	struct nexus_err ne = {};
+
+	if (!nexus_make(1))
+		return;
+	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK);
+	inject("inject://c0?op=write&stage=completion");
+	late_start(&write, IO_WRITE, 0, 1, buf);
+	settle_down();
+	CHECK(!write.is_done);
+	CHECK_EQ(recorded(0), 1);
+	CHECK_EQ(task_spawn("closer", close_when_done, &write), 0);
+	CHECK_EQ(nexus_destroy(nx, &ne), 0);
+	CHECK(write.io.status != IO_OK);
+	CHECK(device_next(NULL) == NULL);
+	fault_remove_all();
+}
+
+/* ---- children by hand --------------------------------------------------------------------------------------- */
+
+#define REFUSED(call, error)                                              \
+	do {                                                              \
+		struct nexus_err ne_ = {};                                \
+		CHECK((call) < 0);                                        \
+		CHECK_STR(nexus_error_name(ne_.why), nexus_error_name(error)); \
+	} while (0)
+
+ENGINE_TEST(rules_of_removing_and_faulting)
+{
+	struct nexus_err ne = {};
+
+	if (!nexus_make(3))
+		return;
+	REFUSED(nexus_child_remove(nx, "malloc:///x?size_mb=32", &ne_), NEXUS_E_CHILD_NOT_FOUND);
+	CHECK_EQ(nexus_child_fault(nx, uris[0], NEXUS_REASON_OFFLINE, &ne), 0);
+	CHECK_EQ(child_info(0).health, CHILD_HEALTH_DEGRADED);
+	CHECK_EQ(recorded(0), 0);
+	CHECK_EQ(nexus_child_remove(nx, uris[1], &ne), 0);
+	CHECK_EQ(recorded(2), -1); /* two are left in it */
+	REFUSED(nexus_child_remove(nx, uris[2], &ne_), NEXUS_E_REMOVE_LAST_HEALTHY);
+	REFUSED(nexus_child_fault(nx, uris[2], NEXUS_REASON_OFFLINE, &ne_),
+		NEXUS_E_REMOVE_LAST_HEALTHY);
+	REFUSED(nexus_child_fault(nx, uris[2], NEXUS_REASON_IO_ERROR, &ne_),
+		NEXUS_E_REMOVE_LAST_HEALTHY);
+	CHECK_EQ(nexus_child_remove(nx, uris[0], &ne), 0);
+	REFUSED(nexus_child_remove(nx, uris[2], &ne_), NEXUS_E_REMOVE_LAST_CHILD);
+	CHECK_EQ(status(), NEXUS_ONLINE);
+	CHECK_EQ(recorded(0), 1);
+	CHECK(device_lookup("c0") == NULL && device_lookup("c1") == NULL);
+	nexus_unmake();
+}
+
+ENGINE_TEST(who_may_come_back)
+{
+	static const struct {
+		enum nexus_reason reason;
+		bool may;
+	} rows[] = {
+		{ NEXUS_REASON_OFFLINE, true },       { NEXUS_REASON_IO_ERROR, true },
+		{ NEXUS_REASON_NO_SPACE, true },      { NEXUS_REASON_TIMED_OUT, true },
+		{ NEXUS_REASON_ADMIN_FAILED, true },  { NEXUS_REASON_OFFLINE_PERMANENT, false },
+		{ NEXUS_REASON_CANT_OPEN, false },    { NEXUS_REASON_UNKNOWN, false },
+		{ NEXUS_REASON_REBUILD_FAILED, true },
+	};
+
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+		struct nexus_err ne = {};
+
+		TAP_ROW(nexus_reason_name(rows[i].reason));
+		if (!nexus_make(2))
+			return;
+		CHECK_EQ(nexus_child_online(nx, uris[1], &ne), 0); /* it is */
+		CHECK_EQ(nexus_child_fault(nx, uris[1], rows[i].reason, &ne), 0);
+		if (rows[i].may) {
+			CHECK_EQ(nexus_child_online(nx, uris[1], &ne), 0);
+			CHECK_EQ(child_info(1).state, CHILD_OPEN);
+			CHECK(!child_info(1).is_synced);
+			CHECK_EQ(recorded(1), 0);
+		} else {
+			REFUSED(nexus_child_online(nx, uris[1], &ne_), NEXUS_E_NOT_ALLOWED);
+		}
+		nexus_unmake();
+	}
+}
+
+ENGINE_TEST(a_child_that_is_added_gets_writes_and_no_reads)
+{
+	static uint8_t buf[8 * BLOCK], back[8 * BLOCK];
+	struct nexus_err ne = {};
+	struct err err = {};
+
+	if (!nexus_make(2))
+		return;
+	REFUSED(nexus_child_add(nx, uris[1], false, &ne_), NEXUS_E_CHILD_EXISTS);
+	REFUSED(nexus_child_add(nx, "malloc:///s?size_mb=16", false, &ne_),
+		NEXUS_E_CHILD_GEOMETRY);
+	REFUSED(nexus_child_add(nx, "malloc:///s?size_mb=32&blk_size=4096", false, &ne_),
+		NEXUS_E_CHILD_GEOMETRY);
+	REFUSED(nexus_child_add(nx, "no:///s", false, &ne_), NEXUS_E_CREATE_CHILD);
+	CHECK(device_lookup("s") == NULL);
+	fill(buf, sizeof(buf), 9);
+	CHECK_EQ(do_io(&o, IO_WRITE, 100, 8, buf, 0), IO_OK);
+	CHECK_EQ(nexus_child_add(nx, uris[2], false, &ne), 0);
+	CHECK_EQ(status(), NEXUS_DEGRADED);
+	CHECK_EQ(recorded(2), 0);
+	CHECK_EQ(do_io(&o, IO_WRITE, 200, 8, buf, 0), IO_OK);
+	CHECK_EQ(child_do("c2", IO_READ, 10240 + 200, 8, back), IO_OK);
+	CHECK_MEM(back, buf, sizeof(buf));
+	for (unsigned i = 0; i < 6; i++) {
+		CHECK_EQ(do_io(&o, IO_READ, 100, 8, back, 0), IO_OK);
+		CHECK_MEM(back, buf, sizeof(buf)); /* c2 has none of it */
+	}
+	CHECK_EQ(child_do("c2", IO_WRITE, 10240 + 100, 8, buf), IO_OK); /* as a rebuild would */
+	CHECK_EQ(nexus_child_synced(nx->child[2], &err), 0);
+	CHECK_EQ(status(), NEXUS_ONLINE);
+	CHECK_EQ(recorded(2), 1);
+	check_equal("c0", "c2");
+	nexus_unmake();
+}
+
+ENGINE_TEST(a_device_that_goes_closes_its_child)
+{
+	static uint8_t buf[BLOCK];
+
+	if (!nexus_make(2))
+		return;
+	CHECK_EQ(device_destroy(uris[1], NULL), 0);
+	settle_down();
+	CHECK_EQ(child_info(1).state, CHILD_CLOSED);
+	CHECK_EQ(child_info(1).health, CHILD_HEALTH_DEGRADED);
+	CHECK_EQ(recorded(1), 0);
+	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK);
+	CHECK_EQ(status(), NEXUS_DEGRADED);
+	nexus_unmake();
+}
+
+ENGINE_TEST(a_device_that_fails_retires_its_child)
+{
+	if (!nexus_make(2))
+		return;
+	device_announce(device_lookup("c1"), DEVICE_FAILED);
+	settle_down();
+	CHECK_EQ(child_info(1).state, CHILD_FAULTED);
+	CHECK_EQ(child_info(1).reason, NEXUS_REASON_ADMIN_FAILED);
+	nexus_unmake();
+}
+
+ENGINE_TEST(growing)
+{
+	static uint8_t buf[BLOCK];
+	struct nexus_err ne = {};
+	struct nexus_info info;
+
+	if (!nexus_make(2))
+		return;
+	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK);
+	CHECK_EQ(nexus_child_fault(nx, uris[1], NEXUS_REASON_OFFLINE, &ne), 0);
+	REFUSED(nexus_resize(nx, 20 << 20, &ne_), NEXUS_E_RESIZE);
+	CHECK_EQ(nexus_child_online(nx, uris[1], &ne), 0);
+	CHECK_EQ(nexus_resize(nx, 16 << 20, &ne), 0);
+	REFUSED(nexus_resize(nx, 8 << 20, &ne_), NEXUS_E_CHILD_TOO_SMALL);
+	REFUSED(nexus_resize(nx, 32 << 20, &ne_), NEXUS_E_CHILD_TOO_SMALL);
+	CHECK_EQ(nexus_resize(nx, 20 << 20, &ne), 0);
+	nexus_info(nx, &info);
+	CHECK_EQ(info.device_size, 20 << 20);
+	CHECK_EQ(info.segments_in_flight, 1);
+	CHECK_EQ(do_io(&o, IO_WRITE, (20 << 11) - 1, 1, buf, 0), IO_OK);
+	nexus_info(nx, &info);
+	CHECK_EQ(info.segments_in_flight, 2);
+	nexus_unmake();
+}
+
+ENGINE_TEST(shutting_down_twice)
+{
+	static uint8_t buf[BLOCK];
+	struct nexus_err ne = {};
+
+	if (!nexus_make(2))
+		return;
+	CHECK_EQ(nexus_shutdown(nx, &ne), 0);
+	CHECK(recorded_clean());
+	CHECK_EQ(nexus_shutdown(nx, &ne), 0);
+	CHECK_EQ(status(), NEXUS_STATUS_SHUTDOWN);
+	CHECK(do_io(&o, IO_WRITE, 0, 1, buf, 0) != IO_OK);
+	REFUSED(nexus_child_online(nx, uris[1], &ne_), NEXUS_E_NOT_ALLOWED);
+	CHECK(nexus_lookup("n0") == nx);
+	nexus_unmake();
+}
+
+/* ---- the store ---------------------------------------------------------------------------------------------- */
 
 ENGINE_TEST(nothing_is_acknowledged_while_the_store_is_away)
 {

@@ -35,6 +35,7 @@
 
 #include "base/log.h"
 #include "nexus/internal.h"
+#include "nexus/marks.h"
 
 bool nexus_child_fail(struct child *child, enum child_state state, enum nexus_reason reason)
 {
@@ -174,6 +175,8 @@ static void children_leave(struct nexus *nx, uint8_t fallen)
 		child->is_leaving = child->desc != NULL;
 		child->is_writer = false;
 		child->is_missed_known = word & CHILD_SYNCED && child->missed.words != NULL;
+		if (child->desc != NULL && child->desc->dev->has_write_cache)
+			marks_fold_cache(child);
 		child->fault_ns = reactor_primary()->now_ns;
 	}
 }

@@ -81,8 +81,10 @@ static inline void segmap_set_range(struct segmap *map, uint64_t lba, uint64_t n
 {
 	if (nlb == 0)
 		return;
-	for (uint64_t seg = lba >> map->shift; seg <= (lba + nlb - 1) >> map->shift; seg++)
-		segmap_set(map, (uint32_t)seg);
+	for (uint64_t seg = lba >> map->shift; seg <= (lba + nlb - 1) >> map->shift; seg++) {
+		if (seg < map->nsegments)
+			segmap_set(map, (uint32_t)seg);
+	}
 }
 
 /* @to |= @from; maps of the same shape. */
