@@ -438,8 +438,12 @@ static int serve(struct nexus *nx, struct nexus_err *ne) MAY_SUSPEND
 	struct desc_opts opts = { .flags = DESC_WRITE, .event = self_event, .owner = nx };
 	struct err *err = ne != NULL ? &ne->err : NULL;
 
-	if (device_register(&nx->dev, err) < 0)
-		return nexus_fail(ne, NEXUS_E_NAME_EXISTS, "nexus %s", nx->dev.name);
+	if (device_register(&nx->dev, err) < 0) { /* a child has taken the name */
+		int result = nexus_fail(ne, NEXUS_E_NAME_EXISTS, "nexus %s", nx->dev.name);
+
+		nexus_free(nx);
+		return result;
+	}
 	nx->is_registered = true;
 	nx->state = NEXUS_OPEN;
 	if (desc_open(&nx->dev, &opts, &nx->self, err) < 0) {

@@ -428,11 +428,15 @@ ENGINE_TEST(without_a_healthy_child_io_is_held_until_the_end)
 	inject("inject://c0?op=write&stage=completion");
 	inject("inject://c1?op=write&stage=completion");
 	late_start(&write, IO_WRITE, 0, 1, buf);
+	while (status() != NEXUS_FAULTED)
+		task_yield();
 	settle_down();
 	late_start(&read, IO_READ, 0, 1, buf);
 	late_start(&flush, IO_FLUSH, 0, 0, NULL);
 	turns(100);
-	CHECK(!write.is_done && !read.is_done && !flush.is_done);
+	CHECK(!write.is_done);
+	CHECK(!read.is_done);
+	CHECK(!flush.is_done);
 	nexus_info(nx, &info);
 	CHECK_EQ(info.status, NEXUS_FAULTED);
 	CHECK(info.is_frozen);
@@ -447,7 +451,9 @@ ENGINE_TEST(without_a_healthy_child_io_is_held_until_the_end)
 	task_event_wait(&write.event);
 	task_event_wait(&read.event);
 	task_event_wait(&flush.event);
-	CHECK(write.io.status != IO_OK && read.io.status != IO_OK && flush.io.status != IO_OK);
+	CHECK(write.io.status != IO_OK);
+	CHECK(read.io.status != IO_OK);
+	CHECK(flush.io.status != IO_OK);
 	fault_remove_all();
 	nexus_unmake();
 }
@@ -472,6 +478,8 @@ ENGINE_TEST(a_frozen_nexus_can_be_destroyed_under_its_openers)
 	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK);
 	inject("inject://c0?op=write&stage=completion");
 	late_start(&write, IO_WRITE, 0, 1, buf);
+	while (status() != NEXUS_FAULTED)
+		task_yield();
 	settle_down();
 	CHECK(!write.is_done);
 	CHECK_EQ(recorded(0), 1);
@@ -653,6 +661,153 @@ ENGINE_TEST(shutting_down_twice)
 	nexus_unmake();
 }
 
+/* ---- thin children --------------------------------------------------------------------------------------- */
+
+/* The first write of a segment marks it, which wants space, too: so all are marked first. */
+static bool thin_make(const char *const *children, unsigned n)
+{
+	struct nexus_opts opts = {
+		.name = "n0", .size = 4 << 20, .children = children, .nchildren = n
+	};
+	struct desc_opts how = { .flags = DESC_WRITE };
+	struct nexus_err ne = {};
+
+	fake_start();
+	if (nexus_create(&opts, &nx, &ne) < 0)
+		return CHECK_STR(err_text(&ne.err), "a nexus");
+	o = (struct opened){ .dev = nexus_device(nx) };
+	return CHECK_EQ(desc_open(o.dev, &how, &o.desc, &ne.err), 0) &&
+	       CHECK_EQ(handle_open(o.desc, reactor_primary(), &o.h, &ne.err), 0);
+}
+
+ENGINE_TEST(a_full_child_is_out_and_comes_back)
+{
+	static const char *const thin[] = { "malloc:///t0?size_mb=16",
+					    "malloc:///t1?size_mb=16&capacity_mb=1" };
+	static uint8_t buf[2048 * BLOCK];
+	struct nexus_err ne = {};
+
+	if (!thin_make(thin, 2))
+		return;
+	CHECK_EQ(do_io(&o, IO_WRITE, 0, 2048, buf, 0), IO_OK); /* 1 MiB and the marks: too much */
+	settle_down();
+	CHECK_EQ(child_info(1).reason, NEXUS_REASON_NO_SPACE);
+	CHECK_EQ(child_info(1).health, CHILD_HEALTH_DEGRADED);
+	CHECK_EQ(status(), NEXUS_DEGRADED);
+	CHECK_EQ(nexus_child_online(nx, thin[1], &ne), 0);
+	CHECK_EQ(child_info(1).state, CHILD_OPEN);
+	nexus_unmake();
+}
+
+ENGINE_TEST(where_all_are_full_the_host_hears_it)
+{
+	static const char *const thin[] = { "malloc:///t0?size_mb=16&capacity_mb=1",
+					    "malloc:///t1?size_mb=16&capacity_mb=1" };
+	static uint8_t buf[2048 * BLOCK], back[BLOCK];
+	unsigned nchildren;
+
+	for (nchildren = 1; nchildren <= 2; nchildren++) {
+		if (!thin_make(thin, nchildren))
+			return;
+		fill(buf, sizeof(buf), 10);
+		CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK);
+		for (unsigned i = 0; i < 3; i++)
+			CHECK_EQ(do_io(&o, IO_WRITE, 1, 2047 + 1, buf, 0), IO_NO_SPACE);
+		settle_down();
+		CHECK_EQ(status(), nchildren == 1 ? NEXUS_ONLINE : NEXUS_DEGRADED);
+		CHECK_EQ(do_io(&o, IO_READ, 0, 1, back, 0), IO_OK); /* it goes on */
+		CHECK_MEM(back, buf, BLOCK);
+		CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK);
+		nexus_unmake();
+	}
+}
+
+/* ---- by URI ------------------------------------------------------------------------------------------------ */
+
+ENGINE_TEST(uris)
+{
+	static const struct uri_case rows[] = {
+		{ "nexus:///n?size=16M&children=malloc:///a?size_mb=32,malloc:///b?size_mb=32", 0,
+		  NULL, 32767, 512 },
+		{ "nexus:///n?size=16M&required_size&children=malloc:///a?size_mb=32", 0, NULL,
+		  32768, 512 },
+		{ "nexus:///n?size=16M&label=v2&children=malloc:///a?size_mb=32%26blk_size=4096", 0,
+		  NULL, 4096, 4096 },
+		{ "nexus:///n?size=16M&children=null:///a%252Cb?size_mb=32,null:///c?size_mb=32", 0,
+		  NULL, 32767, 512 },
+		{ "nexus:///n?size=16M", -EINVAL, "children=", 0, 0 },
+		{ "nexus:///n?children=malloc:///a?size_mb=32", -EINVAL, "no size", 0, 0 },
+		{ "nexus://n?size=16M&children=malloc:///a?size_mb=32", -EINVAL, "three slashes", 0,
+		  0 },
+		{ "nexus:///n?size=16M&sise=1&children=malloc:///a?size_mb=32", -EINVAL, "sise", 0,
+		  0 },
+		{ "nexus:///n?size=16M&label=v3&children=malloc:///a?size_mb=32", -EINVAL, "v1", 0,
+		  0 },
+		{ "nexus:///n?size=64M&children=malloc:///a?size_mb=32", -EPERM, "less than", 0, 0 },
+		{ "nexus:///n?size=32M&required_size&children=malloc:///a?size_mb=32", -EINVAL,
+		  "too small", 0, 0 },
+		{ "nexus:///n?size=16M&children=malloc:///a?size_mb=32,malloc:///b?size_mb=32"
+		  "%26blk_size=4096",
+		  -EINVAL, "block size", 0, 0 },
+		{ "nexus:///n?size=16M&children=malloc:///a?size_mb=32,malloc:///a?size_mb=32",
+		  -EEXIST, "twice", 0, 0 },
+		{ "nexus:///n?size=16M&children=malloc:///a?size_mb=32,no:///b", -EINVAL, "no", 0, 0 },
+		{ "nexus:///n?size=16M&children=malloc:///a?size_mb=32,malloc:///n?size_mb=32",
+		  -EEXIST, "exists", 0, 0 },
+		{ "nexus:///n?size=16M&children=a,b,c,d,e,f,g,h,i", -EINVAL, "1 to 8", 0, 0 },
+	};
+
+	fake_start();
+	check_uris(rows, ARRAY_LEN(rows));
+	nexus_settings_set(&(struct nexus_settings){});
+}
+
+ENGINE_TEST(arguments_of_version_two)
+{
+	static const struct {
+		const char *name;
+		struct nexus_opts opts;
+		enum nexus_error why;
+	} rows[] = {
+		{ "controller ids", { .cntlid_min = 9, .cntlid_max = 8 }, NEXUS_E_INVALID_ARGUMENTS },
+		{ "controller id", { .cntlid_max = 0xfff0 }, NEXUS_E_INVALID_ARGUMENTS },
+		{ "type", { .resv_type = 7 }, NEXUS_E_INVALID_RESERVATION },
+		{ "preempt without key", { .preempt_key = 1 }, NEXUS_E_INVALID_ARGUMENTS },
+		{ "holder with key",
+		  { .resv_key = 1, .preempt_key = 1, .preempt_policy = NEXUS_PREEMPT_HOLDER },
+		  NEXUS_E_INVALID_ARGUMENTS },
+	};
+
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+		struct nexus_opts opts = rows[i].opts;
+
+		TAP_ROW(rows[i].name);
+		opts.name = "n0";
+		opts.size = 16 << 20;
+		opts.children = uris;
+		opts.nchildren = 1;
+		REFUSED(nexus_create(&opts, &nx, &ne_), rows[i].why);
+		CHECK(nexus_next(NULL) == NULL && device_next(NULL) == NULL);
+	}
+}
+
+ENGINE_TEST(duplicates_are_refused)
+{
+	struct nexus_opts opts = {
+		.name = "n0", .size = 16 << 20, .children = &uris[2], .nchildren = 1
+	};
+	struct nexus_info info;
+
+	if (!nexus_make(1))
+		return;
+	REFUSED(nexus_create(&opts, &nx, &ne_), NEXUS_E_NAME_EXISTS);
+	nexus_info(nx, &info);
+	opts.name = "n1";
+	opts.uuid = info.uuid;
+	REFUSED(nexus_create(&opts, &nx, &ne_), NEXUS_E_UUID_EXISTS);
+	nexus_unmake();
+}
+
 /* ---- the store ---------------------------------------------------------------------------------------------- */
 
 ENGINE_TEST(nothing_is_acknowledged_while_the_store_is_away)
@@ -724,6 +879,65 @@ ENGINE_TEST(a_store_that_is_lost_ends_the_nexus)
 	fault_remove_all();
 	nexus_unmake();
 	CHECK(!recorded_clean());
+}
+
+ENGINE_TEST(a_reservation_conflict_ends_the_nexus)
+{
+	static uint8_t buf[BLOCK];
+	struct nexus_info info;
+
+	if (!nexus_make(2))
+		return;
+	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK);
+	inject("inject://c1?op=write&stage=completion&method=status-nvme-0-83");
+	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_RESERVED);
+	errand_wait(&nx->retire);
+	nexus_info(nx, &info);
+	CHECK_EQ(info.state, NEXUS_SHUTDOWN);
+	CHECK_EQ(recorded(1), 1);
+	fault_remove_all();
+	nexus_unmake();
+}
+
+/* Namespace Not Ready, five times. */
+ENGINE_TEST(patience_with_a_child_that_is_not_ready)
+{
+	static uint8_t buf[BLOCK];
+	const char *fault = "inject://c1?op=rw&stage=completion&method=status-nvme-0-82&retries=3";
+
+	if (!nexus_make(2))
+		return;
+	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK);
+	inject(fault);
+	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK);
+	CHECK_EQ(status(), NEXUS_ONLINE);
+	fault_remove_all();
+	check_equal("c0", "c1");
+	nexus_unmake();
+}
+
+ENGINE_TEST(marks_are_kept_and_cleared)
+{
+	static uint8_t buf[BLOCK];
+	struct nexus_info info;
+
+	if (!nexus_make(2))
+		return;
+	nexus_settings.intent_idle_ns = 2000000;
+	nexus_info(nx, &info);
+	CHECK_EQ(info.segments_in_flight, 0);
+	for (unsigned i = 0; i < 5; i++)
+		CHECK_EQ(do_io(&o, IO_WRITE, i * 128, 1, buf, 0), IO_OK);
+	nexus_info(nx, &info);
+	CHECK_EQ(info.segments_in_flight, 5);
+	while (info.segments_in_flight > 0) {
+		task_yield();
+		nexus_info(nx, &info);
+	}
+	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK);
+	nexus_info(nx, &info);
+	CHECK_EQ(info.segments_in_flight, 1);
+	nexus_unmake();
 }
 
 TAP_MAIN()
