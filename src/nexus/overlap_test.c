@@ -53,8 +53,9 @@ TEST(the_whole_table_is_taken_step_by_step)
 
 enum {
 	WRITERS = 24, /* per reactor */
-	WRITES = 1500,
-	HOT_BLOCKS = 24, /* everybody writes here */
+	WRITES = 12,
+	ROUNDS = 120, /* the last writes of each decide; the legs are compared then */
+	HOT_BLOCKS = 12, /* everybody writes here */
 	NLB_MAX = 9,
 	BLOCK = 512,
 };
@@ -90,7 +91,7 @@ static void writer_next(struct io *io)
 			reactor_post(reactor_primary(), &back);
 		return;
 	}
-	is_huge = rng_chance(&w->rng, 1, 400);
+	is_huge = rng_chance(&w->rng, 1, 200);
 	is_zero = is_huge || rng_chance(&w->rng, 1, 8);
 	is_read = !is_zero && rng_chance(&w->rng, 1, 5);
 	io->op = is_zero ? IO_WRITE_ZEROES : is_read ? IO_READ : IO_WRITE;
@@ -129,7 +130,7 @@ static bool equal_on_both(struct nexus *nx)
 	return CHECK_MEM(x, y, sizeof(x));
 }
 
-static void hammer(struct nexus *nx)
+static void hammer(struct nexus *nx, unsigned seed)
 {
 	struct opened o = { .dev = nexus_device(nx) };
 	struct desc_opts how = { .flags = DESC_WRITE };
@@ -148,7 +149,7 @@ static void hammer(struct nexus *nx)
 			w->h = h;
 			w->left = WRITES;
 			w->io.done = writer_next;
-			rng_init(&w->rng, r * WRITERS + i);
+			rng_init(&w->rng, seed * 1000 + r * WRITERS + i);
 		}
 	}
 	for (unsigned r = 0; r < reactor_count(); r++)
@@ -184,11 +185,14 @@ static int overlap_body(void *arg, struct err *err)
 			CHECK_STR(err_text(&ne.err), "a fault");
 		if (nexus_create(&opts, &nx, &ne) < 0)
 			return CHECK_STR(err_text(&ne.err), "a nexus");
-		hammer(nx);
+		for (unsigned round = 0; round < ROUNDS; round++) {
+			hammer(nx, round);
+			if (!CHECK(equal_on_both(nx)))
+				break;
+		}
 		fault_remove_all();
-		CHECK(equal_on_both(nx));
 		nexus_info(nx, &info);
-		CHECK(info.overlaps > 1000);
+		CHECK(info.overlaps > 100);
 		CHECK_EQ(info.status, NEXUS_ONLINE);
 		CHECK(overlap_is_free(nx->overlap, 0, OVERLAP_NLB_MAX + 1));
 		CHECK_EQ(nx->nblocked, 0);
