@@ -57,7 +57,7 @@ struct marks {
 	uint64_t nwrites;           /* pages, all children */
 };
 
-/* ---- the data path's ---------------------------------------------------------------------------- */
+/* ---- the data path's ------------------------------------------------------------------------ */
 
 bool marks_heat(struct nexus_channel *nc, const struct io *io)
 {
@@ -78,7 +78,7 @@ bool marks_heat(struct nexus_channel *nc, const struct io *io)
 	return !is_wanting;
 }
 
-/* ---- pages ---------------------------------------------------------------------------------------- */
+/* ---- pages ---------------------------------------------------------------------------------- */
 
 static bool is_writer(const struct child *child)
 {
@@ -106,8 +106,9 @@ static uint16_t page_io(struct marks *marks, struct child *child, enum io_op op,
 	struct io io = { .op = (uint8_t)op,
 			 .flags = op == IO_WRITE ? IO_FUA : 0,
 			 .nlb = op == IO_FLUSH ? 0 : nlb,
-			 .lba = op == IO_FLUSH ? 0 : nx->geometry.meta_start +
-					     (uint64_t)(2 * index + copy) * nlb };
+			 .lba = op == IO_FLUSH ? 0
+					       : nx->geometry.meta_start +
+							 (uint64_t)(2 * index + copy) * nlb };
 	uint16_t status = IO_NO_DEVICE;
 	struct handle *h;
 
@@ -192,7 +193,7 @@ static bool has_bits(const struct segmap *map, unsigned part)
 	return segmap_next(map, first) < MIN(map->nsegments, first + INTENT_BITS_BYTES * 8);
 }
 
-/* ---- marking --------------------------------------------------------------------------------------- */
+/* ---- marking -------------------------------------------------------------------------------- */
 
 static void unmarked_start(struct nexus_channel *nc, void *arg)
 {
@@ -231,8 +232,7 @@ static void mark_wanted(struct marks *marks) MAY_SUSPEND
 		if (page_write_all(marks, INTENT_PAGE_IN_FLIGHT + part, NULL, &marks->noted) == 0)
 			continue; /* no writer left: whoever waits is held anyway */
 		for (size_t i = first; i < end; i++)
-			atomic_store(&marks->durable.words[i],
-				     atomic_load(&marks->noted.words[i]));
+			atomic_store(&marks->durable.words[i], atomic_load(&marks->noted.words[i]));
 		is_any = true;
 	}
 	if (!is_any)
@@ -242,7 +242,7 @@ static void mark_wanted(struct marks *marks) MAY_SUSPEND
 		timer_arm(reactor_primary(), &marks->timer, nexus_settings.intent_idle_ns);
 }
 
-/* ---- clearing --------------------------------------------------------------------------------------- */
+/* ---- clearing ------------------------------------------------------------------------------- */
 
 struct tick {
 	struct marks *marks;
@@ -372,7 +372,7 @@ void nexus_mark_run(struct nexus *nx)
 	task_mutex_unlock(&marks->lock);
 }
 
-/* ---- children come ------------------------------------------------------------------------------------ */
+/* ---- children come -------------------------------------------------------------------------- */
 
 /* Everything, both copies: what was there before is of no use to anybody then. */
 static bool child_write_all(struct marks *marks, struct child *child) MAY_SUSPEND
@@ -427,7 +427,7 @@ void marks_fold_cache(struct child *child)
 		segmap_or(&child->missed, &child->nx->marks->durable);
 }
 
-/* ---- life ----------------------------------------------------------------------------------------------- */
+/* ---- life ----------------------------------------------------------------------------------- */
 
 static void marks_free(struct marks *marks)
 {
@@ -495,7 +495,7 @@ void marks_close(struct nexus *nx)
 	marks_free(take(nx->marks));
 }
 
-/* ---- another size --------------------------------------------------------------------------------------- */
+/* ---- another size --------------------------------------------------------------------------- */
 
 /* The blocks of @from, in the segments of @to. */
 static void convert(struct segmap *to, const struct segmap *from)

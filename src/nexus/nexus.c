@@ -54,7 +54,7 @@ void nexus_settings_set(const struct nexus_settings *settings)
 	}
 }
 
-/* ---- finding ------------------------------------------------------------------------------------ */
+/* ---- finding -------------------------------------------------------------------------------- */
 
 struct nexus *nexus_next(struct nexus *prev)
 {
@@ -146,7 +146,7 @@ bool nexus_child_info(struct nexus *nx, unsigned index, struct nexus_child_info 
 	return true;
 }
 
-/* ---- freeing ------------------------------------------------------------------------------------- */
+/* ---- freeing -------------------------------------------------------------------------------- */
 
 static void noop(void *arg)
 {
@@ -193,7 +193,7 @@ static void nexus_freep(struct nexus **nx)
 		nexus_free(*nx);
 }
 
-/* ---- creating ------------------------------------------------------------------------------------ */
+/* ---- creating ------------------------------------------------------------------------------- */
 
 static int check_opts(const struct nexus_opts *opts, struct nexus_err *ne)
 {
@@ -203,8 +203,10 @@ static int check_opts(const struct nexus_opts *opts, struct nexus_err *ne)
 	unsigned max = opts->cntlid_max != 0 ? opts->cntlid_max : NEXUS_CNTLID_MAX;
 
 	if (opts->name == NULL || opts->name[0] == '\0' || strlen(opts->name) >= DEVICE_NAME_MAX)
-		return nexus_fail(ne, NEXUS_E_INVALID_ARGUMENTS, "a nexus needs a name of 1 to %d "
-				  "characters", DEVICE_NAME_MAX - 1);
+		return nexus_fail(ne, NEXUS_E_INVALID_ARGUMENTS,
+				  "a nexus needs a name of 1 to %d "
+				  "characters",
+				  DEVICE_NAME_MAX - 1);
 	if (opts->nchildren == 0 || opts->nchildren > NEXUS_CHILDREN_MAX)
 		return nexus_fail(ne, NEXUS_E_INVALID_ARGUMENTS,
 				  "nexus %s: %u children, 1 to %d are possible", opts->name,
@@ -220,9 +222,8 @@ static int check_opts(const struct nexus_opts *opts, struct nexus_err *ne)
 		return nexus_fail(ne, NEXUS_E_INVALID_RESERVATION,
 				  "nexus %s: reservation type %u, there are 0 to 6", opts->name,
 				  opts->resv_type);
-	if (wants_resv &&
-	    (opts->resv_key == 0 ||
-	     (opts->preempt_policy == NEXUS_PREEMPT_HOLDER && opts->preempt_key != 0)))
+	if (wants_resv && (opts->resv_key == 0 || (opts->preempt_policy == NEXUS_PREEMPT_HOLDER &&
+						   opts->preempt_key != 0)))
 		return nexus_fail(ne, NEXUS_E_INVALID_ARGUMENTS,
 				  "nexus %s: reservations need a key, and a key to preempt goes "
 				  "with the policy ArgKey only",
@@ -493,7 +494,7 @@ int nexus_create(const struct nexus_opts *opts, struct nexus **ret_nexus, struct
 	return serve(take(nx), ne);
 }
 
-/* ---- changing and ending -------------------------------------------------------------------------- */
+/* ---- changing and ending -------------------------------------------------------------------- */
 
 /* Close all children; nothing of them is used on any channel. */
 static void close_children(struct nexus *nx)
@@ -595,7 +596,8 @@ int nexus_resize(struct nexus *nx, uint64_t size, struct nexus_err *ne)
 				    "replicas first",
 				    nx->dev.name, old.nblocks, nx->geometry.nblocks);
 	if (result == 0 && nx->geometry.nblocks > old.nblocks) {
-		result = device_resize(&nx->dev, nx->geometry.nblocks, ne != NULL ? &ne->err : NULL);
+		result = device_resize(&nx->dev, nx->geometry.nblocks,
+				       ne != NULL ? &ne->err : NULL);
 		if (result < 0)
 			result = nexus_fail(ne, NEXUS_E_RESIZE, "nexus %s", nx->dev.name);
 		else
@@ -616,7 +618,7 @@ static int nexus_resized(struct device *dev, uint64_t old_nblocks, struct err *e
 	return marks_resize(nexus_of(dev), dev->nblocks, err);
 }
 
-/* ---- the driver ------------------------------------------------------------------------------------ */
+/* ---- the driver ----------------------------------------------------------------------------- */
 
 /* URIs between commas; a comma inside one is encoded once more. Freed by the caller. */
 static unsigned split_children(char *text, const char *ret[NEXUS_CHILDREN_MAX + 1])
@@ -642,15 +644,15 @@ struct create_args {
 
 static int args_of_uri(struct uri *uri, struct create_args *args, struct err *err)
 {
-	static const char *const labels[] = { "v1", "v2" }, *const picks[] = { "load", "round-robin" };
+	static const char *const labels[] = { "v1", "v2" }, *const picks[] = { "load",
+									       "round-robin" };
 	const char *children = NULL;
 	unsigned label = 0, pick = 0;
 	int result;
 
 	args->opts.name = uri_name(uri);
 	if (uri->authority[0] != '\0')
-		return err_set(err, -EINVAL, "nexus://%s: three slashes are meant",
-			       uri->authority);
+		return err_set(err, -EINVAL, "nexus://%s: three slashes are meant", uri->authority);
 	result = uri_param_size(uri, "size", &args->opts.size, err);
 	if (result == 0)
 		result = uri_param_str(uri, "children", &children, err);

@@ -3,7 +3,6 @@
 #include "nexus/nexus.h"
 
 #include "device/fault.h"
-/* lint: allow includes: a test stands outside the layers and needs drivers and an engine */
 #include "drivers/testing.h"
 #include "nexus/internal.h"
 
@@ -13,7 +12,7 @@ enum {
 	BLOCK = 512,
 };
 
-/* ---- a store that the test owns ------------------------------------------------------------------ */
+/* ---- a store that the test owns ------------------------------------------------------------- */
 
 static struct {
 	struct nexus_store store;
@@ -82,7 +81,7 @@ static bool recorded_clean(void)
 	return record_parse(fake.text, strlen(fake.text), &record, NULL) == 0 && record.is_clean;
 }
 
-/* ---- a nexus of malloc devices ---------------------------------------------------------------------- */
+/* ---- a nexus of malloc devices -------------------------------------------------------------- */
 
 #define UUID_0 "00000000-0000-4000-8000-000000000000"
 #define UUID_1 "00000000-0000-4000-8000-000000000001"
@@ -196,7 +195,7 @@ static void settle_down(void)
 		child_wait_closed(nx->child[nx->order[i]]);
 }
 
-/* ---- data --------------------------------------------------------------------------------------------- */
+/* ---- data ----------------------------------------------------------------------------------- */
 
 ENGINE_TEST(writes_reach_all_children)
 {
@@ -280,7 +279,7 @@ ENGINE_TEST(compare_and_write_is_made_for_all_legs)
 	nexus_unmake();
 }
 
-/* ---- failing children ------------------------------------------------------------------------------------ */
+/* ---- failing children ----------------------------------------------------------------------- */
 
 ENGINE_TEST(a_failing_leg_is_retired_and_the_host_sees_nothing)
 {
@@ -369,7 +368,8 @@ ENGINE_TEST(a_medium_error_is_repaired_and_the_child_stays)
 	fill(buf, sizeof(buf), 6);
 	CHECK_EQ(do_io(&o, IO_WRITE, 100, 8, buf, 0), IO_OK);
 	memset(back, 0, sizeof(back));
-	CHECK_EQ(child_do("c1", IO_WRITE, 10340, 8, back), IO_OK); /* what repair has to put right */
+	CHECK_EQ(child_do("c1", IO_WRITE, 10340, 8, back),
+		 IO_OK); /* what repair has to put right */
 	inject(fault);
 	for (unsigned i = 0; i < 2; i++) {
 		CHECK_EQ(do_io(&o, IO_READ, 100, 8, back, 0), IO_OK);
@@ -401,10 +401,9 @@ static void late_done(struct io *io)
 
 static void late_start(struct late_io *late, enum io_op op, uint64_t lba, uint32_t nlb, void *buf)
 {
-	*late = (struct late_io){ .io = { .op = (uint8_t)op,
-					  .lba = lba,
-					  .nlb = nlb,
-					  .done = late_done } };
+	*late = (struct late_io){
+		.io = { .op = (uint8_t)op, .lba = lba, .nlb = nlb, .done = late_done }
+	};
 	io_set_buf(&late->io, buf, (size_t)nlb * BLOCK);
 	io_submit(o.h, &late->io);
 }
@@ -490,12 +489,12 @@ ENGINE_TEST(a_frozen_nexus_can_be_destroyed_under_its_openers)
 	fault_remove_all();
 }
 
-/* ---- children by hand --------------------------------------------------------------------------------------- */
+/* ---- children by hand ----------------------------------------------------------------------- */
 
-#define REFUSED(call, error)                                              \
-	do {                                                              \
-		struct nexus_err ne_ = {};                                \
-		CHECK((call) < 0);                                        \
+#define REFUSED(call, error)                                                   \
+	do {                                                                   \
+		struct nexus_err ne_ = {};                                     \
+		CHECK((call) < 0);                                             \
 		CHECK_STR(nexus_error_name(ne_.why), nexus_error_name(error)); \
 	} while (0)
 
@@ -530,10 +529,10 @@ ENGINE_TEST(who_may_come_back)
 		enum nexus_reason reason;
 		bool may;
 	} rows[] = {
-		{ NEXUS_REASON_OFFLINE, true },       { NEXUS_REASON_IO_ERROR, true },
-		{ NEXUS_REASON_NO_SPACE, true },      { NEXUS_REASON_TIMED_OUT, true },
-		{ NEXUS_REASON_ADMIN_FAILED, true },  { NEXUS_REASON_OFFLINE_PERMANENT, false },
-		{ NEXUS_REASON_CANT_OPEN, false },    { NEXUS_REASON_UNKNOWN, false },
+		{ NEXUS_REASON_OFFLINE, true },        { NEXUS_REASON_IO_ERROR, true },
+		{ NEXUS_REASON_NO_SPACE, true },       { NEXUS_REASON_TIMED_OUT, true },
+		{ NEXUS_REASON_ADMIN_FAILED, true },   { NEXUS_REASON_OFFLINE_PERMANENT, false },
+		{ NEXUS_REASON_CANT_OPEN, false },     { NEXUS_REASON_UNKNOWN, false },
 		{ NEXUS_REASON_REBUILD_FAILED, true },
 	};
 
@@ -566,8 +565,7 @@ ENGINE_TEST(a_child_that_is_added_gets_writes_and_no_reads)
 	if (!nexus_make(2))
 		return;
 	REFUSED(nexus_child_add(nx, uris[1], false, &ne_), NEXUS_E_CHILD_EXISTS);
-	REFUSED(nexus_child_add(nx, "malloc:///s?size_mb=16", false, &ne_),
-		NEXUS_E_CHILD_GEOMETRY);
+	REFUSED(nexus_child_add(nx, "malloc:///s?size_mb=16", false, &ne_), NEXUS_E_CHILD_GEOMETRY);
 	REFUSED(nexus_child_add(nx, "malloc:///s?size_mb=32&blk_size=4096", false, &ne_),
 		NEXUS_E_CHILD_GEOMETRY);
 	REFUSED(nexus_child_add(nx, "no:///s", false, &ne_), NEXUS_E_CREATE_CHILD);
@@ -661,7 +659,7 @@ ENGINE_TEST(shutting_down_twice)
 	nexus_unmake();
 }
 
-/* ---- thin children --------------------------------------------------------------------------------------- */
+/* ---- thin children -------------------------------------------------------------------------- */
 
 /* The first write of a segment marks it, which wants space, too: so all are marked first. */
 static bool thin_make(const char *const *children, unsigned n)
@@ -722,7 +720,7 @@ ENGINE_TEST(where_all_are_full_the_host_hears_it)
 	}
 }
 
-/* ---- by URI ------------------------------------------------------------------------------------------------ */
+/* ---- by URI --------------------------------------------------------------------------------- */
 
 ENGINE_TEST(uris)
 {
@@ -739,11 +737,12 @@ ENGINE_TEST(uris)
 		{ "nexus:///n?children=malloc:///a?size_mb=32", -EINVAL, "no size", 0, 0 },
 		{ "nexus://n?size=16M&children=malloc:///a?size_mb=32", -EINVAL, "three slashes", 0,
 		  0 },
-		{ "nexus:///n?size=16M&sise=1&children=malloc:///a?size_mb=32", -EINVAL, "sise", 0,
-		  0 },
+		{ "nexus:///n?size=16M&sizes=1&children=malloc:///a?size_mb=32", -EINVAL, "sizes",
+		  0, 0 },
 		{ "nexus:///n?size=16M&label=v3&children=malloc:///a?size_mb=32", -EINVAL, "v1", 0,
 		  0 },
-		{ "nexus:///n?size=64M&children=malloc:///a?size_mb=32", -EPERM, "less than", 0, 0 },
+		{ "nexus:///n?size=64M&children=malloc:///a?size_mb=32", -EPERM, "less than", 0,
+		  0 },
 		{ "nexus:///n?size=32M&required_size&children=malloc:///a?size_mb=32", -EINVAL,
 		  "too small", 0, 0 },
 		{ "nexus:///n?size=16M&children=malloc:///a?size_mb=32,malloc:///b?size_mb=32"
@@ -751,7 +750,8 @@ ENGINE_TEST(uris)
 		  -EINVAL, "block size", 0, 0 },
 		{ "nexus:///n?size=16M&children=malloc:///a?size_mb=32,malloc:///a?size_mb=32",
 		  -EEXIST, "twice", 0, 0 },
-		{ "nexus:///n?size=16M&children=malloc:///a?size_mb=32,no:///b", -EINVAL, "no", 0, 0 },
+		{ "nexus:///n?size=16M&children=malloc:///a?size_mb=32,no:///b", -EINVAL, "no", 0,
+		  0 },
 		{ "nexus:///n?size=16M&children=malloc:///a?size_mb=32,malloc:///n?size_mb=32",
 		  -EEXIST, "exists", 0, 0 },
 		{ "nexus:///n?size=16M&children=a,b,c,d,e,f,g,h,i", -EINVAL, "1 to 8", 0, 0 },
@@ -769,7 +769,9 @@ ENGINE_TEST(arguments_of_version_two)
 		struct nexus_opts opts;
 		enum nexus_error why;
 	} rows[] = {
-		{ "controller ids", { .cntlid_min = 9, .cntlid_max = 8 }, NEXUS_E_INVALID_ARGUMENTS },
+		{ "controller ids",
+		  { .cntlid_min = 9, .cntlid_max = 8 },
+		  NEXUS_E_INVALID_ARGUMENTS },
 		{ "controller id", { .cntlid_max = 0xfff0 }, NEXUS_E_INVALID_ARGUMENTS },
 		{ "type", { .resv_type = 7 }, NEXUS_E_INVALID_RESERVATION },
 		{ "preempt without key", { .preempt_key = 1 }, NEXUS_E_INVALID_ARGUMENTS },
@@ -808,7 +810,7 @@ ENGINE_TEST(duplicates_are_refused)
 	nexus_unmake();
 }
 
-/* ---- the store ---------------------------------------------------------------------------------------------- */
+/* ---- the store ------------------------------------------------------------------------------ */
 
 ENGINE_TEST(nothing_is_acknowledged_while_the_store_is_away)
 {

@@ -4,7 +4,6 @@
 
 #include <sched.h>
 
-/* lint: allow includes: a test stands outside the layers and needs drivers and an engine */
 #include "drivers/testing.h"
 #include "nexus/internal.h"
 
@@ -49,12 +48,12 @@ TEST(the_whole_table_is_taken_step_by_step)
 	CHECK(overlap_is_free(&table, 0, OVERLAP_NLB_MAX + 1));
 }
 
-/* ---- a mirror ------------------------------------------------------------------------------------- */
+/* ---- a mirror ------------------------------------------------------------------------------- */
 
 enum {
 	WRITERS = 24, /* per reactor */
 	WRITES = 12,
-	ROUNDS = 120, /* the last writes of each decide; the legs are compared then */
+	ROUNDS = 120,    /* the last writes of each decide; the legs are compared then */
 	HOT_BLOCKS = 12, /* everybody writes here */
 	NLB_MAX = 9,
 	BLOCK = 512,

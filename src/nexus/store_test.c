@@ -5,7 +5,6 @@
 #include <dirent.h>
 #include <sys/stat.h>
 
-/* lint: allow includes: a test stands outside the layers and needs drivers and an engine */
 #include "drivers/testing.h"
 #include "nexus/internal.h"
 
@@ -39,7 +38,8 @@ TEST(a_record_as_a_control_plane_reads_it)
 
 TEST(the_largest_record_fits)
 {
-	struct nexus_record record = { .nchildren = RECORD_CHILDREN_MAX, .generation = ~0ull }, back;
+	struct nexus_record record = { .nchildren = RECORD_CHILDREN_MAX, .generation = ~0ull },
+			    back;
 	char text[RECORD_TEXT_MAX];
 
 	record_format(&record, text);
@@ -64,7 +64,8 @@ TEST(a_record_is_not_guessed_at)
 		{ "{\"clean_shutdown\": 1, \"children\": []}", -EINVAL },
 		{ "{\"clean_shutdown\": true, \"children\": {}}", -EINVAL },
 		{ "{\"clean_shutdown\": true, \"children\": [1]}", -EINVAL },
-		{ "{\"clean_shutdown\": true, \"children\": [{\"uuid\": \"x\", \"healthy\": true}]}",
+		{ "{\"clean_shutdown\": true, \"children\": [{\"uuid\": \"x\", "
+		  "\"healthy\": true}]}",
 		  -EINVAL },
 		{ "{\"clean_shutdown\": true, \"children\": [{\"healthy\": true}]}", -EINVAL },
 		{ "{\"clean_shutdown\": true, \"children\": [], \"generation\": 5}", -EINVAL },
@@ -144,7 +145,7 @@ ENGINE_TEST(a_store_of_files)
 	CHECK_HAS(err_text(&err), "/proc/nowhere");
 }
 
-/* ---- one put at a time ------------------------------------------------------------------------- */
+/* ---- one put at a time ---------------------------------------------------------------------- */
 
 static struct {
 	struct nexus_store store;
