@@ -30,7 +30,7 @@
 
 #include "nexus/internal.h"
 
-/* ---- apply ------------------------------------------------------------------------------------- */
+/* ---- apply ---------------------------------------------------------------------------------- */
 
 static void leg_apply(struct nexus_channel *nc, const struct child *child)
 {
@@ -81,7 +81,7 @@ static void channel_apply(struct nexus_channel *nc, void *arg)
 	nexus_blocked_walk(nc);
 }
 
-/* ---- every channel ----------------------------------------------------------------------------- */
+/* ---- every channel -------------------------------------------------------------------------- */
 
 struct channel_call {
 	struct nexus_channel *nc;
@@ -167,7 +167,7 @@ uint32_t nexus_inflight(struct nexus *nx, const struct child *child)
 	return in.sum;
 }
 
-/* ---- bells ------------------------------------------------------------------------------------- */
+/* ---- bells ---------------------------------------------------------------------------------- */
 
 static void bell_arrived(struct msg *msg)
 {
@@ -193,7 +193,7 @@ void nexus_bells_ring(struct nexus *nx)
 	}
 }
 
-/* ---- open and close ---------------------------------------------------------------------------- */
+/* ---- open and close ------------------------------------------------------------------------- */
 
 static void channel_enter(void *arg)
 {

@@ -2,8 +2,8 @@
 /*
  * child.c - the children of a nexus: their devices, and what a client may do with them.
  *
- * A child is a URI first. Its device is made from it when the child is opened, and removed when it
- * is closed; so a child that was offline comes back as whatever the URI leads to then.
+ * A child is a URI first. Its device is made from it when the child is opened, and removed when
+ * it is closed; so a child that was offline comes back as whatever the URI leads to then.
  *
  *   operation   allowed                                 then
  *   add         open, not frozen; unknown URI; fits     opened out of sync, recorded, rebuilt
@@ -11,12 +11,12 @@
  *   fault       not the last healthy                    leaves, stays listed
  *   online      closed, or its fault can be mended      opened out of sync, rebuilt
  *
- * Removing goes through retirement: the child becomes stale in the record before it disappears from
- * it, so that a crash between the two leaves a record that is true.
+ * Removing goes through retirement: the child becomes stale in the record before it disappears
+ * from it, so that a crash between the two leaves a record that is true.
  *
  * Decisions: an add or an online whose rebuild cannot start fails, and says so; the child stays
- * listed, out of sync. A child's uuid is the one in its URI, else that of its device: never a reason
- * to refuse it.
+ * listed, out of sync. A child's uuid is the one in its URI, else that of its device: never a
+ * reason to refuse it.
  *
  * Thread: tasks on the primary; child_event() in the announcing task.
  */
@@ -34,7 +34,7 @@ void nexus_set_rebuilder(const struct nexus_rebuilder *rebuilder)
 	nexus_rebuilder = rebuilder;
 }
 
-/* ---- coming and going ------------------------------------------------------------------------- */
+/* ---- coming and going ----------------------------------------------------------------------- */
 
 static bool is_remote(const char *uri)
 {
@@ -157,7 +157,7 @@ void child_close(struct child *child)
 			 err_text(&err));
 }
 
-/* ---- rules --------------------------------------------------------------------------------------- */
+/* ---- rules ---------------------------------------------------------------------------------- */
 
 static int check_serving(struct nexus *nx, struct nexus_err *ne)
 {
@@ -237,7 +237,7 @@ static int check_fits(struct nexus *nx, const struct child *child, struct nexus_
 	return 0;
 }
 
-/* ---- leaving -------------------------------------------------------------------------------------- */
+/* ---- leaving -------------------------------------------------------------------------------- */
 
 /* Out, recorded, closed. */
 static void child_leave(struct child *child, enum child_state state, enum nexus_reason reason)
@@ -256,10 +256,9 @@ int nexus_child_fault(struct nexus *nx, const char *uri, enum nexus_reason reaso
 	int result;
 
 	task_mutex_lock(&nx->control);
-	result = nx->state == NEXUS_OPEN
-			 ? find_child(nx, uri, &child, ne)
-			 : nexus_fail(ne, NEXUS_E_NOT_ALLOWED, "nexus %s is %s", nx->dev.name,
-				      nexus_state_name(nx->state));
+	result = nx->state == NEXUS_OPEN ? find_child(nx, uri, &child, ne)
+					 : nexus_fail(ne, NEXUS_E_NOT_ALLOWED, "nexus %s is %s",
+						      nx->dev.name, nexus_state_name(nx->state));
 	if (result == 0)
 		result = check_not_last(nx, child, ne);
 	if (result == 0) {
@@ -312,6 +311,10 @@ int nexus_child_remove(struct nexus *nx, const char *uri, struct nexus_err *ne)
 		struct err err = {};
 
 		child_leave(child, CHILD_CLOSED, NEXUS_REASON_NONE);
+		marks_lock(nx);
+		child->is_missed_known = false; /* no fold any more */
+		marks_void_missed(child);
+		marks_unlock(nx);
 		child_forget(child);
 		nexus_tell(nx, NEXUS_EVENT_CHILD_REMOVED, child);
 		child_free(child);
@@ -327,7 +330,7 @@ int nexus_child_remove(struct nexus *nx, const char *uri, struct nexus_err *ne)
 	return result;
 }
 
-/* ---- coming --------------------------------------------------------------------------------------- */
+/* ---- coming --------------------------------------------------------------------------------- */
 
 /* A map for what it misses from now on; what was known stays. */
 static int child_map(struct child *child, struct nexus_err *ne)
@@ -358,6 +361,8 @@ int nexus_child_attach(struct child *child, struct err *err)
 				 child->uri);
 	child->is_writer = result == 0;
 	nexus_apply(nx);
+	if (result == 0)
+		marks_void_missed(child);
 	marks_unlock(nx);
 	device_resume(&nx->dev);
 	return result;
@@ -385,7 +390,7 @@ int nexus_child_synced(struct child *child, struct err *err)
 }
 
 /* Opened, out of sync: writes to it, and a rebuild if there is one who does it. */
-static int child_start(struct child *child, bool is_rebuilt, struct nexus_err *ne) MAY_SUSPEND
+int child_start(struct child *child, bool is_rebuilt, struct nexus_err *ne)
 {
 	struct nexus *nx = child->nx;
 	struct err err = {};
@@ -431,8 +436,9 @@ int nexus_child_add(struct nexus *nx, const char *uri, bool is_rebuilt, struct n
 		result = nexus_fail(ne, NEXUS_E_CHILD_EXISTS, "nexus %s has child %s already",
 				    nx->dev.name, uri);
 	if (result == 0 && nx->nchildren == NEXUS_CHILDREN_MAX)
-		result = nexus_fail(ne, NEXUS_E_NOT_ALLOWED, "nexus %s has %d children, no more fit",
-				    nx->dev.name, NEXUS_CHILDREN_MAX);
+		result = nexus_fail(ne, NEXUS_E_NOT_ALLOWED,
+				    "nexus %s has %d children, no more fit", nx->dev.name,
+				    NEXUS_CHILDREN_MAX);
 	if (result == 0) {
 		child = child_new(nx, uri, ne);
 		result = child == NULL ? -EINVAL : child_open(child, ne);
@@ -509,12 +515,11 @@ int nexus_child_online(struct nexus *nx, const char *uri, struct nexus_err *ne)
 		if (can_come_back(atomic_load(&child->word)))
 			result = child_online(child, ne);
 		else
-			result = nexus_fail(ne, NEXUS_E_NOT_ALLOWED,
-					    "child %s is faulted for good (%s): remove it, and add "
-					    "another",
-					    uri,
-					    nexus_reason_name(
-						    child_reason_of(atomic_load(&child->word))));
+			result = nexus_fail(
+				ne, NEXUS_E_NOT_ALLOWED,
+				"child %s is faulted for good (%s): remove it, and add "
+				"another",
+				uri, nexus_reason_name(child_reason_of(atomic_load(&child->word))));
 		nexus_tell_status(nx);
 	}
 	task_mutex_unlock(&nx->control);

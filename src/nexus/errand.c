@@ -5,12 +5,13 @@
  *   any reactor: errand_ring() --message, at most one--> primary: task: run(nx), once more if it
  *                                                        was rung meanwhile --> idle
  *
- * A data path cannot suspend and a message handler must not; what they find out (a leg fell, a block
- * wants repair, the last request of a leg came back) is done by a task. The ring is one flag: asking
- * twice before anybody came is asking once. run() looks for what there is to do itself.
+ * A data path cannot suspend and a message handler must not; what they find out (a leg fell, a
+ * block wants repair, the last request of a leg came back) is done by a task. The ring is one
+ * flag: asking twice before anybody came is asking once. run() looks for what there is to do
+ * itself.
  *
- * Invariants: a ring that happened before run() returned is followed by a look; one task per errand;
- * an errand that is idle has no message on its way, so its owner may be freed.
+ * Invariants: a ring that happened before run() returned is followed by a look; one task per
+ * errand; an errand that is idle has no message on its way, so its owner may be freed.
  *
  * Thread: ring anywhere; the rest on the primary.
  */
@@ -82,11 +83,9 @@ static void errand_arrived(struct msg *msg)
 void errand_init(struct nexus_errand *errand, struct nexus *nx, const char *name,
 		 void (*run)(struct nexus *nx))
 {
-	*errand = (struct nexus_errand){ .nx = nx,
-					 .name = name,
-					 .run = run,
-					 .msg.fn = errand_arrived,
-					 .timer.fn = errand_due };
+	*errand = (struct nexus_errand){
+		.nx = nx, .name = name, .run = run, .msg.fn = errand_arrived, .timer.fn = errand_due
+	};
 	list_init(&errand->waiters);
 }
 

@@ -131,7 +131,7 @@ void nexus_tell_status(struct nexus *nx)
 	nexus_tell(nx, NEXUS_EVENT_STATE, NULL);
 }
 
-/* ---- names --------------------------------------------------------------------------------------- */
+/* ---- names ---------------------------------------------------------------------------------- */
 
 static const struct {
 	const char *name;
@@ -155,8 +155,8 @@ static const struct {
 	[NEXUS_E_CHILD_TOO_SMALL] = { "ChildTooSmall", NEXUS_CLASS_INVALID_ARGUMENT, EINVAL },
 	[NEXUS_E_NOT_ALLOWED] = { "OperationNotAllowed", NEXUS_CLASS_FAILED_PRECONDITION, EPERM },
 	[NEXUS_E_REMOVE_LAST_CHILD] = { "RemoveLastChild", NEXUS_CLASS_FAILED_PRECONDITION, EPERM },
-	[NEXUS_E_REMOVE_LAST_HEALTHY] = { "RemoveLastHealthyChild",
-					  NEXUS_CLASS_FAILED_PRECONDITION, EPERM },
+	[NEXUS_E_REMOVE_LAST_HEALTHY] = { "RemoveLastHealthyChild", NEXUS_CLASS_FAILED_PRECONDITION,
+					  EPERM },
 	[NEXUS_E_INCOMPLETE] = { "NexusIncomplete", NEXUS_CLASS_FAILED_PRECONDITION, EPERM },
 	[NEXUS_E_RESIZE] = { "NexusResize", NEXUS_CLASS_FAILED_PRECONDITION, EPERM },
 	[NEXUS_E_NOT_FOUND] = { "NexusNotFound", NEXUS_CLASS_NOT_FOUND, ENOENT },
@@ -201,8 +201,8 @@ int nexus_fail(struct nexus_err *ne, enum nexus_error why, const char *fmt, ...)
 
 const char *nexus_state_name(enum nexus_state state)
 {
-	static const char *const names[] = { "Init",     "Open",   "Reconfiguring", "ShuttingDown",
-					     "Shutdown", "Closed" };
+	static const char *const names[] = { "Init",         "Open",     "Reconfiguring",
+					     "ShuttingDown", "Shutdown", "Closed" };
 
 	return names[state];
 }

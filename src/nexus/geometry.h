@@ -39,8 +39,8 @@ struct geometry {
 };
 
 /*
- * For one child: how many blocks a nexus of @size bytes can have on it. @is_exact: @size or nothing;
- * otherwise what fits is taken. *ret is untouched on failure.
+ * For one child: how many blocks a nexus of @size bytes can have on it. @is_exact: @size or
+ * nothing; otherwise what fits is taken. *ret is untouched on failure.
  */
 enum geometry_error geometry_of_child(enum nexus_label label, const struct geometry_child *child,
 				      uint64_t size, bool is_exact,

@@ -13,19 +13,21 @@
  *            subject uuid (of the child that missed, else zero), sequence, crc32c, 4,000 bytes of
  *            bits
  *
- * Of a pair the copy with the older sequence is overwritten, so a torn write leaves the other one.
- * A reader takes the valid copy with the higher sequence.
+ * Of a pair the copy with the older sequence is overwritten, so a torn write leaves the other
+ * one. A reader takes the valid copy with the higher sequence.
  *
  * The rules that make them worth something:
  *   1. A segment is durably in flight on every writer before the first write to it is sent.
- *   2. It is cleared only when no write to it is under way, all that were have been flushed on every
- *      writer, and whatever a lost child missed of it is durable in that child's missed map.
- *   3. So what a lost child lacks is always within missed (of that child) or in flight.
+ *   2. It is cleared only when no write to it is under way, all that were have been flushed on
+ *   every    writer, and whatever a lost child missed of it is durable in that child's missed
+ *   map. 3. So what a lost child lacks is always within missed (of that child) or in flight.
  *   4. All pages carry the generation of the record in the store. Another one, a damaged pair, a
- *      missing page: the map is unknown and the rebuild is full. Never is a doubtful map believed.
+ *      missing page: the map is unknown and the rebuild is full. Never is a doubtful map
+ *      believed.
  *
  * Rule 3 is why the missed map needs no durable write per request: the in-flight map holds until
- * the missed map is safe. Cost in the common case: one bit test per write, in a map of the channel.
+ * the missed map is safe. Cost in the common case: one bit test per write, in a map of the
+ * channel.
  *
  * Thread: the format is pure. The rest: tasks on the primary.
  */

@@ -22,9 +22,14 @@ TEST(segments_grow_with_the_volume)
 		uint64_t nblocks;
 		unsigned block_shift, shift;
 	} rows[] = {
-		{ 1, 9, 7 },           { 1 << 20, 9, 7 },      { 256000ull << 7, 9, 7 },
-		{ (256000ull << 7) + 1, 9, 8 }, { 1ull << 31, 9, 14 }, { 1ull << 20, 12, 4 },
-		{ 1ull << 40, 12, 23 }, { 1, 16, 0 },
+		{ 1, 9, 7 },
+		{ 1 << 20, 9, 7 },
+		{ 256000ull << 7, 9, 7 },
+		{ (256000ull << 7) + 1, 9, 8 },
+		{ 1ull << 31, 9, 14 },
+		{ 1ull << 20, 12, 4 },
+		{ 1ull << 40, 12, 23 },
+		{ 1, 16, 0 },
 	};
 
 	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {

@@ -68,10 +68,11 @@ struct record_writer;
 
 enum {
 	LEG_REMOTE_COST = 8, /* requests that a local leg may have more before a remote one reads */
-	STACK_DEPTH_MIN = 3, /* what a nexus says of itself at least, so that children may be added */
+	STACK_DEPTH_MIN =
+		3, /* what a nexus says of itself at least, so that children may be added */
 };
 
-/* ---- child: the primary's -------------------------------------------------------------------- */
+/* ---- child: the primary's ------------------------------------------------------------------- */
 
 /*
  * The state word: state | reason << 8 | synced << 16 | settled << 24. Any reactor swaps OPEN for
@@ -101,8 +102,7 @@ static inline enum nexus_reason child_reason_of(uint32_t word)
 /* In sync until it fell, and the record does not say yet that it did. */
 static inline bool child_is_pending(uint32_t word)
 {
-	return child_state_of(word) != CHILD_OPEN && word & CHILD_SYNCED &&
-	       !(word & CHILD_SETTLED);
+	return child_state_of(word) != CHILD_OPEN && word & CHILD_SYNCED && !(word & CHILD_SETTLED);
 }
 
 struct child {
@@ -124,7 +124,7 @@ struct child {
 
 	/* What it misses. Set by channels from the failing write on; exact if is_missed_known. */
 	struct segmap missed;
-	bool is_missed_known; /* false: everything */
+	bool is_missed_known;               /* false: everything */
 	uint64_t read_errors, write_errors; /* of channels that are closed */
 };
 
@@ -133,7 +133,7 @@ static inline bool child_is_healthy(const struct child *child)
 	return atomic_load(&child->word) == child_word(CHILD_OPEN, NEXUS_REASON_NONE, true);
 }
 
-/* ---- channel: one reactor's ------------------------------------------------------------------ */
+/* ---- channel: one reactor's ----------------------------------------------------------------- */
 
 /* A child as a channel sees it. */
 struct leg {
@@ -166,12 +166,12 @@ struct nexus_channel {
 	/* who is asked */
 	uint8_t readers[NEXUS_CHILDREN_MAX], writers[NEXUS_CHILDREN_MAX];
 	uint8_t nreaders, nwriters;
-	uint8_t turn;    /* reader that was asked last, for ties */
-	uint8_t missing; /* children whose missed map has to be kept, 1 << slot */
-	uint8_t stale;   /* dropped here, mark not durable yet, 1 << slot */
-	bool is_frozen;  /* no healthy child */
-	bool is_ended;   /* shut down: everything fails */
-	bool is_waiting; /* any of these, or nobody to read from: see channel_judge() */
+	uint8_t turn;       /* reader that was asked last, for ties */
+	uint8_t missing;    /* children whose missed map has to be kept, 1 << slot */
+	uint8_t stale;      /* dropped here, mark not durable yet, 1 << slot */
+	bool is_frozen;     /* no healthy child */
+	bool is_ended;      /* shut down: everything fails */
+	bool is_waiting;    /* any of these, or nobody to read from: see channel_judge() */
 	uint32_t load_mask; /* 0: reads take turns */
 	struct fork *free;  /* stack */
 	struct leg leg[NEXUS_CHILDREN_MAX];
@@ -201,7 +201,7 @@ static inline void channel_judge(struct nexus_channel *nc)
 	nc->is_waiting = nc->stale != 0 || nc->is_frozen || nc->is_ended || nc->nreaders == 0;
 }
 
-/* Reached from other reactors; as old as the nexus, so that a message never meets a dead channel. */
+/* Reached from other reactors; as old as the nexus, so no message meets a dead channel. */
 struct nexus_bell {
 	struct msg msg;
 	atomic_bool is_rung;
@@ -210,15 +210,15 @@ struct nexus_bell {
 	struct nexus_channel *nc; /* changed on its own reactor; NULL: none */
 };
 
-/* ---- nexus ----------------------------------------------------------------------------------- */
+/* ---- nexus ---------------------------------------------------------------------------------- */
 
 /* A call to the primary from any reactor that starts a task unless it is there already. */
 struct nexus_errand {
 	struct nexus *nx;
 	struct msg msg;
 	atomic_bool is_rung;
-	bool is_running; /* the task; the primary's, as is the next */
-	bool is_again;   /* rung while it ran */
+	bool is_running;    /* the task; the primary's, as is the next */
+	bool is_again;      /* rung while it ran */
 	struct timer timer; /* tries again where no task could be had */
 	const char *name;
 	void (*run)(struct nexus *nx) MAY_SUSPEND;
@@ -261,7 +261,7 @@ struct nexus {
 	bool is_removed; /* its removal has begun */
 
 	struct nexus_errand retire, monitor, mend, mark, end;
-	struct list gone_waiters; /* child_wait_closed() */
+	struct list gone_waiters;   /* child_wait_closed() */
 	_Atomic uint8_t fallen;     /* slots that retire.c has not looked at yet */
 	atomic_bool wants_shutdown; /* somebody else holds the reservation */
 	uint64_t generation;
@@ -272,7 +272,7 @@ struct nexus {
 	struct repair repair[NEXUS_REPAIRS_MAX];
 	unsigned nrepairs_queued;
 
-	struct marks *marks; /* owned; NULL: none are kept */
+	struct marks *marks;     /* owned; NULL: none are kept */
 	struct overlap *overlap; /* owned */
 	_Atomic uint32_t nblocked;
 	struct nexus_bell bell[REACTORS_MAX];
@@ -286,7 +286,11 @@ static inline struct nexus *nexus_of(struct device *dev)
 	return container_of(dev, struct nexus, dev);
 }
 
-/* ---- io.c, on the channel's reactor ---------------------------------------------------------- */
+/* ---- recover.c: who is in sync, as the record has it; before the device is registered --------- */
+
+int nexus_recover(struct nexus *nx, struct nexus_err *ne) MAY_SUSPEND WARN_UNUSED;
+
+/* ---- io.c, on the channel's reactor --------------------------------------------------------- */
 
 enum io_result nexus_submit(struct channel *ch, struct io *io);
 void nexus_restart(struct msg *msg);
@@ -296,13 +300,13 @@ void nexus_blocked_walk(struct nexus_channel *nc);
 void nexus_again_due(struct timer *timer);
 int nexus_arena_make(struct nexus_channel *nc) WARN_UNUSED;
 
-/* ---- channel.c -------------------------------------------------------------------------------- */
+/* ---- channel.c ------------------------------------------------------------------------------ */
 
 int nexus_channel_open(struct channel *ch, struct err *err) MAY_SUSPEND;
 void nexus_channel_close(struct channel *ch) MAY_SUSPEND;
 /* Wake those on all reactors who wait for blocks. Any reactor. */
 void nexus_bells_ring(struct nexus *nx);
-/* Run fn(nc, arg) on every channel's reactor, one after the other; dev.control is held meanwhile. */
+/* Run fn(nc, arg) on every channel's reactor, one by one; dev.control is held meanwhile. */
 void nexus_each_channel(struct nexus *nx, void (*fn)(struct nexus_channel *nc, void *arg),
 			void *arg) MAY_SUSPEND;
 /* Every channel looks at the children's words again, and lets go who may go. */
@@ -312,7 +316,7 @@ int nexus_open_legs(struct nexus *nx, struct child *child, struct err *err) MAY_
 /* Requests on @child's legs, all channels. */
 uint32_t nexus_inflight(struct nexus *nx, const struct child *child) MAY_SUSPEND;
 
-/* ---- errand.c ---------------------------------------------------------------------------------- */
+/* ---- errand.c ------------------------------------------------------------------------------- */
 
 void errand_init(struct nexus_errand *errand, struct nexus *nx, const char *name,
 		 void (*run)(struct nexus *nx));
@@ -325,21 +329,21 @@ static inline bool errand_is_idle(struct nexus_errand *errand)
 	return !errand->is_running && !atomic_load(&errand->is_rung);
 }
 
-/* ---- retire.c ------------------------------------------------------------------------------------ */
+/* ---- retire.c ------------------------------------------------------------------------------- */
 
 /* Any reactor: @child is out, unless it is already. True: this call did it. */
 bool nexus_child_fail(struct child *child, enum child_state state, enum nexus_reason reason);
 /* Any reactor: the other owner won. */
 void nexus_shutdown_ring(struct nexus *nx);
 void nexus_retire_run(struct nexus *nx) MAY_SUSPEND;
-/* Write the record as the children's is_healthy are now. Bounded tries; -ETIMEDOUT, or the store's. */
+/* Write the record as is_healthy is now. Bounded tries; -ETIMEDOUT, or the store's error. */
 int nexus_persist(struct nexus *nx, bool is_clean, struct err *err) MAY_SUSPEND WARN_UNUSED;
 /* End at once, on our own: I/O fails, children are closed, nothing is written. */
 void nexus_self_shutdown(struct nexus *nx, const char *why) MAY_SUSPEND;
 void nexus_end_io(struct nexus *nx) MAY_SUSPEND;
 unsigned nexus_nhealthy(const struct nexus *nx);
 
-/* ---- record_writer.c: one put at a time, with a time limit --------------------------------------- */
+/* ---- record_writer.c: one put at a time, with a time limit ---------------------------------- */
 
 struct record_writer *record_writer_new(void);
 /* One try. -ETIMEDOUT: it is still at work; the next try waits for it first. */
@@ -347,7 +351,7 @@ int record_writer_put(struct record_writer *writer, const char *key, const char 
 		      uint64_t timeout_ns, struct err *err) MAY_SUSPEND WARN_UNUSED;
 void record_writer_free(struct record_writer *writer); /* also while it hangs */
 
-/* ---- monitor.c ------------------------------------------------------------------------------------ */
+/* ---- monitor.c ------------------------------------------------------------------------------ */
 
 void nexus_monitor_run(struct nexus *nx) MAY_SUSPEND;
 /* Until the monitor is through with @child. */
@@ -360,31 +364,33 @@ static inline void nexus_gone_ring(struct nexus *nx)
 	errand_ring(&nx->monitor);
 }
 
-/* ---- repair.c -------------------------------------------------------------------------------------- */
+/* ---- repair.c ------------------------------------------------------------------------------- */
 
 /* Any reactor: @slot could not read these blocks, another child could. */
 void nexus_repair_ring(struct nexus *nx, uint8_t slot, uint64_t lba, uint32_t nlb);
 void nexus_mend_run(struct nexus *nx) MAY_SUSPEND;
 
-/* ---- marks.c ---------------------------------------------------------------------------------------- */
+/* ---- marks.c -------------------------------------------------------------------------------- */
 
 /* On the channel's reactor: may this write go? It may if its segments are durably marked; else they
  * are asked for, and unmarked requests are started when they are. */
 bool marks_heat(struct nexus_channel *nc, const struct io *io);
 void nexus_mark_run(struct nexus *nx) MAY_SUSPEND;
 
-/* ---- child.c ----------------------------------------------------------------------------------------- */
+/* ---- child.c -------------------------------------------------------------------------------- */
 
 /* A child without a device, in a free slot, as the last of the list. NULL: no memory. */
 struct child *child_new(struct nexus *nx, const char *uri, struct nexus_err *ne);
 void child_free(struct child *child);
 /* Make and open its device; it does not get I/O yet. */
 int child_open(struct child *child, struct nexus_err *ne) MAY_SUSPEND WARN_UNUSED;
+/* It is open, out of sync: writes to it, and a rebuild if there is one who does it. */
+int child_start(struct child *child, bool is_rebuilt, struct nexus_err *ne) MAY_SUSPEND WARN_UNUSED;
 /* Nothing of it may be in flight. */
 void child_close(struct child *child) MAY_SUSPEND;
 struct child *child_find(struct nexus *nx, const char *uri);
 
-/* ---- events.c ------------------------------------------------------------------------------------------ */
+/* ---- events.c ------------------------------------------------------------------------------- */
 
 void nexus_tell(struct nexus *nx, enum nexus_event_type type, const struct child *child);
 void nexus_tell_event(struct nexus_event *event);
@@ -393,7 +399,7 @@ void nexus_tell_status(struct nexus *nx);
 enum nexus_status nexus_status_of(const struct nexus *nx);
 enum child_health child_health_of(const struct child *child);
 
-/* ---- the seam for rebuild ---------------------------------------------------------------------------------
+/* ---- the seam for rebuild -------------------------------------------------------------------
  *
  * rebuild.c registers what starts and ends rebuilds; without it an added child stays out of sync,
  * with writes going to it.

@@ -39,7 +39,7 @@
 
 #include "nexus/internal.h"
 
-/* ---- what a read remembers in its frame ------------------------------------------------------ */
+/* ---- what a read remembers in its frame ----------------------------------------------------- */
 
 struct read_note {
 	uint8_t slot;   /* where it is */
@@ -69,7 +69,7 @@ static struct nexus_channel *channel_of(struct io *io)
 	return container_of(io_top(io)->ch, struct nexus_channel, ch);
 }
 
-/* ---- legs -------------------------------------------------------------------------------------- */
+/* ---- legs ----------------------------------------------------------------------------------- */
 
 /* An answer came from a leg. */
 static inline void leg_back(struct nexus_channel *nc, struct leg *leg)
@@ -123,7 +123,7 @@ static COLD bool child_fault(struct nexus_channel *nc, uint8_t slot, enum fault_
 	return true;
 }
 
-/* ---- reads -------------------------------------------------------------------------------------- */
+/* ---- reads ---------------------------------------------------------------------------------- */
 
 static enum io_result read_done(struct io *io);
 static enum io_result blocked_wait(struct nexus_channel *nc, struct io *io);
@@ -233,7 +233,7 @@ static COLD enum io_result read_failed(struct nexus_channel *nc, struct io *io)
 	if (nc->nreaders == 0)
 		return read_start(nc, io, (struct read_note){});
 	if (verdict.action != CHILD_AGAIN)
-		return IO_DONE; /* every copy has said no, and this one's word stands */
+		return IO_DONE;   /* every copy has said no, and this one's word stands */
 	note.tried = note.medium; /* those who only asked for patience */
 	note_put(io, note);
 	return again_later(nc, io);
@@ -266,7 +266,7 @@ static enum io_result read_done(struct io *io)
 	return IO_DONE;
 }
 
-/* ---- seeking ------------------------------------------------------------------------------------ */
+/* ---- seeking -------------------------------------------------------------------------------- */
 
 static enum io_result seek_done(struct io *io)
 {
@@ -302,7 +302,7 @@ static enum io_result seek_start(struct nexus_channel *nc, struct io *io)
 	return io_forward(nc->leg[note.slot].h, io, seek_done);
 }
 
-/* ---- forks -------------------------------------------------------------------------------------- */
+/* ---- forks ---------------------------------------------------------------------------------- */
 
 static enum io_result fork_finish(struct fork *fork);
 static void part_ended(struct nexus_channel *nc, struct fork *fork, uint8_t slot);
@@ -403,7 +403,7 @@ static inline enum io_result fork_send(struct nexus_channel *nc, struct io *io, 
 	return fork_finish(fork);
 }
 
-/* ---- writes ------------------------------------------------------------------------------------- */
+/* ---- writes --------------------------------------------------------------------------------- */
 
 /* Are all segments of the request known to be marked, by this channel? */
 static inline bool is_hot(const struct nexus_channel *nc, const struct io *io)
@@ -454,7 +454,7 @@ static enum io_result all_start(struct nexus_channel *nc, struct io *io)
 	return fork_send(nc, io, false);
 }
 
-/* ---- the way back of a write ----------------------------------------------------------------- */
+/* ---- the way back of a write ---------------------------------------------------------------- */
 
 /* Not OK, or to be looked at by faults: the leg's answer. */
 static COLD void part_ended(struct nexus_channel *nc, struct fork *fork, uint8_t slot)
@@ -521,7 +521,7 @@ static bool fork_again(struct nexus_channel *nc, struct fork *fork)
 		if (!(failed >> slot & 1) ||
 		    child_verdict(part->op, part->status).action != CHILD_AGAIN)
 			continue;
-		fork->failed &= (uint8_t)~(1u << slot);
+		fork->failed &= (uint8_t) ~(1u << slot);
 		fork->remaining++;
 		(void)again_later(nc, part);
 	}
@@ -654,7 +654,7 @@ void nexus_parked_resolve(struct nexus_channel *nc)
 	}
 }
 
-/* ---- waiting for blocks ---------------------------------------------------------------------------- */
+/* ---- waiting for blocks --------------------------------------------------------------------- */
 
 static void blocked_count(struct nexus_channel *nc, int by)
 {
@@ -759,7 +759,7 @@ static COLD enum io_result blocked_write(struct nexus_channel *nc, struct io *io
 	return blocked_wait(nc, io);
 }
 
-/* ---- in, and in again ------------------------------------------------------------------------------ */
+/* ---- in, and in again ----------------------------------------------------------------------- */
 
 static inline enum io_result start(struct nexus_channel *nc, struct io *io)
 {
@@ -839,7 +839,7 @@ void nexus_again_due(struct timer *timer)
 	}
 }
 
-/* ---- the arena -------------------------------------------------------------------------------------- */
+/* ---- the arena ------------------------------------------------------------------------------ */
 
 int nexus_arena_make(struct nexus_channel *nc)
 {

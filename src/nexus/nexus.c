@@ -54,7 +54,7 @@ void nexus_settings_set(const struct nexus_settings *settings)
 	}
 }
 
-/* ---- finding ------------------------------------------------------------------------------------ */
+/* ---- finding -------------------------------------------------------------------------------- */
 
 struct nexus *nexus_next(struct nexus *prev)
 {
@@ -146,7 +146,7 @@ bool nexus_child_info(struct nexus *nx, unsigned index, struct nexus_child_info 
 	return true;
 }
 
-/* ---- freeing ------------------------------------------------------------------------------------- */
+/* ---- freeing -------------------------------------------------------------------------------- */
 
 static void noop(void *arg)
 {
@@ -193,7 +193,7 @@ static void nexus_freep(struct nexus **nx)
 		nexus_free(*nx);
 }
 
-/* ---- creating ------------------------------------------------------------------------------------ */
+/* ---- creating ------------------------------------------------------------------------------- */
 
 static int check_opts(const struct nexus_opts *opts, struct nexus_err *ne)
 {
@@ -203,8 +203,10 @@ static int check_opts(const struct nexus_opts *opts, struct nexus_err *ne)
 	unsigned max = opts->cntlid_max != 0 ? opts->cntlid_max : NEXUS_CNTLID_MAX;
 
 	if (opts->name == NULL || opts->name[0] == '\0' || strlen(opts->name) >= DEVICE_NAME_MAX)
-		return nexus_fail(ne, NEXUS_E_INVALID_ARGUMENTS, "a nexus needs a name of 1 to %d "
-				  "characters", DEVICE_NAME_MAX - 1);
+		return nexus_fail(ne, NEXUS_E_INVALID_ARGUMENTS,
+				  "a nexus needs a name of 1 to %d "
+				  "characters",
+				  DEVICE_NAME_MAX - 1);
 	if (opts->nchildren == 0 || opts->nchildren > NEXUS_CHILDREN_MAX)
 		return nexus_fail(ne, NEXUS_E_INVALID_ARGUMENTS,
 				  "nexus %s: %u children, 1 to %d are possible", opts->name,
@@ -220,9 +222,8 @@ static int check_opts(const struct nexus_opts *opts, struct nexus_err *ne)
 		return nexus_fail(ne, NEXUS_E_INVALID_RESERVATION,
 				  "nexus %s: reservation type %u, there are 0 to 6", opts->name,
 				  opts->resv_type);
-	if (wants_resv &&
-	    (opts->resv_key == 0 ||
-	     (opts->preempt_policy == NEXUS_PREEMPT_HOLDER && opts->preempt_key != 0)))
+	if (wants_resv && (opts->resv_key == 0 || (opts->preempt_policy == NEXUS_PREEMPT_HOLDER &&
+						   opts->preempt_key != 0)))
 		return nexus_fail(ne, NEXUS_E_INVALID_ARGUMENTS,
 				  "nexus %s: reservations need a key, and a key to preempt goes "
 				  "with the policy ArgKey only",
@@ -438,8 +439,12 @@ static int serve(struct nexus *nx, struct nexus_err *ne) MAY_SUSPEND
 	struct desc_opts opts = { .flags = DESC_WRITE, .event = self_event, .owner = nx };
 	struct err *err = ne != NULL ? &ne->err : NULL;
 
-	if (device_register(&nx->dev, err) < 0)
-		return nexus_fail(ne, NEXUS_E_NAME_EXISTS, "nexus %s", nx->dev.name);
+	if (device_register(&nx->dev, err) < 0) { /* a child has taken the name */
+		int result = nexus_fail(ne, NEXUS_E_NAME_EXISTS, "nexus %s", nx->dev.name);
+
+		nexus_free(nx);
+		return result;
+	}
 	nx->is_registered = true;
 	nx->state = NEXUS_OPEN;
 	if (desc_open(&nx->dev, &opts, &nx->self, err) < 0) {
@@ -449,6 +454,28 @@ static int serve(struct nexus *nx, struct nexus_err *ne) MAY_SUSPEND
 	nexus_tell(nx, NEXUS_EVENT_CREATED, NULL);
 	nexus_tell_status(nx);
 	return 0;
+}
+
+static bool all_open(const struct nexus *nx)
+{
+	for (unsigned i = 0; i < nx->nchildren; i++) {
+		if (child_state_of(atomic_load(&nx->child[nx->order[i]]->word)) != CHILD_OPEN)
+			return false;
+	}
+	return nexus_nhealthy(nx) > 0;
+}
+
+/* Those that the record had as stale, or that may differ. One that cannot start is faulted. */
+static void start_rebuilds(struct nexus *nx) MAY_SUSPEND
+{
+	for (unsigned i = 0; i < nx->nchildren; i++) {
+		struct child *child = nx->child[nx->order[i]];
+		struct nexus_err ne = {};
+
+		if (!child_is_healthy(child) && child_start(child, true, &ne) < 0)
+			log_error("nexus %s: child %s stays out of sync: %s", nx->dev.name,
+				  child->uri, err_text(&ne.err));
+	}
 }
 
 int nexus_create(const struct nexus_opts *opts, struct nexus **ret_nexus, struct nexus_err *ne)
@@ -476,20 +503,28 @@ int nexus_create(const struct nexus_opts *opts, struct nexus **ret_nexus, struct
 	if (result == 0 && marks_open(nx, ne != NULL ? &ne->err : NULL) < 0)
 		result = nexus_fail(ne, NEXUS_E_INTERNAL, "nexus %s", opts->name);
 	if (result == 0)
+		result = nexus_recover(nx, ne);
+	if (result == 0)
 		(void)marks_write_children(nx, NULL); /* who fails is found below */
 	if (result == 0 && nexus_persist(nx, false, ne != NULL ? &ne->err : NULL) < 0)
 		result = nexus_fail(ne, NEXUS_E_STORE, "nexus %s: its record cannot be written",
 				    opts->name);
-	if (result == 0 && nexus_nhealthy(nx) < nx->nchildren)
+	if (result == 0 && !all_open(nx))
 		result = nexus_fail(ne, NEXUS_E_INCOMPLETE, "nexus %s: a child went meanwhile",
 				    opts->name);
 	if (result < 0)
 		return result;
 	*ret_nexus = nx;
-	return serve(take(nx), ne);
+	result = serve(take(nx), ne);
+	if (result == 0) {
+		task_mutex_lock(&(*ret_nexus)->control);
+		start_rebuilds(*ret_nexus);
+		task_mutex_unlock(&(*ret_nexus)->control);
+	}
+	return result;
 }
 
-/* ---- changing and ending -------------------------------------------------------------------------- */
+/* ---- changing and ending -------------------------------------------------------------------- */
 
 /* Close all children; nothing of them is used on any channel. */
 static void close_children(struct nexus *nx)
@@ -591,7 +626,8 @@ int nexus_resize(struct nexus *nx, uint64_t size, struct nexus_err *ne)
 				    "replicas first",
 				    nx->dev.name, old.nblocks, nx->geometry.nblocks);
 	if (result == 0 && nx->geometry.nblocks > old.nblocks) {
-		result = device_resize(&nx->dev, nx->geometry.nblocks, ne != NULL ? &ne->err : NULL);
+		result = device_resize(&nx->dev, nx->geometry.nblocks,
+				       ne != NULL ? &ne->err : NULL);
 		if (result < 0)
 			result = nexus_fail(ne, NEXUS_E_RESIZE, "nexus %s", nx->dev.name);
 		else
@@ -612,7 +648,7 @@ static int nexus_resized(struct device *dev, uint64_t old_nblocks, struct err *e
 	return marks_resize(nexus_of(dev), dev->nblocks, err);
 }
 
-/* ---- the driver ------------------------------------------------------------------------------------ */
+/* ---- the driver ----------------------------------------------------------------------------- */
 
 /* URIs between commas; a comma inside one is encoded once more. Freed by the caller. */
 static unsigned split_children(char *text, const char *ret[NEXUS_CHILDREN_MAX + 1])
@@ -638,15 +674,15 @@ struct create_args {
 
 static int args_of_uri(struct uri *uri, struct create_args *args, struct err *err)
 {
-	static const char *const labels[] = { "v1", "v2" }, *const picks[] = { "load", "round-robin" };
+	static const char *const labels[] = { "v1", "v2" }, *const picks[] = { "load",
+									       "round-robin" };
 	const char *children = NULL;
 	unsigned label = 0, pick = 0;
 	int result;
 
 	args->opts.name = uri_name(uri);
 	if (uri->authority[0] != '\0')
-		return err_set(err, -EINVAL, "nexus://%s: three slashes are meant",
-			       uri->authority);
+		return err_set(err, -EINVAL, "nexus://%s: three slashes are meant", uri->authority);
 	result = uri_param_size(uri, "size", &args->opts.size, err);
 	if (result == 0)
 		result = uri_param_str(uri, "children", &children, err);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * nexus.h - a mirror over devices: made, watched and changed from here; I/O goes through its device.
+ * nexus.h - a mirror over devices: made, watched and changed here; I/O goes through its device.
  *
  *   nexus:///NAME?size=BYTES&children=URI,URI[&uuid=UUID][&label=v1|v2][&required_size]...
  *
@@ -38,7 +38,7 @@ enum {
 
 struct nexus;
 
-/* ---- states and errors --------------------------------------------------------------------- */
+/* ---- states and errors ---------------------------------------------------------------------- */
 
 enum nexus_state {
 	NEXUS_INIT,
@@ -149,7 +149,7 @@ const char *nexus_status_name(enum nexus_status status);
 const char *nexus_reason_name(enum nexus_reason reason);
 const char *child_health_name(enum child_health health);
 
-/* ---- making and ending ----------------------------------------------------------------------- */
+/* ---- making and ending ---------------------------------------------------------------------- */
 
 enum nexus_preempt_policy {
 	NEXUS_PREEMPT_ARG_KEY,
@@ -189,7 +189,7 @@ struct nexus *nexus_next(struct nexus *prev); /* NULL starts; NULL ends */
 struct device *nexus_device(struct nexus *nx);
 struct nexus *nexus_of_device(struct device *dev); /* NULL: it is something else */
 
-/* ---- children --------------------------------------------------------------------------------- */
+/* ---- children ------------------------------------------------------------------------------- */
 
 /* @is_rebuilt: start a rebuild at once. One that cannot start leaves the child faulted, and the
  * call fails with that; the child stays listed. */
@@ -203,7 +203,7 @@ int nexus_child_online(struct nexus *nx, const char *uri,
 int nexus_child_fault(struct nexus *nx, const char *uri, enum nexus_reason reason,
 		      struct nexus_err *ne) MAY_SUSPEND WARN_UNUSED;
 
-/* ---- looking ---------------------------------------------------------------------------------- */
+/* ---- looking -------------------------------------------------------------------------------- */
 
 struct nexus_info {
 	const char *name; /* texts are borrowed until the nexus goes */
@@ -240,7 +240,7 @@ void nexus_info(struct nexus *nx, struct nexus_info *ret);
 /* for (i = 0; nexus_child_info(nx, i, &info); i++) */
 bool nexus_child_info(struct nexus *nx, unsigned index, struct nexus_child_info *ret);
 
-/* ---- events ----------------------------------------------------------------------------------- */
+/* ---- events --------------------------------------------------------------------------------- */
 
 enum nexus_event_type {
 	NEXUS_EVENT_CREATED,
@@ -275,7 +275,7 @@ struct nexus_listener {
 void nexus_listen(struct nexus_listener *listener);
 void nexus_unlisten(struct nexus_listener *listener);
 
-/* ---- settings of the engine --------------------------------------------------------------------- */
+/* ---- settings of the engine ----------------------------------------------------------------- */
 
 struct nexus_settings {
 	struct nexus_store *store; /* borrowed; NULL: a store in memory */

@@ -3,7 +3,6 @@
 #include "nexus/nexus.h"
 
 #include "device/fault.h"
-/* lint: allow includes: a test stands outside the layers and needs drivers and an engine */
 #include "drivers/testing.h"
 #include "nexus/internal.h"
 
@@ -13,7 +12,7 @@ enum {
 	BLOCK = 512,
 };
 
-/* ---- a store that the test owns ------------------------------------------------------------------ */
+/* ---- a store that the test owns ------------------------------------------------------------- */
 
 static struct {
 	struct nexus_store store;
@@ -82,7 +81,7 @@ static bool recorded_clean(void)
 	return record_parse(fake.text, strlen(fake.text), &record, NULL) == 0 && record.is_clean;
 }
 
-/* ---- a nexus of malloc devices ---------------------------------------------------------------------- */
+/* ---- a nexus of malloc devices -------------------------------------------------------------- */
 
 #define UUID_0 "00000000-0000-4000-8000-000000000000"
 #define UUID_1 "00000000-0000-4000-8000-000000000001"
@@ -125,6 +124,15 @@ static void nexus_unmake(void)
 	CHECK_EQ(nexus_destroy(nx, &ne), 0);
 	CHECK(device_next(NULL) == NULL);
 	nexus_settings_set(&(struct nexus_settings){});
+}
+
+/* The same where devices below stay. */
+static void nexus_unmake_kept(void)
+{
+	struct nexus_err ne = {};
+
+	desc_close(o.desc);
+	CHECK_EQ(nexus_destroy(nx, &ne), 0);
 }
 
 static struct nexus_child_info child_info(unsigned i)
@@ -196,7 +204,7 @@ static void settle_down(void)
 		child_wait_closed(nx->child[nx->order[i]]);
 }
 
-/* ---- data --------------------------------------------------------------------------------------------- */
+/* ---- data ----------------------------------------------------------------------------------- */
 
 ENGINE_TEST(writes_reach_all_children)
 {
@@ -280,7 +288,7 @@ ENGINE_TEST(compare_and_write_is_made_for_all_legs)
 	nexus_unmake();
 }
 
-/* ---- failing children ------------------------------------------------------------------------------------ */
+/* ---- failing children ----------------------------------------------------------------------- */
 
 ENGINE_TEST(a_failing_leg_is_retired_and_the_host_sees_nothing)
 {
@@ -369,7 +377,8 @@ ENGINE_TEST(a_medium_error_is_repaired_and_the_child_stays)
 	fill(buf, sizeof(buf), 6);
 	CHECK_EQ(do_io(&o, IO_WRITE, 100, 8, buf, 0), IO_OK);
 	memset(back, 0, sizeof(back));
-	CHECK_EQ(child_do("c1", IO_WRITE, 10340, 8, back), IO_OK); /* what repair has to put right */
+	CHECK_EQ(child_do("c1", IO_WRITE, 10340, 8, back),
+		 IO_OK); /* what repair has to put right */
 	inject(fault);
 	for (unsigned i = 0; i < 2; i++) {
 		CHECK_EQ(do_io(&o, IO_READ, 100, 8, back, 0), IO_OK);
@@ -401,10 +410,9 @@ static void late_done(struct io *io)
 
 static void late_start(struct late_io *late, enum io_op op, uint64_t lba, uint32_t nlb, void *buf)
 {
-	*late = (struct late_io){ .io = { .op = (uint8_t)op,
-					  .lba = lba,
-					  .nlb = nlb,
-					  .done = late_done } };
+	*late = (struct late_io){
+		.io = { .op = (uint8_t)op, .lba = lba, .nlb = nlb, .done = late_done }
+	};
 	io_set_buf(&late->io, buf, (size_t)nlb * BLOCK);
 	io_submit(o.h, &late->io);
 }
@@ -428,11 +436,15 @@ ENGINE_TEST(without_a_healthy_child_io_is_held_until_the_end)
 	inject("inject://c0?op=write&stage=completion");
 	inject("inject://c1?op=write&stage=completion");
 	late_start(&write, IO_WRITE, 0, 1, buf);
+	while (status() != NEXUS_FAULTED)
+		task_yield();
 	settle_down();
 	late_start(&read, IO_READ, 0, 1, buf);
 	late_start(&flush, IO_FLUSH, 0, 0, NULL);
 	turns(100);
-	CHECK(!write.is_done && !read.is_done && !flush.is_done);
+	CHECK(!write.is_done);
+	CHECK(!read.is_done);
+	CHECK(!flush.is_done);
 	nexus_info(nx, &info);
 	CHECK_EQ(info.status, NEXUS_FAULTED);
 	CHECK(info.is_frozen);
@@ -447,7 +459,9 @@ ENGINE_TEST(without_a_healthy_child_io_is_held_until_the_end)
 	task_event_wait(&write.event);
 	task_event_wait(&read.event);
 	task_event_wait(&flush.event);
-	CHECK(write.io.status != IO_OK && read.io.status != IO_OK && flush.io.status != IO_OK);
+	CHECK(write.io.status != IO_OK);
+	CHECK(read.io.status != IO_OK);
+	CHECK(flush.io.status != IO_OK);
 	fault_remove_all();
 	nexus_unmake();
 }
@@ -472,6 +486,8 @@ ENGINE_TEST(a_frozen_nexus_can_be_destroyed_under_its_openers)
 	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK);
 	inject("inject://c0?op=write&stage=completion");
 	late_start(&write, IO_WRITE, 0, 1, buf);
+	while (status() != NEXUS_FAULTED)
+		task_yield();
 	settle_down();
 	CHECK(!write.is_done);
 	CHECK_EQ(recorded(0), 1);
@@ -482,12 +498,12 @@ ENGINE_TEST(a_frozen_nexus_can_be_destroyed_under_its_openers)
 	fault_remove_all();
 }
 
-/* ---- children by hand --------------------------------------------------------------------------------------- */
+/* ---- children by hand ----------------------------------------------------------------------- */
 
-#define REFUSED(call, error)                                              \
-	do {                                                              \
-		struct nexus_err ne_ = {};                                \
-		CHECK((call) < 0);                                        \
+#define REFUSED(call, error)                                                   \
+	do {                                                                   \
+		struct nexus_err ne_ = {};                                     \
+		CHECK((call) < 0);                                             \
 		CHECK_STR(nexus_error_name(ne_.why), nexus_error_name(error)); \
 	} while (0)
 
@@ -522,10 +538,10 @@ ENGINE_TEST(who_may_come_back)
 		enum nexus_reason reason;
 		bool may;
 	} rows[] = {
-		{ NEXUS_REASON_OFFLINE, true },       { NEXUS_REASON_IO_ERROR, true },
-		{ NEXUS_REASON_NO_SPACE, true },      { NEXUS_REASON_TIMED_OUT, true },
-		{ NEXUS_REASON_ADMIN_FAILED, true },  { NEXUS_REASON_OFFLINE_PERMANENT, false },
-		{ NEXUS_REASON_CANT_OPEN, false },    { NEXUS_REASON_UNKNOWN, false },
+		{ NEXUS_REASON_OFFLINE, true },        { NEXUS_REASON_IO_ERROR, true },
+		{ NEXUS_REASON_NO_SPACE, true },       { NEXUS_REASON_TIMED_OUT, true },
+		{ NEXUS_REASON_ADMIN_FAILED, true },   { NEXUS_REASON_OFFLINE_PERMANENT, false },
+		{ NEXUS_REASON_CANT_OPEN, false },     { NEXUS_REASON_UNKNOWN, false },
 		{ NEXUS_REASON_REBUILD_FAILED, true },
 	};
 
@@ -558,8 +574,7 @@ ENGINE_TEST(a_child_that_is_added_gets_writes_and_no_reads)
 	if (!nexus_make(2))
 		return;
 	REFUSED(nexus_child_add(nx, uris[1], false, &ne_), NEXUS_E_CHILD_EXISTS);
-	REFUSED(nexus_child_add(nx, "malloc:///s?size_mb=16", false, &ne_),
-		NEXUS_E_CHILD_GEOMETRY);
+	REFUSED(nexus_child_add(nx, "malloc:///s?size_mb=16", false, &ne_), NEXUS_E_CHILD_GEOMETRY);
 	REFUSED(nexus_child_add(nx, "malloc:///s?size_mb=32&blk_size=4096", false, &ne_),
 		NEXUS_E_CHILD_GEOMETRY);
 	REFUSED(nexus_child_add(nx, "no:///s", false, &ne_), NEXUS_E_CREATE_CHILD);
@@ -653,7 +668,158 @@ ENGINE_TEST(shutting_down_twice)
 	nexus_unmake();
 }
 
-/* ---- the store ---------------------------------------------------------------------------------------------- */
+/* ---- thin children -------------------------------------------------------------------------- */
+
+/* The first write of a segment marks it, which wants space, too: so all are marked first. */
+static bool thin_make(const char *const *children, unsigned n)
+{
+	struct nexus_opts opts = {
+		.name = "n0", .size = 4 << 20, .children = children, .nchildren = n
+	};
+	struct desc_opts how = { .flags = DESC_WRITE };
+	struct nexus_err ne = {};
+
+	fake_start();
+	if (nexus_create(&opts, &nx, &ne) < 0)
+		return CHECK_STR(err_text(&ne.err), "a nexus");
+	o = (struct opened){ .dev = nexus_device(nx) };
+	return CHECK_EQ(desc_open(o.dev, &how, &o.desc, &ne.err), 0) &&
+	       CHECK_EQ(handle_open(o.desc, reactor_primary(), &o.h, &ne.err), 0);
+}
+
+ENGINE_TEST(a_full_child_is_out_and_comes_back)
+{
+	static const char *const thin[] = { "malloc:///t0?size_mb=16",
+					    "malloc:///t1?size_mb=16&capacity_mb=1" };
+	static uint8_t buf[2048 * BLOCK];
+	struct nexus_err ne = {};
+
+	if (!thin_make(thin, 2))
+		return;
+	CHECK_EQ(do_io(&o, IO_WRITE, 0, 2048, buf, 0), IO_OK); /* 1 MiB and the marks: too much */
+	settle_down();
+	CHECK_EQ(child_info(1).reason, NEXUS_REASON_NO_SPACE);
+	CHECK_EQ(child_info(1).health, CHILD_HEALTH_DEGRADED);
+	CHECK_EQ(status(), NEXUS_DEGRADED);
+	CHECK_EQ(nexus_child_online(nx, thin[1], &ne), 0);
+	CHECK_EQ(child_info(1).state, CHILD_OPEN);
+	nexus_unmake();
+}
+
+ENGINE_TEST(where_all_are_full_the_host_hears_it)
+{
+	static const char *const thin[] = { "malloc:///t0?size_mb=16&capacity_mb=1",
+					    "malloc:///t1?size_mb=16&capacity_mb=1" };
+	static uint8_t buf[2048 * BLOCK], back[BLOCK];
+	unsigned nchildren;
+
+	for (nchildren = 1; nchildren <= 2; nchildren++) {
+		if (!thin_make(thin, nchildren))
+			return;
+		fill(buf, sizeof(buf), 10);
+		CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK);
+		for (unsigned i = 0; i < 3; i++)
+			CHECK_EQ(do_io(&o, IO_WRITE, 1, 2047 + 1, buf, 0), IO_NO_SPACE);
+		settle_down();
+		CHECK_EQ(status(), nchildren == 1 ? NEXUS_ONLINE : NEXUS_DEGRADED);
+		CHECK_EQ(do_io(&o, IO_READ, 0, 1, back, 0), IO_OK); /* it goes on */
+		CHECK_MEM(back, buf, BLOCK);
+		CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK);
+		nexus_unmake();
+	}
+}
+
+/* ---- by URI --------------------------------------------------------------------------------- */
+
+ENGINE_TEST(uris)
+{
+	static const struct uri_case rows[] = {
+		{ "nexus:///n?size=16M&children=malloc:///a?size_mb=32,malloc:///b?size_mb=32", 0,
+		  NULL, 32767, 512 },
+		{ "nexus:///n?size=16M&required_size&children=malloc:///a?size_mb=32", 0, NULL,
+		  32768, 512 },
+		{ "nexus:///n?size=16M&label=v2&children=malloc:///a?size_mb=32%26blk_size=4096", 0,
+		  NULL, 4096, 4096 },
+		{ "nexus:///n?size=16M&children=null:///a%252Cb?size_mb=32,null:///c?size_mb=32", 0,
+		  NULL, 32767, 512 },
+		{ "nexus:///n?size=16M", -EINVAL, "children=", 0, 0 },
+		{ "nexus:///n?children=malloc:///a?size_mb=32", -EINVAL, "no size", 0, 0 },
+		{ "nexus://n?size=16M&children=malloc:///a?size_mb=32", -EINVAL, "three slashes", 0,
+		  0 },
+		{ "nexus:///n?size=16M&sizes=1&children=malloc:///a?size_mb=32", -EINVAL, "sizes",
+		  0, 0 },
+		{ "nexus:///n?size=16M&label=v3&children=malloc:///a?size_mb=32", -EINVAL, "v1", 0,
+		  0 },
+		{ "nexus:///n?size=64M&children=malloc:///a?size_mb=32", -EPERM, "less than", 0,
+		  0 },
+		{ "nexus:///n?size=32M&required_size&children=malloc:///a?size_mb=32", -EINVAL,
+		  "too small", 0, 0 },
+		{ "nexus:///n?size=16M&children=malloc:///a?size_mb=32,malloc:///b?size_mb=32"
+		  "%26blk_size=4096",
+		  -EINVAL, "block size", 0, 0 },
+		{ "nexus:///n?size=16M&children=malloc:///a?size_mb=32,malloc:///a?size_mb=32",
+		  -EEXIST, "twice", 0, 0 },
+		{ "nexus:///n?size=16M&children=malloc:///a?size_mb=32,no:///b", -EINVAL, "no", 0,
+		  0 },
+		{ "nexus:///n?size=16M&children=malloc:///a?size_mb=32,malloc:///n?size_mb=32",
+		  -EEXIST, "exists", 0, 0 },
+		{ "nexus:///n?size=16M&children=a,b,c,d,e,f,g,h,i", -EINVAL, "1 to 8", 0, 0 },
+	};
+
+	fake_start();
+	check_uris(rows, ARRAY_LEN(rows));
+	nexus_settings_set(&(struct nexus_settings){});
+}
+
+ENGINE_TEST(arguments_of_version_two)
+{
+	static const struct {
+		const char *name;
+		struct nexus_opts opts;
+		enum nexus_error why;
+	} rows[] = {
+		{ "controller ids",
+		  { .cntlid_min = 9, .cntlid_max = 8 },
+		  NEXUS_E_INVALID_ARGUMENTS },
+		{ "controller id", { .cntlid_max = 0xfff0 }, NEXUS_E_INVALID_ARGUMENTS },
+		{ "type", { .resv_type = 7 }, NEXUS_E_INVALID_RESERVATION },
+		{ "preempt without key", { .preempt_key = 1 }, NEXUS_E_INVALID_ARGUMENTS },
+		{ "holder with key",
+		  { .resv_key = 1, .preempt_key = 1, .preempt_policy = NEXUS_PREEMPT_HOLDER },
+		  NEXUS_E_INVALID_ARGUMENTS },
+	};
+
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+		struct nexus_opts opts = rows[i].opts;
+
+		TAP_ROW(rows[i].name);
+		opts.name = "n0";
+		opts.size = 16 << 20;
+		opts.children = uris;
+		opts.nchildren = 1;
+		REFUSED(nexus_create(&opts, &nx, &ne_), rows[i].why);
+		CHECK(nexus_next(NULL) == NULL && device_next(NULL) == NULL);
+	}
+}
+
+ENGINE_TEST(duplicates_are_refused)
+{
+	struct nexus_opts opts = {
+		.name = "n0", .size = 16 << 20, .children = &uris[2], .nchildren = 1
+	};
+	struct nexus_info info;
+
+	if (!nexus_make(1))
+		return;
+	REFUSED(nexus_create(&opts, &nx, &ne_), NEXUS_E_NAME_EXISTS);
+	nexus_info(nx, &info);
+	opts.name = "n1";
+	opts.uuid = info.uuid;
+	REFUSED(nexus_create(&opts, &nx, &ne_), NEXUS_E_UUID_EXISTS);
+	nexus_unmake();
+}
+
+/* ---- the store ------------------------------------------------------------------------------ */
 
 ENGINE_TEST(nothing_is_acknowledged_while_the_store_is_away)
 {
@@ -724,6 +890,274 @@ ENGINE_TEST(a_store_that_is_lost_ends_the_nexus)
 	fault_remove_all();
 	nexus_unmake();
 	CHECK(!recorded_clean());
+}
+
+ENGINE_TEST(a_reservation_conflict_ends_the_nexus)
+{
+	static uint8_t buf[BLOCK];
+	struct nexus_info info;
+
+	if (!nexus_make(2))
+		return;
+	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK);
+	inject("inject://c1?op=write&stage=completion&method=status-nvme-0-83");
+	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_RESERVED);
+	errand_wait(&nx->retire);
+	nexus_info(nx, &info);
+	CHECK_EQ(info.state, NEXUS_SHUTDOWN);
+	CHECK_EQ(recorded(1), 1);
+	fault_remove_all();
+	nexus_unmake();
+}
+
+/* Namespace Not Ready, five times. */
+ENGINE_TEST(patience_with_a_child_that_is_not_ready)
+{
+	static uint8_t buf[BLOCK];
+	const char *fault = "inject://c1?op=rw&stage=completion&method=status-nvme-0-82&retries=3";
+
+	if (!nexus_make(2))
+		return;
+	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK);
+	inject(fault);
+	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK);
+	CHECK_EQ(status(), NEXUS_ONLINE);
+	fault_remove_all();
+	check_equal("c0", "c1");
+	nexus_unmake();
+}
+
+/* ---- made again ------------------------------------------------------------------------------- */
+
+#define BASE_0 "bdev:///m0?uuid=" UUID_0
+#define BASE_1 "bdev:///m1?uuid=" UUID_1
+#define BASE_2 "bdev:///m2?uuid=" UUID_2
+
+static const char *const base_uris[] = { "malloc:///m0?size_mb=32&uuid=" UUID_0,
+					 "malloc:///m1?size_mb=32&uuid=" UUID_1,
+					 "malloc:///m2?size_mb=32&uuid=" UUID_2 };
+static const char *const kept[] = { BASE_0, BASE_1, BASE_2 };
+
+static bool remake(unsigned nchildren)
+{
+	struct nexus_opts opts = { .name = "n0",
+				   .size = 16 << 20,
+				   .children = kept,
+				   .nchildren = nchildren,
+				   .info_key = "volume" };
+	struct desc_opts how = { .flags = DESC_WRITE };
+	struct nexus_err ne = {};
+
+	CHECK_EQ(uuid_from_text(UUID_3, &opts.uuid, NULL), 0);
+	if (nexus_create(&opts, &nx, &ne) < 0)
+		return CHECK_STR(err_text(&ne.err), "a nexus");
+	o = (struct opened){ .dev = nexus_device(nx) };
+	return CHECK_EQ(desc_open(o.dev, &how, &o.desc, &ne.err), 0) &&
+	       CHECK_EQ(handle_open(o.desc, reactor_primary(), &o.h, &ne.err), 0);
+}
+
+/* Gone like a process that is killed: nothing is cleaned up. */
+static void crash(void)
+{
+	struct nexus_err ne = {};
+
+	nexus_self_shutdown(nx, "the test says so");
+	desc_close(o.desc);
+	CHECK_EQ(nexus_destroy(nx, &ne), 0);
+}
+
+static void bases_make(void)
+{
+	struct device *dev;
+
+	for (size_t i = 0; i < ARRAY_LEN(base_uris); i++)
+		CHECK_EQ(device_create(base_uris[i], &dev, NULL), 0);
+	fake_start();
+}
+
+static void bases_unmake(void)
+{
+	device_remove_all();
+	nexus_settings_set(&(struct nexus_settings){});
+}
+
+/* What rebuilds are given. */
+static struct {
+	bool is_known;
+	uint32_t nsegments;
+	unsigned nstarts;
+} given[NEXUS_CHILDREN_MAX];
+
+static int note_start(struct child *child, struct nexus_err *ne)
+{
+	struct err err = {};
+
+	(void)ne;
+	given[child->slot].is_known = child->is_missed_known;
+	given[child->slot].nsegments = segmap_count(&child->missed);
+	given[child->slot].nstarts++;
+	return nexus_child_attach(child, &err);
+}
+
+static void note_stop(struct child *child)
+{
+	(void)child;
+}
+
+static const struct nexus_rebuilder note_rebuilder = { .start = note_start, .stop = note_stop };
+
+ENGINE_TEST(after_a_crash_what_was_in_flight_is_given_again)
+{
+	static uint8_t buf[BLOCK];
+
+	memset(given, 0, sizeof(given));
+	nexus_set_rebuilder(&note_rebuilder);
+	bases_make();
+	if (!remake(2))
+		return;
+	CHECK_EQ(given[0].nstarts + given[1].nstarts, 0);
+	for (unsigned i = 0; i < 7; i++)
+		CHECK_EQ(do_io(&o, IO_WRITE, i * 128, 1, buf, 0), IO_OK);
+	crash();
+	if (!remake(2))
+		return;
+	CHECK_EQ(given[0].nstarts, 0);
+	CHECK_EQ(given[1].nstarts, 1);
+	CHECK(given[1].is_known);
+	CHECK_EQ(given[1].nsegments, 7);
+	CHECK(child_info(0).is_synced && !child_info(1).is_synced);
+	CHECK_EQ(recorded(0), 1);
+	CHECK_EQ(recorded(1), 0);
+	/* it was being rebuilt when it crashes again: nobody knows how far it came */
+	crash();
+	if (!remake(2))
+		return;
+	CHECK_EQ(given[1].nstarts, 2);
+	CHECK(!given[1].is_known);
+	nexus_unmake_kept();
+	nexus_set_rebuilder(NULL);
+	bases_unmake();
+}
+
+ENGINE_TEST(after_a_clean_end_only_the_lost_child_is_given_what_it_missed)
+{
+	static uint8_t buf[BLOCK];
+	struct nexus_err ne = {};
+
+	memset(given, 0, sizeof(given));
+	nexus_set_rebuilder(&note_rebuilder);
+	bases_make();
+	if (!remake(3))
+		return;
+	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK);
+	CHECK_EQ(nexus_child_fault(nx, kept[1], NEXUS_REASON_OFFLINE, &ne), 0);
+	for (unsigned i = 10; i < 22; i++)
+		CHECK_EQ(do_io(&o, IO_WRITE, i * 128, 1, buf, 0), IO_OK);
+	nexus_unmake_kept();
+	CHECK(recorded_clean());
+	if (!remake(3))
+		return;
+	CHECK_EQ(given[0].nstarts + given[2].nstarts, 0);
+	CHECK_EQ(given[1].nstarts, 1);
+	CHECK(given[1].is_known);
+	CHECK_EQ(given[1].nsegments, 12);
+	nexus_unmake_kept();
+	nexus_set_rebuilder(NULL);
+	bases_unmake();
+}
+
+ENGINE_TEST(a_lost_child_after_a_crash_is_given_both)
+{
+	static uint8_t buf[BLOCK];
+	struct nexus_err ne = {};
+
+	memset(given, 0, sizeof(given));
+	nexus_set_rebuilder(&note_rebuilder);
+	bases_make();
+	if (!remake(3))
+		return;
+	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK);
+	CHECK_EQ(nexus_child_fault(nx, kept[1], NEXUS_REASON_OFFLINE, &ne), 0);
+	for (unsigned i = 10; i < 22; i++)
+		CHECK_EQ(do_io(&o, IO_WRITE, i * 128, 1, buf, 0), IO_OK);
+	errand_wait(&nx->mark);
+	crash();
+	if (!remake(3))
+		return;
+	CHECK(given[1].is_known && given[2].is_known);
+	CHECK_EQ(given[1].nsegments, 13);
+	CHECK_EQ(given[2].nsegments, 13); /* in flight, as far as anybody knows */
+	nexus_unmake_kept();
+	nexus_set_rebuilder(NULL);
+	bases_unmake();
+}
+
+ENGINE_TEST(records_of_another_generation_are_void)
+{
+	static uint8_t buf[BLOCK];
+	char *digit;
+
+	memset(given, 0, sizeof(given));
+	nexus_set_rebuilder(&note_rebuilder);
+	bases_make();
+	if (!remake(2))
+		return;
+	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK);
+	crash();
+	digit = strstr(fake.text, "\"generation\": \"") + strlen("\"generation\": \"");
+	*digit = *digit == '0' ? '1' : '0';
+	if (!remake(2))
+		return;
+	CHECK_EQ(given[1].nstarts, 1);
+	CHECK(!given[1].is_known);
+	nexus_unmake_kept();
+	nexus_set_rebuilder(NULL);
+	bases_unmake();
+}
+
+ENGINE_TEST(stale_children_alone_make_no_nexus)
+{
+	struct nexus_opts opts = { .name = "n0",
+				   .size = 16 << 20,
+				   .children = &kept[1],
+				   .nchildren = 1,
+				   .info_key = "volume" };
+	struct nexus_err ne = {};
+
+	bases_make();
+	if (!remake(2))
+		return;
+	CHECK_EQ(nexus_child_fault(nx, kept[1], NEXUS_REASON_OFFLINE, &ne), 0);
+	nexus_unmake_kept();
+	REFUSED(nexus_create(&opts, &nx, &ne_), NEXUS_E_INCOMPLETE);
+	(void)snprintf(fake.text, sizeof(fake.text), "damaged");
+	REFUSED(nexus_create(&opts, &nx, &ne_), NEXUS_E_STORE);
+	CHECK_STR(fake.text, "damaged"); /* evidence is kept */
+	bases_unmake();
+}
+
+ENGINE_TEST(marks_are_kept_and_cleared)
+{
+	static uint8_t buf[BLOCK];
+	struct nexus_info info;
+
+	if (!nexus_make(2))
+		return;
+	nexus_settings.intent_idle_ns = 2000000;
+	nexus_info(nx, &info);
+	CHECK_EQ(info.segments_in_flight, 0);
+	for (unsigned i = 0; i < 5; i++)
+		CHECK_EQ(do_io(&o, IO_WRITE, i * 128, 1, buf, 0), IO_OK);
+	nexus_info(nx, &info);
+	CHECK_EQ(info.segments_in_flight, 5);
+	while (info.segments_in_flight > 0) {
+		task_yield();
+		nexus_info(nx, &info);
+	}
+	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK);
+	nexus_info(nx, &info);
+	CHECK_EQ(info.segments_in_flight, 1);
+	nexus_unmake();
 }
 
 TAP_MAIN()

@@ -2,11 +2,11 @@
 /*
  * record.c - the record of who is healthy, as JSON and back.
  *
- * What a control plane reads is written as it expects it: clean_shutdown, and children with uuid and
- * healthy. `generation` is ours, sixteen hexadecimal digits as text, because JSON numbers lose bits
- * beyond 2^53. The reader takes what it knows and passes over the rest, so that a newer engine's
- * record can be read; but a member of a known name and a wrong type is an error, not a default:
- * guessing that a child is healthy could lose data.
+ * What a control plane reads is written as it expects it: clean_shutdown, and children with uuid
+ * and healthy. `generation` is ours, sixteen hexadecimal digits as text, because JSON numbers
+ * lose bits beyond 2^53. The reader takes what it knows and passes over the rest, so that a newer
+ * engine's record can be read; but a member of a known name and a wrong type is an error, not a
+ * default: guessing that a child is healthy could lose data.
  *
  * Thread: any; no state.
  */
@@ -69,7 +69,8 @@ static int generation_parse(const json_t *json, uint64_t *ret, struct err *err)
 	if (json == NULL)
 		return 0;
 	if (text == NULL || strlen(text) != 16 || strspn(text, "0123456789abcdef") != 16)
-		return err_set(err, -EINVAL, "the record's generation is not 16 hexadecimal digits");
+		return err_set(err, -EINVAL,
+			       "the record's generation is not 16 hexadecimal digits");
 	*ret = strtoull(text, &end, 16);
 	return 0;
 }
@@ -96,7 +97,8 @@ int record_parse(const char *text, size_t len, struct nexus_record *ret, struct 
 	if (!json_is_boolean(clean) || !json_is_array(children))
 		return err_set(err, -EINVAL, "the record lacks clean_shutdown or children");
 	record.is_clean = json_is_true(clean);
-	json_array_foreach (children, i, child) {
+	json_array_foreach(children, i, child)
+	{
 		result = child_parse(child, &record, err);
 		if (result < 0)
 			return result;

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * record_writer.c - one put at a time, by a task of its own, so that a store that hangs holds nobody
- * for longer than a time limit.
+ * record_writer.c - one put at a time, by a task of its own, so that a store that hangs holds
+ * nobody for longer than a time limit.
  *
  *   IDLE --put--> task: store->put() --> IDLE          the caller waits for it, or for the limit
  *                    | limit passed: the caller gets -ETIMEDOUT and may come again: he then waits
- *                    v for the put that hangs, because a second one beside it could be overtaken by
+ *                    v for the put that hangs, because a second one beside it could be overtaken
+ *                    by
  *                 HANGING  it, and an old record replace a newer one
  *
  * A writer that is freed while it hangs frees itself when the store lets go of it.

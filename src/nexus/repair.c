@@ -3,16 +3,19 @@
  * repair.c - blocks that one child could not read, written back from one that could.
  *
  *   data path: (slot, lba, nlb) into a short queue --ring--> task:
- *     lock the range -> read a healthy child -> write the other -> read it again, compare -> unlock
+ *     lock the range -> read a healthy child -> write the other -> read it again, compare ->
+ *     unlock
  *
- * The range lock keeps the host's writes away between reading and writing, or old data could land on
- * new. It waits for what is in flight, so it is taken without anything of ours pending. A child that
- * cannot be written either, or gives back something else, is retired. One that is out meanwhile is
- * let be: its rebuild will write these blocks.
+ * The range lock keeps the host's writes away between reading and writing, or old data could land
+ * on new. It waits for what is in flight, so it is taken without anything of ours pending. A
+ * child that cannot be written either, or gives back something else, is retired. One that is out
+ * meanwhile is let be: its rebuild will write these blocks.
  *
- * A full queue drops what comes: the next read of the block brings it again, and a scrub finds it.
+ * A full queue drops what comes: the next read of the block brings it again, and a scrub finds
+ * it.
  *
- * Thread: nexus_repair_ring() on any reactor; the flag is held for a few stores, in an error path.
+ * Thread: nexus_repair_ring() on any reactor; the flag is held for a few stores, in an error
+ * path.
  */
 #include <string.h>
 
@@ -39,8 +42,9 @@ void nexus_repair_ring(struct nexus *nx, uint8_t slot, uint64_t lba, uint32_t nl
 {
 	repair_lock(nx);
 	if (nx->nrepairs_queued < NEXUS_REPAIRS_MAX)
-		nx->repair[nx->nrepairs_queued++] =
-			(struct repair){ .lba = lba, .nlb = nlb, .slot = slot };
+		nx->repair[nx->nrepairs_queued++] = (struct repair){ .lba = lba,
+								     .nlb = nlb,
+								     .slot = slot };
 	repair_unlock(nx);
 	errand_ring(&nx->mend);
 }
@@ -114,10 +118,9 @@ static bool mend_chunk(struct nexus *nx, uint8_t slot, uint64_t lba, uint32_t nl
 
 static void mend(struct nexus *nx, const struct repair *repair, uint8_t *buf) MAY_SUSPEND
 {
-	struct nexus_event event = { .type = NEXUS_EVENT_REPAIRED,
-				     .nx = nx,
-				     .lba = repair->lba,
-				     .nlb = repair->nlb };
+	struct nexus_event event = {
+		.type = NEXUS_EVENT_REPAIRED, .nx = nx, .lba = repair->lba, .nlb = repair->nlb
+	};
 	uint32_t step = REPAIR_CHUNK >> nx->dev.block_shift;
 	struct range_lock lock;
 

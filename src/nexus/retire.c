@@ -12,22 +12,22 @@
  *         4 release  every channel: parked writes are acknowledged, held ones go to those left
  *         5 close    monitor.c, when nothing is in flight on it any more
  *
- * Nothing here waits for requests on the child: a leg that hangs holds only the requests that are on
- * it. Reads go on throughout: a block that a parked write has changed is its own until it is
+ * Nothing here waits for requests on the child: a leg that hangs holds only the requests that are
+ * on it. Reads go on throughout: a block that a parked write has changed is its own until it is
  * acknowledged, so no reader sees what the record does not cover yet.
  *
- * The last child. The record never says that nobody is healthy: when the last falls, its entry stays
- * as it is, so that the volume can be made again from it. The nexus is then Faulted and frozen: I/O
- * is held, not failed, until it is shut down, destroyed or made again. One exception: a last child
- * without space. It holds every acknowledged write, and freezing would be no help to a host who
- * could delete something, so the child is taken back and the host gets "no space".
+ * The last child. The record never says that nobody is healthy: when the last falls, its entry
+ * stays as it is, so that the volume can be made again from it. The nexus is then Faulted and
+ * frozen: I/O is held, not failed, until it is shut down, destroyed or made again. One exception:
+ * a last child without space. It holds every acknowledged write, and freezing would be no help to
+ * a host who could delete something, so the child is taken back and the host gets "no space".
  *
- * The store fails for good: the nexus ends itself. Parked writes fail, the record stays untouched,
- * because somebody else may own it already. The same when a child reports that another owner holds
- * the reservation.
+ * The store fails for good: the nexus ends itself. Parked writes fail, the record stays
+ * untouched, because somebody else may own it already. The same when a child reports that another
+ * owner holds the reservation.
  *
- * Invariants: one round at a time; a child is settled only after a put that had it as unhealthy, or
- * if it was not in sync; puts are in the order of the changes they tell (record_lock).
+ * Invariants: one round at a time; a child is settled only after a put that had it as unhealthy,
+ * or if it was not in sync; puts are in the order of the changes they tell (record_lock).
  *
  * Thread: tasks on the primary, but nexus_child_fail() and the rings.
  */
@@ -59,7 +59,7 @@ void nexus_shutdown_ring(struct nexus *nx)
 	errand_ring(&nx->retire);
 }
 
-/* ---- the record ---------------------------------------------------------------------------------- */
+/* ---- the record ----------------------------------------------------------------------------- */
 
 static void record_of(const struct nexus *nx, bool is_clean, struct nexus_record *record)
 {
@@ -92,8 +92,8 @@ static int persist_tries(struct nexus *nx, bool is_clean, struct err *err)
 		log_warn("nexus %s: record not written, try %u of %u, writes wait: %s",
 			 nx->dev.name, try, nexus_settings.store_tries, err_text(err));
 		if (try == 1)
-			nexus_tell_event(&(struct nexus_event){ .type = NEXUS_EVENT_STORE,
-								.nx = nx });
+			nexus_tell_event(
+				&(struct nexus_event){ .type = NEXUS_EVENT_STORE, .nx = nx });
 		if (try < nexus_settings.store_tries)
 			task_sleep(nexus_settings.store_pause_ns);
 	}
@@ -113,7 +113,7 @@ int nexus_persist(struct nexus *nx, bool is_clean, struct err *err)
 	return result;
 }
 
-/* ---- the end ------------------------------------------------------------------------------------- */
+/* ---- the end -------------------------------------------------------------------------------- */
 
 void nexus_end_io(struct nexus *nx)
 {
@@ -133,9 +133,9 @@ void nexus_self_shutdown(struct nexus *nx, const char *why)
 		uint32_t word = atomic_load(&child->word);
 
 		while (child_state_of(word) == CHILD_OPEN &&
-		       !atomic_compare_exchange_weak(&child->word, &word,
-						     child_word(CHILD_CLOSED, NEXUS_REASON_NONE,
-								word & CHILD_SYNCED)))
+		       !atomic_compare_exchange_weak(
+			       &child->word, &word,
+			       child_word(CHILD_CLOSED, NEXUS_REASON_NONE, word & CHILD_SYNCED)))
 			;
 		child->is_leaving = child->desc != NULL;
 	}
@@ -145,7 +145,7 @@ void nexus_self_shutdown(struct nexus *nx, const char *why)
 	nexus_tell_status(nx);
 }
 
-/* ---- a round -------------------------------------------------------------------------------------- */
+/* ---- a round -------------------------------------------------------------------------------- */
 
 /* The last child fell for want of space: it stays. */
 static void revive_last(struct nexus *nx)
@@ -245,6 +245,7 @@ static void retire_round(struct nexus *nx, uint8_t fallen)
 	}
 	settle(nx);
 	nexus_apply(nx);
+	marks_fold(nx);
 	errand_ring(&nx->monitor);
 }
 

@@ -2,21 +2,22 @@
 /*
  * store.c - two places for the record of who is healthy: memory and files.
  *
- * memory: gone with the process. For tests, for volumes that need not outlive it, and as what there
- * is where nobody said anything.
+ * memory: gone with the process. For tests, for volumes that need not outlive it, and as what
+ * there is where nobody said anything.
  *
  * files: one per key in a directory. A put writes KEY.tmp, syncs it, renames it over KEY.json and
  * syncs the directory; so at any moment of a crash there is the old record or the new one, whole.
- * Everything that may block runs on the worker pool. A key becomes a file name by percent-encoding
- * what is not a letter, a digit, a hyphen or an underscore: no key can name another directory.
+ * Everything that may block runs on the worker pool. A key becomes a file name by
+ * percent-encoding what is not a letter, a digit, a hyphen or an underscore: no key can name
+ * another directory.
  *
- * A put that failed after the rename is reported as failed though the new record may be there. That
- * is safe: who puts again puts the same or a newer one.
+ * A put that failed after the rename is reported as failed though the new record may be there.
+ * That is safe: who puts again puts the same or a newer one.
  *
  * Thread: tasks on the primary, one call per store and key at a time (record_writer.c).
  *
- * Rejected: one file with all records (a torn write would concern all volumes); an fsync through the
- * reactor's ring (rename and the directory's sync have none on the oldest kernel).
+ * Rejected: one file with all records (a torn write would concern all volumes); an fsync through
+ * the reactor's ring (rename and the directory's sync have none on the oldest kernel).
  */
 #include "nexus/store.h"
 
@@ -33,7 +34,7 @@ enum {
 	PATH_LEN_MAX = 4096, /* bytes with the NUL, as the kernel has it */
 };
 
-/* ---- memory --------------------------------------------------------------------------------------- */
+/* ---- memory --------------------------------------------------------------------------------- */
 
 struct memory_record {
 	struct list link;
@@ -121,7 +122,7 @@ struct nexus_store *store_memory_new(void)
 	return &m->store;
 }
 
-/* ---- files ------------------------------------------------------------------------------------------ */
+/* ---- files ---------------------------------------------------------------------------------- */
 
 struct file_store {
 	struct nexus_store store;
@@ -298,11 +299,9 @@ int store_file_new(const char *dir, struct nexus_store **ret, struct err *err)
 
 	if (fs == NULL)
 		return err_set(err, -ENOMEM, "no memory for a store in %s", dir);
-	fs->store = (struct nexus_store){ .name = "file",
-					  .put = file_put,
-					  .get = file_get,
-					  .del = file_del,
-					  .free = file_free };
+	fs->store = (struct nexus_store){
+		.name = "file", .put = file_put, .get = file_get, .del = file_del, .free = file_free
+	};
 	fs->dir_fd = -1;
 	fs->dir = strdup(dir);
 	call.result = -ENOMEM;

@@ -18,7 +18,7 @@ enum child_action {
 	CHILD_AGAIN,    /* the same request to the same child, a little later */
 	CHILD_REPAIR,   /* read: answer from another child, write it back here; the child stays */
 	CHILD_RETIRE,   /* the child is out, for the reason beside */
-	CHILD_SHUTDOWN, /* somebody else owns the children: this nexus ends, they stay as they are */
+	CHILD_SHUTDOWN, /* somebody else owns the children: this nexus ends, they stay */
 };
 
 struct child_verdict {
