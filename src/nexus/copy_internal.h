@@ -57,6 +57,7 @@ struct copy_lane {
 	/* ---- */
 	struct msg go, came_back;
 	uint64_t cursor; /* what lies before it was started */
+	uint64_t data_from, data_end; /* of the sources: nothing but data, when it was looked */
 	uint64_t hole_end, clear_from; /* known hole of the source; the destination's first data in it */
 	bool is_clear_known;
 	unsigned busy; /* slots */
@@ -110,7 +111,6 @@ struct copy {
 	struct copy_slot *free;
 	uint8_t *bufs; /* owned */
 	size_t bufs_len;
-	uint64_t data_from, data_end; /* of the sources: nothing but data, when it was looked */
 	struct msg_list again;
 	struct timer again_timer;
 	struct msg feed;

@@ -417,8 +417,8 @@ static bool seek_ended(struct copy_lane *lane)
 	}
 	if (is_ok && what == LANE_SEEK_DATA)
 		return seek_start(lane, LANE_SEEK_HOLE);
-	copy->data_from = lane->cursor;
-	copy->data_end = found > lane->cursor ? found : lane->end;
+	lane->data_from = lane->cursor;
+	lane->data_end = found > lane->cursor ? found : lane->end;
 	return false;
 }
 
@@ -436,8 +436,8 @@ static bool seek_start(struct copy_lane *lane, enum lane_seek what)
 
 		if (i == COPY_SOURCES_MAX) { /* reading will tell */
 			lane->seek = LANE_SEEK_NONE;
-			copy->data_from = lane->cursor;
-			copy->data_end = lane->end;
+			lane->data_from = lane->cursor;
+			lane->data_end = lane->end;
 			return false;
 		}
 		lane->seek_source = i;
@@ -548,9 +548,9 @@ static bool lane_feed(struct copy_lane *lane)
 	if (i != COPY_SOURCES_MAX && copy->source[i].has_seek && !copy->opts.is_current_only) {
 		if (lane->cursor < lane->hole_end)
 			return feed_hole(lane, MIN(end, lane->hole_end));
-		if (lane->cursor < copy->data_from || lane->cursor >= copy->data_end)
+		if (lane->cursor < lane->data_from || lane->cursor >= lane->data_end)
 			return !seek_start(lane, LANE_SEEK_DATA);
-		end = MIN(end, copy->data_end);
+		end = MIN(end, lane->data_end);
 	}
 	if (copy->free == NULL)
 		return false;

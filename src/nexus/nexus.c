@@ -156,7 +156,7 @@ static void noop(void *arg)
 static void errands_wait(struct nexus *nx)
 {
 	struct nexus_errand *errands[] = { &nx->retire, &nx->monitor, &nx->mend, &nx->mark,
-					   &nx->end };
+					   &nx->rebuild, &nx->end };
 	bool is_idle;
 
 	do {
@@ -182,6 +182,7 @@ static void nexus_free(struct nexus *nx) MAY_SUSPEND
 	}
 	list_del(&nx->link);
 	marks_close(nx);
+	nexus_rebuild_free(nx);
 	record_writer_free(nx->writer);
 	free(nx->overlap);
 	free(nx);
@@ -266,6 +267,7 @@ static void nexus_end_run(struct nexus *nx) MAY_SUSPEND
 {
 	nexus_end_io(nx);
 	errand_wait(&nx->mend);
+	nexus_rebuild_end_all(nx);
 	desc_close(take(nx->self));
 }
 
@@ -282,6 +284,7 @@ static struct nexus *nexus_new(const struct nexus_opts *opts)
 	errand_init(&nx->monitor, nx, "monitor", nexus_monitor_run);
 	errand_init(&nx->mend, nx, "mend", nexus_mend_run);
 	errand_init(&nx->mark, nx, "mark", nexus_mark_run);
+	errand_init(&nx->rebuild, nx, "rebuild", nexus_rebuild_run);
 	errand_init(&nx->end, nx, "end", nexus_end_run);
 	nx->overlap = aligned_alloc(64, sizeof(*nx->overlap));
 	nx->writer = record_writer_new();
@@ -565,6 +568,7 @@ int nexus_shutdown(struct nexus *nx, struct nexus_err *ne)
 	nexus_tell_status(nx);
 	task_mutex_lock(&nx->control);
 	nexus_end_io(nx);
+	nexus_rebuild_end_all(nx);
 	errand_wait(&nx->retire);
 	marks_finish(nx);
 	close_children(nx);

@@ -1004,7 +1004,7 @@ static void note_stop(struct child *child)
 	(void)child;
 }
 
-static const struct nexus_rebuilder note_rebuilder = { .start = note_start, .stop = note_stop };
+static const struct nexus_rebuilder note_rebuilder = { .start = note_start, .leave = note_stop };
 
 ENGINE_TEST(after_a_crash_what_was_in_flight_is_given_again)
 {
