@@ -182,7 +182,7 @@ struct nexus_channel {
 	uint8_t parity;
 
 	char *arena; /* owned; forks */
-	size_t fork_size;
+	size_t arena_size, fork_size;
 	struct fork *parked; /* answered, not acknowledged: waiting for the mark */
 
 	/* who waits, in order (io.msg) */
@@ -286,7 +286,7 @@ static inline struct nexus *nexus_of(struct device *dev)
 	return container_of(dev, struct nexus, dev);
 }
 
-/* ---- recover.c: who is in sync, as the record has it; before the device is registered --------- */
+/* ---- recover.c: who is in sync, as the record has it; before the device is registered ------- */
 
 int nexus_recover(struct nexus *nx, struct nexus_err *ne) MAY_SUSPEND WARN_UNUSED;
 

@@ -927,7 +927,7 @@ ENGINE_TEST(patience_with_a_child_that_is_not_ready)
 	nexus_unmake();
 }
 
-/* ---- made again ------------------------------------------------------------------------------- */
+/* ---- made again ----------------------------------------------------------------------------- */
 
 #define BASE_0 "bdev:///m0?uuid=" UUID_0
 #define BASE_1 "bdev:///m1?uuid=" UUID_1
