@@ -10,8 +10,8 @@
  *   not healthy, or not in it        out of sync
  *
  * What an out-of-sync child has to be given: what it missed, and what was in flight, as the
- * source's write-intent records have it, if they carry the generation of the record; otherwise everything.
- * After a clean end nothing was in flight.
+ * source's write-intent records have it, if they carry the generation of the record; otherwise
+ * everything. After a clean end nothing was in flight.
  *
  * Children that are all stale make no nexus: the volume would go back in time without a word. A
  * record that cannot be read or understood makes none either.
