@@ -74,6 +74,8 @@ static void cmd_put_buf(struct cmd *cmd)
 		rx_chunk_put(core, cmd->lent);
 		cmd->lent = NULL;
 	}
+	if (io_is_lent(&cmd->io))
+		io_return(&cmd->io);
 	if (cmd->is_in_pool) {
 		bufpool_put(&core->large, cmd->buf);
 		cmd->is_in_pool = false;

@@ -110,6 +110,7 @@ struct cmd {
 	uint32_t buf_size; /* bytes at buf; for commands of the primary */
 	struct out out;
 	struct rx_chunk *lent; /* buf lies in it */
+	struct io_loan loan;   /* of a read: the data lies with the device, not at buf */
 	uint64_t lent_turn;
 	/* cold */
 	uint64_t r2t_ns;  /* when the R2T was sent */
@@ -138,6 +139,7 @@ struct rx_chunk {
 
 struct core_stats {
 	uint64_t commands, buffer_waits, digest_errors, terminated, connect_timeouts;
+	uint64_t reads_lent;
 };
 
 struct core {
@@ -199,6 +201,7 @@ struct conn {
 	struct subsys_core *sc; /* NULL before Connect */
 	uint8_t *bufs;          /* owned, ncmds * buf_size */
 	uint32_t buf_size;
+	uint32_t borrow_min; /* bytes of a read that is sent from where it lies */
 	uint32_t busy;      /* commands with a device or the primary */
 	uint32_t pool_held; /* buffers of core->large */
 	uint64_t serial;    /* unlike any other connection's, never 0 */

@@ -41,6 +41,9 @@ struct target_opts {
 	uint32_t buffers;            /* of io_size_max, per reactor, for I/O above 4 KiB; 128 */
 	uint32_t conns_max;          /* TCP connections at once; 4096 */
 	uint32_t connect_timeout_ms; /* from accept to a good Connect command; 10000 */
+	/* Reads of so many bytes or more are sent from the device's memory, if it lends it; 16384.
+	 * UINT32_MAX: none. Never with data digests. */
+	uint32_t borrow_min;
 	bool no_success_flag;        /* end each read with a response capsule of its own */
 };
 
@@ -115,6 +118,7 @@ struct target_stats {
 	uint64_t commands;
 	uint64_t buffer_waits; /* commands that found no buffer and waited */
 	uint64_t digest_errors;
+	uint64_t reads_lent;       /* sent from the device's memory */
 	uint32_t conns;            /* now */
 	uint32_t buffers_free_min; /* lowest seen on any reactor */
 };

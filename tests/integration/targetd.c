@@ -21,7 +21,7 @@
  * It ends at the end of its input, in order: target, devices, engine.
  *
  * Options: --cores MASK, --queue-depth N, --buffers N, --connect-timeout MS, --conns N,
- *          --in-capsule N, --no-success
+ *          --in-capsule N, --borrow-min BYTES, --no-success
  *
  * Thread: the main thread reads lines, each is run as a task by engine_call().
  */
@@ -177,11 +177,12 @@ static int do_stats(struct line *line, struct err *err)
 	(void)snprintf(line->answer, sizeof(line->answer),
 		       "conns_accepted=%ju conns_refused=%ju conns_terminated=%ju "
 		       "connect_timeouts=%ju keep_alive_timeouts=%ju commands=%ju "
-		       "buffer_waits=%ju digest_errors=%ju conns=%u buffers_free_min=%u",
+		       "buffer_waits=%ju digest_errors=%ju reads_lent=%ju conns=%u buffers_free_min=%u",
 		       (uintmax_t)s.conns_accepted, (uintmax_t)s.conns_refused,
 		       (uintmax_t)s.conns_terminated, (uintmax_t)s.connect_timeouts,
 		       (uintmax_t)s.keep_alive_timeouts, (uintmax_t)s.commands,
-		       (uintmax_t)s.buffer_waits, (uintmax_t)s.digest_errors, s.conns,
+		       (uintmax_t)s.buffer_waits, (uintmax_t)s.digest_errors,
+		       (uintmax_t)s.reads_lent, s.conns,
 		       s.buffers_free_min);
 	return 0;
 }
@@ -265,6 +266,7 @@ static bool parse_options(int argc, char **argv, struct engine_opts *engine)
 		{ "connect-timeout", required_argument, NULL, 't' },
 		{ "conns", required_argument, NULL, 'n' },
 		{ "in-capsule", required_argument, NULL, 'i' },
+		{ "borrow-min", required_argument, NULL, 'm' },
 		{ "no-success", no_argument, NULL, 's' },
 		{},
 	};
@@ -291,6 +293,9 @@ static bool parse_options(int argc, char **argv, struct engine_opts *engine)
 			break;
 		case 'i':
 			target_opts.in_capsule_size = (uint32_t)value;
+			break;
+		case 'm':
+			target_opts.borrow_min = (uint32_t)value;
 			break;
 		case 's':
 			target_opts.no_success_flag = true;
