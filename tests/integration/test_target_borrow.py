@@ -128,16 +128,13 @@ def test_a_device_goes_by_itself(target):
                 assert slow.queue.wait(cid).data == piece
 
 
-def test_reads_that_end_while_paused(target):
-    """They are with the device when the pause begins, and lent when it has begun."""
+def test_reads_that_are_lent_while_the_namespace_goes(target):
+    """They are with the device when the removal begins, and lent when it has begun."""
     fault = "inject://m0?op=read&stage=completion&method=delay&delay_us=200000"
     with Host(target.port) as writer:
         data = fill(writer.queue(1), 20)
         target("inject", fault)
         with SlowHost(target, count=20) as slow:
-            target("pause", NQN)
-            target("heal", fault)
-            target("resume", NQN)
             target("remove", NQN, 1)
             target("destroy", URI)
             for cid, piece in zip(slow.cids, data):
