@@ -78,8 +78,8 @@ enum io_result {
 };
 
 enum {
-	IO_DEPTH_MAX = 8, /* named devices on one path; checked when a stack is opened */
-	IO_LEND_MAX = 8,  /* pieces of one loan; a driver that would need more copies */
+	IO_DEPTH_MAX = 8,           /* named devices on one path; checked when a stack is opened */
+	IO_LEND_MAX = 8,            /* pieces of one loan; a driver that would need more copies */
 	IO_ZEROES_SIZE = 128 << 10, /* bytes; IO_LEND_MAX times that is the largest transfer */
 };
 
@@ -129,8 +129,8 @@ struct io {
 		const void *cmd;      /* passthrough: 64-byte NVMe command, the owner's */
 		struct io_loan *loan; /* read with IO_BORROW: the reader's */
 	};
-	struct task_event *waiter;   /* of io_wait() */
-	uint64_t scratch[2];         /* free for the driver at the bottom while it is pending */
+	struct task_event *waiter; /* of io_wait() */
+	uint64_t scratch[2];       /* free for the driver at the bottom while it is pending */
 
 	struct io_frame frame[IO_DEPTH_MAX];
 };

@@ -33,9 +33,9 @@ static struct {
 	/* set before ram_run(), reset after it */
 	uint32_t ops;
 	uint32_t buf_align, max_io_nlb;
-	bool is_late;     /* answer from the loop */
-	bool is_rotating; /* every other request late */
-	bool is_lending;  /* answers reads that offer it with a loan, late */
+	bool is_late;            /* answer from the loop */
+	bool is_rotating;        /* every other request late */
+	bool is_lending;         /* answers reads that offer it with a loan, late */
 	_Atomic bool is_holding; /* lent reads end when it is off */
 	bool has_cache;
 	uint16_t status; /* of everything, when not IO_OK */

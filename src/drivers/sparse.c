@@ -296,8 +296,7 @@ unsigned sparse_lend(const struct sparse *s, const struct io *io, struct iovec *
 	if (m.len > (size_t)IO_LEND_MAX * IO_ZEROES_SIZE)
 		return 0;
 	for (; is_hole && m.done < m.len; m.done += piece[n++].iov_len)
-		piece[n] = (struct iovec){ io_zeroes,
-					   MIN(m.len - m.done, (size_t)IO_ZEROES_SIZE) };
+		piece[n] = (struct iovec){ io_zeroes, MIN(m.len - m.done, (size_t)IO_ZEROES_SIZE) };
 	for (; !is_hole && m.piece > 0; move_next(s, &m))
 		piece[n++] = (struct iovec){ m.mem, m.piece };
 	return n;

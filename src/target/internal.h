@@ -202,9 +202,9 @@ struct conn {
 	uint8_t *bufs;          /* owned, ncmds * buf_size */
 	uint32_t buf_size;
 	uint32_t borrow_min; /* bytes of a read that is sent from where it lies */
-	uint32_t busy;      /* commands with a device or the primary */
-	uint32_t pool_held; /* buffers of core->large */
-	uint64_t serial;    /* unlike any other connection's, never 0 */
+	uint32_t busy;       /* commands with a device or the primary */
+	uint32_t pool_held;  /* buffers of core->large */
+	uint64_t serial;     /* unlike any other connection's, never 0 */
 	uint64_t last_tx_ns, last_h2c_ns;
 	_Atomic uint64_t last_rx_ns; /* read by the keep-alive timer on the primary */
 

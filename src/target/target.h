@@ -44,7 +44,7 @@ struct target_opts {
 	/* Reads of so many bytes or more are sent from the device's memory, if it lends it; 16384.
 	 * UINT32_MAX: none. Never with data digests. */
 	uint32_t borrow_min;
-	bool no_success_flag;        /* end each read with a response capsule of its own */
+	bool no_success_flag; /* end each read with a response capsule of its own */
 };
 
 /* The defaults named above. */

@@ -174,16 +174,15 @@ static int do_stats(struct line *line, struct err *err)
 
 	(void)err;
 	target_stats(target, &s);
-	(void)snprintf(line->answer, sizeof(line->answer),
-		       "conns_accepted=%ju conns_refused=%ju conns_terminated=%ju "
-		       "connect_timeouts=%ju keep_alive_timeouts=%ju commands=%ju "
-		       "buffer_waits=%ju digest_errors=%ju reads_lent=%ju conns=%u buffers_free_min=%u",
-		       (uintmax_t)s.conns_accepted, (uintmax_t)s.conns_refused,
-		       (uintmax_t)s.conns_terminated, (uintmax_t)s.connect_timeouts,
-		       (uintmax_t)s.keep_alive_timeouts, (uintmax_t)s.commands,
-		       (uintmax_t)s.buffer_waits, (uintmax_t)s.digest_errors,
-		       (uintmax_t)s.reads_lent, s.conns,
-		       s.buffers_free_min);
+	(void)snprintf(
+		line->answer, sizeof(line->answer),
+		"conns_accepted=%ju conns_refused=%ju conns_terminated=%ju "
+		"connect_timeouts=%ju keep_alive_timeouts=%ju commands=%ju "
+		"buffer_waits=%ju digest_errors=%ju reads_lent=%ju conns=%u buffers_free_min=%u",
+		(uintmax_t)s.conns_accepted, (uintmax_t)s.conns_refused,
+		(uintmax_t)s.conns_terminated, (uintmax_t)s.connect_timeouts,
+		(uintmax_t)s.keep_alive_timeouts, (uintmax_t)s.commands, (uintmax_t)s.buffer_waits,
+		(uintmax_t)s.digest_errors, (uintmax_t)s.reads_lent, s.conns, s.buffers_free_min);
 	return 0;
 }
 
