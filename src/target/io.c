@@ -14,8 +14,8 @@
  *   Verify         -      IO_READ into a spare buffer      beyond MDTS (VSL)
  *
  * Range, capability and read-only are the device layer's to check: it answers with a status, which
- * io_status_to_nvme() translates, once. Fused commands and reservations are refused for now; their
- * place is io_cmd_check().
+ * io_status_to_nvme() translates, once. A fused pair is checked here half by half and becomes one
+ * IO_COMPARE_WRITE in fused.c. Reservations are refused for now; their place is io_cmd_check().
  *
  * A large read is sent from where it lies, if the device lends it (device/loan.c), but not with a
  * data digest: what is summed must be what is sent. Its buffer stays reserved for the case that the
@@ -82,8 +82,7 @@ uint16_t io_cmd_check(struct cmd *cmd)
 	struct subsys_core *sc = cmd->conn->sc;
 	uint32_t nsid = le32_get(cmd->sqe.nsid) - 1, cdw12 = le32_get(cmd->sqe.cdw12);
 
-	if (unlikely((cmd->sqe.flags & NVME_CMD_PSDT_MASK) != NVME_CMD_PSDT_SGL ||
-		     (cmd->sqe.flags & NVME_CMD_FUSE_MASK) != 0))
+	if (unlikely((cmd->sqe.flags & NVME_CMD_PSDT_MASK) != NVME_CMD_PSDT_SGL))
 		return NVME_SC_INVALID_FIELD | NVME_STATUS_DNR;
 	cmd->ns = nsid < TARGET_NAMESPACES_MAX ? sc->ns[nsid] : NULL;
 	if (unlikely(cmd->ns == NULL))
@@ -131,7 +130,7 @@ bool io_cmd_may_lend(const struct cmd *cmd)
 {
 	struct ns_core *ns = cmd->ns;
 
-	if (ns->never_lend || cmd->sqe.opcode == NVME_IO_DSM)
+	if (ns->never_lend || cmd->sqe.opcode == NVME_IO_DSM || cmd->fuse != 0)
 		return false;
 	if (likely(ns->copy_left == 0))
 		return true;
@@ -141,7 +140,7 @@ bool io_cmd_may_lend(const struct cmd *cmd)
 
 /* ---- ending --------------------------------------------------------------------------------- */
 
-static uint16_t nvme_status(uint16_t status)
+uint16_t io_cmd_status(uint16_t status)
 {
 	uint16_t code;
 
@@ -181,10 +180,19 @@ static void io_cmd_finish(struct cmd *cmd, uint16_t status)
 {
 	if (cmd->lent != NULL && cmd->conn->core->turn - cmd->lent_turn > LENT_TURNS_MAX)
 		cmd->ns->copy_left = LENT_RETRY;
-	cmd_complete(cmd, nvme_status(status));
+	cmd_complete(cmd, io_cmd_status(status));
 }
 
 /* The command was pending and is not any more. */
+void io_cmd_left(struct conn *conn)
+{
+	struct subsys_core *sc = conn->sc;
+
+	if (--sc->inflight == 0 && unlikely(sc->is_idle_awaited))
+		subsys_core_idle(sc);
+	conn_put_busy(conn);
+}
+
 static void io_cmd_leave(struct cmd *cmd, uint16_t status)
 {
 	struct conn *conn = cmd->conn;
@@ -198,9 +206,7 @@ static void io_cmd_leave(struct cmd *cmd, uint16_t status)
 			conn->core->stats.reads_lent++;
 	}
 	io_cmd_finish(cmd, status);
-	if (--sc->inflight == 0 && unlikely(sc->is_idle_awaited))
-		subsys_core_idle(sc);
-	conn_put_busy(conn);
+	io_cmd_left(conn);
 }
 
 static void io_cmd_done(struct io *io)
@@ -215,7 +221,7 @@ static void io_cmd_done(struct io *io)
 
 /* ---- starting ------------------------------------------------------------------------------- */
 
-static void io_cmd_pending(struct cmd *cmd)
+void io_cmd_pending(struct cmd *cmd)
 {
 	cmd->state = CMD_DEVICE;
 	cmd->conn->busy++;
@@ -236,7 +242,7 @@ static void dsm_submit(struct cmd *cmd)
 		io_cmd_finish(cmd, status);
 }
 
-static void io_cmd_hold(struct cmd *cmd)
+void io_cmd_hold(struct cmd *cmd)
 {
 	cmd_take_data(cmd);
 	cmd->state = CMD_HELD;
@@ -247,27 +253,31 @@ static void io_cmd_hold(struct cmd *cmd)
  * The namespaces changed since the command was checked. What stands under its number now, if it was
  * not there then, is another device: what was meant for the old one must not reach it.
  */
-static bool io_cmd_is_stale(struct cmd *cmd)
+bool io_cmd_is_stale(struct cmd *cmd)
 {
 	uint32_t generation = cmd->ns_generation;
 
-	if (io_cmd_check(cmd) == 0 && (int32_t)(generation - cmd->ns->generation) >= 0)
-		return false;
-	cmd->len = 0;
-	cmd_complete(cmd, NVME_SC_INVALID_NAMESPACE | NVME_STATUS_DNR);
-	return true;
+	return generation != cmd->conn->sc->ns_generation &&
+	       (io_cmd_check(cmd) != 0 || (int32_t)(generation - cmd->ns->generation) < 0);
 }
 
 void io_cmd_submit(struct cmd *cmd)
 {
 	struct io *io = &cmd->io;
 
+	if (unlikely(cmd->fuse != 0)) {
+		fused_ready(cmd);
+		return;
+	}
 	if (unlikely(cmd->conn->sc->is_paused)) {
 		io_cmd_hold(cmd);
 		return;
 	}
-	if (unlikely(cmd->ns_generation != cmd->conn->sc->ns_generation) && io_cmd_is_stale(cmd))
+	if (unlikely(io_cmd_is_stale(cmd))) {
+		cmd->len = 0;
+		cmd_complete(cmd, NVME_SC_INVALID_NAMESPACE | NVME_STATUS_DNR);
 		return;
+	}
 	io->done = io_cmd_done;
 	if (cmd->sqe.opcode == NVME_IO_DSM) {
 		dsm_submit(cmd);
