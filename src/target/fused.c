@@ -115,14 +115,23 @@ static void pair_run(struct cmd *first)
 {
 	const uint16_t failed = NVME_SC_FAILED_FUSED, bad = NVME_SC_TRANSIENT_TRANSPORT;
 	struct cmd *second = first->mate;
+	uint16_t first_status, second_status;
 
-	if (first->is_data_bad || second->is_data_bad)
+	if (first->is_data_bad || second->is_data_bad) {
 		pair_end(first, first->is_data_bad ? bad : failed,
 			 second->is_data_bad ? bad : failed);
-	else if (first->conn->sc->is_paused)
+		return;
+	}
+	if (first->conn->sc->is_paused) {
 		io_cmd_hold(first);
-	else if (io_cmd_is_stale(first) || io_cmd_is_stale(second))
-		pair_end(first, NVME_SC_INVALID_NAMESPACE | NVME_STATUS_DNR, failed);
+		return;
+	}
+	first_status = io_cmd_recheck(first);
+	second_status = io_cmd_recheck(second);
+	if (first_status != 0)
+		pair_end(first, first_status, failed);
+	else if (second_status != 0)
+		pair_end(first, failed, second_status);
 	else
 		pair_submit(first);
 }

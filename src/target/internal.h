@@ -451,8 +451,8 @@ bool io_cmd_may_lend(const struct cmd *cmd);
 /* The NVMe status, with the do-not-retry bit, for how a request ended. */
 uint16_t io_cmd_status(uint16_t status);
 void io_cmd_hold(struct cmd *cmd);
-/* Is its namespace not the one any more that it was checked against? */
-bool io_cmd_is_stale(struct cmd *cmd);
+/* Did what it was checked against change since? 0: it may go on, else an NVMe status. */
+uint16_t io_cmd_recheck(struct cmd *cmd);
 /* It is with the device. And: one that was is not any more, and answered. */
 void io_cmd_pending(struct cmd *cmd);
 void io_cmd_left(struct conn *conn);

@@ -253,17 +253,20 @@ void io_cmd_hold(struct cmd *cmd)
  * The namespaces changed since the command was checked. What stands under its number now, if it was
  * not there then, is another device: what was meant for the old one must not reach it.
  */
-bool io_cmd_is_stale(struct cmd *cmd)
+uint16_t io_cmd_recheck(struct cmd *cmd)
 {
 	uint32_t generation = cmd->ns_generation;
 
-	return generation != cmd->conn->sc->ns_generation &&
-	       (io_cmd_check(cmd) != 0 || (int32_t)(generation - cmd->ns->generation) < 0);
+	if (likely(generation == cmd->conn->sc->ns_generation) ||
+	    (io_cmd_check(cmd) == 0 && (int32_t)(generation - cmd->ns->generation) >= 0))
+		return 0;
+	return NVME_SC_INVALID_NAMESPACE | NVME_STATUS_DNR;
 }
 
 void io_cmd_submit(struct cmd *cmd)
 {
 	struct io *io = &cmd->io;
+	uint16_t status;
 
 	if (unlikely(cmd->fuse != 0)) {
 		fused_ready(cmd);
@@ -273,9 +276,10 @@ void io_cmd_submit(struct cmd *cmd)
 		io_cmd_hold(cmd);
 		return;
 	}
-	if (unlikely(io_cmd_is_stale(cmd))) {
+	status = io_cmd_recheck(cmd);
+	if (unlikely(status != 0)) {
 		cmd->len = 0;
-		cmd_complete(cmd, NVME_SC_INVALID_NAMESPACE | NVME_STATUS_DNR);
+		cmd_complete(cmd, status);
 		return;
 	}
 	io->done = io_cmd_done;
