@@ -338,6 +338,8 @@ void cmd_complete(struct cmd *cmd, uint16_t status)
 	cmd->status = status;
 	cmd->sqhd = conn->sqhd;
 	cmd->state = CMD_SEND;
+	if (unlikely(status != 0))
+		error_note(cmd);
 	if (status == 0 && cmd->dir == CMD_C2H && cmd->len > 0) {
 		/*
 		 * SUCCESS saves the response capsule, and with it the SQHD that a host with flow

@@ -88,7 +88,7 @@ static uint16_t oncs(uint32_t ops)
 	return (uint16_t)((ops & IO_BIT(IO_COMPARE) ? NVME_ONCS_COMPARE : 0) |
 			  (ops & IO_BIT(IO_UNMAP) ? NVME_ONCS_DSM : 0) |
 			  (ops & IO_BIT(IO_WRITE_ZEROES) ? NVME_ONCS_WRITE_ZEROES : 0) |
-			  NVME_ONCS_VERIFY);
+			  NVME_ONCS_VERIFY | NVME_ONCS_SAVE_SELECT | NVME_ONCS_TIMESTAMP);
 }
 
 /* What only controllers with namespaces have. */
@@ -110,7 +110,7 @@ static void fill_io_ctrl(struct nvme_id_ctrl *id, struct subsystem *ss)
 	if (!has_cache)
 		ss->said_no_cache = true;
 	id->frmw = NVME_FRMW_SLOT1_READ_ONLY | NVME_FRMW_ONE_SLOT;
-	id->lpa = NVME_LPA_EFFECTS | NVME_LPA_EXTENDED;
+	id->lpa = NVME_LPA_SMART_NS | NVME_LPA_EFFECTS | NVME_LPA_EXTENDED | NVME_LPA_SUPPORTED;
 	le32_put(&id->ioccsz,
 		 (uint32_t)(sizeof(struct nvme_cmd) + opts->in_capsule_size) / IOCCSZ_UNIT);
 	le32_put(&id->iorcsz, sizeof(struct nvme_cqe) / IOCCSZ_UNIT);
@@ -134,6 +134,7 @@ static void identify_ctrl(struct ctrlr *ctrlr, struct cmd *cmd)
 	id.sqes = SQES;
 	id.cqes = CQES;
 	le16_put(&id.maxcmd, (uint16_t)target->opts.queue_depth_max);
+	id.elpe = ERROR_LOG_MAX - 1;
 	le32_put(&id.sgls, NVME_SGLS_SUPPORTED | NVME_SGLS_OFFSET | NVME_SGLS_TRANSPORT);
 	(void)snprintf(id.subnqn, sizeof(id.subnqn), "%s", ss->nqn);
 	id.msdbd = 1;
@@ -189,7 +190,7 @@ static void identify_ns(const struct ctrlr *ctrlr, struct cmd *cmd)
 	physical = MAX(dev->physical_block_size, dev->block_size) / dev->block_size;
 	le64_put(&id.nsze, dev->nblocks);
 	le64_put(&id.ncap, dev->nblocks);
-	le64_put(&id.nuse, dev->nblocks);
+	le64_put(&id.nuse, device_used(dev));
 	id.nsfeat = (uint8_t)(NVME_NSFEAT_OPTPERF | (dev->is_thin ? NVME_NSFEAT_THIN : 0));
 	if (ns->cores[0].handle->ops & IO_BIT(IO_COMPARE_WRITE)) {
 		id.nsfeat |= NVME_NSFEAT_ATOMICS;

@@ -51,6 +51,10 @@ enum {
 	SMALL_BUF = 4096,                        /* bytes each slot of an I/O queue owns at least */
 	BOOT_DATA = 1024,                        /* bytes the Connect command carries */
 	TAIL_MAX = PDU_HEADER_MAX + 256 + 16384, /* the longest capsule that is kept in parts */
+	ERROR_LOG_MAX = 64,                      /* entries of a controller's error log */
+	ERROR_NOTES = 8,                         /* of a connection, on their way there */
+	SNAPSHOT_TASKS_MAX = 8,                  /* snapshots being made, all subsystems */
+	TEMPERATURE_DEFAULT = 343,               /* kelvin; a threshold nobody measures against */
 	TAG_BOOT = 0xffff,                       /* the slot that Connect uses */
 };
 
@@ -186,6 +190,19 @@ enum fuse_state {
 	FUSE_FAILED,  /* it was, and is answered */
 };
 
+/* Failed commands on their way to the error log, see errlog.c. */
+struct error_note {
+	uint64_t lba;
+	uint32_t nsid;
+	uint16_t status, cid;
+};
+struct error_notes {
+	_Atomic uint32_t in, out, lost;
+	atomic_bool is_posted;
+	struct msg msg;
+	struct error_note note[ERROR_NOTES];
+};
+
 /* What the primary decided about a Connect; read by the reactor when the command comes back. */
 struct connect_result {
 	struct subsys_core *sc;
@@ -245,9 +262,10 @@ struct conn {
 	/* life */
 	struct msg msg;       /* birth, unlinking, death: one at a time */
 	struct msg close_msg; /* primary to reactor */
-	bool is_unlinked;     /* the primary has let go of it */
-	struct timer timer;   /* connect, then linger */
-	struct cmd boot;      /* the Connect command */
+	struct error_notes errors;
+	bool is_unlinked;   /* the primary has let go of it */
+	struct timer timer; /* connect, then linger */
+	struct cmd boot;    /* the Connect command */
 	uint8_t boot_data[BOOT_DATA];
 	struct connect_result result;
 	struct out ic_out, term_out;
@@ -339,6 +357,10 @@ struct target {
 	struct task_event *gone; /* fired when conns reached 0 */
 	struct timer reap_timer; /* tries again to spawn a clean-up task */
 	uint64_t conns_accepted, conns_refused, keep_alive_timeouts;
+	uint64_t started_ns;
+	target_snapshot_fn snapshot; /* NULL: nobody makes snapshots */
+	void *snapshot_owner;
+	unsigned snapshot_tasks;
 };
 
 struct ctrlr {
@@ -359,7 +381,13 @@ struct ctrlr {
 	uint8_t changed[TARGET_NAMESPACES_MAX / 8]; /* NSIDs - 1 of the changed namespace list */
 	bool is_ns_event_due, is_ns_event_masked;
 	bool is_disc_event_due, is_disc_event_masked;
-	uint16_t temp_threshold;
+	uint16_t temp_threshold[2]; /* kelvin; over, under */
+	uint64_t timestamp_ms;      /* feature 0Eh: as set, 0 before */
+	uint64_t timestamp_ns;      /* when that was */
+	bool has_timestamp;
+	struct nvme_error_entry errors[ERROR_LOG_MAX]; /* a ring */
+	uint64_t error_entries;                        /* put there */
+	uint64_t error_count; /* with those that found no room on the way */
 };
 
 /* ---- target.c ------------------------------------------------------------------------------- */
@@ -416,6 +444,17 @@ struct nvme_discovery_log *discovery_log(struct target *target, const struct ctr
 void cmd_return(struct cmd *cmd);
 /* Give @len bytes at @data to the host, cut to what it asked for. */
 void cmd_reply(struct cmd *cmd, const void *data, size_t len);
+
+/* ---- errlog.c, log_pages.c, snapshot.c ------------------------------------------------------ */
+
+/* On the connection's reactor: cmd ended with cmd->status. */
+void error_note(const struct cmd *cmd);
+/* Primary; malloc'd, NULL: no memory. */
+void *error_log_page(const struct ctrlr *ctrlr, size_t *ret_size);
+void *supported_log_page(bool is_discovery, size_t *ret_size);
+void *feature_effects_page(size_t *ret_size);
+/* Primary: the vendor command; answers later. */
+void snapshot_execute(struct ctrlr *ctrlr, struct cmd *cmd);
 
 /* ---- commands on their reactor: cmd.c ------------------------------------------------------- */
 
