@@ -8,7 +8,8 @@
  * Abort, which travels on to the reactor of the queue it aims at.
  *
  * Abort takes a command back only while it waits for a buffer, for a paused subsystem or for the
- * second half of a fused pair; one that is with a device is let finish, as the specification allows (Base 5.1: dword 0 bit 0 says so).
+ * second half of a fused pair; one that is with a device is let finish, as the specification allows
+ * (Base 5.1: dword 0 bit 0 says so).
  *
  * Thread: the primary reactor; abort_search() on the reactor of the searched queue.
  */
@@ -62,7 +63,7 @@ static unsigned temperature_kind(const struct cmd *cmd, uint16_t *ret_status)
 	return cdw11 >> 20 & 1;
 }
 
-/* ---- the time of day that a host believes in (Base 5.27.1.12) --------------------------------- */
+/* ---- the time of day that a host believes in (Base 5.27.1.12) ------------------------------- */
 
 enum {
 	TIMESTAMP_SIZE = 8,
@@ -99,7 +100,7 @@ static uint16_t timestamp_set(struct ctrlr *ctrlr, const struct cmd *cmd)
 	return 0;
 }
 
-/* ---- getting and setting ---------------------------------------------------------------------- */
+/* ---- getting and setting -------------------------------------------------------------------- */
 
 static bool feature_has_data(uint8_t fid)
 {

@@ -9,14 +9,14 @@
  * are some. A burst that outruns the primary loses entries, never counts: what found no room is
  * added to the error count, so a host sees the gap.
  *
- * Not noted: commands that were taken back, and comparisons that found a difference, with the second
- * halves that fail with them. Those did what they are for, many times a second in a cluster that
- * locks by compare-and-write, and would push out what somebody looks for.
+ * Not noted: commands that were taken back, and comparisons that found a difference, with the
+ * second halves that fail with them. Those did what they are for, many times a second in a cluster
+ * that locks by compare-and-write, and would push out what somebody looks for.
  *
  * Invariants
  *   1. in - out <= ERROR_NOTES. in is moved by the reactor, out by the primary.
- *   2. The message is under way at most once (is_posted), and always comes to the primary before the
- *      connection does to be unlinked, because messages of one sender keep their order.
+ *   2. The message is under way at most once (is_posted), and always comes to the primary before
+ *      the connection does to be unlinked, because messages of one sender keep their order.
  *
  * Thread: error_note() the connection's reactor, the rest the primary.
  */

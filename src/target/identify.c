@@ -13,8 +13,8 @@
  *   08h   command set independent namespace         Linux from 6.0 on
  *
  * Nothing is promised that the devices do not do: Compare, Write Zeroes, Dataset Management appear
- * when some namespace can, hints come from the device, atomicity is one block (AWUN, AWUPF, ACWU are
- * 0's based), of a fused compare-and-write what fits into a slot (NACWU).
+ * when some namespace can, hints come from the device, atomicity is one block (AWUN, AWUPF, ACWU
+ * are 0's based), of a fused compare-and-write what fits into a slot (NACWU).
  *
  * The volatile write cache is told per controller (VWC), once, at connect; namespaces come later. A
  * host that was told "none" will never flush, so a namespace with a cache that joins afterwards

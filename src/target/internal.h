@@ -498,8 +498,8 @@ void io_cmd_left(struct conn *conn);
 
 /* ---- fused pairs: fused.c ------------------------------------------------------------------- */
 
-/* A capsule came that is half of a pair (@fuse), or follows one; @status is what its own checks say.
- * Returns its status: 0, it goes on. */
+/* A capsule came that is half of a pair (@fuse), or follows one; @status is what its own checks
+ * say. Returns its status: 0, it goes on. */
 uint16_t fused_arrived(struct cmd *cmd, unsigned fuse, uint16_t status);
 /* A good half whose data did not come along. */
 void fused_start(struct cmd *cmd);

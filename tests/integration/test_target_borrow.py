@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads that leave from where they lie: what hosts see, and what a host that takes its time holds up
-(nothing)."""
+"""Reads that leave from where they lie: what hosts see, and that a host which takes its time holds
+nothing up."""
 
 import os
 import socket
