@@ -295,7 +295,6 @@ void cmd_start(struct cmd *cmd, const uint8_t *data, uint32_t data_len, bool is_
 	cmd->is_data_bad = false;
 	cmd->is_via_primary = false;
 	cmd->fuse = 0;
-	cmd->mate = NULL;
 	cmd->dir = CMD_NO_DATA;
 	conn->core->stats.commands++;
 	if (conn->sqsize != 0 && ++conn->sqhd >= conn->sqsize)

@@ -23,7 +23,8 @@
  *
  * Invariants
  *   1. conn->fuse_first is set exactly while fuse_state is FUSE_WAITING, and is CMD_FUSED.
- *   2. cmd->fuse is set from a good capsule to the end of the command; mate from the pairing on.
+ *   2. cmd->fuse is set from a good capsule to the end of the command; mate means something only
+ *      then, and is set from the pairing on.
  *
  * Thread: the connection's reactor.
  *
@@ -165,6 +166,7 @@ static uint16_t first_arrived(struct cmd *cmd, uint16_t status)
 	conn->fuse_state = FUSE_WAITING;
 	conn->fuse_first = cmd;
 	cmd->fuse = NVME_CMD_FUSE_FIRST;
+	cmd->mate = NULL;
 	return 0;
 }
 

@@ -116,7 +116,6 @@ struct cmd {
 	uint32_t buf_size; /* bytes at buf; for commands of the primary */
 	struct out out;
 	struct rx_chunk *lent; /* buf lies in it */
-	struct io_loan loan;   /* of a read: the data lies with the device, not at buf */
 	uint64_t lent_turn;
 	/* cold */
 	uint64_t r2t_ns;  /* when the R2T was sent */
@@ -127,6 +126,7 @@ struct cmd {
 	uint16_t range, ranges;  /* dataset management: next and number */
 	struct conn *abort_conn; /* Abort: the queue that is searched */
 	struct cmd *mate;        /* the other half of a fused pair, NULL: not there yet */
+	struct io_loan loan;     /* of a read: the data lies with the device, not at buf */
 };
 
 /* Slots begin with a cache line. Elsewhere a cmd need not: lists compare addresses of none. */
