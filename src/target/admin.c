@@ -217,7 +217,10 @@ static void async_event(struct ctrlr *ctrlr, struct cmd *cmd)
 		return;
 	}
 	ctrlr->aer[ctrlr->naer++] = cmd;
-	ctrlr_send_events(ctrlr);
+	if (ctrlr->is_draining)
+		ctrlr_abort_events(ctrlr);
+	else
+		ctrlr_send_events(ctrlr);
 }
 
 /* ---- dispatch ------------------------------------------------------------------------------- */
@@ -227,7 +230,7 @@ void admin_execute(struct cmd *cmd)
 	struct ctrlr *ctrlr = cmd->conn->ctrlr;
 	bool is_discovery = ctrlr != NULL && ctrlr->subsystem->is_discovery;
 
-	if (ctrlr == NULL || ctrlr->is_closing) {
+	if (ctrlr == NULL || (ctrlr->is_closing && !ctrlr->is_draining)) {
 		finish(cmd, NVME_SC_COMMAND_SEQUENCE_ERROR);
 		return;
 	}

@@ -329,6 +329,8 @@ static void conn_flush(struct conn *conn)
 			return;
 		}
 	}
+	if (unlikely(conn->state == CONN_DRAINING))
+		conn_check_drained(conn);
 }
 
 void core_flush(struct msg *msg)
