@@ -114,6 +114,11 @@ static uint16_t set_queues(struct ctrlr *ctrlr, struct cmd *cmd, uint32_t value)
 	return 0;
 }
 
+static uint32_t async_config_mask(const struct ctrlr *ctrlr)
+{
+	return (uint32_t)ASYNC_CONFIG_MASK | (ctrlr->subsystem->ana != NULL ? NVME_OAES_ANA : 0);
+}
+
 static uint16_t set_feature(struct ctrlr *ctrlr, struct cmd *cmd, uint8_t fid, uint32_t value)
 {
 	switch (fid) {
@@ -123,7 +128,7 @@ static uint16_t set_feature(struct ctrlr *ctrlr, struct cmd *cmd, uint8_t fid, u
 	case NVME_FEAT_QUEUES:
 		return set_queues(ctrlr, cmd, value);
 	case NVME_FEAT_ASYNC_EVENT:
-		ctrlr->async_config = value & (uint32_t)ASYNC_CONFIG_MASK;
+		ctrlr->async_config = value & async_config_mask(ctrlr);
 		ctrlr_send_events(ctrlr);
 		return 0;
 	case NVME_FEAT_KEEP_ALIVE:

@@ -288,12 +288,24 @@ void ctrlr_send_events(struct ctrlr *ctrlr)
 		ctrlr->is_ns_event_masked = true;
 		ctrlr_send_event(ctrlr, NVME_AEN_NS_CHANGED, NVME_LOG_CHANGED_NS);
 	}
+	if (ctrlr->naer > 0 && ctrlr->is_ana_event_due && !ctrlr->is_ana_event_masked &&
+	    (ctrlr->async_config & NVME_OAES_ANA)) {
+		ctrlr->is_ana_event_due = false;
+		ctrlr->is_ana_event_masked = true;
+		ctrlr_send_event(ctrlr, NVME_AEN_ANA_CHANGED, NVME_LOG_ANA);
+	}
 	if (ctrlr->naer > 0 && ctrlr->is_disc_event_due && !ctrlr->is_disc_event_masked &&
 	    (ctrlr->async_config & NVME_OAES_DISCOVERY)) {
 		ctrlr->is_disc_event_due = false;
 		ctrlr->is_disc_event_masked = true;
 		ctrlr_send_event(ctrlr, NVME_AEN_DISCOVERY_CHANGED, NVME_LOG_DISCOVERY);
 	}
+}
+
+void ctrlr_ana_changed(struct ctrlr *ctrlr)
+{
+	ctrlr->is_ana_event_due = true;
+	ctrlr_send_events(ctrlr);
 }
 
 void ctrlr_ns_changed(struct ctrlr *ctrlr, uint32_t nsid)

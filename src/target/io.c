@@ -83,6 +83,8 @@ uint16_t io_cmd_check(struct cmd *cmd)
 	if (unlikely(cmd->ns == NULL))
 		return NVME_SC_INVALID_NAMESPACE | NVME_STATUS_DNR;
 	cmd->ns_generation = sc->ns_generation;
+	if (unlikely(cmd->conn->ana_blocked & cmd->ns->ana_bit))
+		return ana_io_status(cmd);
 	cmd->io.flags = 0;
 	switch (cmd->sqe.opcode) {
 	case NVME_IO_READ:
@@ -233,16 +235,21 @@ static void io_cmd_hold(struct cmd *cmd)
 
 /*
  * The namespaces changed since the command was checked. What stands under its number now, if it was
- * not there then, is another device: what was meant for the old one must not reach it.
+ * not there then, is another device: what was meant for the old one must not reach it. Or the path
+ * to it has closed.
  */
 static bool io_cmd_is_stale(struct cmd *cmd)
 {
 	uint32_t generation = cmd->ns_generation;
+	uint16_t status = io_cmd_check(cmd);
+	bool is_other = cmd->ns == NULL || (int32_t)(generation - cmd->ns->generation) < 0;
 
-	if (io_cmd_check(cmd) == 0 && (int32_t)(generation - cmd->ns->generation) >= 0)
+	if (status == 0 && !is_other)
 		return false;
 	cmd->len = 0;
-	cmd_complete(cmd, NVME_SC_INVALID_NAMESPACE | NVME_STATUS_DNR);
+	if (is_other || status & NVME_STATUS_DNR)
+		status = NVME_SC_INVALID_NAMESPACE | NVME_STATUS_DNR;
+	cmd_complete(cmd, status);
 	return true;
 }
 

@@ -158,6 +158,7 @@ static void swap_ns(struct subsystem *ss, uint32_t nsid, struct ns_core *cores)
 		task_call(ss->cores[i].reactor, sc_swap_ns, &swap);
 	}
 	resume_locked(ss);
+	ana_ns_changed(ss);
 }
 
 static void announce_ns(struct subsystem *ss, uint32_t nsid)
@@ -245,6 +246,7 @@ static int ns_open(struct ns *ns, struct device *dev, struct err *err)
 			return result;
 		nc->shift = dev->block_shift;
 		nc->never_lend = dev->buf_align > 1;
+		nc->ana_bit = 1u << (ns->ana_group - 1);
 	}
 	ns_probe(ns);
 	return 0;
@@ -279,6 +281,7 @@ static int add_ns_locked(struct subsystem *ss, struct device *dev, uint32_t nsid
 	if (ns == NULL)
 		return err_set(err, -ENOMEM, "no memory for a namespace");
 	ns->nsid = nsid;
+	ns->ana_group = 1;
 	ns->subsystem = ss;
 	ns->cores = calloc(reactor_count(), sizeof(*ns->cores));
 	result = ns->cores == NULL ? err_set(err, -ENOMEM, "no memory for a namespace")
@@ -421,6 +424,7 @@ unsigned subsystem_controller_count(const struct subsystem *ss)
 static void subsystem_free(struct subsystem *ss)
 {
 	hosts_done(ss);
+	ana_done(ss);
 	free(ss->cores);
 	free(ss);
 }
@@ -485,6 +489,8 @@ int subsystem_add(struct target *target, const struct subsystem_opts *opts,
 	}
 	subsystem_fill(ss, target, opts);
 	result = hosts_init(ss, opts->allowed_hosts, opts->allowed_host_count, err);
+	if (result == 0)
+		result = ana_init(ss, opts, err);
 	if (result < 0) {
 		subsystem_free(ss);
 		return result;

@@ -252,6 +252,7 @@ int conn_go_live(struct conn *conn)
 	}
 	conn->nfree = n;
 	conn->sc = r->sc;
+	conn->ana_blocked = r->sc->ana[conn->listener].blocked;
 	conn->qid = r->qid;
 	conn->ncmds = n;
 	conn->sqhd = 1 % n; /* Connect was the first entry */
