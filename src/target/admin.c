@@ -75,6 +75,10 @@ static uint32_t feature_value(const struct ctrlr *ctrlr, struct cmd *cmd, uint8_
 	case NVME_FEAT_KEEP_ALIVE:
 		*ret_changeable = true;
 		return ctrlr->kato_ms;
+	case NVME_FEAT_HOST_BEHAVIOR:
+		*ret_changeable = true;
+		*ret_status = crd_get_behavior(ctrlr, cmd);
+		return 0;
 	case NVME_FEAT_HOST_ID:
 		if (cmd->len < sizeof(ctrlr->hostid) || !(le32_get(cmd->sqe.cdw11) & 1))
 			*ret_status = NVME_SC_INVALID_FIELD; /* only the 128-bit form exists here */
@@ -94,7 +98,8 @@ static void get_features(struct ctrlr *ctrlr, struct cmd *cmd)
 	uint16_t status;
 	uint32_t value;
 
-	if (cmd->dir == CMD_C2H && (cdw10 & 0xff) != NVME_FEAT_HOST_ID)
+	if (cmd->dir == CMD_C2H && (cdw10 & 0xff) != NVME_FEAT_HOST_ID &&
+	    (cdw10 & 0xff) != NVME_FEAT_HOST_BEHAVIOR)
 		cmd->len = 0;
 	value = feature_value(ctrlr, cmd, (uint8_t)cdw10, &is_changeable, &status);
 	if (status == 0)
@@ -138,6 +143,8 @@ static uint16_t set_feature(struct ctrlr *ctrlr, struct cmd *cmd, uint8_t fid, u
 		return (value & 1) == subsystem_has_cache(ctrlr->subsystem)
 			       ? 0
 			       : NVME_SC_FEATURE_NOT_CHANGEABLE;
+	case NVME_FEAT_HOST_BEHAVIOR:
+		return crd_set_behavior(ctrlr, cmd);
 	case NVME_FEAT_HOST_ID: /* said in Connect, and only there (Base 5.27.1.25) */
 		return NVME_SC_COMMAND_SEQUENCE_ERROR;
 	case NVME_FEAT_ARBITRATION:

@@ -249,6 +249,8 @@ static void ctrlr_reset(struct ctrlr *ctrlr)
 		queue_close(ctrlr->queue[i]);
 	ctrlr_abort_events(ctrlr);
 	ctrlr->async_config = 0;
+	ctrlr->is_ana_event_due = ctrlr->is_ana_event_masked = false;
+	crd_enable(ctrlr, false);
 	ctrlr->csts = 0;
 }
 

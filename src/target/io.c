@@ -137,14 +137,16 @@ bool io_cmd_may_lend(const struct cmd *cmd)
 
 /* ---- ending --------------------------------------------------------------------------------- */
 
-static uint16_t nvme_status(uint16_t status)
+static uint16_t nvme_status(const struct cmd *cmd, uint16_t status)
 {
 	uint16_t code;
 
 	if (likely(status == IO_OK))
 		return 0;
 	code = io_status_to_nvme(status);
-	return io_status_is_final(status) ? code | NVME_STATUS_DNR : code;
+	if (io_status_is_final(status))
+		return code | NVME_STATUS_DNR;
+	return code | crd_bits(cmd, status);
 }
 
 /* The next range that is not empty goes to the device; true: none is left, or one failed. */
@@ -177,7 +179,7 @@ static void io_cmd_finish(struct cmd *cmd, uint16_t status)
 {
 	if (cmd->lent != NULL && cmd->conn->core->turn - cmd->lent_turn > LENT_TURNS_MAX)
 		cmd->ns->copy_left = LENT_RETRY;
-	cmd_complete(cmd, nvme_status(status));
+	cmd_complete(cmd, nvme_status(cmd, status));
 }
 
 /* The command was pending and is not any more. */
