@@ -61,7 +61,7 @@ static void pair_end(struct cmd *first, uint16_t first_status, uint16_t second_s
 /* What the device says is about one of the two. */
 static void pair_finish(struct cmd *first, uint16_t status)
 {
-	uint16_t code = io_cmd_status(status);
+	uint16_t code = io_cmd_status(first, status);
 
 	switch (status) {
 	case IO_OK:

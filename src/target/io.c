@@ -88,6 +88,8 @@ uint16_t io_cmd_check(struct cmd *cmd)
 	if (unlikely(cmd->ns == NULL))
 		return NVME_SC_INVALID_NAMESPACE | NVME_STATUS_DNR;
 	cmd->ns_generation = sc->ns_generation;
+	if (unlikely(cmd->conn->ana_blocked & cmd->ns->ana_bit))
+		return ana_io_status(cmd);
 	cmd->io.flags = 0;
 	switch (cmd->sqe.opcode) {
 	case NVME_IO_READ:
@@ -140,14 +142,16 @@ bool io_cmd_may_lend(const struct cmd *cmd)
 
 /* ---- ending --------------------------------------------------------------------------------- */
 
-uint16_t io_cmd_status(uint16_t status)
+uint16_t io_cmd_status(const struct cmd *cmd, uint16_t status)
 {
 	uint16_t code;
 
 	if (likely(status == IO_OK))
 		return 0;
 	code = io_status_to_nvme(status);
-	return io_status_is_final(status) ? code | NVME_STATUS_DNR : code;
+	if (io_status_is_final(status))
+		return code | NVME_STATUS_DNR;
+	return code | crd_bits(cmd, status);
 }
 
 /* The next range that is not empty goes to the device; true: none is left, or one failed. */
@@ -180,7 +184,7 @@ static void io_cmd_finish(struct cmd *cmd, uint16_t status)
 {
 	if (cmd->lent != NULL && cmd->conn->core->turn - cmd->lent_turn > LENT_TURNS_MAX)
 		cmd->ns->copy_left = LENT_RETRY;
-	cmd_complete(cmd, io_cmd_status(status));
+	cmd_complete(cmd, io_cmd_status(cmd, status));
 }
 
 /* The command was pending and is not any more. */
@@ -251,16 +255,21 @@ void io_cmd_hold(struct cmd *cmd)
 
 /*
  * The namespaces changed since the command was checked. What stands under its number now, if it was
- * not there then, is another device: what was meant for the old one must not reach it.
+ * not there then, is another device: what was meant for the old one must not reach it. Or the path
+ * to it has closed.
  */
 uint16_t io_cmd_recheck(struct cmd *cmd)
 {
 	uint32_t generation = cmd->ns_generation;
+	uint16_t status;
 
-	if (likely(generation == cmd->conn->sc->ns_generation) ||
-	    (io_cmd_check(cmd) == 0 && (int32_t)(generation - cmd->ns->generation) >= 0))
+	if (likely(generation == cmd->conn->sc->ns_generation))
 		return 0;
-	return NVME_SC_INVALID_NAMESPACE | NVME_STATUS_DNR;
+	status = io_cmd_check(cmd);
+	if (cmd->ns == NULL || (int32_t)(generation - cmd->ns->generation) < 0 ||
+	    status & NVME_STATUS_DNR)
+		return NVME_SC_INVALID_NAMESPACE | NVME_STATUS_DNR;
+	return status;
 }
 
 void io_cmd_submit(struct cmd *cmd)

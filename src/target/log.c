@@ -9,6 +9,7 @@
  *   03h    firmware: one slot, read only              -
  *   04h    changed namespaces                         list is empty again, event may be sent again
  *   05h    commands supported and effects             -
+ *   0Ch    ANA groups (with ANA only)                 event may be sent again
  *   12h    features supported, 13h: no NVMe-MI        -
  *   70h    discovery (discovery subsystem only)       event may be sent again
  *
@@ -155,6 +156,8 @@ static uint16_t make_page(struct ctrlr *ctrlr, struct cmd *cmd, void **ret_page,
 	bool is_kept = cdw10 >> 15 & 1; /* RAE */
 	uint8_t lid = (uint8_t)cdw10;
 
+	if (lid == NVME_LOG_ANA && ctrlr->subsystem->ana == NULL)
+		return NVME_SC_INVALID_LOG_PAGE;
 	if (is_discovery != (lid == NVME_LOG_DISCOVERY) && lid != NVME_LOG_ERROR &&
 	    lid != NVME_LOG_SUPPORTED)
 		return NVME_SC_INVALID_LOG_PAGE;
@@ -163,7 +166,7 @@ static uint16_t make_page(struct ctrlr *ctrlr, struct cmd *cmd, void **ret_page,
 		*ret_page = error_log_page(ctrlr, ret_size);
 		break;
 	case NVME_LOG_SUPPORTED:
-		*ret_page = supported_log_page(is_discovery, ret_size);
+		*ret_page = supported_log_page(ctrlr->subsystem, ret_size);
 		break;
 	case NVME_LOG_FEATURES:
 		*ret_page = feature_effects_page(ret_size);
@@ -183,6 +186,9 @@ static uint16_t make_page(struct ctrlr *ctrlr, struct cmd *cmd, void **ret_page,
 		break;
 	case NVME_LOG_EFFECTS:
 		*ret_page = page_effects(ret_size);
+		break;
+	case NVME_LOG_ANA:
+		*ret_page = ana_log(ctrlr, is_kept, cdw10 & NVME_ANA_LOG_GROUPS_ONLY, ret_size);
 		break;
 	case NVME_LOG_DISCOVERY:
 		*ret_page = page_discovery(ctrlr, cmd, is_kept, ret_size);
