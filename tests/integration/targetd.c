@@ -433,25 +433,26 @@ static void serve(void)
 	}
 }
 
+static const struct option options[] = {
+	{ "cores", required_argument, NULL, 'c' },
+	{ "queue-depth", required_argument, NULL, 'q' },
+	{ "buffers", required_argument, NULL, 'b' },
+	{ "connect-timeout", required_argument, NULL, 't' },
+	{ "conns", required_argument, NULL, 'n' },
+	{ "in-capsule", required_argument, NULL, 'i' },
+	{ "borrow-min", required_argument, NULL, 'B' },
+	{ "no-success", no_argument, NULL, 's' },
+	{ "conns-per-host", required_argument, NULL, 'H' },
+	{ "conns-per-subsystem", required_argument, NULL, 'S' },
+	{ "hosts", required_argument, NULL, 'o' },
+	{ "memory", required_argument, NULL, 'm' },
+	{ "idle-timeout", required_argument, NULL, 'I' },
+	{ "crdt", required_argument, NULL, 'r' },
+	{},
+};
+
 static bool parse_options(int argc, char **argv, struct engine_opts *engine)
 {
-	static const struct option options[] = {
-		{ "cores", required_argument, NULL, 'c' },
-		{ "queue-depth", required_argument, NULL, 'q' },
-		{ "buffers", required_argument, NULL, 'b' },
-		{ "connect-timeout", required_argument, NULL, 't' },
-		{ "conns", required_argument, NULL, 'n' },
-		{ "in-capsule", required_argument, NULL, 'i' },
-		{ "borrow-min", required_argument, NULL, 'B' },
-		{ "no-success", no_argument, NULL, 's' },
-		{ "conns-per-host", required_argument, NULL, 'H' },
-		{ "conns-per-subsystem", required_argument, NULL, 'S' },
-		{ "hosts", required_argument, NULL, 'o' },
-		{ "memory", required_argument, NULL, 'm' },
-		{ "idle-timeout", required_argument, NULL, 'I' },
-		{ "crdt", required_argument, NULL, 'r' },
-		{},
-	};
 	int opt;
 
 	while ((opt = getopt_long(argc, argv, "", options, NULL)) >= 0) {
