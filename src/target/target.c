@@ -38,6 +38,7 @@ void target_opts_init(struct target_opts *opts)
 		.hosts_max = 256,
 		.conn_memory_max = 2ull << 30,
 		.connect_timeout_ms = 10000,
+		.borrow_min = 16 << 10,
 		.idle_timeout_ms = 3600000,
 	};
 }
@@ -303,6 +304,7 @@ int target_start(const struct target_opts *opts, struct target **ret_target, str
 		return err_set(err, -ENOMEM, "no memory for a target");
 	the_target = target;
 	target->opts = *opts;
+	target->started_ns = reactor_primary()->now_ns;
 	result = target_init(target, err);
 	if (result < 0) {
 		target_free(target);
@@ -352,6 +354,7 @@ static void core_stats_add(void *arg)
 	sum->commands += core->stats.commands;
 	sum->buffer_waits += core->stats.buffer_waits;
 	sum->digest_errors += core->stats.digest_errors;
+	sum->reads_lent += core->stats.reads_lent;
 	sum->conns_terminated += core->stats.terminated;
 	sum->connect_timeouts += core->stats.connect_timeouts;
 	sum->buffers_free_min = MIN(sum->buffers_free_min, core->large.nfree_min);
