@@ -36,10 +36,10 @@
 
 enum {
 	QUEUE_DEPTH_MIN = 2,
-	QUEUE_DEPTH_MAX = 1024,  /* entries; one is never used (Base 3.3.1.2: full is size - 1) */
-	QUEUE_IOV_MAX = 256,     /* elements of one command's data */
+	QUEUE_DEPTH_MAX = 1024,   /* entries; one is never used (Base 3.3.1.2: full is size - 1) */
+	QUEUE_IOV_MAX = 256,      /* elements of one command's data */
 	QUEUE_DATA_MAX = 1 << 20, /* bytes of one command's data */
-	NVMF_LOST = 0x4000,      /* slot.status: the connection ended before an answer came */
+	NVMF_LOST = 0x4000,       /* slot.status: the connection ended before an answer came */
 };
 
 struct queue;
@@ -65,22 +65,23 @@ struct slot {
 				  * of flags only the FUSE bits are kept */
 	const struct iovec *iov; /* borrowed until done(); the array too */
 	int iovcnt;
-	uint32_t iov_off;   /* bytes of the vector to skip: a part of a larger request */
-	uint32_t len;       /* bytes to transfer */
-	uint8_t dir;        /* enum slot_dir */
+	uint32_t iov_off; /* bytes of the vector to skip: a part of a larger request */
+	uint32_t len;     /* bytes to transfer */
+	uint8_t dir;      /* enum slot_dir */
 	void (*done)(struct slot *slot);
 	void *owner;
 	uint64_t timeout_ns; /* 0: the queue's */
 
 	/* the answer, valid in done() */
-	uint16_t status;    /* 0; NVMe type << 8 | code, NVME_STATUS_DNR, CRD in bits 12:11; NVMF_LOST */
+	uint16_t
+		status; /* 0; NVMe type << 8 | code, NVME_STATUS_DNR, CRD in bits 12:11; NVMF_LOST */
 	uint32_t dw0, dw1;
-	bool is_unsent;     /* with NVMF_LOST: no byte of it was sent, so it cannot have taken effect */
+	bool is_unsent; /* with NVMF_LOST: no byte of it was sent, so it cannot have taken effect */
 
 	/* the queue's */
 	struct queue *queue;
 	uint16_t tag; /* index, and CID on the wire together with a generation */
-	/* ... */
+		      /* ... */
 };
 
 struct queue_opts {
@@ -101,10 +102,10 @@ struct queue_target {
 	uint16_t port;
 	const char *subnqn, *hostnqn;
 	uint8_t hostid[16];
-	uint16_t cntlid;            /* admin: FFFFh, dynamic */
-	uint32_t kato_ms;           /* admin only */
-	bool hdgst, ddgst;          /* asked for */
-	uint32_t capsule_data_max;  /* bytes a command may carry: (IOCCSZ * 16) - 64; admin 8192 */
+	uint16_t cntlid;             /* admin: FFFFh, dynamic */
+	uint32_t kato_ms;            /* admin only */
+	bool hdgst, ddgst;           /* asked for */
+	uint32_t capsule_data_max;   /* bytes a command may carry: (IOCCSZ * 16) - 64; admin 8192 */
 	uint64_t connect_timeout_ns; /* DIAL to LIVE */
 	uint64_t io_timeout_ns;      /* of slots; 0: none */
 };
