@@ -81,7 +81,7 @@ struct slot {
 	/* the queue's */
 	struct queue *queue;
 	uint16_t tag; /* index, and CID on the wire together with a generation */
-		      /* ... */
+	/* ... */
 };
 
 struct queue_opts {
