@@ -5,10 +5,10 @@
  *   bench-initiator --port P [--nqn NQN] [options]
  *
  * One reactor makes an admin queue and N I/O queues and keeps each full of reads or writes of one
- * size, into and from one buffer per command. Prints what bench-target prints (nvmetcp_load.c), with
- * one figure more: cpu_ns, the time of all turns in which something was done, per command. Both
- * programs count it the same way, so their difference is what the initiator costs more than the
- * least that a client can do. Time spent polling in vain is nobody's cost.
+ * size, into and from one buffer per command. Prints what bench-target prints (nvmetcp_load.c); of
+ * that, cpu_ns is the time of all turns in which something was done, per command. Both programs
+ * count it the same way, so their difference is what the initiator costs more than the least that
+ * a client can do. Time spent polling in vain is nobody's cost.
  *
  * Options: --rw read|write, --bs BYTES, --qd N, --conns N, --time S, --core N, --nsid N,
  *          --blocks N (of 512 bytes, to choose from), --in-capsule BYTES, --hdgst, --ddgst

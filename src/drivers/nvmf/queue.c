@@ -12,8 +12,8 @@
  *
  * A slot:
  *
- *   FREE --get--> LENT --send--> QUEUED --in the kernel--> SENT --answer--> DONE (in done()) --> FREE
- *                   |              +----------- NVMF_LOST ---+---------------^
+ *   FREE --get--> LENT --send--> QUEUED --in the kernel--> SENT --answer--> DONE --> FREE
+ *                   |              +----------- NVMF_LOST ---+---------------^ done() runs
  *                   +--put--> FREE
  *
  * There is one slot more than may be in flight: the one whose done() runs does not count, so that
