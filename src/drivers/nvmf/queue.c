@@ -641,6 +641,7 @@ int queue_connect(struct queue *q, const struct queue_target *target, struct err
 	q->capsule_data_target = target->capsule_data_max;
 	q->io_timeout_ns = target->io_timeout_ns;
 	q->is_send_blocked = false;
+	q->send_error = 0;
 	q->rules = (struct pdu_rules){ .is_host = true, .c2h_data_max = QUEUE_DATA_MAX };
 	q->state = QUEUE_DIAL;
 	q->life.fn = queue_connect_timeout;

@@ -308,7 +308,8 @@ TEST(violations_before_the_queue_is_up)
 	log_set_level(LOG_INFO);
 }
 
-TEST(controller_that_terminates_is_heard)
+/* @sends: the host notices first that it cannot send. */
+static void check_terminated(bool sends)
 {
 	struct {
 		struct nvme_tcp_term term;
@@ -319,20 +320,49 @@ TEST(controller_that_terminates_is_heard)
 			    .fes = le16_of(2),
 			    .fei = le32_of(77) } };
 	struct scene scene;
+	struct op op;
 
 	log_set_level(LOG_ERROR);
 	begin();
 	go_live();
 	scene_start(&scene);
+	if (sends) {
+		fake.send_error = -EPIPE;
+		op_start(&op, NVME_IO_FLUSH, 0);
+		fake_turns(1);
+	}
 	fake_give(&pdu, sizeof(pdu));
 	fake_turns(3);
 	CHECK_EQ(user.ndown, 1);
 	CHECK_EQ(user.reason, -ECONNABORTED);
+	CHECK(!sends || (op.ndone == 1 && op.is_unsent));
 	CHECK_HAS(queue_err(user.q)->msg, "information 77");
 	CHECK_EQ(scene.read[0].status, NVMF_LOST);
 	scene_end(&scene);
 	finish();
 	log_set_level(LOG_INFO);
+}
+
+TEST(controller_that_terminates_is_heard)
+{
+	check_terminated(false);
+	check_terminated(true);
+}
+
+TEST(socket_that_takes_nothing_and_says_nothing_ends)
+{
+	struct op op;
+
+	begin();
+	go_live();
+	fake.send_error = -EPIPE;
+	op_start(&op, NVME_IO_FLUSH, 0);
+	fake_turns(3);
+	CHECK_EQ(user.ndown, 1);
+	CHECK_EQ(user.reason, -EPIPE);
+	CHECK_EQ(op.ndone, 1);
+	CHECK(op.is_unsent);
+	finish();
 }
 
 /* ---- data that does not arrive well --------------------------------------------------------- */

@@ -364,8 +364,11 @@ static unsigned queue_recv(struct queue *q)
 
 	direct = queue_scatter(q, &iovcnt);
 	got = stream_recv(q->stream, hub->iov, iovcnt);
-	if (got == -EAGAIN)
-		return 0;
+	if (got == -EAGAIN) {
+		if (likely(q->send_error == 0))
+			return 0;
+		got = q->send_error;
+	}
 	if (unlikely(got <= 0)) {
 		queue_broke(q, got);
 		return 1;

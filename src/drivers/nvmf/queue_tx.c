@@ -350,7 +350,10 @@ void queue_flush(struct queue *q)
 		ssize_t n = stream_send(q->stream, iov, g.count);
 
 		if (unlikely(n < 0 && n != -EAGAIN)) {
-			queue_drop(q, (int)n);
+			/* Why may still lie in the receive buffer. */
+			q->is_send_blocked = true;
+			q->send_error = (int)n;
+			hub_activate(q);
 			return;
 		}
 		if (n != (ssize_t)total) {

@@ -48,6 +48,7 @@ static struct fake {
 	uint8_t *out;                  /* what it sent */
 	size_t out_len, out_at;        /* at: how far the test looked */
 	size_t room;                   /* bytes that may still be sent */
+	int send_error;                /* what sending ends with, if not 0 */
 } fake;
 
 /* ---- backend -------------------------------------------------------------------------------- */
@@ -138,6 +139,8 @@ static ssize_t fake_send(struct stream *stream, const struct iovec *iov, int iov
 	size_t sent = 0;
 
 	(void)stream;
+	if (fake.send_error != 0)
+		return fake.send_error;
 	if (fake.room == 0)
 		return -EAGAIN;
 	for (int i = 0; i < iovcnt; i++) {
@@ -220,13 +223,15 @@ static const struct net fake_net = { .connect = fake_connect, .error = fake_erro
 
 static inline void fake_start(void)
 {
+	static uint8_t in[FAKE_IN_MAX], out[FAKE_OUT_MAX];
+
 	memset(&fake, 0, sizeof(fake));
 	fake.now_ns = 1000000000;
 	fake.room = SIZE_MAX;
-	fake.in = malloc(FAKE_IN_MAX);
-	fake.out = malloc(FAKE_OUT_MAX);
+	fake.in = in;
+	fake.out = out;
 	fake.r = aligned_alloc(64, ALIGN_UP(sizeof(struct reactor), 64));
-	if (fake.in == NULL || fake.out == NULL || fake.r == NULL)
+	if (fake.r == NULL)
 		abort();
 	reactor_init(fake.r, 0, &fake_backend, 1);
 	fake.r->now_ns = fake.now_ns;
@@ -245,8 +250,6 @@ static inline bool fake_stop(void)
 	reactor_self_ = NULL;
 	reactors_adopt(&fake.r, 0);
 	free(fake.r);
-	free(fake.in);
-	free(fake.out);
 	return is_clean;
 }
 
