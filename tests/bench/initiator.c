@@ -64,7 +64,8 @@ static struct {
 	struct hist latency;
 	struct timer end;
 	struct poller clock;
-	uint64_t begin_ns, last_ns, busy_ns, done, done_before;
+	uint64_t begin_ns, last_ns, busy_ns, done;
+	uint64_t busy_turn, busy_before; /* the last two in which a command ended */
 	bool is_ending, has_failed;
 	sem_t finished;
 } run;
@@ -82,6 +83,7 @@ static void job_send(struct job *job);
 static void job_done(struct slot *slot)
 {
 	struct job *job = slot->owner;
+	uint64_t turn = reactor_self()->stats.turns;
 
 	if (slot->status != 0 && !run.is_ending) {
 		(void)fprintf(stderr, "bench-initiator: status %#x\n", slot->status);
@@ -89,6 +91,10 @@ static void job_done(struct slot *slot)
 	}
 	hist_add(&run.latency, run.last_ns - job->started_ns, 1);
 	run.done++;
+	if (run.busy_turn != turn) {
+		run.busy_before = run.busy_turn;
+		run.busy_turn = turn;
+	}
 	if (!run.is_ending)
 		job_send(job);
 }
@@ -116,16 +122,16 @@ static void job_send(struct job *job)
 	queue_send(slot);
 }
 
-/* Called first in every turn: what did the turn before cost, and was it of use? */
+/* Once per turn: what did the turn before cost, and was it of use? */
 static unsigned clock_poll(struct poller *poller)
 {
-	uint64_t now_ns = reactor_self()->now_ns;
+	const struct reactor *r = reactor_self();
 
 	(void)poller;
-	if (run.done != run.done_before)
-		run.busy_ns += now_ns - run.last_ns;
-	run.done_before = run.done;
-	run.last_ns = now_ns;
+	if ((run.busy_turn == r->stats.turns ? run.busy_before : run.busy_turn) + 1 ==
+	    r->stats.turns)
+		run.busy_ns += r->now_ns - run.last_ns;
+	run.last_ns = r->now_ns;
 	return 0;
 }
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A whole session of the initiator's queue, fed with any bytes: the input is what a controller sends
- * from the first byte on, cut as the input says, while the queue keeps reads and writes in flight.
+ * A whole session of the initiator's queue, fed with any bytes: the input is what a controller
+ * sends from the first byte on, cut as the input says, while the queue keeps reads and writes in
+ * flight.
  *
  * Byte 0 chooses digests, how the socket cuts and takes, and whether what is needed to come up is
  * put in front (so that an input need not find a good ICResp and Connect answer by itself). Byte 1
