@@ -11,7 +11,8 @@
  * a client can do. Time spent polling in vain is nobody's cost.
  *
  * Options: --rw read|write, --bs BYTES, --qd N, --conns N, --time S, --core N, --nsid N,
- *          --blocks N (of 512 bytes, to choose from), --in-capsule BYTES, --hdgst, --ddgst
+ *          --blocks N (of 512 bytes, to choose from), --in-capsule BYTES, --hdgst, --ddgst,
+ *          --poll-always (never sleep)
  */
 #include <errno.h>
 #include <getopt.h>
@@ -33,7 +34,7 @@ enum {
 static struct {
 	const char *nqn;
 	uint16_t port;
-	bool is_write, hdgst, ddgst;
+	bool is_write, hdgst, ddgst, poll_always;
 	uint32_t bs, qd, conns, nsid, in_capsule;
 	double time_s;
 	int core;
@@ -269,13 +270,11 @@ static void begin(struct msg *msg)
 /* ---- the program ---------------------------------------------------------------------------- */
 
 static const struct option options[] = {
-	{ "port", 1, NULL, 'p' },       { "nqn", 1, NULL, 'n' },
-	{ "rw", 1, NULL, 'r' },         { "bs", 1, NULL, 'b' },
-	{ "qd", 1, NULL, 'q' },         { "conns", 1, NULL, 'c' },
-	{ "time", 1, NULL, 't' },       { "core", 1, NULL, 'C' },
-	{ "blocks", 1, NULL, 'B' },     { "nsid", 1, NULL, 'N' },
-	{ "hdgst", 0, NULL, 'H' },      { "ddgst", 0, NULL, 'D' },
-	{ "in-capsule", 1, NULL, 'I' }, {},
+	{ "port", 1, NULL, 'p' },       { "nqn", 1, NULL, 'n' },         { "rw", 1, NULL, 'r' },
+	{ "bs", 1, NULL, 'b' },         { "qd", 1, NULL, 'q' },          { "conns", 1, NULL, 'c' },
+	{ "time", 1, NULL, 't' },       { "core", 1, NULL, 'C' },        { "blocks", 1, NULL, 'B' },
+	{ "nsid", 1, NULL, 'N' },       { "hdgst", 0, NULL, 'H' },       { "ddgst", 0, NULL, 'D' },
+	{ "in-capsule", 1, NULL, 'I' }, { "poll-always", 0, NULL, 'P' }, {},
 };
 
 static bool parse_one(int c)
@@ -297,6 +296,9 @@ static bool parse_one(int c)
 		return true;
 	case 'D':
 		opt.ddgst = true;
+		return true;
+	case 'P':
+		opt.poll_always = true;
 		return true;
 	case 'p':
 		opt.port = (uint16_t)value;
@@ -349,6 +351,7 @@ int main(int argc, char **argv)
 		(void)fprintf(stderr, "bench-initiator: wrong usage, see the head of its source\n");
 		return 2;
 	}
+	opts.poll_always = opt.poll_always;
 	opts.core_mask = opt.core >= 0 ? 1ull << opt.core : 0;
 	(void)sem_init(&run.finished, 0, 0);
 	if (reactors_start(&opts, &err) < 0)
