@@ -53,6 +53,8 @@ static uint32_t queues_granted(const struct ctrlr *ctrlr)
 static uint32_t feature_value(const struct ctrlr *ctrlr, struct cmd *cmd, uint8_t fid,
 			      bool *ret_changeable, uint16_t *ret_status)
 {
+	uint32_t value = 0;
+
 	*ret_status = 0;
 	*ret_changeable = false;
 	switch (fid) {
@@ -81,6 +83,11 @@ static uint32_t feature_value(const struct ctrlr *ctrlr, struct cmd *cmd, uint8_
 		else
 			cmd_reply(cmd, ctrlr->hostid, sizeof(ctrlr->hostid));
 		return 0;
+	case NVME_FEAT_RESV_MASK:
+	case NVME_FEAT_RESV_PERSIST:
+		*ret_changeable = true;
+		*ret_status = resv_feature_get(ctrlr, cmd, fid, &value);
+		return value;
 	default:
 		*ret_status = NVME_SC_INVALID_FIELD;
 		return 0;
@@ -140,6 +147,8 @@ static uint16_t set_feature(struct ctrlr *ctrlr, struct cmd *cmd, uint8_t fid, u
 	case NVME_FEAT_ERROR_RECOVERY:
 	case NVME_FEAT_WRITE_ATOMICITY:
 		return value == 0 ? 0 : NVME_SC_FEATURE_NOT_CHANGEABLE;
+	case NVME_FEAT_RESV_MASK:
+		return resv_feature_mask(ctrlr, cmd, value);
 	default:
 		return NVME_SC_INVALID_FIELD;
 	}
@@ -151,6 +160,8 @@ static void set_features(struct ctrlr *ctrlr, struct cmd *cmd)
 
 	if (cdw10 & FEATURE_SAVE)
 		finish(cmd, NVME_SC_FEATURE_NOT_SAVEABLE);
+	else if ((uint8_t)cdw10 == NVME_FEAT_RESV_PERSIST)
+		resv_execute(cmd); /* it goes to the disk first */
 	else
 		finish(cmd, set_feature(ctrlr, cmd, (uint8_t)cdw10, le32_get(cmd->sqe.cdw11)));
 }

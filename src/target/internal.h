@@ -26,6 +26,7 @@
 #include "reactor/reactor.h"
 #include "reactor/stream.h"
 #include "reactor/task.h"
+#include "target/resv.h"
 #include "target/target.h"
 #include "target/tcp_pdu.h"
 
@@ -46,10 +47,11 @@ enum {
 	PRESSURE_MS = 1000,    /* while commands wait for buffers, look who sits on them */
 	STALL_MS = 5000,       /* ... without having taken or sent a byte of data for so long */
 	R2T_MS = 20000,        /* ... or with data asked for so long ago */
-	KATO_GRANULARITY_MS = 1000,              /* KAS; timeouts are rounded up to it */
-	KATO_DISCOVERY_MS = 120000,              /* of a discovery controller that asked for none */
-	SMALL_BUF = 4096,                        /* bytes each slot of an I/O queue owns at least */
-	BOOT_DATA = 1024,                        /* bytes the Connect command carries */
+	KATO_GRANULARITY_MS = 1000, /* KAS; timeouts are rounded up to it */
+	KATO_DISCOVERY_MS = 120000, /* of a discovery controller that asked for none */
+	SMALL_BUF = 4096,           /* bytes each slot of an I/O queue owns at least */
+	BOOT_DATA = 1024,           /* bytes the Connect command carries */
+	RESV_LOG_MAX = 32, /* unread reservation notifications of a controller; older ones go */
 	TAIL_MAX = PDU_HEADER_MAX + 256 + 16384, /* the longest capsule that is kept in parts */
 	TAG_BOOT = 0xffff,                       /* the slot that Connect uses */
 };
@@ -105,6 +107,7 @@ struct cmd {
 	uint8_t has_digest;  /* ddgst is computed */
 	uint8_t is_data_bad; /* the data digest was wrong */
 	uint8_t is_via_primary;
+	uint8_t is_preempted; /* Preempt and Abort met it while it waited for its data */
 	uint32_t dw0, dw1;
 	uint32_t ddgst;
 	uint32_t buf_size; /* bytes at buf; for commands of the primary */
@@ -177,6 +180,7 @@ enum conn_state {
 /* What the primary decided about a Connect; read by the reactor when the command comes back. */
 struct connect_result {
 	struct subsys_core *sc;
+	const _Atomic uint8_t *denied;
 	uint16_t qid, sqsize; /* entries */
 	bool is_flow_controlled;
 };
@@ -197,7 +201,9 @@ struct conn {
 	uint8_t data_align; /* of data in C2HData, bytes - 1 */
 	struct pdu_rules rules;
 	struct subsys_core *sc; /* NULL before Connect */
-	uint8_t *bufs;          /* owned, ncmds * buf_size */
+	/* By NSID - 1, RESV_DENY_*: the controller's, which outlives what is done on this queue. */
+	const _Atomic uint8_t *denied;
+	uint8_t *bufs; /* owned, ncmds * buf_size */
 	uint32_t buf_size;
 	uint32_t busy;      /* commands with a device or the primary */
 	uint32_t pool_held; /* buffers of core->large */
@@ -269,10 +275,18 @@ struct ns_core {
 	uint8_t shift;         /* log2 of the block size */
 	bool never_lend;       /* device wants aligned memory */
 	bool fills_reads;      /* proven: a read overwrites the whole buffer */
+	bool is_reserved;      /* some hosts may not do everything: look at conn->denied */
 	uint32_t generation;   /* of the table when it came in */
 };
 
 /* ---- the primary's half --------------------------------------------------------------------- */
+
+/* What is reserved, and where that is written down. */
+struct ns_resv {
+	struct resv state;
+	char *path;         /* owned; NULL: does not survive a restart */
+	uint8_t notice_off; /* feature 82h: bit n masks notices of type n */
+};
 
 struct ns {
 	uint32_t nsid;
@@ -280,7 +294,8 @@ struct ns {
 	struct desc *desc;  /* owned */
 	struct subsystem *subsystem;
 	struct ns_core *cores; /* owned, one per reactor */
-	bool is_lost;          /* its device was removed; a task takes it out */
+	struct ns_resv resv;
+	bool is_lost; /* its device was removed; a task takes it out */
 };
 
 struct subsystem {
@@ -299,7 +314,9 @@ struct subsystem {
 	uint16_t cntlid_min, cntlid_max, cntlid_next;
 	bool said_no_cache;      /* some controller was told that there is no volatile cache */
 	unsigned conns;          /* connections that may still point here */
-	unsigned tasks;          /* clean-up tasks that will look at it again */
+	unsigned tasks;          /* tasks that will look at it again */
+	struct list resv_cmds;   /* commands that change reservations, in order */
+	bool is_resv_running;    /* a task works on them */
 	struct task_event *gone; /* fired when conns and tasks reached 0 */
 	struct task_mutex control;
 	unsigned pause_count;
@@ -325,6 +342,17 @@ struct target {
 	uint64_t conns_accepted, conns_refused, keep_alive_timeouts;
 };
 
+/* Notifications that the host has not read yet, oldest first: a ring. */
+struct resv_log {
+	uint64_t count; /* ever made: the number of the newest */
+	unsigned first, used;
+	struct resv_log_entry {
+		uint64_t number;
+		uint32_t nsid;
+		uint8_t type; /* enum nvme_resv_notice */
+	} entry[RESV_LOG_MAX];
+};
+
 struct ctrlr {
 	struct list link; /* subsystem.ctrlrs */
 	struct subsystem *subsystem;
@@ -343,6 +371,11 @@ struct ctrlr {
 	uint8_t changed[TARGET_NAMESPACES_MAX / 8]; /* NSIDs - 1 of the changed namespace list */
 	bool is_ns_event_due, is_ns_event_masked;
 	bool is_disc_event_due, is_disc_event_masked;
+	bool is_resv_event_masked; /* one is due while resv_log is not empty */
+	struct resv_log resv_log;
+	/* By NSID - 1: RESV_DENY_* and RESV_ABORTING. Written by the primary, read by the reactors of
+	 * its queues. */
+	_Atomic uint8_t denied[TARGET_NAMESPACES_MAX];
 	uint16_t temp_threshold;
 };
 
@@ -359,6 +392,11 @@ bool subsystem_allows(const struct subsystem *ss, const char *hostnqn);
 void subsystem_put_conn(struct subsystem *ss);
 /* Primary: take out the namespaces whose devices are gone. */
 void subsystem_reap(struct target *target);
+/* With ss->control held: hold new I/O commands and wait for those with devices; let them go on. */
+void subsystem_hold(struct subsystem *ss) MAY_SUSPEND;
+void subsystem_let_go(struct subsystem *ss) MAY_SUSPEND;
+/* A task that ss->tasks counted has looked at it for the last time. */
+void subsystem_put_task(struct subsystem *ss);
 /* A command that counted in sc->inflight ended. */
 void subsys_core_idle(struct subsys_core *sc);
 
@@ -429,6 +467,33 @@ uint16_t io_cmd_check(struct cmd *cmd);
 void io_cmd_submit(struct cmd *cmd);
 /* Is it wise to let the device read straight from the receive buffer? */
 bool io_cmd_may_lend(const struct cmd *cmd);
+
+/* ---- reservations: resv_ns.c ---------------------------------------------------------------- */
+
+enum { RESV_ABORTING = 1 << 7 }; /* in ctrlr.denied while Preempt and Abort runs */
+
+/* Find the namespace's reservations, on disk if it has any there. */
+int resv_ns_open(struct ns *ns, struct err *err) MAY_SUSPEND WARN_UNUSED;
+void resv_ns_done(struct ns *ns);
+/* The namespace joins its subsystem / the controller joins: who may do what on it. */
+void resv_ns_joins(struct ns *ns);
+void resv_ctrlr_joins(struct ctrlr *ctrlr);
+/* A reservation command arrived on an I/O queue: direction and length. 0 or an NVMe status. */
+uint16_t resv_cmd_check(struct cmd *cmd);
+/* On the I/O path, only where ns_core.is_reserved: may the host not do this? */
+bool resv_cmd_is_denied(const struct cmd *cmd);
+/* Primary: carry out a reservation command, or Set Features 83h, and send it back. */
+void resv_execute(struct cmd *cmd);
+/* Features 82h and 83h. 0 or an NVMe status without DNR. */
+uint16_t resv_feature_get(const struct ctrlr *ctrlr, const struct cmd *cmd, uint8_t fid,
+			  uint32_t *ret_value);
+uint16_t resv_feature_mask(struct ctrlr *ctrlr, const struct cmd *cmd, uint32_t value);
+/* RESCAP of Identify Namespace. */
+uint8_t resv_capabilities(const struct ns *ns);
+/* Log page 80h: the oldest notification, taken out unless @is_kept; NULL: no memory. */
+void *resv_log_page(struct ctrlr *ctrlr, bool is_kept, size_t *ret_size);
+/* A controller level reset. */
+void resv_log_reset(struct ctrlr *ctrlr);
 
 /* ---- transport: tcp.c, tcp_tx.c, tcp_conn.c ------------------------------------------------- */
 

@@ -14,8 +14,9 @@
  *   Verify         -      IO_READ into a spare buffer      beyond MDTS (VSL)
  *
  * Range, capability and read-only are the device layer's to check: it answers with a status, which
- * io_status_to_nvme() translates, once. Fused commands and reservations are refused for now; their
- * place is io_cmd_check().
+ * io_status_to_nvme() translates, once. Fused commands are refused for now; their place
+ * is io_cmd_check(). Reservation commands go to the primary (resv_ns.c); what a reservation denies
+ * is refused here, when the command arrives and again when reservations changed since.
  *
  * A paused subsystem holds what has its data and would go to a device; what is on its way in may
  * arrive. Held data never stays in the receive buffer.
@@ -83,6 +84,8 @@ uint16_t io_cmd_check(struct cmd *cmd)
 	if (unlikely(cmd->ns == NULL))
 		return NVME_SC_INVALID_NAMESPACE | NVME_STATUS_DNR;
 	cmd->ns_generation = sc->ns_generation;
+	if (unlikely(cmd->ns->is_reserved) && resv_cmd_is_denied(cmd))
+		return io_status_to_nvme(IO_RESERVED);
 	cmd->io.flags = 0;
 	switch (cmd->sqe.opcode) {
 	case NVME_IO_READ:
@@ -116,6 +119,11 @@ uint16_t io_cmd_check(struct cmd *cmd)
 		return check_dsm(cmd);
 	case NVME_IO_VERIFY:
 		return check_blocks(cmd, IO_READ, CMD_SCRATCH);
+	case NVME_IO_RESV_REGISTER:
+	case NVME_IO_RESV_REPORT:
+	case NVME_IO_RESV_ACQUIRE:
+	case NVME_IO_RESV_RELEASE:
+		return resv_cmd_check(cmd);
 	default:
 		return NVME_SC_INVALID_OPCODE | NVME_STATUS_DNR;
 	}
@@ -232,17 +240,23 @@ static void io_cmd_hold(struct cmd *cmd)
 }
 
 /*
- * The namespaces changed since the command was checked. What stands under its number now, if it was
- * not there then, is another device: what was meant for the old one must not reach it.
+ * The namespaces changed since the command was checked, or who may use them. What stands under its
+ * number now, if it was not there then, is another device: what was meant for the old one must not
+ * reach it.
  */
 static bool io_cmd_is_stale(struct cmd *cmd)
 {
 	uint32_t generation = cmd->ns_generation;
+	uint16_t status = io_cmd_check(cmd);
 
-	if (io_cmd_check(cmd) == 0 && (int32_t)(generation - cmd->ns->generation) >= 0)
+	if (cmd->ns == NULL || (int32_t)(generation - cmd->ns->generation) < 0)
+		status = NVME_SC_INVALID_NAMESPACE | NVME_STATUS_DNR;
+	else if (cmd->is_preempted)
+		status = NVME_SC_PREEMPTED_AND_ABORTED | NVME_STATUS_DNR;
+	if (status == 0)
 		return false;
 	cmd->len = 0;
-	cmd_complete(cmd, NVME_SC_INVALID_NAMESPACE | NVME_STATUS_DNR);
+	cmd_complete(cmd, status);
 	return true;
 }
 

@@ -117,6 +117,16 @@ static void resume_locked(struct subsystem *ss)
 		task_call(ss->cores[i].reactor, sc_resume, &ss->cores[i]);
 }
 
+void subsystem_hold(struct subsystem *ss)
+{
+	pause_locked(ss);
+}
+
+void subsystem_let_go(struct subsystem *ss)
+{
+	resume_locked(ss);
+}
+
 void subsystem_pause(struct subsystem *ss)
 {
 	task_mutex_lock(&ss->control);
@@ -175,6 +185,7 @@ static void ns_free(struct ns *ns)
 	if (ns == NULL)
 		return;
 	desc_close(ns->desc);
+	resv_ns_done(ns);
 	free(ns->cores);
 	free(ns);
 }
@@ -283,6 +294,8 @@ static int add_ns_locked(struct subsystem *ss, struct device *dev, uint32_t nsid
 	ns->cores = calloc(reactor_count(), sizeof(*ns->cores));
 	result = ns->cores == NULL ? err_set(err, -ENOMEM, "no memory for a namespace")
 				   : ns_open(ns, dev, err);
+	if (result == 0)
+		result = resv_ns_open(ns, err);
 	if (result < 0) {
 		ns_free(ns);
 		return result;
@@ -291,6 +304,7 @@ static int add_ns_locked(struct subsystem *ss, struct device *dev, uint32_t nsid
 	ss->ns[nsid - 1] = ns;
 	for (unsigned i = 0; ss->said_no_cache && dev->has_write_cache && i < reactor_count(); i++)
 		ns->cores[i].write_flags = IO_FUA;
+	resv_ns_joins(ns);
 	swap_ns(ss, nsid, ns->cores);
 	announce_ns(ss, nsid);
 	if (ret_nsid != NULL)
@@ -346,6 +360,12 @@ static void subsystem_maybe_gone(struct subsystem *ss)
 		task_event_fire(ss->gone);
 }
 
+void subsystem_put_task(struct subsystem *ss)
+{
+	ss->tasks--;
+	subsystem_maybe_gone(ss);
+}
+
 static void reap_task(void *arg)
 {
 	struct subsystem *ss = arg;
@@ -356,8 +376,7 @@ static void reap_task(void *arg)
 			remove_ns_locked(ss, ss->ns[i]);
 	}
 	task_mutex_unlock(&ss->control);
-	ss->tasks--;
-	subsystem_maybe_gone(ss);
+	subsystem_put_task(ss);
 }
 
 static bool subsystem_has_lost(const struct subsystem *ss)
@@ -481,6 +500,7 @@ static void subsystem_fill(struct subsystem *ss, struct target *target,
 	ss->cntlid_max = opts->cntlid_max == 0 ? NVME_CNTLID_MAX : opts->cntlid_max;
 	ss->cntlid_next = ss->cntlid_min;
 	list_init(&ss->ctrlrs);
+	list_init(&ss->resv_cmds);
 	task_mutex_init(&ss->control);
 	for (unsigned i = 0; i < reactor_count(); i++) {
 		ss->cores[i].subsystem = ss;

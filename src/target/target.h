@@ -20,6 +20,7 @@
 #include "base/uuid.h"
 #include "device/device.h"
 #include "reactor/task.h"
+#include "target/resv.h"
 
 enum {
 	TARGET_NQN_MAX = 223,        /* bytes without the NUL (NVMe Base 2.0, 4.5) */
@@ -42,6 +43,11 @@ struct target_opts {
 	uint32_t conns_max;          /* TCP connections at once; 4096 */
 	uint32_t connect_timeout_ms; /* from accept to a good Connect command; 10000 */
 	bool no_success_flag;        /* end each read with a response capsule of its own */
+	/*
+	 * Folder for reservations that are to survive loss of power, made if it is missing. NULL:
+	 * hosts are told that theirs do not. Borrowed until target_stop().
+	 */
+	const char *ptpl_dir;
 };
 
 /* The defaults named above. */
@@ -95,6 +101,9 @@ int subsystem_add_ns(struct subsystem *subsystem, struct device *dev, uint32_t n
 /* -ENOENT. Waits for its I/O to end; later commands get Invalid Namespace. */
 int subsystem_remove_ns(struct subsystem *subsystem, uint32_t nsid,
 			struct err *err) MAY_SUSPEND WARN_UNUSED;
+
+/* The reservations of a namespace, valid until the task suspends; NULL: no such namespace. */
+const struct resv *subsystem_reservations(const struct subsystem *subsystem, uint32_t nsid);
 
 /*
  * Hold new I/O commands and wait for those in flight; let the held ones go. Calls nest. Admin

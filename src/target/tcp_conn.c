@@ -244,6 +244,7 @@ int conn_go_live(struct conn *conn)
 	}
 	conn->nfree = n;
 	conn->sc = r->sc;
+	conn->denied = r->denied;
 	conn->qid = r->qid;
 	conn->ncmds = n;
 	conn->sqhd = 1 % n; /* Connect was the first entry */

@@ -21,7 +21,7 @@
  * It ends at the end of its input, in order: target, devices, engine.
  *
  * Options: --cores MASK, --queue-depth N, --buffers N, --connect-timeout MS, --conns N,
- *          --in-capsule N, --no-success
+ *          --in-capsule N, --no-success, --ptpl-dir DIR
  *
  * Thread: the main thread reads lines, each is run as a task by engine_call().
  */
@@ -266,6 +266,7 @@ static bool parse_options(int argc, char **argv, struct engine_opts *engine)
 		{ "conns", required_argument, NULL, 'n' },
 		{ "in-capsule", required_argument, NULL, 'i' },
 		{ "no-success", no_argument, NULL, 's' },
+		{ "ptpl-dir", required_argument, NULL, 'p' },
 		{},
 	};
 	int opt;
@@ -291,6 +292,9 @@ static bool parse_options(int argc, char **argv, struct engine_opts *engine)
 			break;
 		case 'i':
 			target_opts.in_capsule_size = (uint32_t)value;
+			break;
+		case 'p':
+			target_opts.ptpl_dir = optarg;
 			break;
 		case 's':
 			target_opts.no_success_flag = true;
