@@ -33,7 +33,7 @@ struct control;
 
 struct export_opts {
 	struct opt_list listen, hosts, inject;
-	const char *nqn, *control, *port_file;
+	const char *nqn, *control, *port_file, *ptpl_dir;
 	uint64_t cores;
 	unsigned poll;
 };
@@ -63,6 +63,7 @@ int export_resume(struct export *e, struct err *err) MAY_SUSPEND WARN_UNUSED;
 /* One line of JSON, to be freed; NULL when memory is short. */
 char *export_stats(struct export *e) MAY_SUSPEND;
 char *export_list(struct export *e) MAY_SUSPEND;
+char *export_reservations(struct export *e) MAY_SUSPEND;
 
 /* ---- the control socket ---------------------------------------------------------------------- */
 

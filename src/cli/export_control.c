@@ -3,7 +3,7 @@
  * export_control.c - lines in, answers out, over a unix socket: what a running export can be told.
  *
  *	add URI  |  remove NSID  |  list  |  rescan  |  pause  |  resume  |  stats
- *	inject URI  |  uninject URI  |  help
+ *	reservations  |  inject URI  |  uninject URI  |  help
  *
  * Each line is answered by one line that begins with "ok" or "error", in order. The socket is made
  * for its owner only (mode 0600): who may open it may do all of that. A file that is left over from
@@ -121,6 +121,12 @@ static int run_stats(struct request *req, struct err *err)
 	return req->text != NULL ? 0 : err_set(err, -ENOMEM, "no memory for the answer");
 }
 
+static int run_reservations(struct request *req, struct err *err)
+{
+	req->text = export_reservations(req->e);
+	return req->text != NULL ? 0 : err_set(err, -ENOMEM, "no memory for the answer");
+}
+
 static int run_rescan(struct request *req, struct err *err)
 {
 	return export_rescan(req->e, err);
@@ -156,6 +162,7 @@ static const struct command commands[] = {
 	{ "pause", NULL, "hold new I/O, wait for what is in flight", run_pause },
 	{ "resume", NULL, "let it go on", run_resume },
 	{ "stats", NULL, "counters of target and devices, as JSON", run_stats },
+	{ "reservations", NULL, "who may write, as JSON", run_reservations },
 	{ "inject", "URI", "arm a fault: inject://DEVICE?...", run_inject },
 	{ "uninject", "URI", "disarm it by the same text", run_uninject },
 	{ "help", NULL, "this list", run_help },
