@@ -27,7 +27,8 @@ static void finish(struct cmd *cmd, uint16_t status)
 
 enum {
 	SEL_SUPPORTED = 3,           /* Get Features, SEL: what can be done with it */
-	FEATURE_CHANGEABLE = 1 << 2, /* dword 0 of that answer */
+	FEATURE_PER_NS = 1 << 1,     /* dword 0 of that answer */
+	FEATURE_CHANGEABLE = 1 << 2,
 	FEATURE_SAVE = 1u << 31,     /* Set Features, SV */
 	TEMPERATURE_DEFAULT = 343,   /* kelvin; a threshold nobody measures against */
 	ASYNC_CONFIG_MASK = NVME_OAES_NS_ATTR | (int)NVME_OAES_DISCOVERY | 0x1f, /* SMART bits */
@@ -94,6 +95,13 @@ static uint32_t feature_value(const struct ctrlr *ctrlr, struct cmd *cmd, uint8_
 	}
 }
 
+static uint32_t feature_support(uint8_t fid, bool is_changeable)
+{
+	bool is_per_ns = fid == NVME_FEAT_RESV_MASK || fid == NVME_FEAT_RESV_PERSIST;
+
+	return (is_changeable ? FEATURE_CHANGEABLE : 0u) | (is_per_ns ? FEATURE_PER_NS : 0u);
+}
+
 static void get_features(struct ctrlr *ctrlr, struct cmd *cmd)
 {
 	uint32_t cdw10 = le32_get(cmd->sqe.cdw10);
@@ -106,7 +114,7 @@ static void get_features(struct ctrlr *ctrlr, struct cmd *cmd)
 	value = feature_value(ctrlr, cmd, (uint8_t)cdw10, &is_changeable, &status);
 	if (status == 0)
 		cmd->dw0 = (cdw10 >> 8 & 7) == SEL_SUPPORTED
-				   ? (is_changeable ? (uint32_t)FEATURE_CHANGEABLE : 0)
+				   ? feature_support((uint8_t)cdw10, is_changeable)
 				   : value;
 	finish(cmd, status);
 }

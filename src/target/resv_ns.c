@@ -138,8 +138,9 @@ static void core_abort(struct core *core, const struct subsys_core *sc, uint32_t
 {
 	struct conn *conn;
 
+	/* A closed connection has nothing that waits, and its controller may be gone. */
 	list_for_each (conn, &core->conns, link) {
-		if (conn->sc == sc &&
+		if (conn->sc == sc && conn->state != CONN_CLOSED &&
 		    (atomic_load_explicit(&conn->denied[nsid - 1], memory_order_relaxed) &
 		     RESV_ABORTING))
 			core_abort_conn(conn, nsid);
@@ -424,10 +425,10 @@ static uint16_t commit(struct ns *ns, const struct change *change)
 		}
 	}
 	rights_swap(ns, change);
-	if (change->fx.is_changed)
-		log_info("reservation nqn=%s nsid=%u type=\"%s\" registrants=%u persistent=%d",
+	if (change->fx.count > 0) /* some host lost something */
+		log_info("reservation changed nqn=%s nsid=%u type=\"%s\" registrants=%u told=%u",
 			 ns->subsystem->nqn, ns->nsid, resv_type_name(change->next.type),
-			 change->next.count, change->next.is_persistent);
+			 change->next.count, change->fx.count);
 	announce(ns, &change->fx);
 	return 0;
 }

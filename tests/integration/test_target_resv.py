@@ -391,6 +391,29 @@ def test_a_host_that_leaves_in_the_middle(target, parties):
     b.q.write(1, 0, b"1" * 512)
 
 
+def test_a_victim_that_left_before_its_commands_ended(target, parties):
+    """Its connection is closed and its controller gone while its commands wait for their turn, and
+    for those of the host that preempts it."""
+    a, b, c = parties
+    a.register()
+    b.register()
+    fault = "inject://m0?op=write&stage=submission&method=delay&delay_us=300000"
+    target("inject", fault)
+    late = c.q.submit(c.q.rw(WRITE, 1, 0, 1), b"\xEE" * 512)
+    c.q.report(1)
+    preempt = b.q.submit(b.q.resv(0x11, 1, 2, WE), struct.pack("<QQ", KEY[B], KEY[A]))
+    b.q.report(1)  # the preemption is on its way, and waits for the write
+    for _ in range(10):
+        a.q.submit(a.q.resv(0x0D, 1, 2, 0, True), struct.pack("<QQ", 0, 1))
+    a.q.report(1)
+    a.host.close()
+    eventually(lambda: target("controllers", NQN) == "2", "the victim to go")
+    c.q.wait(late)
+    b.q.wait(preempt)
+    target("heal", fault)
+    assert b.q.report(1).hosts == {B: (KEY[B], False)}
+
+
 # ---- events
 
 def test_events_and_log(parties):
@@ -456,6 +479,7 @@ def test_mask(target, parties):
     a.admin.set_feature(0x82, 1 << RELEASED | 1, nsid=1)
     assert a.admin.get_feature(0x82, nsid=1).dw0 == 1 << RELEASED
     assert a.admin.get_feature(0x82, nsid=2).dw0 == 0
+    assert a.admin.command(sqe(0x0A, 1, cdw10=0x82 | 3 << 8)).dw0 == 6  # changeable, per namespace
     a.acquire(WE_RO)
     a.q.release(1, WE_RO, KEY[A])
     assert b.log() == (0, 0, 0, 0)
