@@ -26,11 +26,11 @@ static void finish(struct cmd *cmd, uint16_t status)
 /* ---- features ------------------------------------------------------------------------------- */
 
 enum {
-	SEL_SUPPORTED = 3,           /* Get Features, SEL: what can be done with it */
-	FEATURE_PER_NS = 1 << 1,     /* dword 0 of that answer */
+	SEL_SUPPORTED = 3,       /* Get Features, SEL: what can be done with it */
+	FEATURE_PER_NS = 1 << 1, /* dword 0 of that answer */
 	FEATURE_CHANGEABLE = 1 << 2,
-	FEATURE_SAVE = 1u << 31,     /* Set Features, SV */
-	TEMPERATURE_DEFAULT = 343,   /* kelvin; a threshold nobody measures against */
+	FEATURE_SAVE = 1u << 31,   /* Set Features, SV */
+	TEMPERATURE_DEFAULT = 343, /* kelvin; a threshold nobody measures against */
 	ASYNC_CONFIG_MASK = NVME_OAES_NS_ATTR | (int)NVME_OAES_DISCOVERY | 0x1f, /* SMART bits */
 };
 

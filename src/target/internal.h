@@ -373,8 +373,8 @@ struct ctrlr {
 	bool is_disc_event_due, is_disc_event_masked;
 	bool is_resv_event_masked; /* one is due while resv_log is not empty */
 	struct resv_log resv_log;
-	/* By NSID - 1: RESV_DENY_* and RESV_ABORTING. Written by the primary, read by the reactors of
-	 * its queues. */
+	/* By NSID - 1: RESV_DENY_* and RESV_ABORTING. Written by the primary, read by the
+	 * reactors of its queues. */
 	_Atomic uint8_t denied[TARGET_NAMESPACES_MAX];
 	uint16_t temp_threshold;
 };

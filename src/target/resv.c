@@ -44,9 +44,9 @@
  *   The holder may name its own key: that changes the type and nothing else.
  *
  * Who is told (never the host that did it): a host whose registration went by Preempt,
- * "registration preempted"; by Clear, "reservation preempted"; a registrant that stays, "reservation
- * released" when one of type 3 to 6 was released, one of type 3 or 4 went with its holder's
- * unregistration, or Preempt changed the type.
+ * "registration preempted"; by Clear, "reservation preempted"; a registrant that stays,
+ * "reservation released" when one of type 3 to 6 was released, one of type 3 or 4 went with its
+ * holder's unregistration, or Preempt changed the type.
  *
  * The generation counts successful registers, clears and preempts, also those without effect.
  *

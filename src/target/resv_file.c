@@ -90,11 +90,10 @@ static bool sum_of(const json_t *object, uint32_t *ret)
 
 static int bad_file(const char *path, const char *why, struct err *err)
 {
-	return err_set(
-		err, -EINVAL,
-		"the reservations in %s cannot be trusted: %s; put the file right, or remove "
-		"it if no host relies on them",
-		path, why);
+	return err_set(err, -EINVAL,
+		       "%s: reservations cannot be trusted: %s; mend the file, or remove it if no "
+		       "host relies on them",
+		       path, why);
 }
 
 /* *ret_text is malloc'd, NULL where there is no file. */

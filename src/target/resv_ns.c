@@ -21,10 +21,10 @@
  * for data, check again before they go to the device (io.c); it is counted while the subsystem is
  * on hold, so nobody slips through between.
  *
- * A registrant is a host. Its controllers may come and go, on any subsystem's port; the registration
- * stays until a command takes it away. Fabrics hosts have 128-bit identifiers, so Report knows only
- * the extended structure, and refuses the other with Host Identifier Inconsistent Format, as 8.19
- * wants it. Controllers are dynamic: Report shows one entry per host, with FFFFh for its controller.
+ * A registrant is a host. Its controllers come and go; the registration stays until a command takes
+ * it away. Fabrics hosts have 128-bit identifiers, so Report knows only the extended structure, and
+ * refuses the other with Host Identifier Inconsistent Format, as Base 7.5 wants it. Controllers are
+ * dynamic: Report shows one entry per host, with FFFFh for its controller.
  *
  * PTPL is offered (RESCAP bit 0) where there is a folder for the files and the device's uuid is not
  * made up anew at each start: under another uuid the file would not be found again, and a host that
@@ -39,7 +39,8 @@
  *   2. What is in ns->resv.state is on disk, if it is persistent.
  *   3. ctrlr.denied of all controllers follows from ns->resv.state whenever ss->control is free.
  *
- * Thread: the primary reactor; resv_cmd_check(), resv_cmd_is_denied() and core_* on the connection's.
+ * Thread: the primary reactor; resv_cmd_check(), resv_cmd_is_denied() and core_* on the
+ *         connection's.
  *
  * Rejected: a table of host numbers per namespace (a number for each host that ever came, and who
  * frees it); a task per command (a host could take all tasks there are).
@@ -324,11 +325,8 @@ int resv_ns_open(struct ns *ns, struct err *err)
 	}
 	job.path = ns->resv.path;
 	task_blocking(load_blocking, &job);
-	if (job.rc != 0) {
-		(void)err_set(err, job.rc, "%s", err_text(&job.err));
-		(void)err_prefix(err, "'%s': ", ns->dev->name);
-		return job.rc;
-	}
+	if (job.rc != 0)
+		return err_set(err, job.rc, "%s", err_text(&job.err));
 	if (is_path_used(target, job.path))
 		return err_set(err, -EBUSY, "'%s': another namespace keeps its reservations in %s",
 			       ns->dev->name, job.path);
