@@ -105,6 +105,7 @@ static void ctrlr_free(struct ctrlr *ctrlr)
 	log_info("controller gone nqn=%s cntlid=%u host=%s", ctrlr->subsystem->nqn, ctrlr->cntlid,
 		 ctrlr->hostnqn);
 	timer_disarm(reactor_primary(), &ctrlr->kato_timer);
+	resv_ctrlr_leaves(ctrlr);
 	list_del(&ctrlr->link);
 	ctrlr->subsystem->ctrlr_count--;
 	free(ctrlr);

@@ -315,7 +315,7 @@ struct subsystem {
 	bool said_no_cache;      /* some controller was told that there is no volatile cache */
 	unsigned conns;          /* connections that may still point here */
 	unsigned tasks;          /* tasks that will look at it again */
-	struct list resv_cmds;   /* commands that change reservations, in order */
+	struct list resv_ctrlrs; /* with commands that change reservations: their turn, in order */
 	bool is_resv_running;    /* a task works on them */
 	struct task_event *gone; /* fired when conns and tasks reached 0 */
 	struct task_mutex control;
@@ -373,6 +373,7 @@ struct ctrlr {
 	bool is_disc_event_due, is_disc_event_masked;
 	bool is_resv_event_masked; /* one is due while resv_log is not empty */
 	struct resv_log resv_log;
+	struct list resv_cmds, resv_link; /* commands that wait; in subsystem.resv_ctrlrs if any */
 	/* By NSID - 1: RESV_DENY_* and RESV_ABORTING. Written by the primary, read by the
 	 * reactors of its queues. */
 	_Atomic uint8_t denied[TARGET_NAMESPACES_MAX];
@@ -478,6 +479,8 @@ void resv_ns_done(struct ns *ns);
 /* The namespace joins its subsystem / the controller joins: who may do what on it. */
 void resv_ns_joins(struct ns *ns);
 void resv_ctrlr_joins(struct ctrlr *ctrlr);
+/* Its connections are gone: nobody waits for what its commands would have done. */
+void resv_ctrlr_leaves(struct ctrlr *ctrlr);
 /* A reservation command arrived on an I/O queue: direction and length. 0 or an NVMe status. */
 uint16_t resv_cmd_check(struct cmd *cmd);
 /* On the I/O path, only where ns_core.is_reserved: may the host not do this? */

@@ -75,15 +75,17 @@ static bool key_from_json(const json_t *json, uint64_t *ret)
 	return true;
 }
 
+static int sum_add(const char *text, size_t len, void *sum)
+{
+	*(uint32_t *)sum = crc32c(*(uint32_t *)sum, text, len);
+	return 0;
+}
+
 /* The sum over @object, which must not hold one yet. False: no memory. */
 static bool sum_of(const json_t *object, uint32_t *ret)
 {
-	CLEANUP(freep) char *text = json_dumps(object, JSON_COMPACT | JSON_SORT_KEYS);
-
-	if (text == NULL)
-		return false;
-	*ret = crc32c(0, text, strlen(text));
-	return true;
+	*ret = 0;
+	return json_dump_callback(object, sum_add, ret, JSON_COMPACT | JSON_SORT_KEYS) == 0;
 }
 
 /* ---- reading -------------------------------------------------------------------------------- */
@@ -145,6 +147,9 @@ static const char *parse_registrants(const json_t *list, struct resv *r)
 	return NULL;
 }
 
+static const char no_memory[] =
+	"no memory to look at it"; /* the one that is not the file's fault */
+
 /* Fill @r from @object, which loses its sum. NULL, or what is wrong with it. */
 static const char *parse(json_t *object, const struct uuid *uuid, struct resv *r)
 {
@@ -158,7 +163,7 @@ static const char *parse(json_t *object, const struct uuid *uuid, struct resv *r
 		return "it has no check sum";
 	(void)json_object_del(object, "crc32c");
 	if (!sum_of(object, &sum))
-		return "no memory to look at it";
+		return no_memory;
 	if (stored != (json_int_t)sum)
 		return "its check sum is wrong";
 	if (json_integer_value(json_object_get(object, "version")) != FILE_VERSION)
@@ -183,6 +188,7 @@ int resv_file_load(const char *path, const struct uuid *uuid, struct resv *ret, 
 	CLEANUP(json_put) json_t *object = NULL;
 	CLEANUP(freep) struct resv *r = calloc(1, sizeof(*r));
 	CLEANUP(freep) char *text = NULL;
+	json_error_t json_error;
 	const char *why;
 	size_t len = 0;
 	int rc;
@@ -193,10 +199,15 @@ int resv_file_load(const char *path, const struct uuid *uuid, struct resv *ret, 
 	if (rc != 0)
 		return rc;
 	if (text != NULL) {
-		object = json_loadb(text, len, JSON_REJECT_DUPLICATES, NULL);
-		why = json_is_object(object) ? parse(object, uuid, r) : "it is not JSON";
+		object = json_loadb(text, len, JSON_REJECT_DUPLICATES, &json_error);
+		if (object == NULL && json_error_code(&json_error) == json_error_out_of_memory)
+			why = no_memory;
+		else
+			why = json_is_object(object) ? parse(object, uuid, r) : "it is not JSON";
 		if (why == NULL && !resv_is_valid(r))
 			why = "no commands lead to what it holds";
+		if (why == no_memory)
+			return err_set(err, -ENOMEM, "%s: %s", path, why);
 		if (why != NULL)
 			return bad_file(path, why, err);
 	}

@@ -2,7 +2,7 @@
 /*
  * Reservations around the rules (resv.c): commands, what they do to I/O, disk, events.
  *
- *   command (reactor) --msg--> primary: queue of the subsystem --one task, in order-->
+ *   command (reactor) --msg--> primary: queue of its controller --one task, controllers in turn-->
  *     try the rules on a copy -> refused: nothing happened
  *       -> the file, if the state is to survive loss of power -> failed: nothing happened
  *       -> rights of some host change: hold new I/O, wait for those with devices
@@ -185,6 +185,8 @@ static void ns_set_rights(const struct ns *ns)
 
 void resv_ctrlr_joins(struct ctrlr *ctrlr)
 {
+	list_init(&ctrlr->resv_cmds);
+	list_init(&ctrlr->resv_link);
 	for (uint32_t nsid = 1; nsid <= TARGET_NAMESPACES_MAX; nsid++) {
 		const struct ns *ns = subsystem_ns(ctrlr->subsystem, nsid);
 
@@ -310,6 +312,7 @@ int resv_ns_open(struct ns *ns, struct err *err)
 				.uuid = &ns->dev->uuid,
 				.state = &ns->resv.state };
 	char uuid[UUID_TEXT_SIZE];
+	size_t size;
 
 	if (job.folder == NULL)
 		return 0;
@@ -319,10 +322,11 @@ int resv_ns_open(struct ns *ns, struct err *err)
 			 ns->dev->name);
 		return 0;
 	}
-	if (asprintf(&ns->resv.path, "%s/%s.json", job.folder, uuid_to_text(job.uuid, uuid)) < 0) {
-		ns->resv.path = NULL;
+	size = strlen(job.folder) + sizeof("/.json") + UUID_TEXT_SIZE;
+	ns->resv.path = malloc(size);
+	if (ns->resv.path == NULL)
 		return err_set(err, -ENOMEM, "no memory for a namespace");
-	}
+	(void)snprintf(ns->resv.path, size, "%s/%s.json", job.folder, uuid_to_text(job.uuid, uuid));
 	job.path = ns->resv.path;
 	task_blocking(load_blocking, &job);
 	if (job.rc != 0)
@@ -520,19 +524,38 @@ static uint16_t run_locked(struct cmd *cmd)
 	return status == 0 || status == NVME_SC_INTERNAL_ERROR ? status : status | NVME_STATUS_DNR;
 }
 
+/* The next command; NULL: none. Controllers take turns, so that none waits for another's heap. */
+static struct cmd *next_cmd(struct subsystem *ss)
+{
+	struct ctrlr *ctrlr;
+	struct cmd *cmd;
+
+	if (list_empty(&ss->resv_ctrlrs))
+		return NULL;
+	ctrlr = list_first_entry(&ss->resv_ctrlrs, struct ctrlr, resv_link);
+	cmd = list_first_entry(&ctrlr->resv_cmds, struct cmd, link);
+	list_del(&cmd->link);
+	list_del(&ctrlr->resv_link);
+	if (!list_empty(&ctrlr->resv_cmds))
+		list_add_tail(&ss->resv_ctrlrs, &ctrlr->resv_link);
+	return cmd;
+}
+
 static void resv_task(void *arg)
 {
 	struct subsystem *ss = arg;
 
-	while (!list_empty(&ss->resv_cmds)) {
-		struct cmd *cmd = list_first_entry(&ss->resv_cmds, struct cmd, link);
-		uint16_t status;
+	while (!list_empty(&ss->resv_ctrlrs)) {
+		struct cmd *cmd;
+		uint16_t status = 0;
 
-		list_del(&cmd->link);
 		task_mutex_lock(&ss->control);
-		status = run_locked(cmd);
+		cmd = next_cmd(ss);
+		if (cmd != NULL)
+			status = run_locked(cmd);
 		task_mutex_unlock(&ss->control);
-		finish(cmd, status);
+		if (cmd != NULL)
+			finish(cmd, status);
 	}
 	ss->is_resv_running = false;
 	subsystem_put_task(ss);
@@ -540,6 +563,8 @@ static void resv_task(void *arg)
 
 static void resv_start(struct subsystem *ss)
 {
+	struct cmd *cmd;
+
 	if (ss->is_resv_running)
 		return;
 	if (task_spawn("reservations", resv_task, ss) == 0) {
@@ -547,11 +572,18 @@ static void resv_start(struct subsystem *ss)
 		ss->tasks++;
 		return;
 	}
-	while (!list_empty(&ss->resv_cmds)) {
-		struct cmd *cmd = list_first_entry(&ss->resv_cmds, struct cmd, link);
+	while ((cmd = next_cmd(ss)) != NULL)
+		finish(cmd, NVME_SC_INTERNAL_ERROR);
+}
+
+void resv_ctrlr_leaves(struct ctrlr *ctrlr)
+{
+	list_del(&ctrlr->resv_link);
+	while (!list_empty(&ctrlr->resv_cmds)) {
+		struct cmd *cmd = list_first_entry(&ctrlr->resv_cmds, struct cmd, link);
 
 		list_del(&cmd->link);
-		finish(cmd, NVME_SC_INTERNAL_ERROR);
+		finish(cmd, NVME_SC_COMMAND_SEQUENCE_ERROR | NVME_STATUS_DNR);
 	}
 }
 
@@ -602,7 +634,9 @@ void resv_execute(struct cmd *cmd)
 		finish(cmd, report(ctrlr, cmd));
 		return;
 	}
-	list_add_tail(&ctrlr->subsystem->resv_cmds, &cmd->link);
+	list_add_tail(&ctrlr->resv_cmds, &cmd->link);
+	if (list_empty(&ctrlr->resv_link))
+		list_add_tail(&ctrlr->subsystem->resv_ctrlrs, &ctrlr->resv_link);
 	resv_start(ctrlr->subsystem);
 }
 

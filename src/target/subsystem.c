@@ -500,7 +500,7 @@ static void subsystem_fill(struct subsystem *ss, struct target *target,
 	ss->cntlid_max = opts->cntlid_max == 0 ? NVME_CNTLID_MAX : opts->cntlid_max;
 	ss->cntlid_next = ss->cntlid_min;
 	list_init(&ss->ctrlrs);
-	list_init(&ss->resv_cmds);
+	list_init(&ss->resv_ctrlrs);
 	task_mutex_init(&ss->control);
 	for (unsigned i = 0; i < reactor_count(); i++) {
 		ss->cores[i].subsystem = ss;

@@ -391,6 +391,28 @@ def test_a_host_that_leaves_in_the_middle(target, parties):
     b.q.write(1, 0, b"1" * 512)
 
 
+def test_a_flood_does_not_keep_others_waiting(target, parties):
+    """While A's first command takes its time, A sends many; B's is still the next but one."""
+    a, b, c = parties
+    a.register()
+    b.register()
+    fault = "inject://m0?op=write&stage=submission&method=delay&delay_us=300000"
+    target("inject", fault)
+    late = c.q.submit(c.q.rw(WRITE, 1, 0, 1), b"\xEE" * 512)
+    c.q.report(1)
+    cids = [a.q.submit(a.q.resv(0x11, 1, 0, WE), struct.pack("<QQ", KEY[A], 0))]
+    for old, new in [(KEY[A], KEY[A])] * 5 + [(KEY[A] + i, KEY[A] + i + 1) for i in range(50)]:
+        cids.append(a.q.submit(a.q.resv(0x0D, 1, 2), struct.pack("<QQ", old, new)))
+    a.q.report(1)
+    b.q.preempt(1, WE, KEY[B], KEY[A])  # in order of arrival A's key would be another by now
+    for cid in cids[:2]:
+        a.q.wait(cid)
+    for cid in cids[2:]:
+        assert status_of(a.q.wait, cid) == CONFLICT
+    c.q.wait(late)
+    target("heal", fault)
+
+
 def test_a_victim_that_left_before_its_commands_ended(target, parties):
     """Its connection is closed and its controller gone while its commands wait for their turn, and
     for those of the host that preempts it."""
