@@ -84,8 +84,10 @@ uint16_t io_cmd_check(struct cmd *cmd)
 	if (unlikely(cmd->ns == NULL))
 		return NVME_SC_INVALID_NAMESPACE | NVME_STATUS_DNR;
 	cmd->ns_generation = sc->ns_generation;
+	if (unlikely(cmd->conn->ana_blocked & cmd->ns->ana_bit))
+		return ana_io_status(cmd);
 	if (unlikely(cmd->ns->is_reserved) && resv_cmd_is_denied(cmd))
-		return io_status_to_nvme(IO_RESERVED);
+		return io_status_to_nvme(IO_RESERVED) | crd_bits(cmd, IO_RESERVED);
 	cmd->io.flags = 0;
 	switch (cmd->sqe.opcode) {
 	case NVME_IO_READ:
@@ -143,14 +145,16 @@ bool io_cmd_may_lend(const struct cmd *cmd)
 
 /* ---- ending --------------------------------------------------------------------------------- */
 
-static uint16_t nvme_status(uint16_t status)
+static uint16_t nvme_status(const struct cmd *cmd, uint16_t status)
 {
 	uint16_t code;
 
 	if (likely(status == IO_OK))
 		return 0;
 	code = io_status_to_nvme(status);
-	return io_status_is_final(status) ? code | NVME_STATUS_DNR : code;
+	if (io_status_is_final(status))
+		return code | NVME_STATUS_DNR;
+	return code | crd_bits(cmd, status);
 }
 
 /* The next range that is not empty goes to the device; true: none is left, or one failed. */
@@ -183,7 +187,7 @@ static void io_cmd_finish(struct cmd *cmd, uint16_t status)
 {
 	if (cmd->lent != NULL && cmd->conn->core->turn - cmd->lent_turn > LENT_TURNS_MAX)
 		cmd->ns->copy_left = LENT_RETRY;
-	cmd_complete(cmd, nvme_status(status));
+	cmd_complete(cmd, nvme_status(cmd, status));
 }
 
 /* The command was pending and is not any more. */
@@ -240,16 +244,17 @@ static void io_cmd_hold(struct cmd *cmd)
 }
 
 /*
- * The namespaces changed since the command was checked, or who may use them. What stands under its
- * number now, if it was not there then, is another device: what was meant for the old one must not
- * reach it.
+ * The namespaces changed since the command was checked, or who may use them, or the path to them
+ * closed. What stands under its number now, if it was not there then, is another device: what was
+ * meant for the old one must not reach it.
  */
 static bool io_cmd_is_stale(struct cmd *cmd)
 {
 	uint32_t generation = cmd->ns_generation;
 	uint16_t status = io_cmd_check(cmd);
+	bool is_other = cmd->ns == NULL || (int32_t)(generation - cmd->ns->generation) < 0;
 
-	if (cmd->ns == NULL || (int32_t)(generation - cmd->ns->generation) < 0)
+	if (is_other || status & NVME_STATUS_DNR)
 		status = NVME_SC_INVALID_NAMESPACE | NVME_STATUS_DNR;
 	else if (cmd->is_preempted)
 		status = NVME_SC_PREEMPTED_AND_ABORTED | NVME_STATUS_DNR;
