@@ -213,6 +213,9 @@ struct handle {
 int handle_open(struct desc *desc, struct reactor *r, struct handle **ret_handle,
 		struct err *err) MAY_SUSPEND WARN_UNUSED;
 
+/* On the handle's reactor: every loan that was read through @h becomes a copy (io_unlend()). */
+void handle_recall(struct handle *h);
+
 /* ---- channel: a device on one reactor ----------------------------------------------------- */
 
 /* Why a channel's requests cannot take the fast path. */

@@ -7,8 +7,8 @@
  * for Asynchronous Event Request, whose slot rests in the controller until something happens, and
  * Abort, which travels on to the reactor of the queue it aims at.
  *
- * Abort takes a command back only while it waits for a buffer or for a paused subsystem; one that
- * is with a device is let finish, as the specification allows (Base 5.1: dword 0 bit 0 says so).
+ * Abort takes a command back only while it waits for a buffer, for a paused subsystem or for the
+ * second half of a fused pair; one that is with a device is let finish, as the specification allows (Base 5.1: dword 0 bit 0 says so).
  *
  * Thread: the primary reactor; abort_search() on the reactor of the searched queue.
  */
@@ -198,11 +198,17 @@ static void abort_search(struct msg *msg)
 	for (uint32_t i = 0; i < conn->ncmds; i++) {
 		struct cmd *found = &conn->slots[i].cmd;
 
-		if (found->cid != cid || found == cmd ||
-		    (found->state != CMD_WAIT && found->state != CMD_HELD))
+		if (found->cid != cid || found == cmd || found->state == CMD_FREE)
 			continue;
-		list_del(&found->link);
-		cmd_complete(found, NVME_SC_ABORT_REQUESTED);
+		if (found->fuse != 0) {
+			if (!fused_abort(found))
+				continue;
+		} else if (found->state == CMD_WAIT || found->state == CMD_HELD) {
+			list_del(&found->link);
+			cmd_complete(found, NVME_SC_ABORT_REQUESTED);
+		} else {
+			continue;
+		}
 		cmd->dw0 = 0;
 		break;
 	}

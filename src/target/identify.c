@@ -13,7 +13,8 @@
  *   08h   command set independent namespace         Linux from 6.0 on
  *
  * Nothing is promised that the devices do not do: Compare, Write Zeroes, Dataset Management appear
- * when some namespace can, hints come from the device, atomicity is one block.
+ * when some namespace can, hints come from the device, atomicity is one block (AWUN, AWUPF, ACWU are
+ * 0's based), of a fused compare-and-write what fits into a slot (NACWU).
  *
  * The volatile write cache is told per controller (VWC), once, at connect; namespaces come later. A
  * host that was told "none" will never flush, so a namespace with a cache that joins afterwards
@@ -73,6 +74,15 @@ static uint32_t subsystem_ops(const struct subsystem *ss, bool *ret_has_cache)
 	return ops;
 }
 
+static uint32_t subsystem_block_max(const struct subsystem *ss)
+{
+	uint32_t max = 0;
+
+	for (unsigned i = 0; i < TARGET_NAMESPACES_MAX; i++)
+		max = MAX(max, ss->ns[i] != NULL ? ss->ns[i]->dev->block_size : 0);
+	return max;
+}
+
 static uint16_t oncs(uint32_t ops)
 {
 	return (uint16_t)((ops & IO_BIT(IO_COMPARE) ? NVME_ONCS_COMPARE : 0) |
@@ -94,6 +104,8 @@ static void fill_io_ctrl(struct nvme_id_ctrl *id, struct subsystem *ss)
 	id->acl = 3; /* 0's based */
 	le32_put(&id->nn, TARGET_NAMESPACES_MAX);
 	le16_put(&id->oncs, oncs(ops));
+	if (ops & IO_BIT(IO_COMPARE_WRITE) && subsystem_block_max(ss) <= fused_size_max(opts))
+		le16_put(&id->fuses, NVME_FUSES_COMPARE_WRITE);
 	id->vwc = (uint8_t)(NVME_VWC_FLUSH_ALL_NO | (has_cache ? NVME_VWC_PRESENT : 0));
 	if (!has_cache)
 		ss->said_no_cache = true;
@@ -182,6 +194,10 @@ static void identify_ns(const struct ctrlr *ctrlr, struct cmd *cmd)
 	le64_put(&id.ncap, dev->nblocks);
 	le64_put(&id.nuse, dev->nblocks);
 	id.nsfeat = (uint8_t)(NVME_NSFEAT_OPTPERF | (dev->is_thin ? NVME_NSFEAT_THIN : 0));
+	if (ns->cores[0].handle->ops & IO_BIT(IO_COMPARE_WRITE)) {
+		id.nsfeat |= NVME_NSFEAT_ATOMICS;
+		id.nacwu = hint(fused_size_max(&ctrlr->subsystem->target->opts) / dev->block_size);
+	}
 	id.npwg = hint(physical);
 	id.npwa = hint(physical);
 	id.npdg = hint(physical);

@@ -70,6 +70,7 @@ enum cmd_state {
 	CMD_R2T_OUT, /* R2T queued */
 	CMD_R2T,     /* R2T sent: for the host's data */
 	CMD_HELD,    /* subsystem paused; linked in subsys_core.held */
+	CMD_FUSED,   /* for the other half, or its data */
 	CMD_DEVICE,  /* with the device */
 	CMD_PRIMARY, /* with the primary reactor */
 	CMD_SEND,    /* response queued */
@@ -109,11 +110,13 @@ struct cmd {
 	uint8_t is_data_bad; /* the data digest was wrong */
 	uint8_t is_via_primary;
 	uint8_t is_preempted; /* Preempt and Abort met it while it waited for its data */
+	uint8_t fuse;         /* half of a fused pair: which, NVME_CMD_FUSE_*; 0: none */
 	uint32_t dw0, dw1;
 	uint32_t ddgst;
 	uint32_t buf_size; /* bytes at buf; for commands of the primary */
 	struct out out;
 	struct rx_chunk *lent; /* buf lies in it */
+	struct io_loan loan;   /* of a read: the data lies with the device, not at buf */
 	uint64_t lent_turn;
 	/* cold */
 	uint64_t r2t_ns;  /* when the R2T was sent */
@@ -123,6 +126,7 @@ struct cmd {
 	uint32_t ns_generation;  /* of the table when ns was looked up */
 	uint16_t range, ranges;  /* dataset management: next and number */
 	struct conn *abort_conn; /* Abort: the queue that is searched */
+	struct cmd *mate;        /* the other half of a fused pair, NULL: not there yet */
 };
 
 /* Slots begin with a cache line. Elsewhere a cmd need not: lists compare addresses of none. */
@@ -142,6 +146,7 @@ struct rx_chunk {
 
 struct core_stats {
 	uint64_t commands, buffer_waits, digest_errors, terminated, connect_timeouts;
+	uint64_t reads_lent;
 };
 
 struct core {
@@ -180,6 +185,13 @@ enum conn_state {
 	CONN_CLOSED,     /* no stream any more; waits for its commands */
 };
 
+/* Of the two neighbours that make a fused pair, see fused.c. */
+enum fuse_state {
+	FUSE_NONE,
+	FUSE_WAITING, /* a first half is there */
+	FUSE_FAILED,  /* it was, and is answered */
+};
+
 /* What the primary decided about a Connect; read by the reactor when the command comes back. */
 struct connect_result {
 	struct subsys_core *sc;
@@ -199,6 +211,7 @@ struct conn {
 	uint16_t qid, sqhd, sqsize;
 	uint16_t silent; /* completions the host saw without an SQHD */
 	uint8_t state;
+	uint8_t fuse_state; /* enum fuse_state */
 	bool is_send_blocked;
 	bool is_flow_controlled;
 	uint8_t data_align; /* of data in C2HData, bytes - 1 */
@@ -209,9 +222,10 @@ struct conn {
 	uint32_t ana_blocked; /* groups that are not for this path: bit 0 is group 1 */
 	uint8_t *bufs;        /* owned, ncmds * buf_size */
 	uint32_t buf_size;
-	uint32_t busy;      /* commands with a device or the primary */
-	uint32_t pool_held; /* buffers of core->large */
-	uint64_t serial;    /* unlike any other connection's, never 0 */
+	uint32_t borrow_min; /* bytes of a read that is sent from where it lies */
+	uint32_t busy;       /* commands with a device or the primary */
+	uint32_t pool_held;  /* buffers of core->large */
+	uint64_t serial;     /* unlike any other connection's, never 0 */
 	uint64_t last_tx_ns, last_h2c_ns;
 	_Atomic uint64_t last_rx_ns; /* read by the keep-alive timer on the primary */
 
@@ -235,6 +249,8 @@ struct conn {
 
 	uint32_t tail_len;
 	uint8_t tail[TAIL_MAX]; /* the beginning of a PDU that is not complete */
+
+	struct cmd *fuse_first; /* while FUSE_WAITING */
 
 	/* life */
 	struct msg msg;       /* birth, unlinking, death: one at a time */
@@ -552,6 +568,8 @@ void cmd_complete(struct cmd *cmd, uint16_t status);
 void cmd_release(struct cmd *cmd);
 /* Let go of every command that is not elsewhere; of those queued for sending only if @is_closed. */
 void cmd_drop_all(struct conn *conn, bool is_closed);
+/* Memory for its data, now or when there is some; then the data is asked for. */
+void cmd_fetch(struct cmd *cmd);
 /* Send it to the primary. */
 void cmd_post(struct cmd *cmd);
 /* Stop lending the receive buffer: move the data into the slot's own memory. */
@@ -567,6 +585,27 @@ uint16_t io_cmd_check(struct cmd *cmd);
 void io_cmd_submit(struct cmd *cmd);
 /* Is it wise to let the device read straight from the receive buffer? */
 bool io_cmd_may_lend(const struct cmd *cmd);
+
+/* The NVMe status, with the do-not-retry bit, for how a request ended. */
+uint16_t io_cmd_status(const struct cmd *cmd, uint16_t status);
+void io_cmd_hold(struct cmd *cmd);
+/* Did what it was checked against change since? 0: it may go on, else an NVMe status. */
+uint16_t io_cmd_recheck(struct cmd *cmd);
+/* It is with the device. And: one that was is not any more, and answered. */
+void io_cmd_pending(struct cmd *cmd);
+void io_cmd_left(struct conn *conn);
+
+/* ---- fused pairs: fused.c ------------------------------------------------------------------- */
+
+/* A capsule came that is half of a pair (@fuse), or follows one; @status is what its own checks say.
+ * Returns its status: 0, it goes on. */
+uint16_t fused_arrived(struct cmd *cmd, unsigned fuse, uint16_t status);
+/* A good half whose data did not come along. */
+void fused_start(struct cmd *cmd);
+/* The data of a half is in place, or the pair was held. */
+void fused_ready(struct cmd *cmd);
+/* Take a half back, and the other with it. False: too late. */
+bool fused_abort(struct cmd *cmd);
 
 /* ---- reservations: resv_ns.c ---------------------------------------------------------------- */
 
@@ -619,6 +658,12 @@ void conn_queue_out(struct conn *conn, struct out *out, enum out_kind kind);
 void conn_out_reset(struct conn *conn);
 /* Everything of the TermReq is in the kernel. */
 void conn_term_sent(struct conn *conn);
+
+/* Bytes of memory that each slot of an I/O queue has; a half of a fused pair must fit. */
+static inline uint32_t fused_size_max(const struct target_opts *opts)
+{
+	return MAX(opts->in_capsule_size, (uint32_t)SMALL_BUF);
+}
 
 static inline struct cmd *out_cmd(struct out *out)
 {

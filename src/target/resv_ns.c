@@ -126,10 +126,11 @@ static void core_abort_conn(struct conn *conn, uint32_t nsid)
 
 		if (cmd->is_via_primary || le32_get(cmd->sqe.nsid) != nsid)
 			continue;
-		if (cmd->state == CMD_WAIT || cmd->state == CMD_HELD) {
+		/* Of a fused pair both halves are in some hand: they end when they would run. */
+		if (cmd->fuse == 0 && (cmd->state == CMD_WAIT || cmd->state == CMD_HELD)) {
 			list_del(&cmd->link);
 			cmd_complete(cmd, NVME_SC_PREEMPTED_AND_ABORTED | NVME_STATUS_DNR);
-		} else if (cmd->state == CMD_R2T || cmd->state == CMD_R2T_OUT) {
+		} else if (cmd->fuse != 0 || cmd->state == CMD_R2T || cmd->state == CMD_R2T_OUT) {
 			cmd->is_preempted = true; /* its data still comes, then it ends */
 		}
 	}

@@ -78,6 +78,10 @@ static void sc_pause(void *arg)
 
 	sc->is_paused = true;
 	sc->is_idle_awaited = true;
+	for (unsigned i = 0; i < TARGET_NAMESPACES_MAX; i++) {
+		if (sc->ns[i] != NULL) /* hosts may take their time, devices may go now */
+			handle_recall(sc->ns[i]->handle);
+	}
 	if (sc->inflight == 0)
 		subsys_core_idle(sc);
 }

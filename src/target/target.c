@@ -39,6 +39,7 @@ void target_opts_init(struct target_opts *opts)
 		.conn_memory_max = 2ull << 30,
 		.connect_timeout_ms = 10000,
 		.idle_timeout_ms = 3600000,
+		.borrow_min = 16 << 10,
 	};
 }
 
@@ -354,6 +355,7 @@ static void core_stats_add(void *arg)
 	sum->commands += core->stats.commands;
 	sum->buffer_waits += core->stats.buffer_waits;
 	sum->digest_errors += core->stats.digest_errors;
+	sum->reads_lent += core->stats.reads_lent;
 	sum->conns_terminated += core->stats.terminated;
 	sum->connect_timeouts += core->stats.connect_timeouts;
 	sum->buffers_free_min = MIN(sum->buffers_free_min, core->large.nfree_min);

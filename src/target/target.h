@@ -53,6 +53,9 @@ struct target_opts {
 	uint32_t idle_timeout_ms;
 	/* CRDT1 to 3 of Identify Controller, units of 100 ms, at most TARGET_CRDT_MAX: see crd.c */
 	uint16_t crdt[3];
+	/* Reads of so many bytes or more are sent from the device's memory, if it lends it; 16384.
+	 * UINT32_MAX: none. Never with data digests. */
+	uint32_t borrow_min;
 	bool no_success_flag; /* end each read with a response capsule */
 	/*
 	 * Folder for reservations that are to survive loss of power, made if it is missing. NULL:
@@ -219,6 +222,7 @@ struct target_stats {
 	uint64_t commands;
 	uint64_t buffer_waits; /* commands that found no buffer and waited */
 	uint64_t digest_errors;
+	uint64_t reads_lent;       /* sent from the device's memory */
 	uint32_t conns;            /* now */
 	uint32_t buffers_free_min; /* lowest seen on any reactor */
 	uint64_t conn_memory;      /* bytes that connections hold now */

@@ -29,8 +29,9 @@
  * It ends at the end of its input, in order: target, devices, engine.
  *
  * Options: --cores MASK, --queue-depth N, --buffers N, --connect-timeout MS, --conns N,
- *          --in-capsule N, --no-success, --ptpl-dir DIR, --conns-per-host N, --conns-per-subsystem N, --hosts N,
- *          --memory BYTES, --idle-timeout MS, --crdt N (of the first; the others are 1, 2 more)
+ *          --in-capsule N, --borrow-min BYTES, --no-success, --ptpl-dir DIR, --conns-per-host N,
+ *          --conns-per-subsystem N, --hosts N, --memory BYTES, --idle-timeout MS,
+ *          --crdt N (of the first; the others are 1, 2 more)
  *
  * Thread: the main thread reads lines, each is run as a task by engine_call().
  */
@@ -300,19 +301,19 @@ static int do_stats(struct line *line, struct err *err)
 
 	(void)err;
 	target_stats(target, &s);
-	(void)snprintf(line->answer, sizeof(line->answer),
-		       "conns_accepted=%ju conns_refused=%ju conns_terminated=%ju "
-		       "connect_timeouts=%ju keep_alive_timeouts=%ju commands=%ju "
-		       "buffer_waits=%ju digest_errors=%ju conns=%u buffers_free_min=%u "
-		       "connects_refused=%ju idle_timeouts=%ju conn_memory=%ju "
-		       "conn_memory_peak=%ju conn_memory_each=%ju",
-		       (uintmax_t)s.conns_accepted, (uintmax_t)s.conns_refused,
-		       (uintmax_t)s.conns_terminated, (uintmax_t)s.connect_timeouts,
-		       (uintmax_t)s.keep_alive_timeouts, (uintmax_t)s.commands,
-		       (uintmax_t)s.buffer_waits, (uintmax_t)s.digest_errors, s.conns,
-		       s.buffers_free_min, (uintmax_t)s.connects_refused,
-		       (uintmax_t)s.idle_timeouts, (uintmax_t)s.conn_memory,
-		       (uintmax_t)s.conn_memory_peak, (uintmax_t)s.conn_memory_each);
+	(void)snprintf(
+		line->answer, sizeof(line->answer),
+		"conns_accepted=%ju conns_refused=%ju conns_terminated=%ju "
+		"connect_timeouts=%ju keep_alive_timeouts=%ju commands=%ju "
+		"buffer_waits=%ju digest_errors=%ju reads_lent=%ju conns=%u buffers_free_min=%u "
+		"connects_refused=%ju idle_timeouts=%ju conn_memory=%ju "
+		"conn_memory_peak=%ju conn_memory_each=%ju",
+		(uintmax_t)s.conns_accepted, (uintmax_t)s.conns_refused,
+		(uintmax_t)s.conns_terminated, (uintmax_t)s.connect_timeouts,
+		(uintmax_t)s.keep_alive_timeouts, (uintmax_t)s.commands, (uintmax_t)s.buffer_waits,
+		(uintmax_t)s.digest_errors, (uintmax_t)s.reads_lent, s.conns, s.buffers_free_min,
+		(uintmax_t)s.connects_refused, (uintmax_t)s.idle_timeouts, (uintmax_t)s.conn_memory,
+		(uintmax_t)s.conn_memory_peak, (uintmax_t)s.conn_memory_each);
 	return 0;
 }
 
@@ -404,6 +405,7 @@ static bool parse_options(int argc, char **argv, struct engine_opts *engine)
 		{ "connect-timeout", required_argument, NULL, 't' },
 		{ "conns", required_argument, NULL, 'n' },
 		{ "in-capsule", required_argument, NULL, 'i' },
+		{ "borrow-min", required_argument, NULL, 'w' },
 		{ "no-success", no_argument, NULL, 's' },
 		{ "ptpl-dir", required_argument, NULL, 'p' },
 		{ "conns-per-host", required_argument, NULL, 'H' },
@@ -459,6 +461,9 @@ static bool parse_options(int argc, char **argv, struct engine_opts *engine)
 		case 'r':
 			for (unsigned i = 0; i < 3; i++)
 				target_opts.crdt[i] = (uint16_t)(value + i);
+			break;
+		case 'w':
+			target_opts.borrow_min = (uint32_t)value;
 			break;
 		case 's':
 			target_opts.no_success_flag = true;

@@ -5,13 +5,13 @@ import os
 import struct
 
 import pytest
-from nvmetcp import NQN, READ, WRITE, Host, NvmeError, Targetd, eventually, sqe
+from nvmetcp import COMPARE, NQN, READ, WRITE, Host, NvmeError, Targetd, eventually, sqe
 
 UUID = "12345678-9abc-4def-8012-3456789abcde"
 URI = f"malloc:///m0?size_mb=8&uuid={UUID}"
 A, B, C = (bytes([0xA0 + i]) * 16 for i in range(3))
 KEY = {A: 0x1111, B: 0x2222, C: 0x3333}
-CONFLICT, INVALID, ABORTED = 0x083, 0x002, 0x01B
+CONFLICT, INVALID, ABORTED, FAILED_FUSED = 0x083, 0x002, 0x01B, 0x009
 REGISTRATION_PREEMPTED, RELEASED, PREEMPTED = 1, 2, 3
 WE, EA, WE_RO, EA_RO, WE_AR, EA_AR = range(1, 7)
 TYPES = [WE, EA, WE_RO, EA_RO, WE_AR, EA_AR]
@@ -434,6 +434,48 @@ def test_a_victim_that_left_before_its_commands_ended(target, parties):
     b.q.wait(preempt)
     target("heal", fault)
     assert b.q.report(1).hosts == {B: (KEY[B], False)}
+
+
+# ---- fused pairs
+
+def pair(q, old, new):
+    """Submit a fused compare-and-write of the first block."""
+    return [q.submit(q.rw(op, 1, 0, 1)[:1] + bytes([0x40 | half]) + q.rw(op, 1, 0, 1)[2:], data)
+            for half, op, data in ((1, COMPARE, old), (2, WRITE, new))]
+
+
+def ends(q, cids):
+    statuses = []
+    for cid in cids:
+        try:
+            statuses.append(q.wait(cid).status)
+        except NvmeError as failed:
+            statuses.append(failed.status)
+    return statuses
+
+
+def test_a_fused_pair_is_one_write(parties):
+    a, b, _ = parties
+    a.register()
+    a.acquire(WE)
+    assert ends(b.q, pair(b.q, b"\0" * 512, b"\xEE" * 512)) == [CONFLICT, FAILED_FUSED]
+    assert ends(a.q, pair(a.q, b"\0" * 512, b"a" * 512)) == [0, 0]
+    assert b.q.read(1, 0, 1) == b"a" * 512
+
+
+@pytest.mark.parametrize("abort", [False, True])
+def test_a_fused_pair_that_waits_is_preempted(target, parties, abort):
+    a, b, _ = parties
+    a.register()
+    b.register()
+    a.acquire(WE)
+    target("pause", NQN)
+    held = pair(a.q, b"\0" * 512, b"\xEE" * 512)
+    a.q.report(1)
+    b.q.preempt(1, WE, KEY[B], KEY[A], abort)
+    target("resume", NQN)
+    assert ends(a.q, held) == [ABORTED if abort else CONFLICT, FAILED_FUSED]
+    assert b.q.read(1, 0, 1) == b"\0" * 512
 
 
 # ---- events
