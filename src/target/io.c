@@ -15,9 +15,9 @@
  *
  * Range, capability and read-only are the device layer's to check: it answers with a status, which
  * io_status_to_nvme() translates, once. A fused pair is checked here half by half and becomes one
- * IO_COMPARE_WRITE in fused.c. Reservation commands go to the
- * primary (resv_ns.c); what a reservation denies is refused here, when the command arrives and again
- * when reservations changed since.
+ * IO_COMPARE_WRITE in fused.c. Reservation commands go to the primary (resv_ns.c); what a
+ * reservation denies is refused here, when the command arrives and again when reservations changed
+ * since.
  *
  * A large read is sent from where it lies, if the device lends it (device/loan.c), but not with a
  * data digest: what is summed must be what is sent. Its buffer stays reserved for the case that the

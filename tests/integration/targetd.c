@@ -396,6 +396,7 @@ static void serve(void)
 	}
 }
 
+/* lint: allow function-length: one table and its cases, read top to bottom. */
 static bool parse_options(int argc, char **argv, struct engine_opts *engine)
 {
 	static const struct option options[] = {
