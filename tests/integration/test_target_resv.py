@@ -341,22 +341,22 @@ def test_no_write_lands_after_the_fence(target, parties):
 
 @pytest.mark.parametrize("cores", ["0x1", "0x3"])
 def test_hosts_that_race(cores):
-    """Two hosts preempt each other with full queues while both write: commands are serialised, and
-    after each fence the block holds only what its holder wrote."""
+    """Two hosts preempt each other with full queues while both write, each its own blocks: commands
+    are serialised, one holds in the end, and only that one writes."""
     with start("--cores", cores) as t:
         t("add", NQN, URI)
         a, b = Party(t.port, A), Party(t.port, B)
         for _ in range(20):
             cids = []
-            for p, other in ((a, b), (b, a)):
+            for p, other, lba in ((a, b, 0), (b, a, 8)):
                 cids += [(p, p.q.submit(p.q.resv(0x0D, 1, 2, 0, True),
                                         struct.pack("<QQ", 0, p.key))),
                          (p, p.q.submit(p.q.resv(0x11, 1, 0, WE),
                                         struct.pack("<QQ", p.key, 0))),
-                         (p, p.q.submit(p.q.rw(WRITE, 1, 0, 8), p.id * 256)),
+                         (p, p.q.submit(p.q.rw(WRITE, 1, lba, 8), p.id * 256)),
                          (p, p.q.submit(p.q.resv(0x11, 1, 2, WE),
                                         struct.pack("<QQ", p.key, other.key))),
-                         (p, p.q.submit(p.q.rw(WRITE, 1, 0, 8), p.id * 256))]
+                         (p, p.q.submit(p.q.rw(WRITE, 1, lba, 8), p.id * 256))]
             for p, cid in cids:
                 try:
                     p.q.wait(cid)
