@@ -139,6 +139,9 @@ static inline uint64_t device_size(const struct device *dev)
 	return dev->nblocks << dev->block_shift;
 }
 
+/* Blocks that take up space, as far as the driver can tell; else all. */
+uint64_t device_used(const struct device *dev);
+
 /* Sum over all reactors, less the baseline of the last reset. */
 void device_stats(struct device *dev, struct io_stats *ret_stats);
 int device_stats_reset(struct device *dev) WARN_UNUSED;

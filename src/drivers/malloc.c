@@ -414,6 +414,12 @@ static int malloc_resized(struct device *dev, uint64_t old_nblocks, struct err *
 	return 0;
 }
 
+static uint64_t malloc_used(const struct device *dev)
+{
+	return atomic_load_explicit(&container_of(dev, const struct malloc_device, dev)->used,
+				    memory_order_relaxed);
+}
+
 static int malloc_create(struct uri *uri, struct device **ret_dev, struct err *err)
 {
 	CLEANUP(malloc_freep) struct malloc_device *m = aligned_alloc(64, sizeof(*m));
@@ -472,5 +478,6 @@ const struct driver driver_malloc = {
 	.destroy = malloc_destroy,
 	.channel_open = malloc_channel_open,
 	.submit = malloc_submit,
+	.used = malloc_used,
 	.resized = malloc_resized,
 };

@@ -296,7 +296,6 @@ void cmd_start(struct cmd *cmd, const uint8_t *data, uint32_t data_len, bool is_
 	cmd->is_via_primary = false;
 	cmd->is_preempted = false;
 	cmd->fuse = 0;
-	cmd->mate = NULL;
 	cmd->dir = CMD_NO_DATA;
 	conn->core->stats.commands++;
 	if (conn->sqsize != 0 && ++conn->sqhd >= conn->sqsize)
@@ -339,6 +338,8 @@ void cmd_complete(struct cmd *cmd, uint16_t status)
 	cmd->status = status;
 	cmd->sqhd = conn->sqhd;
 	cmd->state = CMD_SEND;
+	if (unlikely(status != 0))
+		error_note(cmd);
 	if (status == 0 && cmd->dir == CMD_C2H && cmd->len > 0) {
 		/*
 		 * SUCCESS saves the response capsule, and with it the SQHD that a host with flow

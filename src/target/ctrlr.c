@@ -95,6 +95,7 @@ struct ctrlr *ctrlr_new(struct subsystem *ss, const char *hostnqn, const uint8_t
 		return NULL;
 	ctrlr->subsystem = ss;
 	ctrlr->cntlid = cntlid;
+	ctrlr->temp_threshold[0] = TEMPERATURE_DEFAULT;
 	(void)snprintf(ctrlr->hostnqn, sizeof(ctrlr->hostnqn), "%s", hostnqn);
 	memcpy(ctrlr->hostid, hostid, sizeof(ctrlr->hostid));
 	ctrlr->kato_timer.fn = ctrlr_kato_expired;

@@ -13,9 +13,9 @@
  *
  * The two must be neighbours in the submission queue (Base 3.4.2), so all that is kept of a half
  * pair is one state per connection, judged when the next capsule comes. A host that sends a first
- * half and nothing more holds one slot of its own queue, with its data if that came along: no buffer
- * of the pool, as halves are limited to the memory of their slots (NACWU says so), and the host is
- * asked for no data before its second half is there. So no time limit is needed.
+ * half and nothing more holds one slot of its own queue, with its data if that came along: no
+ * buffer of the pool, as halves are limited to the memory of their slots (NACWU says so), and the
+ * host is asked for no data before its second half is there. So no time limit is needed.
  *
  * Both halves have their data in their slots. The first carries the request; the vector of two lies
  * in its loan, which only reads use. A paused subsystem holds the first; the second rests in
@@ -23,7 +23,8 @@
  *
  * Invariants
  *   1. conn->fuse_first is set exactly while fuse_state is FUSE_WAITING, and is CMD_FUSED.
- *   2. cmd->fuse is set from a good capsule to the end of the command; mate from the pairing on.
+ *   2. cmd->fuse is set from a good capsule to the end of the command; mate means something only
+ *      then, and is set from the pairing on.
  *
  * Thread: the connection's reactor.
  *
@@ -165,6 +166,7 @@ static uint16_t first_arrived(struct cmd *cmd, uint16_t status)
 	conn->fuse_state = FUSE_WAITING;
 	conn->fuse_first = cmd;
 	cmd->fuse = NVME_CMD_FUSE_FIRST;
+	cmd->mate = NULL;
 	return 0;
 }
 

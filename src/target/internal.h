@@ -54,6 +54,10 @@ enum {
 	BOOT_DATA = 1024,           /* bytes the Connect command carries */
 	RESV_LOG_MAX = 32, /* unread reservation notifications of a controller; older ones go */
 	TAIL_MAX = PDU_HEADER_MAX + 256 + 16384, /* the longest capsule that is kept in parts */
+	ERROR_LOG_MAX = 64,                      /* entries of a controller's error log */
+	ERROR_NOTES = 8,                         /* of a connection, on their way there */
+	SNAPSHOT_TASKS_MAX = 8,                  /* snapshots being made, all subsystems */
+	TEMPERATURE_DEFAULT = 343,               /* kelvin; a threshold nobody measures against */
 	TAG_BOOT = 0xffff,                       /* the slot that Connect uses */
 };
 
@@ -116,7 +120,6 @@ struct cmd {
 	uint32_t buf_size; /* bytes at buf; for commands of the primary */
 	struct out out;
 	struct rx_chunk *lent; /* buf lies in it */
-	struct io_loan loan;   /* of a read: the data lies with the device, not at buf */
 	uint64_t lent_turn;
 	/* cold */
 	uint64_t r2t_ns;  /* when the R2T was sent */
@@ -127,6 +130,7 @@ struct cmd {
 	uint16_t range, ranges;  /* dataset management: next and number */
 	struct conn *abort_conn; /* Abort: the queue that is searched */
 	struct cmd *mate;        /* the other half of a fused pair, NULL: not there yet */
+	struct io_loan loan;     /* of a read: the data lies with the device, not at buf */
 };
 
 /* Slots begin with a cache line. Elsewhere a cmd need not: lists compare addresses of none. */
@@ -192,6 +196,19 @@ enum fuse_state {
 	FUSE_FAILED,  /* it was, and is answered */
 };
 
+/* Failed commands on their way to the error log, see errlog.c. */
+struct error_note {
+	uint64_t lba;
+	uint32_t nsid;
+	uint16_t status, cid;
+};
+struct error_notes {
+	_Atomic uint32_t in, out, lost;
+	atomic_bool is_posted;
+	struct msg msg;
+	struct error_note note[ERROR_NOTES];
+};
+
 /* What the primary decided about a Connect; read by the reactor when the command comes back. */
 struct connect_result {
 	struct subsys_core *sc;
@@ -255,6 +272,7 @@ struct conn {
 	/* life */
 	struct msg msg;       /* birth, unlinking, death: one at a time */
 	struct msg close_msg; /* primary to reactor */
+	struct error_notes errors;
 	struct msg drain_msg; /* primary to reactor: drain; and back: drained */
 	bool is_drained;      /* has been said */
 	bool is_unlinked;     /* the primary has let go of it */
@@ -385,6 +403,10 @@ struct target {
 	uint64_t conns_accepted, conns_refused, keep_alive_timeouts;
 	uint64_t connects_refused, idle_timeouts;
 	uint64_t conn_memory, conn_memory_peak; /* bytes */
+	uint64_t started_ns;
+	target_snapshot_fn snapshot; /* NULL: nobody makes snapshots */
+	void *snapshot_owner;
+	unsigned snapshot_tasks;
 };
 
 /* Notifications that the host has not read yet, oldest first: a ring. */
@@ -426,7 +448,13 @@ struct ctrlr {
 	 * reactors of its queues. */
 	_Atomic uint8_t denied[TARGET_NAMESPACES_MAX];
 	bool is_ana_event_due, is_ana_event_masked;
-	uint16_t temp_threshold;
+	uint16_t temp_threshold[2]; /* kelvin; over, under */
+	uint64_t timestamp_ms;      /* feature 0Eh: as set, 0 before */
+	uint64_t timestamp_ns;      /* when that was */
+	bool has_timestamp;
+	struct nvme_error_entry errors[ERROR_LOG_MAX]; /* a ring */
+	uint64_t error_entries;                        /* put there */
+	uint64_t error_count; /* with those that found no room on the way */
 };
 
 /* ---- target.c ------------------------------------------------------------------------------- */
@@ -555,6 +583,17 @@ void cmd_return(struct cmd *cmd);
 /* Give @len bytes at @data to the host, cut to what it asked for. */
 void cmd_reply(struct cmd *cmd, const void *data, size_t len);
 
+/* ---- errlog.c, log_pages.c, snapshot.c ------------------------------------------------------ */
+
+/* On the connection's reactor: cmd ended with cmd->status. */
+void error_note(const struct cmd *cmd);
+/* Primary; malloc'd, NULL: no memory. */
+void *error_log_page(const struct ctrlr *ctrlr, size_t *ret_size);
+void *supported_log_page(const struct subsystem *ss, size_t *ret_size);
+void *feature_effects_page(size_t *ret_size);
+/* Primary: the vendor command; answers later. */
+void snapshot_execute(struct ctrlr *ctrlr, struct cmd *cmd);
+
 /* ---- commands on their reactor: cmd.c ------------------------------------------------------- */
 
 /* A command capsule arrived, cmd->sqe is set; @data lies in @chunk and is valid during the call. */
@@ -597,8 +636,8 @@ void io_cmd_left(struct conn *conn);
 
 /* ---- fused pairs: fused.c ------------------------------------------------------------------- */
 
-/* A capsule came that is half of a pair (@fuse), or follows one; @status is what its own checks say.
- * Returns its status: 0, it goes on. */
+/* A capsule came that is half of a pair (@fuse), or follows one; @status is what its own checks
+ * say. Returns its status: 0, it goes on. */
 uint16_t fused_arrived(struct cmd *cmd, unsigned fuse, uint16_t status);
 /* A good half whose data did not come along. */
 void fused_start(struct cmd *cmd);

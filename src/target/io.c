@@ -22,8 +22,8 @@
  * A large read is sent from where it lies, if the device lends it (device/loan.c), but not with a
  * data digest: what is summed must be what is sent. Its buffer stays reserved for the case that the
  * device has to be quiet before the host has taken everything. A small read is copied although that
- * costs it a sixth of its throughput (tests/bench/borrow): it is how cluster software reads the block
- * that another host changes by compare-and-write on another reactor, and must see whole.
+ * costs it a sixth of its throughput (tests/bench/borrow): it is how cluster software reads the
+ * block that another host changes by compare-and-write on another reactor, and must see whole.
  *
  * A paused subsystem holds what has its data and would go to a device; what is on its way in may
  * arrive. Held data never stays in the receive buffer.

@@ -306,6 +306,7 @@ int target_start(const struct target_opts *opts, struct target **ret_target, str
 		return err_set(err, -ENOMEM, "no memory for a target");
 	the_target = target;
 	target->opts = *opts;
+	target->started_ns = reactor_primary()->now_ns;
 	result = target_init(target, err);
 	if (result < 0) {
 		target_free(target);

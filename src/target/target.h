@@ -213,6 +213,31 @@ enum { SUBSYSTEM_SERIAL_SIZE = 21 }; /* 20 characters and the NUL (Identify Cont
 /* "DCS" and the first 17 upper-case hex digits of the SHA-256 over the 16 bytes of @uuid. */
 void subsystem_serial(const struct uuid *uuid, char serial[SUBSYSTEM_SERIAL_SIZE]);
 
+enum { SNAPSHOT_TEXT_MAX = 255 }; /* bytes of one parameter, without the NUL */
+
+/* What a vendor snapshot command (opcode C1h) asks for. A parameter that was left out is empty. */
+struct snapshot_params {
+	char entity_id[SNAPSHOT_TEXT_MAX + 1];
+	char parent_id[SNAPSHOT_TEXT_MAX + 1];
+	char txn_id[SNAPSHOT_TEXT_MAX + 1];
+	char name[SNAPSHOT_TEXT_MAX + 1];
+	char uuid[SNAPSHOT_TEXT_MAX + 1];
+	char create_time[SNAPSHOT_TEXT_MAX + 1];
+	bool is_discarded;
+	uint64_t time_s; /* the operation's time stamp and id */
+};
+
+/* Take @len bytes apart. -EINVAL: not such a payload, or a text too long or not printable. */
+int snapshot_parse(const void *payload, size_t len, struct snapshot_params *ret) WARN_UNUSED;
+
+/*
+ * Who makes snapshots of devices says so here; NULL: nobody. Called in a task, @dev stays until it
+ * returns 0 or a negative errno, which the host is told.
+ */
+typedef int (*target_snapshot_fn)(struct device *dev, const struct snapshot_params *params,
+				  void *owner);
+void target_set_snapshot(struct target *target, target_snapshot_fn fn, void *owner);
+
 /* What the target counts, summed over the reactors. */
 struct target_stats {
 	uint64_t conns_accepted, conns_refused; /* refused: over conns_max, or no memory */

@@ -10,8 +10,9 @@
  *   staging  |hdr A|hdr B ddgst B|hdr C|...            iov:  [hdr A] [data A] [ddgst A + hdr B] ...
  *
  * What the kernel did not take is gathered again next time from the same slots, which give the same
- * bytes (sqhd and digest are kept in the slot; of what a device lends, as many); out_skip says how many bytes of the first one are
- * gone already. A slot and its buffer are free when its last byte is in the kernel.
+ * bytes (sqhd and digest are kept in the slot; of what a device lends, as many); out_skip says how
+ * many bytes of the first one are gone already. A slot and its buffer are free when its last byte
+ * is in the kernel.
  *
  *   queued --flush--> gathered --sendmsg--> all taken:  next
  *                        ^                  part taken: blocked --STREAM_OUT--+

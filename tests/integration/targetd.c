@@ -17,6 +17,8 @@
  *   resize URI                      ok        (its URI, with the new size and resize)
  *   pause NQN / resume NQN          ok
  *   inject URI / heal URI           ok              arm a fault, disarm it
+ *   snapshots ERRNO                 ok              somebody makes them, with this result
+ *   snapshot                        ok DEVICE NAME ENTITY TXN TIME  (of the last one asked for)
  *   controllers NQN                 ok COUNT
  *   controllers-of NQN              ok CNTLID:HOSTNQN:LISTENER:IO_QUEUES:KATO_MS ...
  *   ana NQN STATE [LISTENER [GROUP]]                ok
@@ -195,6 +197,39 @@ static int do_heal(struct line *line, struct err *err)
 	return fault_remove(line->word[1], err);
 }
 
+static struct {
+	int result;
+	char device[DEVICE_NAME_MAX];
+	struct snapshot_params params;
+} snapshots;
+
+static int make_snapshot(struct device *dev, const struct snapshot_params *params, void *owner)
+{
+	(void)owner;
+	(void)snprintf(snapshots.device, sizeof(snapshots.device), "%s", dev->name);
+	snapshots.params = *params;
+	task_sleep(1000000); /* it takes a while, as on disks */
+	return snapshots.result;
+}
+
+static int do_snapshots(struct line *line, struct err *err)
+{
+	(void)err;
+	snapshots.result = -(int)strtol(line->word[1], NULL, 10);
+	target_set_snapshot(target, make_snapshot, NULL);
+	return 0;
+}
+
+static int do_snapshot(struct line *line, struct err *err)
+{
+	const struct snapshot_params *p = &snapshots.params;
+
+	(void)err;
+	(void)snprintf(line->answer, sizeof(line->answer), "%.64s %s %s %s %ju", snapshots.device,
+		       p->name, p->entity_id, p->txn_id, (uintmax_t)p->time_s);
+	return 0;
+}
+
 static int do_controllers(struct line *line, struct err *err)
 {
 	struct subsystem *ss = find(line, err);
@@ -334,6 +369,8 @@ static const struct command {
 	{ "resume", 2, do_resume },
 	{ "inject", 2, do_inject },
 	{ "heal", 2, do_heal },
+	{ "snapshots", 2, do_snapshots },
+	{ "snapshot", 1, do_snapshot },
 	{ "controllers", 2, do_controllers },
 	{ "controllers-of", 2, do_controllers_of },
 	{ "ana", 3, do_ana },

@@ -11,8 +11,8 @@
  * request itself as it was (exactly one end, on its reactor, its frame given back), and is the data
  * allowed (the oracle).
  *
- * A third of the reads offer to borrow. What is lent is looked at some time later, which is when the
- * read ends for the oracle; until then the guard judges whether it may be lent, too.
+ * A third of the reads offer to borrow. What is lent is looked at some time later, which is when
+ * the read ends for the oracle; until then the guard judges whether it may be lent, too.
  *
  * What was touched by an injected lie is not judged, but a lie spoils only requests that lived
  * while it was armed: the oracle then knows the blocks as wild until they are written again.

@@ -145,7 +145,8 @@ enum nvme_admin_opcode { /* Base 5, figure "Opcodes for Admin Commands" */
 			 NVME_ADMIN_GET_FEATURES = 0x0a,
 			 NVME_ADMIN_ASYNC_EVENT = 0x0c,
 			 NVME_ADMIN_KEEP_ALIVE = 0x18,
-			 NVME_FABRICS = 0x7f, /* on both kinds of queue */
+			 NVME_FABRICS = 0x7f,        /* on both kinds of queue */
+			 NVME_ADMIN_SNAPSHOT = 0xc1, /* Mayastor's */
 };
 
 enum nvme_io_opcode { /* NVM 3.2, Base 7 */
@@ -454,15 +455,19 @@ enum {
 	NVME_CTRATT_TBKAS = 1 << 6, /* traffic based keep alive */
 	NVME_CNTRLTYPE_IO = 1,
 	NVME_CNTRLTYPE_DISCOVERY = 2,
+	NVME_LPA_SMART_NS = 1 << 0, /* SMART per namespace */
 	NVME_LPA_EFFECTS = 1 << 1,
-	NVME_LPA_EXTENDED = 1 << 2, /* offset and 32-bit length in Get Log Page */
+	NVME_LPA_EXTENDED = 1 << 2,  /* offset and 32-bit length in Get Log Page */
+	NVME_LPA_SUPPORTED = 1 << 5, /* pages 00h, 12h, 13h, and scopes in 05h */
 	NVME_FRMW_SLOT1_READ_ONLY = 1 << 0,
 	NVME_FRMW_ONE_SLOT = 1 << 1,
 	NVME_ONCS_COMPARE = 1 << 0,
 	NVME_ONCS_WRITE_UNCORRECTABLE = 1 << 1,
 	NVME_ONCS_DSM = 1 << 2,
 	NVME_ONCS_WRITE_ZEROES = 1 << 3,
+	NVME_ONCS_SAVE_SELECT = 1 << 4, /* Get Features knows SEL */
 	NVME_ONCS_RESERVATIONS = 1 << 5,
+	NVME_ONCS_TIMESTAMP = 1 << 6,
 	NVME_ONCS_VERIFY = 1 << 7,
 	NVME_FUSES_COMPARE_WRITE = 1 << 0,
 	NVME_VWC_PRESENT = 1 << 0,
@@ -558,6 +563,7 @@ enum nvme_feature {
 	NVME_FEAT_INTERRUPT_COALESCING = 0x08,
 	NVME_FEAT_WRITE_ATOMICITY = 0x0a, /* NVM 4.1.3.3 */
 	NVME_FEAT_ASYNC_EVENT = 0x0b,
+	NVME_FEAT_TIMESTAMP = 0x0e,
 	NVME_FEAT_KEEP_ALIVE = 0x0f,
 	NVME_FEAT_HOST_BEHAVIOR = 0x16,
 	NVME_FEAT_HOST_ID = 0x81,
@@ -582,6 +588,8 @@ enum nvme_log {
 	NVME_LOG_CHANGED_NS = 0x04,
 	NVME_LOG_EFFECTS = 0x05,
 	NVME_LOG_ANA = 0x0c,
+	NVME_LOG_FEATURES = 0x12,
+	NVME_LOG_MI = 0x13,
 	NVME_LOG_DISCOVERY = 0x70,
 	NVME_LOG_RESERVATION = 0x80,
 };
@@ -600,7 +608,26 @@ enum {
 	NVME_LOG_EFFECTS_SIZE = 4096,
 	NVME_EFFECTS_SUPPORTED = 1 << 0, /* CSUPP */
 	NVME_EFFECTS_CONTENT = 1 << 1,   /* LBCC */
+	NVME_SCOPE_NS = 1 << 20,         /* of a command or feature; Base 5.16.1.6, 5.16.1.18 */
+	NVME_SCOPE_CTRL = 1 << 21,
+	NVME_LOG_SUPPORTED_SIZE = 1024,
+	NVME_LOG_SUPPORTED_BIT = 1 << 0, /* LSUPP; FSUPP */
+	NVME_LOG_FEATURES_SIZE = 1024,
+	NVME_LOG_MI_SIZE = 4096,
 };
+
+struct nvme_error_entry { /* Base 5.16.1.2 */
+	struct le64 count;
+	struct le16 sqid, cid, status, location;
+	struct le64 lba;
+	struct le32 nsid;
+	uint8_t vs, trtype;
+	uint8_t rsvd30[2];
+	struct le64 cmd_specific;
+	struct le16 trtype_specific;
+	uint8_t rsvd42[22];
+};
+static_assert(sizeof(struct nvme_error_entry) == NVME_LOG_ERROR_SIZE, "Base 5.16.1.2");
 
 struct nvme_smart_log {
 	uint8_t critical_warning;
