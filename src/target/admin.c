@@ -154,13 +154,13 @@ static uint32_t feature_value(const struct ctrlr *ctrlr, struct cmd *cmd, uint8_
 	case NVME_FEAT_KEEP_ALIVE:
 		*ret_changeable = true;
 		return ctrlr->kato_ms;
-	case NVME_FEAT_HOST_BEHAVIOR:
-		*ret_changeable = true;
-		*ret_status = crd_get_behavior(ctrlr, cmd);
-		return 0;
 	case NVME_FEAT_TIMESTAMP:
 		*ret_changeable = true;
 		*ret_status = timestamp_get(ctrlr, cmd);
+		return 0;
+	case NVME_FEAT_HOST_BEHAVIOR:
+		*ret_changeable = true;
+		*ret_status = crd_get_behavior(ctrlr, cmd);
 		return 0;
 	case NVME_FEAT_HOST_ID:
 		if (cmd->len < sizeof(ctrlr->hostid) || !(le32_get(cmd->sqe.cdw11) & 1))
@@ -248,10 +248,10 @@ static uint16_t set_feature(struct ctrlr *ctrlr, struct cmd *cmd, uint8_t fid, u
 		return (value & 1) == subsystem_has_cache(ctrlr->subsystem)
 			       ? 0
 			       : NVME_SC_FEATURE_NOT_CHANGEABLE;
-	case NVME_FEAT_HOST_BEHAVIOR:
-		return crd_set_behavior(ctrlr, cmd);
 	case NVME_FEAT_TIMESTAMP:
 		return timestamp_set(ctrlr, cmd);
+	case NVME_FEAT_HOST_BEHAVIOR:
+		return crd_set_behavior(ctrlr, cmd);
 	case NVME_FEAT_HOST_ID: /* said in Connect, and only there (Base 5.27.1.25) */
 		return NVME_SC_COMMAND_SEQUENCE_ERROR;
 	case NVME_FEAT_ARBITRATION:

@@ -24,12 +24,12 @@ void *supported_log_page(const struct subsystem *ss, size_t *ret_size)
 		return NULL;
 	for (size_t i = 0; i < ARRAY_LEN(common); i++)
 		le32_put(&log[common[i]], NVME_LOG_SUPPORTED_BIT);
-	if (ss->ana != NULL)
-		le32_put(&log[NVME_LOG_ANA], NVME_LOG_SUPPORTED_BIT);
 	if (ss->is_discovery)
 		le32_put(&log[NVME_LOG_DISCOVERY], NVME_LOG_SUPPORTED_BIT);
 	for (size_t i = 0; i < ARRAY_LEN(io) && !ss->is_discovery; i++)
 		le32_put(&log[io[i]], NVME_LOG_SUPPORTED_BIT);
+	if (ss->ana != NULL)
+		le32_put(&log[NVME_LOG_ANA], NVME_LOG_SUPPORTED_BIT);
 	return log;
 }
 

@@ -27,6 +27,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "integration"))
+PAGES = [0, 1, 2, 3, 4, 5, 0x0C, 0x12, 0x13, 0x70]
 
 
 def blocks(nvmetcp, rng, entry, data):
@@ -107,7 +108,7 @@ def admin_pdus(n, rng, conn):
                                           rng.randrange(9))))
         elif kind == 1:
             out.append(conn.capsule(n.sqe(2, 0, n.sgl(n.SGL_TRANSPORT, 4096),
-                                          rng.choice([0, 1, 2, 3, 4, 5, 0x12, 0x13, 0x70]) | 1023 << 16)))
+                                          rng.choice(PAGES) | 1023 << 16)))
         elif kind == 2:
             out.append(conn.capsule(n.sqe(0x0C)))
         elif kind == 3:

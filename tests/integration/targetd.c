@@ -433,27 +433,27 @@ static void serve(void)
 	}
 }
 
-/* lint: allow function-length: one table and its cases, read top to bottom. */
+static const struct option options[] = {
+	{ "cores", required_argument, NULL, 'c' },
+	{ "queue-depth", required_argument, NULL, 'q' },
+	{ "buffers", required_argument, NULL, 'b' },
+	{ "connect-timeout", required_argument, NULL, 't' },
+	{ "conns", required_argument, NULL, 'n' },
+	{ "in-capsule", required_argument, NULL, 'i' },
+	{ "borrow-min", required_argument, NULL, 'B' },
+	{ "no-success", no_argument, NULL, 's' },
+	{ "ptpl-dir", required_argument, NULL, 'p' },
+	{ "conns-per-host", required_argument, NULL, 'H' },
+	{ "conns-per-subsystem", required_argument, NULL, 'S' },
+	{ "hosts", required_argument, NULL, 'o' },
+	{ "memory", required_argument, NULL, 'm' },
+	{ "idle-timeout", required_argument, NULL, 'I' },
+	{ "crdt", required_argument, NULL, 'r' },
+	{},
+};
+
 static bool parse_options(int argc, char **argv, struct engine_opts *engine)
 {
-	static const struct option options[] = {
-		{ "cores", required_argument, NULL, 'c' },
-		{ "queue-depth", required_argument, NULL, 'q' },
-		{ "buffers", required_argument, NULL, 'b' },
-		{ "connect-timeout", required_argument, NULL, 't' },
-		{ "conns", required_argument, NULL, 'n' },
-		{ "in-capsule", required_argument, NULL, 'i' },
-		{ "borrow-min", required_argument, NULL, 'w' },
-		{ "no-success", no_argument, NULL, 's' },
-		{ "ptpl-dir", required_argument, NULL, 'p' },
-		{ "conns-per-host", required_argument, NULL, 'H' },
-		{ "conns-per-subsystem", required_argument, NULL, 'S' },
-		{ "hosts", required_argument, NULL, 'o' },
-		{ "memory", required_argument, NULL, 'm' },
-		{ "idle-timeout", required_argument, NULL, 'I' },
-		{ "crdt", required_argument, NULL, 'r' },
-		{},
-	};
 	int opt;
 
 	while ((opt = getopt_long(argc, argv, "", options, NULL)) >= 0) {
@@ -481,6 +481,9 @@ static bool parse_options(int argc, char **argv, struct engine_opts *engine)
 		case 'p':
 			target_opts.ptpl_dir = optarg;
 			break;
+		case 'B':
+			target_opts.borrow_min = (uint32_t)value;
+			break;
 		case 'H':
 			target_opts.conns_per_host_max = (uint32_t)value;
 			break;
@@ -499,9 +502,6 @@ static bool parse_options(int argc, char **argv, struct engine_opts *engine)
 		case 'r':
 			for (unsigned i = 0; i < 3; i++)
 				target_opts.crdt[i] = (uint16_t)(value + i);
-			break;
-		case 'w':
-			target_opts.borrow_min = (uint32_t)value;
 			break;
 		case 's':
 			target_opts.no_success_flag = true;

@@ -98,7 +98,7 @@ def test_a_slow_host_does_not_hold_up_a_resize(target):
         q = writer.queue(1)
         data = fill(q, 120)
         with SlowHost(target) as slow:
-            assert target.stats()["reads_lent"] > 100
+            eventually(lambda: target.stats()["reads_lent"] > 100, "loans")
             target("resize", f"malloc:///m0?num_blocks={BLOCKS * 2}&resize")
             q.write(1, 119 * BIG, b"n" * (BIG * 512))
             # What was read before the write is what comes, from the copy.
