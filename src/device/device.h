@@ -89,6 +89,7 @@ struct device {
 	/* the device layer's */
 	uint8_t block_shift;
 	bool is_removed;
+	bool is_uuid_random; /* made up: another one next time */
 	unsigned quiesce_count;
 	struct list link; /* registry */
 	struct list descs;

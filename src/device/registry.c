@@ -207,7 +207,8 @@ int device_register(struct device *dev, struct err *err)
 		return result;
 	if (device_find_name(dev->name) != NULL)
 		return err_set(err, -EEXIST, "a device named '%s' exists already", dev->name);
-	if (uuid_is_zero(&dev->uuid))
+	dev->is_uuid_random = uuid_is_zero(&dev->uuid);
+	if (dev->is_uuid_random)
 		uuid_random(&dev->uuid);
 	if (dev->physical_block_size == 0)
 		dev->physical_block_size = dev->block_size;
