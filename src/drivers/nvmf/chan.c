@@ -237,7 +237,7 @@ static void ioq_kick_arrived(struct msg *msg)
 
 	atomic_store(&ioq->is_kicking, false);
 	kicks = atomic_exchange(&ioq->kick, 0);
-	/* an error told of the state: look a little later, once for all such errors */
+	/* errors told of another state: look a little later, once for all of them */
 	if (kicks & KICK_ANA && !c->ana_timer.is_armed && c->state == CTRLR_LIVE)
 		timer_arm(reactor_self(), &c->ana_timer, NEW_VIEW_MS * NS_PER_MS);
 	if (kicks & KICK_RESET && c->state == CTRLR_LIVE) {
@@ -386,7 +386,7 @@ static struct nvmf_ioq *slot_came_back(struct slot *slot)
 		atomic_store_explicit(&ioq->has_traffic, true, memory_order_relaxed);
 	if (unlikely(ioq->aborting == slot)) {
 		ioq->aborting = NULL;
-		req->is_aborted = true;
+		req->is_aborted = slot->status != 0 && !(slot->status & NVMF_LOST);
 	}
 	if (unlikely(slot->status & NVMF_LOST))
 		req->is_sent |= !slot->is_unsent;

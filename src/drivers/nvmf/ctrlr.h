@@ -25,7 +25,6 @@
 #include "reactor/task.h"
 
 enum {
-	PATHS_MAX = 8,          /* of one namespace */
 	CTRLRS_MAX = 1024,      /* of a process */
 	CTRLR_WORKERS_MAX = 16, /* tasks at work on controllers at once; further ones wait */
 	ADMIN_DEPTH = 32,       /* entries of an admin queue */
