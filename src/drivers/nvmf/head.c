@@ -125,6 +125,10 @@ struct nvmf_ctrlr *head_ctrlr(const struct nvmf_head *head)
 		if (path->ctrlr->state == CTRLR_LIVE)
 			return path->ctrlr;
 	}
+	list_for_each (path, &head->paths, link) {
+		if (path->ctrlr->state != CTRLR_DEAD)
+			return path->ctrlr;
+	}
 	return NULL;
 }
 
@@ -596,6 +600,20 @@ static int head_also(struct device *dev, const struct nvmf_opts *opts, unsigned 
 	return result;
 }
 
+/* A device keeps the name of its first path, which may have gone and may come back. */
+static bool has_path(const struct device *dev, const struct nvmf_opts *opts)
+{
+	const struct nvmf_path *path;
+
+	if (dev->driver != &driver_nvmf)
+		return true;
+	list_for_each (path, &head_of(dev)->paths, link) {
+		if (path->ns.nsid == opts->nsid && nvmf_opts_same_ctrlr(&path->ctrlr->opts, opts))
+			return true;
+	}
+	return false;
+}
+
 int head_create(struct uri *uri, struct device **ret_dev, struct err *err)
 {
 	CLEANUP(path_freep) struct nvmf_path *path = NULL;
@@ -608,7 +626,8 @@ int head_create(struct uri *uri, struct device **ret_dev, struct err *err)
 		result = nvmf_opts_name(&opts, name, sizeof(name), err);
 	if (result < 0)
 		return result;
-	if (device_lookup(name) != NULL || device_lookup(uri->text) != NULL)
+	dev = device_lookup(name);
+	if (device_lookup(uri->text) != NULL || (dev != NULL && has_path(dev, &opts)))
 		return err_set(err, -EEXIST, "a device named '%s' exists already", name);
 	result = path_new(&opts, uri->text, &path, err);
 	if (result == 0)
