@@ -184,7 +184,7 @@ static unsigned chan_least_busy(const struct nvmf_chan *chan)
 	return best;
 }
 
-/* The first path from @turn on that has a slot; NULL: none, and then wait for room if that helps. */
+/* The first path from @turn on that has a slot; NULL: none, then wait for room if that helps. */
 static struct slot *chan_slot(struct nvmf_chan *chan, uint32_t *ret_nsid)
 {
 	const struct nvmf_view *view = &chan->view;

@@ -7,8 +7,8 @@
  *     | 1 per reactor                          | 1 per reactor, on demand
  *   chan ------------- view: usable ---------> ioq                          their reactor
  *
- * Owner:  a head owns its paths; a path counts its ctrlr; a ctrlr owns its queues; a chan counts the
- *         ioqs of its head's paths.
+ * Owner:  a head owns its paths; a path counts its ctrlr; a ctrlr owns its queues; a chan counts
+ *         the ioqs of its head's paths.
  * Thread: all of it is the primary reactor's but for chan and ioq, whose parts say whose they are.
  * Rules:  ctrlr->lock is held by whoever connects or disconnects one of its queues. Nothing that
  *         holds it takes a lock of the device layer or waits for I/O of a device.
@@ -149,7 +149,7 @@ struct ctrlr_wait {
 	struct task_event event;
 };
 
-/* Find or make the controller of @opts and bring it up; counted. Fails with what the target said. */
+/* Find or make the controller of @opts, bring it up, count it. Fails with what the target said. */
 int ctrlr_get(const struct nvmf_opts *opts, struct nvmf_ctrlr **ret,
 	      struct err *err) MAY_SUSPEND WARN_UNUSED;
 /* The last one disconnects it and frees it. NULL is fine. */
@@ -163,7 +163,7 @@ bool ctrlr_may_go(enum ctrlr_state from, enum ctrlr_state to);
 /* All usable facts of a controller changed: its heads look again. */
 void ctrlr_refresh_heads(struct nvmf_ctrlr *c);
 
-/* connect.c: from no queue to LIVE's facts; c->lock is held. On failure the queues are as they are. */
+/* connect.c: from no queue to LIVE's facts; c->lock is held. A failure leaves queues open. */
 int ctrlr_connect(struct nvmf_ctrlr *c, struct err *err) MAY_SUSPEND WARN_UNUSED;
 /* Close every queue and wait until they are. */
 void ctrlr_disconnect(struct nvmf_ctrlr *c, int reason) MAY_SUSPEND;
