@@ -253,13 +253,13 @@ static size_t make_log(uint8_t *log, unsigned n)
 	struct nvme_ana_log head = {};
 	size_t at = sizeof(head);
 
-	le16_put(&head.ngroups, (uint16_t)n);
+	le16_put(&head.groups, (uint16_t)n);
 	memcpy(log, &head, sizeof(head));
 	for (unsigned i = 0; i < n; i++) {
 		struct nvme_ana_group group = { .state = (uint8_t)(0xf0 | (i + 1)) };
 
-		le32_put(&group.id, i + 1);
-		le32_put(&group.nnsids, i);
+		le32_put(&group.group, i + 1);
+		le32_put(&group.nsids, i);
 		memcpy(log + at, &group, sizeof(group));
 		at += sizeof(group) + i * 4;
 	}
@@ -281,7 +281,7 @@ TEST(ana_logs_are_read_and_bounded)
 	for (size_t cut = 0; cut < size; cut++)
 		CHECK_EQ(ana_parse(log, cut, groups, 4, NULL), -EPROTO);
 	CHECK_EQ(ana_parse(log, size, groups, 2, NULL), -E2BIG);
-	le32_put(&huge.nnsids, UINT32_MAX);
+	le32_put(&huge.nsids, UINT32_MAX);
 	memcpy(log + sizeof(struct nvme_ana_log), &huge, sizeof(huge));
 	CHECK_EQ(ana_parse(log, sizeof(log), groups, 4, NULL), -EPROTO);
 }
