@@ -105,6 +105,7 @@ static void child_event(struct desc *desc, const struct device_event *event)
 		break;
 	case DEVICE_RESIZED:
 	case DEVICE_MEDIA:
+	case DEVICE_RESERVATION: /* a write that meets it says so itself */
 	case DEVICE_EVENT_COUNT_:
 		break;
 	}
