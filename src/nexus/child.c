@@ -41,14 +41,30 @@ static bool is_remote(const char *uri)
 	return strncmp(uri, "nvmf", 4) == 0;
 }
 
-static int uuid_of_uri(const char *text, struct uuid *ret, struct nexus_err *ne)
+/*
+ * The replica's uuid, and the URI of the device. A remote child must not come back by itself after
+ * its connection was lost: what it had not flushed may be gone. So its device is told to give up at
+ * once, unless the URI says something else.
+ */
+static int child_read_uri(struct child *child, struct nexus_err *ne)
 {
 	struct uri *uri CLEANUP(uri_freep) = NULL;
-	int result = uri_parse(text, &uri, ne != NULL ? &ne->err : NULL);
+	struct err *err = ne != NULL ? &ne->err : NULL;
+	int result = uri_parse(child->uri, &uri, err), len;
+	const char *more = "";
 
 	if (result == 0)
-		result = uri_param_uuid(uri, "uuid", ret, ne != NULL ? &ne->err : NULL);
-	return result < 0 ? nexus_fail(ne, NEXUS_E_CREATE_CHILD, "child %s", text) : 0;
+		result = uri_param_uuid(uri, "uuid", &child->uuid, err);
+	if (result < 0)
+		return nexus_fail(ne, NEXUS_E_CREATE_CHILD, "child %s", child->uri);
+	if (!child->is_local && !uri_has(uri, "ctrl_loss"))
+		more = strchr(child->uri, '?') != NULL ? "&ctrl_loss=0" : "?ctrl_loss=0";
+	len = asprintf(&child->device_uri, "%s%s", child->uri, more);
+	if (len < 0) {
+		child->device_uri = NULL;
+		return nexus_fail(ne, NEXUS_E_INTERNAL, "no memory for child %s", child->uri);
+	}
+	return 0;
 }
 
 void child_free(struct child *child)
@@ -57,6 +73,7 @@ void child_free(struct child *child)
 		return;
 	segmap_done(&child->missed);
 	free(child->uri);
+	free(child->device_uri);
 	free(child);
 }
 
@@ -71,7 +88,7 @@ struct child *child_new(struct nexus *nx, const char *uri, struct nexus_err *ne)
 	}
 	child->nx = nx;
 	child->is_local = !is_remote(uri);
-	if (uuid_of_uri(uri, &child->uuid, ne) < 0) {
+	if (child_read_uri(child, ne) < 0) {
 		child_free(child);
 		return NULL;
 	}
@@ -126,10 +143,10 @@ int child_open(struct child *child, struct nexus_err *ne)
 	struct device *dev;
 	struct desc *desc;
 
-	if (device_create(child->uri, &dev, err) < 0)
+	if (device_create(child->device_uri, &dev, err) < 0)
 		return nexus_fail(ne, NEXUS_E_CREATE_CHILD, "child %s", child->uri);
 	if (desc_open(dev, &opts, &desc, err) < 0) {
-		if (device_destroy(child->uri, NULL) < 0)
+		if (device_destroy(child->device_uri, NULL) < 0)
 			log_debug("child %s went by itself", child->uri);
 		return nexus_fail(ne, NEXUS_E_OPEN_CHILD, "child %s", child->uri);
 	}
@@ -153,7 +170,8 @@ void child_close(struct child *child)
 		return;
 	desc_close(desc);
 	/* -ENOENT, -EALREADY: it was removed first, that is why we are here */
-	if (device_destroy(child->uri, &err) < 0 && err.code != -ENOENT && err.code != -EALREADY)
+	if (device_destroy(child->device_uri, &err) < 0 && err.code != -ENOENT &&
+	    err.code != -EALREADY)
 		log_warn("nexus %s: the device of child %s stays: %s", nx->dev.name, child->uri,
 			 err_text(&err));
 }

@@ -108,7 +108,8 @@ static inline bool child_is_pending(uint32_t word)
 struct child {
 	struct nexus *nx;
 	uint8_t slot;
-	char *uri;                         /* owned */
+	char *uri;                         /* owned; as it was given */
+	char *device_uri;                  /* owned; what its device is made from */
 	struct uuid uuid;                  /* of the replica: uuid= of its URI, else its device's */
 	char device_name[DEVICE_NAME_MAX]; /* the last it had */
 	_Atomic uint32_t word;

@@ -802,6 +802,29 @@ ENGINE_TEST(arguments_of_version_two)
 	}
 }
 
+/* No such target: the message shows what the device was to be made from. */
+ENGINE_TEST(remote_children_do_not_come_back_by_themselves)
+{
+	static const struct {
+		const char *uri, *says;
+	} rows[] = {
+		{ "nvmf://127.0.0.1:1/nqn.2019-05.io.openebs:r?nsid=1", "?nsid=1&ctrl_loss=0:" },
+		{ "nvmf://127.0.0.1:1/nqn.2019-05.io.openebs:r", "io.openebs:r?ctrl_loss=0:" },
+		{ "nvmf://127.0.0.1:1/nqn.2019-05.io.openebs:r?ctrl_loss=5s", "?ctrl_loss=5s:" },
+	};
+
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+		struct nexus_opts opts = {
+			.name = "n0", .size = 16 << 20, .children = &rows[i].uri, .nchildren = 1
+		};
+		struct nexus_err ne = {};
+
+		CHECK(nexus_create(&opts, &nx, &ne) < 0);
+		CHECK_EQ(ne.why, NEXUS_E_CREATE_CHILD);
+		CHECK_HAS(err_text(&ne.err), rows[i].says);
+	}
+}
+
 ENGINE_TEST(duplicates_are_refused)
 {
 	struct nexus_opts opts = {
