@@ -274,7 +274,7 @@ int nexus_child_fault(struct nexus *nx, const char *uri, enum nexus_reason reaso
 	struct child *child;
 	int result;
 
-	task_mutex_lock(&nx->control);
+	control_begin(nx);
 	result = nx->state == NEXUS_OPEN ? find_child(nx, uri, &child, ne)
 					 : nexus_fail(ne, NEXUS_E_NOT_ALLOWED, "nexus %s is %s",
 						      nx->dev.name, nexus_state_name(nx->state));
@@ -294,7 +294,7 @@ int nexus_child_fault(struct nexus *nx, const char *uri, enum nexus_reason reaso
 					    "nexus %s ended itself: its record cannot be written",
 					    nx->dev.name);
 	}
-	task_mutex_unlock(&nx->control);
+	control_end(nx);
 	return result;
 }
 
@@ -320,7 +320,7 @@ int nexus_child_remove(struct nexus *nx, const char *uri, struct nexus_err *ne)
 	struct child *child;
 	int result;
 
-	task_mutex_lock(&nx->control);
+	control_begin(nx);
 	result = check_serving(nx, ne);
 	if (result == 0)
 		result = find_child(nx, uri, &child, ne);
@@ -345,7 +345,7 @@ int nexus_child_remove(struct nexus *nx, const char *uri, struct nexus_err *ne)
 					    nx->dev.name);
 		nexus_tell_status(nx);
 	}
-	task_mutex_unlock(&nx->control);
+	control_end(nx);
 	return result;
 }
 
@@ -449,7 +449,7 @@ int nexus_child_add(struct nexus *nx, const char *uri, bool is_rebuilt, struct n
 	struct err err = {};
 	int result;
 
-	task_mutex_lock(&nx->control);
+	control_begin(nx);
 	result = check_serving(nx, ne);
 	if (result == 0 && child_find(nx, uri) != NULL)
 		result = nexus_fail(ne, NEXUS_E_CHILD_EXISTS, "nexus %s has child %s already",
@@ -481,7 +481,7 @@ int nexus_child_add(struct nexus *nx, const char *uri, bool is_rebuilt, struct n
 		}
 		nexus_tell_status(nx);
 	}
-	task_mutex_unlock(&nx->control);
+	control_end(nx);
 	return result;
 }
 
@@ -526,7 +526,7 @@ int nexus_child_online(struct nexus *nx, const char *uri, struct nexus_err *ne)
 	struct child *child;
 	int result;
 
-	task_mutex_lock(&nx->control);
+	control_begin(nx);
 	result = check_serving(nx, ne);
 	if (result == 0)
 		result = find_child(nx, uri, &child, ne);
@@ -541,6 +541,6 @@ int nexus_child_online(struct nexus *nx, const char *uri, struct nexus_err *ne)
 				uri, nexus_reason_name(child_reason_of(atomic_load(&child->word))));
 		nexus_tell_status(nx);
 	}
-	task_mutex_unlock(&nx->control);
+	control_end(nx);
 	return result;
 }

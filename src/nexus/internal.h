@@ -287,6 +287,19 @@ static inline struct nexus *nexus_of(struct device *dev)
 	return container_of(dev, struct nexus, dev);
 }
 
+/* One control operation at a time, and the nexus stays while it runs. */
+static inline void control_begin(struct nexus *nx)
+{
+	device_pin(&nx->dev);
+	task_mutex_lock(&nx->control);
+}
+
+static inline void control_end(struct nexus *nx)
+{
+	task_mutex_unlock(&nx->control);
+	device_unpin(&nx->dev);
+}
+
 /* ---- recover.c: who is in sync, as the record has it; before the device is registered ------- */
 
 int nexus_recover(struct nexus *nx, struct nexus_err *ne) MAY_SUSPEND WARN_UNUSED;

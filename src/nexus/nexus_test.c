@@ -651,6 +651,35 @@ ENGINE_TEST(growing)
 	nexus_unmake();
 }
 
+static void add_one(void *arg)
+{
+	struct nexus_err ne = {};
+	int *result = arg;
+
+	*result = nexus_child_add(nx, uris[2], true, &ne);
+}
+
+/* An operation under way keeps the nexus until it has ended, well or not. */
+ENGINE_TEST(destroyed_while_a_child_is_added)
+{
+	struct nexus_err ne = {};
+	int result = 1;
+
+	if (!nexus_make(2))
+		return;
+	desc_close(o.desc);
+	fake.is_hanging = true;
+	CHECK_EQ(task_spawn("add", add_one, &result), 0);
+	while (fake.let_go == NULL)
+		task_yield();
+	fake.is_hanging = false;
+	task_event_fire(fake.let_go);
+	CHECK_EQ(nexus_destroy(nx, &ne), 0);
+	CHECK(result <= 0);
+	CHECK(device_next(NULL) == NULL);
+	nexus_settings_set(&(struct nexus_settings){});
+}
+
 ENGINE_TEST(shutting_down_twice)
 {
 	static uint8_t buf[BLOCK];
