@@ -14,12 +14,7 @@
  *
  * How long a range is locked is what a host feels. A range is made smaller when the last one took
  * longer than HOLD_NS, larger when it took less than half of that. Waiting for the rate or the
- * governor is done between ranges, with nothing locked.
- *
- * The governor: every SAMPLE_NS the mean latency of what the locked device answered since the last
- * look is compared with what is allowed. Too slow: half the speed. Else: a tenth more. Speed is the
- * share of time that a lane is at work, from COPY_SPEED_MIN to 100 percent. A device that answered
- * nothing does not mind.
+ * governor (pace.h) is done between ranges, with nothing locked.
  *
  * Position: what lies before every range in flight and before the first that was not taken is on the
  * destination. After a flush it is so for good.
@@ -37,8 +32,7 @@
 #include "reactor/mem.h"
 
 enum {
-	HOLD_NS = 5000000,    /* how long a range should be locked at most */
-	SAMPLE_NS = 50000000, /* between two looks of the governor */
+	HOLD_NS = 5000000, /* how long a range should be locked at most */
 };
 
 struct copy_waiter {
@@ -114,46 +108,12 @@ static uint64_t moved_bytes(const struct copy *copy)
 	return atomic_load_explicit(&copy->transferred, memory_order_relaxed) << copy->block_shift;
 }
 
-/* Behind what the rate allows by now? Then when is that made good? */
-static void rate_charge(struct copy *copy)
+static void charge(struct copy *copy)
 {
-	uint64_t moved = moved_bytes(copy), now_ns = reactor_primary()->now_ns;
-	double ns;
+	uint64_t moved = moved_bytes(copy);
 
-	if (copy->opts.rate == 0) {
-		copy->rate_bytes = moved;
-		return;
-	}
-	ns = (double)(moved - copy->rate_bytes) * 1e9 / (double)copy->opts.rate;
-	copy->rate_bytes = moved;
-	copy->due_ns = MAX(copy->due_ns, now_ns) + (uint64_t)ns;
-}
-
-static void govern(struct copy *copy)
-{
-	uint64_t now_ns = reactor_primary()->now_ns, ops = 0, sum_ns = 0;
-	static const enum io_op looked_at[] = { IO_READ, IO_WRITE };
-
-	if (copy->opts.latency_ns == 0 || copy->opts.locked == NULL) {
-		copy->speed = 100;
-		return;
-	}
-	if (now_ns - copy->sampled_ns < SAMPLE_NS)
-		return;
-	copy->sampled_ns = now_ns;
-	device_stats(copy->opts.locked, copy->sample);
-	for (size_t i = 0; i < ARRAY_LEN(looked_at); i++) {
-		ops += copy->sample->op[looked_at[i]].latency.count;
-		sum_ns += copy->sample->op[looked_at[i]].latency.sum_ns;
-	}
-	if (copy->has_sample && ops > copy->sample_ops && sum_ns >= copy->sample_sum_ns &&
-	    (sum_ns - copy->sample_sum_ns) / (ops - copy->sample_ops) > copy->opts.latency_ns)
-		copy->speed = MAX(copy->speed / 2, (unsigned)COPY_SPEED_MIN);
-	else
-		copy->speed = MIN(copy->speed + 10, 100u);
-	copy->sample_ops = ops;
-	copy->sample_sum_ns = sum_ns;
-	copy->has_sample = true;
+	pace_charge(&copy->pace, moved - copy->charged);
+	copy->charged = moved;
 }
 
 /* A range was locked for so long. */
@@ -166,10 +126,7 @@ static void adapt(struct copy *copy, struct copy_lane *lane, uint64_t held_ns)
 		copy->range_nlb = MAX(copy->range_nlb / 2, min);
 	else if (held_ns < HOLD_NS / 2)
 		copy->range_nlb = MIN(copy->range_nlb * 2, max);
-	govern(copy);
-	lane->due_ns = copy->speed == 100
-			       ? 0
-			       : reactor_primary()->now_ns + held_ns * (100 - copy->speed) / copy->speed;
+	lane->due_ns = pace_next_ns(&copy->pace, held_ns);
 }
 
 /* ---- ranges --------------------------------------------------------------------------------------------- */
@@ -213,7 +170,7 @@ static bool lane_next(struct copy_lane *lane) MAY_SUSPEND
 	struct copy *copy = lane->copy;
 
 	for (;;) {
-		uint64_t due_ns = MAX(copy->due_ns, lane->due_ns);
+		uint64_t due_ns = MAX(copy->pace.due_ns, lane->due_ns);
 
 		if (is_ending(copy))
 			return false;
@@ -263,7 +220,7 @@ static void lane_range(struct copy_lane *lane) MAY_SUSPEND
 	adapt(copy, lane, reactor_clock(reactor_primary()) - start_ns);
 	if (dev != NULL)
 		range_unlock(dev, &lane->lock);
-	rate_charge(copy);
+	charge(copy);
 }
 
 static void copy_over(struct copy *copy) MAY_SUSPEND
@@ -353,7 +310,6 @@ static void defaults(struct copy *copy)
 	copy->range_nlb = MAX((uint64_t)COPY_RANGE_MAX >> copy->block_shift, 1u);
 	copy->can_unmap = dst->unmap_reads_zero && dst->ops & IO_BIT(IO_UNMAP);
 	copy->dst_has_seek = dst->ops & IO_BIT(IO_SEEK_DATA);
-	copy->speed = 100;
 	copy->next = opts->from;
 }
 
@@ -381,8 +337,7 @@ static int make_window(struct copy *copy, struct err *err)
 	copy->bufs_len = each * copy->opts.window;
 	copy->bufs = dma_alloc(copy->bufs_len);
 	copy->slots = calloc(copy->opts.window, sizeof(*copy->slots));
-	copy->sample = calloc(1, sizeof(*copy->sample));
-	if (copy->bufs == NULL || copy->slots == NULL || copy->sample == NULL)
+	if (copy->bufs == NULL || copy->slots == NULL)
 		return err_set(err, -ENOMEM, "no memory to copy onto %s",
 			       copy->opts.dst->dev->name);
 	for (unsigned i = copy->opts.window; i-- > 0;) {
@@ -442,7 +397,9 @@ int copy_open(const struct copy_opts *opts, struct copy **ret, struct err *err)
 		copy->lane[i].timer.fn = lane_due;
 		copy->lane[i].seek_io.done = copy_seek_done;
 	}
-	result = make_window(copy, err);
+	result = pace_init(&copy->pace, opts->locked, opts->rate, opts->latency_ns, err);
+	if (result == 0)
+		result = make_window(copy, err);
 	if (result == 0)
 		result = open_handles(copy, err);
 	if (result < 0)
@@ -454,7 +411,7 @@ int copy_open(const struct copy_opts *opts, struct copy **ret, struct err *err)
 
 int copy_start(struct copy *copy, struct err *err)
 {
-	copy->started_ns = copy->sampled_ns = reactor_primary()->now_ns;
+	copy->started_ns = reactor_primary()->now_ns;
 	for (unsigned i = 0; i < COPY_LANES; i++) {
 		if (task_spawn("copy", lane_task, &copy->lane[i]) == 0)
 			copy->nlanes++;
@@ -498,7 +455,7 @@ void copy_free(struct copy *copy)
 	if (copy->bufs != NULL)
 		dma_free(copy->bufs, copy->bufs_len);
 	free(copy->slots);
-	free(copy->sample);
+	pace_done(&copy->pace);
 	free(copy);
 }
 
@@ -628,7 +585,7 @@ void copy_stats(const struct copy *copy, struct copy_stats *ret)
 		.tasks_total = copy->opts.window,
 		.tasks_active = atomic_load(&copy->active),
 		.source = copy->last_source,
-		.speed = copy->speed,
+		.speed = copy->pace.speed,
 		.run_ns = copy->started_ns != 0 ? until - copy->started_ns - copy->pauses_ns : 0,
 		.ranges_locked = copy->nranges,
 		.remaining_ns = UINT64_MAX,
@@ -645,9 +602,7 @@ void copy_stats(const struct copy *copy, struct copy_stats *ret)
 
 void copy_set_limits(struct copy *copy, uint64_t rate, uint64_t latency_ns)
 {
-	rate_charge(copy);
-	copy->opts.rate = rate;
-	copy->opts.latency_ns = latency_ns;
-	copy->due_ns = 0;
+	charge(copy);
+	pace_set(&copy->pace, rate, latency_ns);
 	copy_poke(copy);
 }

@@ -27,7 +27,6 @@ enum {
 	COPY_RANGE_MAX = 4 << 20,
 	COPY_AGAIN_MAX = 20, /* how often a device may ask for patience with one chunk */
 	COPY_AGAIN_MS = 50,
-	COPY_SPEED_MIN = 10, /* percent of the time that a governed copy gets at least */
 };
 
 enum copy_verify {

@@ -12,6 +12,7 @@
 #include <stdatomic.h>
 
 #include "nexus/copy.h"
+#include "nexus/pace.h"
 
 enum copy_step {
 	COPY_FREE,
@@ -93,14 +94,10 @@ struct copy {
 	const char *why; /* of copy_abort() */
 	struct copy_lane lane[COPY_LANES];
 	struct list waiters;
-	uint64_t due_ns; /* not before this, by the rate */
-	uint64_t rate_bytes;
+	struct pace pace;
+	uint64_t charged; /* bytes */
 	uint64_t started_ns, paused_ns, stopped_ns, pauses_ns;
 	uint64_t nranges, ndirty;
-	unsigned speed;
-	uint64_t sampled_ns, sample_ops, sample_sum_ns;
-	bool has_sample;
-	struct io_stats *sample; /* owned */
 
 	/* the reactor's; the primary reads counters */
 	struct handle *dst;
