@@ -66,6 +66,7 @@ struct nexus_channel;
 struct marks;
 struct rebuilds;
 struct record_writer;
+struct scrub;
 
 enum {
 	LEG_REMOTE_COST = 8, /* requests that a local leg may have more before a remote one reads */
@@ -264,6 +265,7 @@ struct nexus {
 
 	struct nexus_errand retire, monitor, mend, mark, rebuild, end;
 	struct rebuilds *rebuilds;  /* owned; NULL: there was none yet */
+	struct scrub *scrub;        /* owned; the last one; NULL: there was none yet */
 	struct list gone_waiters;   /* child_wait_closed() */
 	_Atomic uint8_t fallen;     /* slots that retire.c has not looked at yet */
 	atomic_bool wants_shutdown; /* somebody else holds the reservation */
@@ -450,5 +452,10 @@ void nexus_rebuild_run(struct nexus *nx) MAY_SUSPEND;
 /* I/O of the nexus has ended: all jobs, too. */
 void nexus_rebuild_end_all(struct nexus *nx) MAY_SUSPEND;
 void nexus_rebuild_free(struct nexus *nx);
+
+/* ---- scrub.c -------------------------------------------------------------------------------- */
+
+/* None runs. */
+void nexus_scrub_free(struct nexus *nx);
 
 #endif

@@ -30,6 +30,7 @@
 #include "device/emulate.h"
 #include "nexus/internal.h"
 #include "nexus/marks.h"
+#include "nexus/scrub.h"
 
 static struct list all = { &all, &all };
 static struct nexus_store *memory; /* where nobody set a store; lives as long as the process */
@@ -182,6 +183,7 @@ static void nexus_free(struct nexus *nx) MAY_SUSPEND
 	}
 	list_del(&nx->link);
 	marks_close(nx);
+	nexus_scrub_free(nx);
 	nexus_rebuild_free(nx);
 	record_writer_free(nx->writer);
 	free(nx->overlap);
@@ -267,6 +269,7 @@ static void nexus_end_run(struct nexus *nx) MAY_SUSPEND
 {
 	nexus_end_io(nx);
 	errand_wait(&nx->mend);
+	nexus_scrub_stop(nx);
 	nexus_rebuild_end_all(nx);
 	desc_close(take(nx->self));
 }
@@ -567,6 +570,7 @@ int nexus_shutdown(struct nexus *nx, struct nexus_err *ne)
 	nexus_tell_status(nx);
 	control_begin(nx);
 	nexus_end_io(nx);
+	nexus_scrub_stop(nx);
 	nexus_rebuild_end_all(nx);
 	errand_wait(&nx->retire);
 	marks_finish(nx);
