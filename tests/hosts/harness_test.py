@@ -191,6 +191,7 @@ class KernelLog(unittest.TestCase):
                      'nvme nvme0: new ctrl: NQN "nqn.2019-05.io.openebs:a", addr 10.0.2.2:4420',
                      'nvme nvme0: Removing ctrl: NQN "nqn.2019-05.io.openebs:a"',
                      "EXT4-fs (nvme0n1): mounted filesystem with ordered data mode",
+                     "EXT4-fs (nvme0n1): mounted filesystem bad4a248-2d16-4652-9b79-4b91c4a9fda6",
                      "XFS (nvme0n1): Mounting V5 Filesystem", "XFS (nvme0n1): Ending clean mount"):
             self.assertEqual(self.complaints(line), [], line)
 
