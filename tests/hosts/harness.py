@@ -21,7 +21,8 @@ from dataclasses import dataclass
 import image
 from guest import Guest, GuestError, GuestLost, WaitTimeout
 from host_side import HostSide
-from targets import Ashlar, AshlarInGuest, Namespace, Nvmet, TargetError
+from nvmet import Nvmet
+from targets import Ashlar, AshlarInGuest, Namespace, TargetError
 
 CASES = []
 BOOT_ATTEMPTS = 3

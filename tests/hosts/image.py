@@ -42,7 +42,7 @@ KERNELS = {
 MODULES = """
     virtio_pci virtio_net virtio_console
     nvme_core nvme_fabrics nvme_tcp nvmet nvmet_tcp
-    loop brd configfs zram
+    loop brd null_blk configfs zram
     ext4 xfs crc32c_generic crc32c_intel libcrc32c
     sha256_generic sha512_generic hmac dh_generic
 """.split()

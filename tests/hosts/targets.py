@@ -6,8 +6,8 @@ what a target cannot do is missing in its `can', and the case is skipped with th
 
 Ashlar        `ashlar export' on the machine that runs the test; the guest reaches it at 10.0.2.2
 AshlarInGuest the same program inside the guest, reached over the guest's loopback
-Nvmet         Linux' nvmet-tcp inside the guest. A case that fails against it expects something
-              wrong, or found a bug in the guest's kernel: run it when in doubt about a case.
+Nvmet         (nvmet.py) Linux' nvmet-tcp inside the guest. A case that fails against it expects
+              something wrong, or found a bug in the guest's kernel: run it when in doubt.
 """
 
 import contextlib
@@ -285,75 +285,3 @@ class AshlarInGuest(Target):
 
     def kill(self):
         self.guest.run("kill -9 $(cat /tmp/engine.pid)", check=False)
-
-
-class Nvmet(Target):
-    """Linux' own target, in the guest: a loop device per namespace, a port on 127.0.0.1."""
-
-    can = frozenset({"kill", "resize", "add", "fua"})
-    address = "127.0.0.1"
-    ports = itertools.count(1)
-    ROOT = "/sys/kernel/config/nvmet"
-
-    def __init__(self, guest):
-        super().__init__()
-        self.guest = guest
-        self.number = next(self.ports)
-        self.port = 4420 + self.number
-        self.subsystem = f"{self.ROOT}/subsystems/{self.nqn}"
-        self.port_dir = f"{self.ROOT}/ports/{self.number}"
-
-    def start(self, namespaces, options=(), listen="127.0.0.1"):
-        self.namespaces = []
-        self.guest.run(f"""
-            modprobe loop; modprobe nvmet-tcp
-            grep -q ' /sys/kernel/config ' /proc/mounts || mount -t configfs none /sys/kernel/config
-            mkdir {self.subsystem} && echo 1 > {self.subsystem}/attr_allow_any_host
-            mkdir {self.port_dir} && cd {self.port_dir}
-            echo tcp > addr_trtype; echo ipv4 > addr_adrfam
-            echo {self.address} > addr_traddr; echo {self.port} > addr_trsvcid""")
-        for ns in namespaces:
-            self.add(ns)
-        self.run()
-
-    def run(self):
-        self.guest.run(f"ln -s {self.subsystem} {self.port_dir}/subsystems/")
-
-    def add(self, ns):
-        nsid = len(self.namespaces) + 1
-        ns.path = f"/tmp/disk-{ns.uuid}"
-        self.guest.run(f"""set -e
-            truncate -s {ns.size_mb}M {ns.path}
-            losetup -f --show --sector-size {ns.block_size} {ns.path} > {ns.path}.dev
-            d={self.subsystem}/namespaces/{nsid}
-            mkdir $d; cat {ns.path}.dev > $d/device_path
-            echo {ns.uuid} > $d/device_uuid; echo {ns.uuid} > $d/device_nguid
-            echo 1 > $d/enable""")
-        self.namespaces.append(ns)
-
-    def remove(self, nsid):
-        self.guest.run(f"d={self.subsystem}/namespaces/{nsid}; echo 0 > $d/enable; rmdir $d")
-
-    def stop(self):
-        self.kill()
-        self.guest.run(f"""rmdir {self.port_dir}
-            for d in {self.subsystem}/namespaces/*; do [ -d $d ] || continue
-            echo 0 > $d/enable; rmdir $d; done
-            rmdir {self.subsystem}""")
-        for ns in self.namespaces:
-            self.guest.run(f"losetup -d $(cat {ns.path}.dev); rm {ns.path}*")
-
-    def kill(self):
-        self.guest.run(f"rm -f {self.port_dir}/subsystems/{self.nqn}")
-
-    def resize(self, nsid, size_mb):
-        path = self.path_of(nsid)
-        self.guest.run(f"truncate -s {size_mb}M {path} && losetup -c $(cat {path}.dev) && "
-                       f"echo 1 > {self.subsystem}/namespaces/{nsid}/revalidate_size")
-
-    def allocated_bytes(self, nsid):
-        return int(self.guest.text(f"stat -c %b {self.path_of(nsid)}")) * 512
-
-    def sha256(self, nsid, offset, length):
-        return self.guest.text(f"dd if={self.path_of(nsid)} bs=4096 skip={offset} count={length} "
-                               "iflag=skip_bytes,count_bytes status=none | sha256sum").split()[0]
