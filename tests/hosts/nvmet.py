@@ -27,7 +27,7 @@ BACKENDS = ("loop", "file", "null")
 class Nvmet(Target):
     """One subsystem, with as many ports as asked for."""
 
-    can = frozenset({"kill", "resize", "add", "fua"})
+    can = frozenset({"kill", "resize", "add", "fua", "ana", "multi-block-size"})
     address = "127.0.0.1"
     numbers = itertools.count(1)
 
@@ -52,8 +52,10 @@ class Nvmet(Target):
     def backend(ns):
         return ns.scheme if ns.scheme in BACKENDS else "loop"
 
-    def start(self, namespaces, options=(), listen="127.0.0.1", ports=1, groups=1):
-        """Serve `namespaces' on `ports' ports, each with ANA groups 1 to `groups'."""
+    def start(self, namespaces, options=(), listen="127.0.0.1", ports=1, ana=True,
+              groups=1):
+        """Serve `namespaces' on `ports' ports, each with ANA groups 1 to `groups'. It always
+        reports asymmetric access, whatever `ana' says."""
         self.namespaces = []
         self.ports = [next(self.numbers) for _ in range(ports)]
         self.port = self.tcp_port(self.ports[0])
@@ -86,6 +88,9 @@ class Nvmet(Target):
     def stop_port(self, index):
         """The port stops to listen, and its connections end."""
         self.guest.run(f"rm -f {self.port_dir(self.ports[index])}/subsystems/{self.nqn}")
+
+    def endpoint(self, index):
+        return self.address, self.tcp_port(self.ports[index])
 
     def reach(self, index=0, card=0):
         """HOST:PORT at which this machine reaches port `index' of the target."""

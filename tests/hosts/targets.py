@@ -70,6 +70,10 @@ class Target:
     def path_of(self, nsid):
         return self.namespaces[nsid - 1].path
 
+    def endpoint(self, index):
+        """(address, TCP port) of listener `index', as the guest sees it."""
+        return self.address, self.port
+
 
 class Ashlar(Target):
     """`ashlar export' as a child process."""
@@ -90,6 +94,7 @@ class Ashlar(Target):
         self.process = None
         self.options = []
         self.listen = "127.0.0.1"
+        self.ports = []
 
     @staticmethod
     def device_name(ns):
@@ -109,23 +114,27 @@ class Ashlar(Target):
             with open(ns.path, "wb") as f:
                 f.truncate(ns.size_mb << 20)
 
-    def start(self, namespaces, options=(), listen="127.0.0.1"):
-        self.namespaces, self.options, self.listen = list(namespaces), list(options), listen
+    def start(self, namespaces, options=(), listen="127.0.0.1", ports=1, ana=False):
+        self.namespaces, self.listen = list(namespaces), listen
+        self.options = [*options, *(["--ana"] if ana else [])]
+        self.ports = [0] * ports
         for ns in self.namespaces:
             self.make_file(ns)
         self.run()
 
     def run(self):
-        """(Re)start the process; after the first time on the same port."""
+        """(Re)start the process; after the first time on the same ports."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.port_file)
         where = f"[{self.listen}]" if ":" in self.listen else self.listen
-        command = [self.binary, "export", "--listen", f"{where}:{self.port}", "--nqn", self.nqn,
+        listen = [word for port in self.ports for word in ("--listen", f"{where}:{port}")]
+        command = [self.binary, "export", *listen, "--nqn", self.nqn,
                    "--control", self.control, "--port-file", self.port_file, *self.options,
                    *[self.uri(ns) for ns in self.namespaces]]
         with open(self.log, "ab") as log:
             log.write(f"$ {' '.join(command)}\n".encode())
             log.flush()
+            begin = log.tell()
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log,
                                             stderr=log, preexec_fn=die_with_parent)
 
@@ -136,6 +145,18 @@ class Ashlar(Target):
                     return re.match(r"(\d+)\n", file.read())
             return None
         self.port = int(wait_until(listening, "the engine listens", START_TIMEOUT_S)[1])
+
+        def listeners():
+            with open(self.log, encoding="utf-8", errors="replace") as file:
+                file.seek(begin)
+                found = re.findall(r"listening addr=\S*:(\d+)\n", file.read())
+            return found if len(found) == len(self.ports) else None
+        self.ports = [int(p) for p in wait_until(listeners, "all listeners are named in the log")]
+        assert self.ports[0] == self.port
+
+    def endpoint(self, index):
+        """Each listener is reached over a network card of its own."""
+        return guest_module.HOST_ADDRESSES[index], self.ports[index]
 
     def check(self):
         if self.process and self.process.poll() is not None:
