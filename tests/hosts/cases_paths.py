@@ -3,7 +3,9 @@
 
 import hashlib
 
-from harness import case, check, check_equal
+from guest import wait_until
+from harness import case, check, check_equal, expect_status
+from image import HOST_NQN
 from targets import Namespace
 
 MIB = 1 << 20
@@ -137,4 +139,204 @@ def ana_change(t):
     check(load.running(), "the load ended while no path could be used")
     target.set_ana(1, "optimized")
     wait_for_traffic(t, block, paths[1])
+    load.end()
+
+
+@case("path-cut", needs=["ana", "process"], kernel_may_say="nvme|no usable path")
+def path_cut(t):
+    """a path goes silent under load: the other one carries on, and it comes back"""
+    target, paths, block = two_paths(t, Namespace(size_mb=64), more="--keep-alive-tmo=2")
+    kept = t.host.write_random(block, 48 * MIB, MIB)
+    load = Load(t, block)
+    for path in paths:
+        wait_for_traffic(t, block, path)
+    t.guest.cut(1)
+    try:
+        paths[1].wait_lost()
+        wait_for_traffic(t, block, paths[0], 500)
+        wait_until(lambda: target.connections_to(1) == 0, "the engine drops the silent host", 15)
+    finally:
+        t.guest.mend(1)
+    paths[1].wait_live()
+    wait_for_traffic(t, block, paths[1])
+    load.end()
+    check_equal(t.host.sha256(block, 48 * MIB, MIB), kept, "data from before")
+
+
+@case("path-stopped", needs=["ana"], kernel_may_say="nvme|no usable path")
+def path_disconnected(t):
+    """the host itself gives a path up under load, then takes it again"""
+    target, paths, block = two_paths(t, Namespace(size_mb=64))
+    load = Load(t, block)
+    for turn in (0, 1):
+        wait_for_traffic(t, block, paths[turn])
+        paths[turn].disconnect()
+        wait_for_traffic(t, block, paths[1 - turn], 200)
+        paths[turn] = t.host.connect(target, queues=2, listener=turn)
+        wait_for_traffic(t, block, paths[turn])
+    load.end()
+
+
+# ---- several hosts
+
+# Reservation types and statuses: NVM Express Base Specification 2.0, figures 99 and 426.
+WRITE_EXCLUSIVE, EXCLUSIVE_ACCESS, WRITE_EXCLUSIVE_REGISTRANTS = 1, 2, 3
+RESERVATION_CONFLICT = 0x83
+
+
+class Party:
+    """A host that takes part in reservations, with its key."""
+
+    def __init__(self, host, target, key):
+        self.host, self.key = host, key
+        self.guest = host.guest
+        self.controller = host.connect(target, queues=2)
+        self.block = host.block(self.controller)
+
+    def register(self, action=0, new_key=None, more=""):
+        self.guest.run(f"nvme resv-register {self.block} --crkey={self.key if action else 0} "
+                       f"--nrkey={self.key if new_key is None else new_key} --rrega={action} {more}")
+
+    def acquire_command(self, kind, action=0, preempted=0):
+        return (f"nvme resv-acquire {self.block} --crkey={self.key} --prkey={preempted} "
+                f"--rtype={kind} --racqa={action}")
+
+    def acquire(self, *arguments):
+        self.guest.run(self.acquire_command(*arguments))
+
+    def release(self, kind, action=0):
+        self.guest.run(f"nvme resv-release {self.block} --crkey={self.key} --rtype={kind} "
+                       f"--rrela={action}")
+
+    def report(self):
+        """(type, {key: holds})"""
+        report = self.host.nvme_json(f"resv-report {self.block} --eds")
+        listed = report.get("regctlext") or []
+        return report["rtype"], {r["rkey"]: bool(r["rcsts"] & 1) for r in listed}
+
+    def access(self, can_read=True, can_write=True):
+        """Check what this host may do now."""
+        for verb, may in (("read", can_read), ("write", can_write)):
+            command = f"nvme {verb} {self.block} -s 8 -c 7 -z 4096 -d /tmp/block"
+            self.guest.run("head -c 4096 /dev/urandom > /tmp/block")
+            if may:
+                self.guest.run(command)
+            else:
+                expect_status(self, command, RESERVATION_CONFLICT)
+
+
+@case("reservations", needs=["reservations"], kernel_may_say=r"reservation conflict|critical|nvme\d")
+def reservations(t):
+    """two hosts, on two kernels, register, reserve, preempt and release; the other one is refused"""
+    target = t.serve()
+    one, two = Party(t.host, target, 0x11), Party(t.second_guest(), target, 0x22)
+    for party in (one, two):
+        party.register()
+    check_equal(one.report(), (0, {0x11: False, 0x22: False}), "registered keys")
+    for kind, reads in ((WRITE_EXCLUSIVE, True), (EXCLUSIVE_ACCESS, False)):
+        one.acquire(kind)
+        check_equal(two.report(), (kind, {0x11: True, 0x22: False}), "the reservation")
+        one.access()
+        two.access(can_read=reads, can_write=False)
+        expect_status(two, two.acquire_command(kind), RESERVATION_CONFLICT)
+        one.release(kind)
+        two.access()
+    one.acquire(WRITE_EXCLUSIVE_REGISTRANTS)
+    two.access()
+    two.register(action=1, new_key=0)
+    two.access(can_write=False)
+    two.register()
+    # Preempt: the holder loses its registration with its reservation.
+    two.acquire(EXCLUSIVE_ACCESS, 1, one.key)
+    check_equal(two.report(), (EXCLUSIVE_ACCESS, {0x22: True}), "after the preemption")
+    one.access(can_read=False, can_write=False)
+    two.access()
+    two.release(EXCLUSIVE_ACCESS, action=1)
+    check_equal(one.report(), (0, {}), "after Clear")
+    one.access()
+
+
+@case("reservations-load", needs=["reservations"], kernel_may_say=r"reservation conflict|critical|nvme\d"
+      "|I/O error")
+def reservations_load(t):
+    """a preempting host stops another one's load at once, block devices and all"""
+    target = t.serve()
+    one, two = Party(t.host, target, 0x11), Party(t.second_guest(), target, 0x22)
+    one.register()
+    one.acquire(WRITE_EXCLUSIVE)
+    load = Load(t, one.block)
+    wait = t.host.writes_done(one.block)
+    t.guest.wait(f"[ {wait} -gt 200 ]", "writes arrive")
+    two.register()
+    two.acquire(WRITE_EXCLUSIVE, 1, one.key)
+    load.job.wait(30, check=False)
+    check(not load.running(), "the load goes on after the preemption")
+    written = two.host.write_random(two.block, 0, MIB)
+    check(t.guest.run(f"dd if=/dev/zero of={one.block} bs=4k count=1 oflag=direct",
+                      check=False).status != 0, "a preempted host wrote")
+    check_equal(t.host.sha256(one.block, 0, MIB), written, "what the new holder wrote")
+
+
+@case("reservations-kept", needs=["reservations", "kill"], kernel_may_say=r"nvme|critical")
+def reservations_kept(t):
+    """a reservation with persistence is there after kill -9 and a restart; one without is not"""
+    folder = f"{t.run.folder}/ptpl"
+    target = t.serve(Namespace(), Namespace(size_mb=16), options=["--ptpl-dir", folder])
+    one, two = Party(t.host, target, 0x11), Party(t.second_guest(), target, 0x22)
+    other = t.host.block(one.controller, 2)
+    one.register(more="--cptpl=3")
+    one.acquire(WRITE_EXCLUSIVE)
+    t.guest.run(f"nvme resv-register {other} --nrkey=7 --rrega=0")
+    target.kill()
+    for party in (one, two):
+        party.controller.wait_lost()
+    target.run()
+    for party in (one, two):
+        party.controller.wait_live()
+    check_equal(two.report(), (WRITE_EXCLUSIVE, {0x11: True}), "the reservation after the restart")
+    two.access(can_write=False)
+    one.access()
+    check_equal(t.host.nvme_json(f"resv-report {other} --eds")["regctl"], 0,
+                "registrations that were not to persist")
+
+
+@case("hosts-live", needs=["allow-host", "process"], kernel_may_say="nvme")
+def hosts_live(t):
+    """a host is refused, admitted, and shut out again while another one works"""
+    target = t.serve(options=["--allow-host", HOST_NQN])
+    first = t.host.connect(target, queues=2)
+    block = t.host.block(first)
+    load = Load(t, block)
+    second = t.second_guest()
+    nqn = second.guest.text("cat /etc/nvme/hostnqn")
+    check(second.connect(target, check=False) is None, "a host that is not listed connected")
+    target.command(f"host-add {nqn}")
+    controller = second.connect(target, queues=2)
+    mirror = second.block(controller)
+    written = second.write_random(mirror, 32 * MIB, MIB)
+    target.command(f"host-del {nqn}")
+    second.guest.wait(f"[ ! -e /sys/class/nvme/{controller.device} ] || "
+                      f"[ \"$(cat /sys/class/nvme/{controller.device}/state)\" != live ]",
+                      "the host that was shut out has lost its controller")
+    check(second.guest.run(f"timeout 2 dd if={mirror} of=/dev/null bs=4k count=1 iflag=direct",
+                           check=False).status != 0, "a host that was shut out reads")
+    load.end()
+    check_equal(t.host.sha256(block, 32 * MIB, MIB), written, "what the guest wrote meanwhile")
+
+
+@case("disconnect-live", needs=["process"], kernel_may_say="nvme")
+def disconnect_live(t):
+    """the target ends a host's controllers under load, softly and by force: it comes back"""
+    target, controller, block = t.serve_and_connect(queues=2)
+    load = Load(t, block)
+    for how in (HOST_NQN, HOST_NQN + " force", controller.attribute("cntlid")):
+        done = t.host.writes_done(block)
+        before = int(t.guest.text(f"echo {done}"))
+        t.guest.wait(f"[ {done} -gt {before + 200} ]", "writes arrive")
+        cntlid = controller.attribute("cntlid")
+        if how.isdigit():
+            how = cntlid
+        target.command(f"disconnect {how}")
+        t.guest.wait(f"[ \"$(cat /sys/class/nvme/{controller.device}/state)\" = live ] && "
+                     f"[ {done} -gt {before + 600} ]", "the host is back at work")
     load.end()

@@ -80,7 +80,7 @@ class Ashlar(Target):
 
     can = frozenset({"kill", "resize", "add", "pause", "compare", "fua", "identity", "allow-host",
                      "ipv6", "host-files", "malloc", "shutdown", "multi-block-size", "statuses",
-                     "inject", "cores", "process"})
+                     "inject", "cores", "process", "ana", "reservations"})
     address = guest_module.HOST_ADDRESS
     numbers = itertools.count(1)
 
@@ -236,6 +236,10 @@ class Ashlar(Target):
     def remove(self, nsid):
         self.command(f"remove {nsid}")
 
+    def set_ana(self, index, state):
+        """What hosts are told that the path over listener `index' is good for."""
+        self.command(f"ana {state} {self.listen}:{self.ports[index]}")
+
     def pause(self):
         self.command("pause")
 
@@ -253,8 +257,11 @@ class Ashlar(Target):
             return hashlib.sha256(f.read(length)).hexdigest()
 
     def connections(self):
-        """Established TCP connections to the engine's port, seen from the engine's side."""
-        port = f"{self.port:04X}"
+        return self.connections_to(0)
+
+    def connections_to(self, index):
+        """Established TCP connections to a port of the engine, seen from the engine's side."""
+        port = f"{self.ports[index]:04X}"
         found = set()  # the tables may name a socket twice while others come and go
         for table in ("/proc/net/tcp", "/proc/net/tcp6"):
             with open(table, encoding="ascii") as lines:
