@@ -311,7 +311,7 @@ def hosts_live(t):
     nqn = second.guest.text("cat /etc/nvme/hostnqn")
     check(second.connect(target, check=False) is None, "a host that is not listed connected")
     target.command(f"host-add {nqn}")
-    controller = second.connect(target, queues=2)
+    controller = second.connect(target, queues=2, more="--ctrl-loss-tmo=2")
     mirror = second.block(controller)
     written = second.write_random(mirror, 32 * MIB, MIB)
     target.command(f"host-del {nqn}")
@@ -329,14 +329,12 @@ def disconnect_live(t):
     """the target ends a host's controllers under load, softly and by force: it comes back"""
     target, controller, block = t.serve_and_connect(queues=2)
     load = Load(t, block)
-    for how in (HOST_NQN, HOST_NQN + " force", controller.attribute("cntlid")):
+    for how in (HOST_NQN, HOST_NQN + " force", "ID"):
         done = t.host.writes_done(block)
         before = int(t.guest.text(f"echo {done}"))
         t.guest.wait(f"[ {done} -gt {before + 200} ]", "writes arrive")
-        cntlid = controller.attribute("cntlid")
-        if how.isdigit():
-            how = cntlid
-        target.command(f"disconnect {how}")
+        answer = target.command("disconnect " + how.replace("ID", controller.attribute("cntlid")))
+        check("controllers=1" in answer, f"disconnect {how} ended one controller: {answer}")
         t.guest.wait(f"[ \"$(cat /sys/class/nvme/{controller.device}/state)\" = live ] && "
                      f"[ {done} -gt {before + 600} ]", "the host is back at work")
     load.end()

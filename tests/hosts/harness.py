@@ -10,6 +10,7 @@ The logs of a run with a failed case (engines, consoles, all that was asked of t
 folder that is named; those of a good run go.
 """
 
+import os
 import re
 import shutil
 import sys
@@ -91,7 +92,17 @@ class Stage:
 
     def ashlar(self, *words):
         """Start `ashlar WORDS' on this machine."""
-        program = Program(self.run.engine, self.run.log_dir, *words)
+        return self.start_program(self.run.engine, *words)
+
+    def tool(self, name, *words):
+        """Start a test program that was built beside the engine."""
+        path = os.path.join(os.path.dirname(self.run.engine), "tests", "integration", name)
+        if not os.path.exists(path):
+            raise Skip(f"{path} is not built")
+        return self.start_program(path, *words)
+
+    def start_program(self, *command):
+        program = Program(self.run.log_dir, *command)
         self.programs.append(program)
         return program
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An `ashlar' command on this machine, beside what the guest does: bench and copy over nvmf://.
+"""A program of ours on this machine, beside what the guest does: bench and copy over nvmf://.
 
 Its output is in a log of the run's folder. Like everything else here it dies with this process.
 """
@@ -21,13 +21,13 @@ class ProgramError(Exception):
 class Program:
     numbers = itertools.count(1)
 
-    def __init__(self, binary, log_dir, *words):
-        self.words = words
+    def __init__(self, log_dir, *command):
+        self.text = " ".join([os.path.basename(command[0]), *command[1:]])
         self.log = os.path.join(log_dir, f"program-{next(self.numbers)}.log")
         with open(self.log, "wb") as log:
-            log.write(f"$ ashlar {' '.join(words)}\n".encode())
+            log.write(f"$ {self.text}\n".encode())
             log.flush()
-            self.process = subprocess.Popen([binary, *words], stdin=subprocess.DEVNULL, stdout=log,
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log,
                                             stderr=log, preexec_fn=die_with_parent)
 
     def output(self):
@@ -60,4 +60,4 @@ class Program:
         self.process.wait(END_TIMEOUT_S)
 
     def __str__(self):
-        return f"ashlar {' '.join(self.words)}\n{self.output()[-3000:]}"
+        return f"{self.text}\n{self.output()[-3000:]}"

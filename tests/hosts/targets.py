@@ -94,7 +94,7 @@ class Ashlar(Target):
         self.process = None
         self.options = []
         self.listen = "127.0.0.1"
-        self.ports = []
+        self.ports, self.uris = [], []
 
     @staticmethod
     def device_name(ns):
@@ -120,6 +120,12 @@ class Ashlar(Target):
         self.ports = [0] * ports
         for ns in self.namespaces:
             self.make_file(ns)
+        self.uris = [self.uri(ns) for ns in self.namespaces]
+        self.run()
+
+    def start_uris(self, uris):
+        """Serve devices that are not ours to make."""
+        self.uris, self.ports = list(uris), [0]
         self.run()
 
     def run(self):
@@ -130,7 +136,7 @@ class Ashlar(Target):
         listen = [word for port in self.ports for word in ("--listen", f"{where}:{port}")]
         command = [self.binary, "export", *listen, "--nqn", self.nqn,
                    "--control", self.control, "--port-file", self.port_file, *self.options,
-                   *[self.uri(ns) for ns in self.namespaces]]
+                   *self.uris]
         with open(self.log, "ab") as log:
             log.write(f"$ {' '.join(command)}\n".encode())
             log.flush()
@@ -165,6 +171,14 @@ class Ashlar(Target):
     def tail(self):
         with open(self.log, encoding="utf-8", errors="replace") as log:
             return log.read()[-2000:]
+
+    def wait_for_words(self, words, timeout_s=20):
+        """Wait until the engine's log has said `words'."""
+        def said():
+            self.check()
+            with open(self.log, encoding="utf-8", errors="replace") as log:
+                return words in log.read()
+        wait_until(said, f"'{words}' in {self.log}", timeout_s)
 
     def stop(self):
         if not self.process:
