@@ -10,9 +10,11 @@ The CPU is always emulated (TCG). A KVM that cannot run an unmodified kernel is 
 emulation is fast enough: 2 to 3 s to the agent. No privilege is needed: the network is QEMU's user
 mode network, in which 10.0.2.2 (fec0::2) is the loopback of the machine that runs the test.
 
-Emulation has one flaw that shows on a busy machine: while the kernel patches its own code, an
-emulated CPU may run a breakpoint that is already gone. The kernel then dies of `int3'. A guest that
-was lost this way is known by its console (Guest.is_emulator_flaw); nothing else is taken for it.
+Emulation has two flaws. While the kernel patches its own code, an emulated CPU may run a breakpoint
+that is already gone (on a busy machine): the kernel then dies of `int3'. And QEMU's user network
+(libslirp 4.7) stops all of QEMU by an assertion when a connection is reset from this side while its
+buffer towards the guest is full. A guest that was lost in one of these ways is known by its console
+or QEMU's log (Guest.flaw); nothing else is taken for them.
 
 The guest has two network cards on networks of their own, so that a path can be lost while another
 stays: Guest.cut pulls a cable, and nobody is told (no RST, no FIN). Guest.forward makes a port of
@@ -158,7 +160,7 @@ class Guest:
         self.memory_mb = memory_mb
         self.ids = itertools.count(1)
         self.boot_s = 0.0
-        self.console = ""
+        self.console = self.qemu_log = ""
         self._tmp = self._qemu = self._channel = self._monitor = None
         self._forwarded = {}
         self._pending = b""
@@ -210,7 +212,8 @@ class Guest:
             "-chardev", f"socket,id=monitor,path={monitor},server=on,wait=off",
             "-mon", "chardev=monitor,mode=readline",
         ]
-        with open(os.path.join(self.log_dir, f"qemu-{self.kernel}.log"), "ab") as log:
+        self.qemu_log = os.path.join(self.log_dir, f"qemu-{self.kernel}-{mark}.log")
+        with open(self.qemu_log, "wb") as log:
             self._qemu = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                           preexec_fn=die_with_parent)
         listener.settimeout(BOOT_TIMEOUT_S)
@@ -320,14 +323,20 @@ class Guest:
         if left_with != (status << 1 | 1):
             raise GuestLost(f"the guest left with {left_with}, not {status << 1 | 1}")
 
-    def is_emulator_flaw(self):
-        """The guest died of a breakpoint that the kernel's self-patching had left behind."""
+    def flaw(self):
+        """Which flaw of the emulator ended the guest; None: none of those that are known."""
         try:
             with open(self.console, encoding="utf-8", errors="replace") as console:
                 first = next((line for line in console if "[#1]" in line or "BUG" in line), "")
+            with open(self.qemu_log, encoding="utf-8", errors="replace") as log:
+                qemu = log.read()
         except OSError:
-            return False
-        return "int3: 0000 [#1]" in first
+            return None
+        if "int3: 0000 [#1]" in first:
+            return "QEMU ran a breakpoint that was gone (int3)"
+        if re.search(r"soread: Assertion .*buf_len", qemu):
+            return "QEMU's network met a reset of a full connection (soread)"
+        return None
 
     def kill(self):
         if self._monitor:

@@ -202,11 +202,10 @@ class Run:
 
     def may_try_again(self, guest, error, is_allowed):
         """Was it the emulator, not the guest? Says so: nothing is repeated in silence."""
-        if not is_allowed or not isinstance(error, GuestLost) or not guest.is_emulator_flaw():
-            return False
-        print(f"# {guest.kernel}: QEMU ran a breakpoint that was gone (int3, see guest.py); "
-              "once more", flush=True)
-        return True
+        flaw = guest.flaw() if is_allowed and isinstance(error, GuestLost) else None
+        if flaw:
+            print(f"# {guest.kernel}: {flaw}, see guest.py; once more", flush=True)
+        return bool(flaw)
 
     def run_kernel(self, kernel, cases):
         """All `cases' in a guest with `kernel'."""
@@ -239,7 +238,7 @@ class Run:
             return
         begin = time.monotonic()
         mark = f"ashlar case {self.number} {case_.name}"
-        failure, stage = None, None
+        failure, stage, lost = None, None, None
         try:
             stage = Stage(self, self.guest, mark)
             stage.host.mark(mark)
@@ -250,15 +249,19 @@ class Run:
                 self.skip(name, str(e))
                 return
         except GuestLost as e:
-            failure, lost = str(e), self.guest
-            self.give_up(stage)
-            if self.may_try_again(lost, e, not is_repeated):
-                self.boot(lost.kernel)
-                self.run_case(case_, name, is_repeated=True)
-                return
+            failure, lost = str(e), e
         except (AssertionError, GuestError, WaitTimeout, TargetError, ProgramError, OSError,
                 KeyError, ValueError, IndexError) as e:
             failure = describe(e)
+            # A program here may have noticed before us that the guest is gone.
+            lost = GuestLost(failure) if self.guest and self.guest.flaw() else None
+        if lost:
+            guest = self.guest
+            self.give_up(stage)
+            if self.may_try_again(guest, lost, not is_repeated):
+                self.boot(guest.kernel)
+                self.run_case(case_, name, is_repeated=True)
+                return
         if self.guest and stage:
             failure = self.clean_up(stage, failure)
         if self.guest and stage and not failure:
@@ -330,7 +333,8 @@ class Run:
             if isinstance(target, Ashlar):
                 text += "\nengine log:\n" + target.tail()
         for program in stage.programs if stage else ():
-            text += f"\nprogram: {program}"
+            if program.process.returncode:
+                text += f"\nprogram, ended with {program.process.returncode}: {program}"
         return text
 
     def end(self):

@@ -19,7 +19,8 @@ ANA_STATES = ("optimized", "non-optimized", "inaccessible", "persistent-loss", "
 
 # What a namespace lies on, by the scheme of targets.Namespace; other schemes mean `loop'.
 #   loop  a loop device over a file in tmpfs: any block size, discard and write zeroes, resize
-#   file  nvmet's file backend over tmpfs: blocks of 4096, resize
+#   file  nvmet's file backend over ext4 (it zeroes with ZERO_RANGE, which tmpfs lacks although the
+#         target offers it): blocks of 4096, resize
 #   null  null_blk with memory: any block size, discard, no resize
 BACKENDS = ("loop", "file", "null")
 
@@ -114,8 +115,11 @@ class Nvmet(Target):
 
     @staticmethod
     def make_file(ns):
-        assert ns.block_size == 4096, "nvmet gives a file the page's size as block size"
-        return f"truncate -s {ns.size_mb}M {ns.path}; echo {ns.path} > {ns.path}.dev"
+        assert ns.block_size == 4096, "nvmet gives a file its file system's blocks"
+        return f"""truncate -s {ns.size_mb + 8}M {ns.path}.fs; mkfs.ext4 -q -F -b 4096 {ns.path}.fs
+            mkdir -p {ns.path}.mnt; mount -o loop {ns.path}.fs {ns.path}.mnt
+            truncate -s {ns.size_mb}M {ns.path}.mnt/disk
+            ln -s {ns.path}.mnt/disk {ns.path}; echo {ns.path}.mnt/disk > {ns.path}.dev"""
 
     @staticmethod
     def make_null(ns):
@@ -130,7 +134,7 @@ class Nvmet(Target):
 
     def remove_backend(self, ns):
         remove = {"loop": f"losetup -d $(cat {ns.path}.dev);",
-                  "file": "",
+                  "file": f"umount {ns.path}.mnt; rmdir {ns.path}.mnt;",
                   "null": f"echo 0 > {CONFIGFS}/nullb/n{ns.uuid[:8]}/power; "
                           f"rmdir {CONFIGFS}/nullb/n{ns.uuid[:8]};"}
         self.guest.run(f"{remove[self.backend(ns)]} rm -f {ns.path}*")
