@@ -36,6 +36,8 @@ struct driver {
 
 	/* Optional. Read the size again after the backing store changed; sets *ret_nblocks. */
 	int (*rescan)(struct device *dev, uint64_t *ret_nblocks, struct err *err);
+	/* Optional. Blocks that take up space now, quickly. Primary reactor. */
+	uint64_t (*used)(const struct device *dev);
 	/* Optional. After device_resize() swapped the size, e.g. to move memory. Quiesced. */
 	int (*resized)(struct device *dev, uint64_t old_nblocks, struct err *err);
 };

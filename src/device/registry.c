@@ -158,6 +158,13 @@ static bool device_alias_remove(struct device *dev, const char *uri)
 	return true;
 }
 
+uint64_t device_used(const struct device *dev)
+{
+	uint64_t used = dev->driver->used != NULL ? dev->driver->used(dev) : dev->nblocks;
+
+	return MIN(used, dev->nblocks);
+}
+
 const char *device_uri(const struct device *dev)
 {
 	const struct alias *alias = list_first_entry(&dev->aliases, struct alias, link);

@@ -44,6 +44,7 @@ enum {
 	LENT_RETRY = 4096,     /* writes copied before lending is tried again */
 	CONN_LINGER_MS = 1000, /* to let a terminated host read why */
 	PRESSURE_MS = 1000,    /* while commands wait for buffers, look who sits on them */
+	DRAIN_MS = 5000,       /* that a graceful disconnect waits for commands in flight */
 	STALL_MS = 5000,       /* ... without having taken or sent a byte of data for so long */
 	R2T_MS = 20000,        /* ... or with data asked for so long ago */
 	KATO_GRANULARITY_MS = 1000,              /* KAS; timeouts are rounded up to it */
@@ -51,6 +52,10 @@ enum {
 	SMALL_BUF = 4096,                        /* bytes each slot of an I/O queue owns at least */
 	BOOT_DATA = 1024,                        /* bytes the Connect command carries */
 	TAIL_MAX = PDU_HEADER_MAX + 256 + 16384, /* the longest capsule that is kept in parts */
+	ERROR_LOG_MAX = 64,                      /* entries of a controller's error log */
+	ERROR_NOTES = 8,                         /* of a connection, on their way there */
+	SNAPSHOT_TASKS_MAX = 8,                  /* snapshots being made, all subsystems */
+	TEMPERATURE_DEFAULT = 343,               /* kelvin; a threshold nobody measures against */
 	TAG_BOOT = 0xffff,                       /* the slot that Connect uses */
 };
 
@@ -67,6 +72,7 @@ enum cmd_state {
 	CMD_R2T_OUT, /* R2T queued */
 	CMD_R2T,     /* R2T sent: for the host's data */
 	CMD_HELD,    /* subsystem paused; linked in subsys_core.held */
+	CMD_FUSED,   /* for the other half, or its data */
 	CMD_DEVICE,  /* with the device */
 	CMD_PRIMARY, /* with the primary reactor */
 	CMD_SEND,    /* response queued */
@@ -105,6 +111,7 @@ struct cmd {
 	uint8_t has_digest;  /* ddgst is computed */
 	uint8_t is_data_bad; /* the data digest was wrong */
 	uint8_t is_via_primary;
+	uint8_t fuse; /* half of a fused pair: which, NVME_CMD_FUSE_*; 0: none */
 	uint32_t dw0, dw1;
 	uint32_t ddgst;
 	uint32_t buf_size; /* bytes at buf; for commands of the primary */
@@ -119,6 +126,8 @@ struct cmd {
 	uint32_t ns_generation;  /* of the table when ns was looked up */
 	uint16_t range, ranges;  /* dataset management: next and number */
 	struct conn *abort_conn; /* Abort: the queue that is searched */
+	struct cmd *mate;        /* the other half of a fused pair, NULL: not there yet */
+	struct io_loan loan;     /* of a read: the data lies with the device, not at buf */
 };
 
 /* Slots begin with a cache line. Elsewhere a cmd need not: lists compare addresses of none. */
@@ -138,6 +147,7 @@ struct rx_chunk {
 
 struct core_stats {
 	uint64_t commands, buffer_waits, digest_errors, terminated, connect_timeouts;
+	uint64_t reads_lent;
 };
 
 struct core {
@@ -149,6 +159,7 @@ struct core {
 	struct list outs; /* connections with something to send */
 	struct msg flush;
 	bool is_flush_queued;
+	unsigned load;            /* the primary's: connections here, but for admin queues */
 	uint64_t turn;            /* counts polls and flushes: the age of lent memory */
 	struct rx_chunk *rx;      /* the one received into now */
 	struct rx_chunk *rx_free; /* last in, first out */
@@ -170,8 +181,29 @@ enum conn_state {
 	CONN_READY,      /* waits for Connect */
 	CONN_CONNECTING, /* the primary judges Connect */
 	CONN_LIVE,
+	CONN_DRAINING,   /* answers what it has; new commands are left unanswered */
 	CONN_TERMINATED, /* C2HTermReq is under way; what arrives is thrown away */
 	CONN_CLOSED,     /* no stream any more; waits for its commands */
+};
+
+/* Of the two neighbours that make a fused pair, see fused.c. */
+enum fuse_state {
+	FUSE_NONE,
+	FUSE_WAITING, /* a first half is there */
+	FUSE_FAILED,  /* it was, and is answered */
+};
+
+/* Failed commands on their way to the error log, see errlog.c. */
+struct error_note {
+	uint64_t lba;
+	uint32_t nsid;
+	uint16_t status, cid;
+};
+struct error_notes {
+	_Atomic uint32_t in, out, lost;
+	atomic_bool is_posted;
+	struct msg msg;
+	struct error_note note[ERROR_NOTES];
 };
 
 /* What the primary decided about a Connect; read by the reactor when the command comes back. */
@@ -192,16 +224,19 @@ struct conn {
 	uint16_t qid, sqhd, sqsize;
 	uint16_t silent; /* completions the host saw without an SQHD */
 	uint8_t state;
+	uint8_t fuse_state; /* enum fuse_state */
 	bool is_send_blocked;
 	bool is_flow_controlled;
 	uint8_t data_align; /* of data in C2HData, bytes - 1 */
 	struct pdu_rules rules;
 	struct subsys_core *sc; /* NULL before Connect */
+	uint32_t ana_blocked;   /* groups that are not for this path: bit 0 is group 1 */
 	uint8_t *bufs;          /* owned, ncmds * buf_size */
 	uint32_t buf_size;
-	uint32_t busy;      /* commands with a device or the primary */
-	uint32_t pool_held; /* buffers of core->large */
-	uint64_t serial;    /* unlike any other connection's, never 0 */
+	uint32_t borrow_min; /* bytes of a read that is sent from where it lies */
+	uint32_t busy;       /* commands with a device or the primary */
+	uint32_t pool_held;  /* buffers of core->large */
+	uint64_t serial;     /* unlike any other connection's, never 0 */
 	uint64_t last_tx_ns, last_h2c_ns;
 	_Atomic uint64_t last_rx_ns; /* read by the keep-alive timer on the primary */
 
@@ -226,10 +261,17 @@ struct conn {
 	uint32_t tail_len;
 	uint8_t tail[TAIL_MAX]; /* the beginning of a PDU that is not complete */
 
+	struct cmd *fuse_first; /* while FUSE_WAITING */
+
 	/* life */
 	struct msg msg;       /* birth, unlinking, death: one at a time */
 	struct msg close_msg; /* primary to reactor */
+	struct error_notes errors;
+	struct msg drain_msg; /* primary to reactor: drain; and back: drained */
+	bool is_drained;      /* has been said */
 	bool is_unlinked;     /* the primary has let go of it */
+	uint8_t listener;     /* its controller's, by number; of a stranger the one it came over */
+	_Atomic bool is_acre; /* the host honours retry delays; written by the primary */
 	struct timer timer;   /* connect, then linger */
 	struct cmd boot;      /* the Connect command */
 	uint8_t boot_data[BOOT_DATA];
@@ -247,14 +289,26 @@ struct conn {
 	struct subsystem *counted; /* whose conns count includes this one */
 	uint16_t linked_qid;
 	bool is_close_posted;
+	bool is_load;             /* counted in core->load */
+	uint64_t memory;          /* bytes counted in target->conn_memory */
+	struct list counted_link; /* subsystem.conn_list */
+	struct fence *fence;      /* somebody waits for its end; NULL: nobody */
+};
+
+/* Which groups a listener's hosts cannot use, and why. Bit 0 is group 1. */
+struct ana_masks {
+	uint32_t blocked; /* any of the three */
+	uint32_t lost;    /* persistent loss */
+	uint32_t changing;
 };
 
 /* A subsystem on one reactor. */
 struct subsys_core {
 	struct subsystem *subsystem;
 	struct reactor *reactor;
-	struct ns_core *ns[TARGET_NAMESPACES_MAX]; /* by NSID - 1; owned by struct ns */
-	uint32_t ns_generation;                    /* counts changes of ns[] */
+	struct ana_masks ana[TARGET_LISTENERS_MAX]; /* all zero without ANA */
+	struct ns_core *ns[TARGET_NAMESPACES_MAX];  /* by NSID - 1; owned by struct ns */
+	uint32_t ns_generation;                     /* counts changes of ns[] */
 	bool is_paused;
 	uint32_t inflight; /* commands with devices */
 	struct list held;
@@ -270,6 +324,7 @@ struct ns_core {
 	bool never_lend;       /* device wants aligned memory */
 	bool fills_reads;      /* proven: a read overwrites the whole buffer */
 	uint32_t generation;   /* of the table when it came in */
+	uint32_t ana_bit;      /* of its group, as in conn.ana_blocked */
 };
 
 /* ---- the primary's half --------------------------------------------------------------------- */
@@ -280,6 +335,7 @@ struct ns {
 	struct desc *desc;  /* owned */
 	struct subsystem *subsystem;
 	struct ns_core *cores; /* owned, one per reactor */
+	uint32_t ana_group;    /* 1 ... TARGET_ANA_GROUPS_MAX */
 	bool is_lost;          /* its device was removed; a task takes it out */
 };
 
@@ -292,8 +348,13 @@ struct subsystem {
 	bool is_discovery;
 	bool is_removing;
 	struct ns *ns[TARGET_NAMESPACES_MAX];
-	char **allowed_hosts; /* owned */
+	enum subsystem_kind kind;
+	struct ana *ana; /* owned; NULL: not reported */
+	bool is_any_host;
+	char **allowed_hosts; /* owned, as the strings; not looked at while is_any_host */
 	unsigned allowed_host_count;
+	struct list conn_list;        /* connections that count in conns */
+	struct task_mutex fence_lock; /* one waits at a time (disconnect.c) */
 	struct list ctrlrs;
 	unsigned ctrlr_count;
 	uint16_t cntlid_min, cntlid_max, cntlid_next;
@@ -323,6 +384,12 @@ struct target {
 	struct task_event *gone; /* fired when conns reached 0 */
 	struct timer reap_timer; /* tries again to spawn a clean-up task */
 	uint64_t conns_accepted, conns_refused, keep_alive_timeouts;
+	uint64_t started_ns;
+	target_snapshot_fn snapshot; /* NULL: nobody makes snapshots */
+	void *snapshot_owner;
+	unsigned snapshot_tasks;
+	uint64_t connects_refused, idle_timeouts;
+	uint64_t conn_memory, conn_memory_peak; /* bytes */
 };
 
 struct ctrlr {
@@ -336,14 +403,24 @@ struct ctrlr {
 	struct timer kato_timer;
 	struct conn *queue[TARGET_QUEUES_MAX + 1]; /* [0] is the admin queue */
 	unsigned nqueues;
-	bool is_closing;
+	unsigned drain_left; /* queues that have commands in flight */
+	bool is_closing, is_draining;
+	uint8_t listener;      /* the one its admin queue came over, by number */
+	bool is_acre;          /* the host honours retry delays (Host Behavior Support) */
 	uint32_t async_config; /* feature 0Bh */
 	struct cmd *aer[ADMIN_AER_MAX];
 	unsigned naer;
 	uint8_t changed[TARGET_NAMESPACES_MAX / 8]; /* NSIDs - 1 of the changed namespace list */
 	bool is_ns_event_due, is_ns_event_masked;
 	bool is_disc_event_due, is_disc_event_masked;
-	uint16_t temp_threshold;
+	bool is_ana_event_due, is_ana_event_masked;
+	uint16_t temp_threshold[2]; /* kelvin; over, under */
+	uint64_t timestamp_ms;      /* feature 0Eh: as set, 0 before */
+	uint64_t timestamp_ns;      /* when that was */
+	bool has_timestamp;
+	struct nvme_error_entry errors[ERROR_LOG_MAX]; /* a ring */
+	uint64_t error_entries;                        /* put there */
+	uint64_t error_count; /* with those that found no room on the way */
 };
 
 /* ---- target.c ------------------------------------------------------------------------------- */
@@ -357,6 +434,8 @@ void target_discovery_changed(struct target *target);
 
 bool subsystem_allows(const struct subsystem *ss, const char *hostnqn);
 void subsystem_put_conn(struct subsystem *ss);
+/* A task counted in ss->tasks is done with @ss. */
+void subsystem_put_task(struct subsystem *ss);
 /* Primary: take out the namespaces whose devices are gone. */
 void subsystem_reap(struct target *target);
 /* A command that counted in sc->inflight ended. */
@@ -376,15 +455,81 @@ void ctrlr_link(struct ctrlr *ctrlr, struct conn *conn, uint16_t qid);
 void ctrlr_unlink(struct conn *conn);
 /* Close all its connections; it is freed when the last has gone. */
 void ctrlr_close(struct ctrlr *ctrlr);
+/* The same once its commands are answered, or DRAIN_MS later. */
+void ctrlr_drain(struct ctrlr *ctrlr);
 void ctrlr_set_kato(struct ctrlr *ctrlr, uint32_t kato_ms);
 uint64_t ctrlr_cap(const struct target *target);
 /* Property Set of CC. */
 void ctrlr_set_cc(struct ctrlr *ctrlr, uint32_t cc);
 void ctrlr_ns_changed(struct ctrlr *ctrlr, uint32_t nsid);
 void ctrlr_discovery_changed(struct ctrlr *ctrlr);
+void ctrlr_ana_changed(struct ctrlr *ctrlr);
 /* Complete waiting Asynchronous Event Requests with what is due. */
 void ctrlr_send_events(struct ctrlr *ctrlr);
 void ctrlr_abort_events(struct ctrlr *ctrlr);
+
+/* ---- ana.c ---------------------------------------------------------------------------------- */
+
+/* -EINVAL, -ENOMEM. Without opts->has_ana there is nothing to do. */
+int ana_init(struct subsystem *ss, const struct subsystem_opts *opts, struct err *err);
+void ana_done(struct subsystem *ss);
+/* Primary: a namespace joined or left its group. */
+void ana_ns_changed(struct subsystem *ss);
+void ana_identify_ctrl(const struct subsystem *ss, struct nvme_id_ctrl *id);
+/* What Identify Namespace says: 0 without ANA. */
+uint32_t ana_identify_group(const struct ns *ns);
+/* The log page, malloc'd; NULL: no memory. Only with ANA. */
+void *ana_log(struct ctrlr *ctrlr, bool is_kept, bool is_groups_only, size_t *ret_size);
+/* On the reactor: why a command's group is blocked, as NVMe status. */
+uint16_t ana_io_status(const struct cmd *cmd);
+
+/* ---- hosts.c -------------------------------------------------------------------------------- */
+
+/* "nqn." and something behind it, TARGET_NQN_MAX bytes at most. */
+bool nqn_is_good(const char *nqn);
+/* Take over the list. -EINVAL, -ENOSPC, -ENOMEM. */
+int hosts_init(struct subsystem *ss, const char *const *hosts, unsigned count, struct err *err);
+void hosts_done(struct subsystem *ss);
+
+/* ---- disconnect.c --------------------------------------------------------------------------- */
+
+/* Primary: wait until no connection of a controller that is closing is left. */
+void fence_wait(struct subsystem *ss) MAY_SUSPEND;
+/* Primary: a connection is dead. */
+void fence_conn_gone(struct conn *conn);
+/* On the reactor of a connection that drains: is there anything left? */
+void conn_check_drained(struct conn *conn);
+void conn_drain(struct msg *msg);
+
+/* ---- limits.c ------------------------------------------------------------------------------- */
+
+int limits_check(const struct target_opts *opts, struct err *err);
+/* Bytes that a connection takes at once, and with a queue of @entries. */
+uint64_t limits_conn_memory(void);
+uint64_t limits_queue_memory(const struct target_opts *opts, uint16_t qid, uint32_t entries);
+/* May one more connection of an unknown host come in? */
+bool limits_admit(const struct target *target);
+/* May this host have a queue of @entries? 0 or an NVMe status; logs the limit. */
+uint16_t limits_connect(struct conn *conn, const struct subsystem *ss, const char *hostnqn,
+			uint16_t qid, uint32_t entries);
+/* Count memory that @conn takes, until limits_release(). */
+void limits_charge(struct conn *conn, uint64_t bytes);
+void limits_release(struct conn *conn);
+/* Where the next connection shall live. */
+struct core *limits_pick_core(struct target *target);
+/* @conn turned out to be an admin queue: it is no load. */
+void limits_is_admin(struct conn *conn);
+
+/* ---- crd.c ---------------------------------------------------------------------------------- */
+
+/* Which delay an error of @kind's device carries: 1 to 3. */
+unsigned crd_index(enum subsystem_kind kind, uint16_t io_status);
+/* On the reactor: the CRD bits of a command's error. */
+uint16_t crd_bits(const struct cmd *cmd, uint16_t io_status);
+/* Feature 16h; 0 or an NVMe status. */
+uint16_t crd_get_behavior(const struct ctrlr *ctrlr, struct cmd *cmd);
+uint16_t crd_set_behavior(struct ctrlr *ctrlr, const struct cmd *cmd);
+void crd_enable(struct ctrlr *ctrlr, bool is_acre);
 
 /* ---- commands on the primary: admin.c, fabrics.c, identify.c, log.c, discovery.c ------------ */
 
@@ -401,6 +546,17 @@ void cmd_return(struct cmd *cmd);
 /* Give @len bytes at @data to the host, cut to what it asked for. */
 void cmd_reply(struct cmd *cmd, const void *data, size_t len);
 
+/* ---- errlog.c, log_pages.c, snapshot.c ------------------------------------------------------ */
+
+/* On the connection's reactor: cmd ended with cmd->status. */
+void error_note(const struct cmd *cmd);
+/* Primary; malloc'd, NULL: no memory. */
+void *error_log_page(const struct ctrlr *ctrlr, size_t *ret_size);
+void *supported_log_page(const struct subsystem *ss, size_t *ret_size);
+void *feature_effects_page(size_t *ret_size);
+/* Primary: the vendor command; answers later. */
+void snapshot_execute(struct ctrlr *ctrlr, struct cmd *cmd);
+
 /* ---- commands on their reactor: cmd.c ------------------------------------------------------- */
 
 /* A command capsule arrived, cmd->sqe is set; @data lies in @chunk and is valid during the call. */
@@ -414,6 +570,8 @@ void cmd_complete(struct cmd *cmd, uint16_t status);
 void cmd_release(struct cmd *cmd);
 /* Let go of every command that is not elsewhere; of those queued for sending only if @is_closed. */
 void cmd_drop_all(struct conn *conn, bool is_closed);
+/* Memory for its data, now or when there is some; then the data is asked for. */
+void cmd_fetch(struct cmd *cmd);
 /* Send it to the primary. */
 void cmd_post(struct cmd *cmd);
 /* Stop lending the receive buffer: move the data into the slot's own memory. */
@@ -430,6 +588,27 @@ void io_cmd_submit(struct cmd *cmd);
 /* Is it wise to let the device read straight from the receive buffer? */
 bool io_cmd_may_lend(const struct cmd *cmd);
 
+/* The NVMe status, with the do-not-retry bit, for how a request ended. */
+uint16_t io_cmd_status(const struct cmd *cmd, uint16_t status);
+void io_cmd_hold(struct cmd *cmd);
+/* Did what it was checked against change since? 0: it may go on, else an NVMe status. */
+uint16_t io_cmd_recheck(struct cmd *cmd);
+/* It is with the device. And: one that was is not any more, and answered. */
+void io_cmd_pending(struct cmd *cmd);
+void io_cmd_left(struct conn *conn);
+
+/* ---- fused pairs: fused.c ------------------------------------------------------------------- */
+
+/* A capsule came that is half of a pair (@fuse), or follows one; @status is what its own checks
+ * say. Returns its status: 0, it goes on. */
+uint16_t fused_arrived(struct cmd *cmd, unsigned fuse, uint16_t status);
+/* A good half whose data did not come along. */
+void fused_start(struct cmd *cmd);
+/* The data of a half is in place, or the pair was held. */
+void fused_ready(struct cmd *cmd);
+/* Take a half back, and the other with it. False: too late. */
+bool fused_abort(struct cmd *cmd);
+
 /* ---- transport: tcp.c, tcp_tx.c, tcp_conn.c ------------------------------------------------- */
 
 unsigned core_poll(struct poller *poller);
@@ -437,7 +616,7 @@ bool core_arm(struct poller *poller);
 void core_flush(struct msg *msg);
 
 /* Primary: make a connection for a stream and send it to a reactor. */
-int conn_new(struct target *target, struct core *core, struct stream *stream);
+int conn_new(struct target *target, struct core *core, struct stream *stream, unsigned listener);
 /* On its reactor. */
 void conn_close(struct conn *conn);
 void conn_terminate(struct conn *conn, const struct pdu_fault *fault, const uint8_t *header,
@@ -452,6 +631,12 @@ void conn_queue_out(struct conn *conn, struct out *out, enum out_kind kind);
 void conn_out_reset(struct conn *conn);
 /* Everything of the TermReq is in the kernel. */
 void conn_term_sent(struct conn *conn);
+
+/* Bytes of memory that each slot of an I/O queue has; a half of a fused pair must fit. */
+static inline uint32_t fused_size_max(const struct target_opts *opts)
+{
+	return MAX(opts->in_capsule_size, (uint32_t)SMALL_BUF);
+}
 
 static inline struct cmd *out_cmd(struct out *out)
 {

@@ -26,6 +26,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "integration"))
+PAGES = [0, 1, 2, 3, 4, 5, 0x0C, 0x12, 0x13, 0x70]
 
 
 def blocks(nvmetcp, rng, entry, data):
@@ -45,13 +46,30 @@ def random_entry(n, rng):
                  cid=rng.randrange(1 << 16))
 
 
+def fused_pdus(n, rng, conn):
+    """A compare-and-write in two capsules, their data along or not, or one half of it."""
+    out, lba, data = [], rng.randrange(50), bytes(512 * rng.choice([1, 1, 8, 9]))
+    for flags, opcode in ((0x41, n.COMPARE), (0x42, n.WRITE)):
+        entry = conn.rw(opcode, 1, lba, len(data) // 512)
+        entry = entry[:1] + bytes([flags]) + entry[2:]
+        if rng.random() < .5 and len(data) <= 4096:
+            out.append(conn.capsule(blocks(n, rng, entry, data), data))
+        else:
+            out.append(conn.capsule(entry[:24] + n.sgl(n.SGL_TRANSPORT, len(data)) + entry[40:]))
+            if rng.random() < .3:  # the tag is guessed
+                out.append(conn.h2c(0, rng.randrange(8), 0, data))
+    return out if rng.random() < .8 else out[:1]
+
+
 def io_pdus(n, rng, conn):
     """PDUs of an I/O queue."""
     out = []
     for _ in range(rng.randrange(1, 12)):
-        kind = rng.randrange(6)
+        kind = rng.randrange(7)
         if kind == 0:
             out.append(conn.capsule(random_entry(n, rng), rng.randbytes(rng.choice([0, 0, 512]))))
+        elif kind == 6:
+            out += fused_pdus(n, rng, conn)
         elif kind == 1:
             data = rng.randbytes(512 * rng.randrange(1, 9))
             entry = conn.rw(n.WRITE, 1, rng.randrange(1000), len(data) // 512)
@@ -80,13 +98,16 @@ def admin_pdus(n, rng, conn):
     """PDUs of an admin queue."""
     out = [conn.capsule(struct.pack("<BBHB35xB3xIQ8x", 0x7F, 0x40, 1, 0, 0, 0x14, 0x460001))]
     for _ in range(rng.randrange(1, 10)):
-        kind = rng.randrange(5)
-        if kind == 0:
+        kind = rng.randrange(6)
+        if kind == 5:
+            data = struct.pack("<IBQ", 0, 1, 4) + b"name" + bytes(6) + rng.randbytes(20)
+            out.append(conn.capsule(n.sqe(0xC1, 1, n.sgl(n.SGL_OFFSET, len(data))), data))
+        elif kind == 0:
             out.append(conn.capsule(n.sqe(6, rng.randrange(3), n.sgl(n.SGL_TRANSPORT, 4096),
                                           rng.randrange(9))))
         elif kind == 1:
             out.append(conn.capsule(n.sqe(2, 0, n.sgl(n.SGL_TRANSPORT, 4096),
-                                          rng.choice([1, 2, 3, 4, 5, 0x70]) | 1023 << 16)))
+                                          rng.choice(PAGES) | 1023 << 16)))
         elif kind == 2:
             out.append(conn.capsule(n.sqe(0x0C)))
         elif kind == 3:

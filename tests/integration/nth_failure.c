@@ -355,7 +355,8 @@ static int act_subsystem(const struct op *op, struct err *err)
 	const char *const hosts[] = { "nqn.2014-08.org.nvmexpress:uuid:a", "nqn.2000-01.x:b" };
 	struct subsystem_opts opts = { .nqn = "nqn.2019-05.io.openebs:nth",
 				       .allowed_hosts = hosts,
-				       .allowed_host_count = 2 };
+				       .allowed_host_count = 2,
+				       .has_ana = true };
 
 	(void)op;
 	return subsystem_add(made.target, &opts, &made.subsystem, err);
@@ -380,11 +381,42 @@ static void undo_namespace(const struct op *op)
 	CHECK_EQ(subsystem_remove_ns(made.subsystem, made.nsid, NULL), 0);
 }
 
+static int act_host_add(const struct op *op, struct err *err)
+{
+	return subsystem_allow_host(made.subsystem, op->other, err);
+}
+
+static void undo_host_add(const struct op *op)
+{
+	CHECK_EQ(subsystem_disallow_host(made.subsystem, op->other, NULL), 0);
+}
+
+static int act_hosts(const struct op *op, struct err *err)
+{
+	return subsystem_set_hosts(made.subsystem, &op->other, 1, err);
+}
+
+static void undo_hosts(const struct op *op)
+{
+	const char *const *hosts;
+	unsigned count;
+
+	CHECK(!subsystem_hosts(made.subsystem, &hosts, &count));
+	CHECK_EQ(count, 1);
+	CHECK_STR(hosts[0], op->other);
+	CHECK_EQ(subsystem_set_hosts(made.subsystem, NULL, 0, NULL), 0);
+}
+
 /* ---- what is there before an operation ------------------------------------------------------- */
+
+static bool needs_subsystem(const struct op *op)
+{
+	return op->act == act_namespace || op->act == act_host_add || op->act == act_hosts;
+}
 
 static bool needs_target(const struct op *op)
 {
-	return op->act == act_target_listen || op->act == act_subsystem || op->act == act_namespace;
+	return op->act == act_target_listen || op->act == act_subsystem || needs_subsystem(op);
 }
 
 static void setup(const struct op *op)
@@ -409,7 +441,7 @@ static void setup(const struct op *op)
 	}
 	if (needs_target(op))
 		CHECK_EQ(act_target(op, &err), 0);
-	if (op->act == act_namespace)
+	if (needs_subsystem(op))
 		CHECK_EQ(act_subsystem(op, &err), 0);
 	CHECK_STR(err.msg, "");
 }
@@ -751,6 +783,8 @@ TEST(nth_target)
 		{ "target listen", NULL, "127.0.0.1", act_target_listen, undo_nothing },
 		{ "subsystem", NULL, NULL, act_subsystem, undo_subsystem },
 		{ "namespace", MALLOC, NULL, act_namespace, undo_namespace },
+		{ "host add", NULL, "nqn.2000-01.x:c", act_host_add, undo_host_add },
+		{ "hosts", NULL, "nqn.2000-01.x:d", act_hosts, undo_hosts },
 	};
 
 	log_set_level(LOG_ERROR); /* each listener says where it listens */

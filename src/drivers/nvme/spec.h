@@ -72,6 +72,7 @@ static_assert(sizeof(struct nvme_cqe) == 16, "Base 3.3.3.2: 16 bytes");
 
 enum {
 	NVME_STATUS_DNR = 0x8000,
+	NVME_STATUS_CRD_SHIFT = 11, /* above type << 8 | code: command retry delay, 1 to 3 */
 	NVME_NSID_ALL = 0xffffffff,
 	NVME_QID_ADMIN = 0,
 	NVME_CNTLID_DYNAMIC = 0xffff, /* Base 6.3: Connect, dynamic controller model */
@@ -93,11 +94,14 @@ enum nvme_status {
 	NVME_SC_INTERNAL_ERROR = 0x006,
 	NVME_SC_ABORT_REQUESTED = 0x007,
 	NVME_SC_ABORTED_SQ_DELETION = 0x008,
+	NVME_SC_FAILED_FUSED = 0x009,
+	NVME_SC_MISSING_FUSED = 0x00a,
 	NVME_SC_INVALID_NAMESPACE = 0x00b,
 	NVME_SC_COMMAND_SEQUENCE_ERROR = 0x00c,
 	NVME_SC_INVALID_SGL_COUNT = 0x00e,
 	NVME_SC_DATA_SGL_LENGTH_INVALID = 0x00f,
 	NVME_SC_SGL_TYPE_INVALID = 0x011,
+	NVME_SC_ATOMIC_WRITE_UNIT_EXCEEDED = 0x014,
 	NVME_SC_INVALID_SGL_OFFSET = 0x016,
 	NVME_SC_HOSTID_INCONSISTENT = 0x018,
 	NVME_SC_KEEP_ALIVE_EXPIRED = 0x019,
@@ -124,6 +128,10 @@ enum nvme_status {
 	NVME_SC_READ_ERROR = 0x281,
 	NVME_SC_COMPARE_FAILED = 0x285,
 	NVME_SC_UNWRITTEN = 0x287,
+
+	NVME_SC_ANA_PERSISTENT_LOSS = 0x301, /* path related: another path may do */
+	NVME_SC_ANA_INACCESSIBLE = 0x302,
+	NVME_SC_ANA_TRANSITION = 0x303,
 };
 
 /* ---- opcodes -------------------------------------------------------------------------------- */
@@ -136,7 +144,8 @@ enum nvme_admin_opcode { /* Base 5, figure "Opcodes for Admin Commands" */
 			 NVME_ADMIN_GET_FEATURES = 0x0a,
 			 NVME_ADMIN_ASYNC_EVENT = 0x0c,
 			 NVME_ADMIN_KEEP_ALIVE = 0x18,
-			 NVME_FABRICS = 0x7f, /* on both kinds of queue */
+			 NVME_FABRICS = 0x7f,        /* on both kinds of queue */
+			 NVME_ADMIN_SNAPSHOT = 0xc1, /* Mayastor's */
 };
 
 enum nvme_io_opcode { /* NVM 3.2, Base 7 */
@@ -360,16 +369,21 @@ enum {
 	NVME_CTRATT_TBKAS = 1 << 6, /* traffic based keep alive */
 	NVME_CNTRLTYPE_IO = 1,
 	NVME_CNTRLTYPE_DISCOVERY = 2,
+	NVME_LPA_SMART_NS = 1 << 0, /* SMART per namespace */
 	NVME_LPA_EFFECTS = 1 << 1,
-	NVME_LPA_EXTENDED = 1 << 2, /* offset and 32-bit length in Get Log Page */
+	NVME_LPA_EXTENDED = 1 << 2,  /* offset and 32-bit length in Get Log Page */
+	NVME_LPA_SUPPORTED = 1 << 5, /* pages 00h, 12h, 13h, and scopes in 05h */
 	NVME_FRMW_SLOT1_READ_ONLY = 1 << 0,
 	NVME_FRMW_ONE_SLOT = 1 << 1,
 	NVME_ONCS_COMPARE = 1 << 0,
 	NVME_ONCS_WRITE_UNCORRECTABLE = 1 << 1,
 	NVME_ONCS_DSM = 1 << 2,
 	NVME_ONCS_WRITE_ZEROES = 1 << 3,
+	NVME_ONCS_SAVE_SELECT = 1 << 4, /* Get Features knows SEL */
 	NVME_ONCS_RESERVATIONS = 1 << 5,
+	NVME_ONCS_TIMESTAMP = 1 << 6,
 	NVME_ONCS_VERIFY = 1 << 7,
+	NVME_FUSES_COMPARE_WRITE = 1 << 0,
 	NVME_VWC_PRESENT = 1 << 0,
 	NVME_VWC_FLUSH_ALL_NO = 2 << 1, /* Flush with NSID FFFFFFFFh is refused */
 	NVME_SGLS_SUPPORTED = 1 << 0,   /* no alignment */
@@ -410,6 +424,7 @@ static_assert(sizeof(struct nvme_id_ns) == NVME_IDENTIFY_SIZE, "NVM: Identify Na
 
 enum {
 	NVME_NSFEAT_THIN = 1 << 0,
+	NVME_NSFEAT_ATOMICS = 1 << 1, /* NAWUN, NAWUPF and NACWU are valid */
 	NVME_NSFEAT_OPTPERF = 1 << 4, /* NPWG, NPWA, NPDG, NPDA and NOWS are valid */
 	NVME_NMIC_SHARED = 1 << 0,
 	NVME_DLFEAT_READS_ZERO = 1 << 0, /* bits 2:0 = 001b */
@@ -462,11 +477,20 @@ enum nvme_feature {
 	NVME_FEAT_INTERRUPT_COALESCING = 0x08,
 	NVME_FEAT_WRITE_ATOMICITY = 0x0a, /* NVM 4.1.3.3 */
 	NVME_FEAT_ASYNC_EVENT = 0x0b,
+	NVME_FEAT_TIMESTAMP = 0x0e,
 	NVME_FEAT_KEEP_ALIVE = 0x0f,
+	NVME_FEAT_HOST_BEHAVIOR = 0x16,
 	NVME_FEAT_HOST_ID = 0x81,
 	NVME_FEAT_RESV_MASK = 0x82,
 	NVME_FEAT_RESV_PERSIST = 0x83,
 };
+
+/* Data of Host Behavior Support (Base 5.27.1.18). */
+struct nvme_host_behavior {
+	uint8_t acre; /* 1: the host honours CRD */
+	uint8_t rsvd1[511];
+};
+static_assert(sizeof(struct nvme_host_behavior) == 512, "Base 5.27.1.18");
 
 /* ---- log pages and events (Base 5.16, 5.2) -------------------------------------------------- */
 
@@ -478,6 +502,8 @@ enum nvme_log {
 	NVME_LOG_CHANGED_NS = 0x04,
 	NVME_LOG_EFFECTS = 0x05,
 	NVME_LOG_ANA = 0x0c,
+	NVME_LOG_FEATURES = 0x12,
+	NVME_LOG_MI = 0x13,
 	NVME_LOG_DISCOVERY = 0x70,
 	NVME_LOG_RESERVATION = 0x80,
 };
@@ -485,6 +511,7 @@ enum nvme_log {
 enum {
 	NVME_AEN_TYPE_NOTICE = 2,
 	NVME_AEN_NS_CHANGED = 0x00,        /* information of a notice */
+	NVME_AEN_ANA_CHANGED = 0x03,       /* the same */
 	NVME_AEN_DISCOVERY_CHANGED = 0xf0, /* the same */
 	NVME_CHANGED_NS_MAX = 1024,
 	NVME_LOG_SMART_SIZE = 512,
@@ -493,7 +520,26 @@ enum {
 	NVME_LOG_EFFECTS_SIZE = 4096,
 	NVME_EFFECTS_SUPPORTED = 1 << 0, /* CSUPP */
 	NVME_EFFECTS_CONTENT = 1 << 1,   /* LBCC */
+	NVME_SCOPE_NS = 1 << 20,         /* of a command or feature; Base 5.16.1.6, 5.16.1.18 */
+	NVME_SCOPE_CTRL = 1 << 21,
+	NVME_LOG_SUPPORTED_SIZE = 1024,
+	NVME_LOG_SUPPORTED_BIT = 1 << 0, /* LSUPP; FSUPP */
+	NVME_LOG_FEATURES_SIZE = 1024,
+	NVME_LOG_MI_SIZE = 4096,
 };
+
+struct nvme_error_entry { /* Base 5.16.1.2 */
+	struct le64 count;
+	struct le16 sqid, cid, status, location;
+	struct le64 lba;
+	struct le32 nsid;
+	uint8_t vs, trtype;
+	uint8_t rsvd30[2];
+	struct le64 cmd_specific;
+	struct le16 trtype_specific;
+	uint8_t rsvd42[22];
+};
+static_assert(sizeof(struct nvme_error_entry) == NVME_LOG_ERROR_SIZE, "Base 5.16.1.2");
 
 struct nvme_smart_log {
 	uint8_t critical_warning;
@@ -508,6 +554,26 @@ struct nvme_smart_log {
 	uint8_t rsvd192[320];
 };
 static_assert(sizeof(struct nvme_smart_log) == NVME_LOG_SMART_SIZE, "Base 5.16.1.3");
+
+struct nvme_ana_log { /* Base 5.16.1.13: then groups, each with its NSIDs behind it */
+	struct le64 change_count;
+	struct le16 groups;
+	uint8_t rsvd10[6];
+};
+static_assert(sizeof(struct nvme_ana_log) == 16, "Base 5.16.1.13");
+
+struct nvme_ana_group {
+	struct le32 group, nsids;
+	struct le64 change_count;
+	uint8_t state; /* bits 3:0 */
+	uint8_t rsvd17[15];
+};
+static_assert(sizeof(struct nvme_ana_group) == 32, "Base 5.16.1.13");
+
+enum {
+	NVME_ANA_LOG_GROUPS_ONLY = 1 << 8, /* RGO: bit 0 of LSP, in dword 10 */
+	NVME_ANACAP_ALL_STATES = 0x1f,     /* each of the five is reported */
+};
 
 struct nvme_discovery_entry { /* Base 5.16.1.23 */
 	uint8_t trtype, adrfam, subtype, treq;
