@@ -194,8 +194,9 @@ class Party:
         self.block = host.block(self.controller)
 
     def register(self, action=0, new_key=None, more=""):
+        new_key = self.key if new_key is None else new_key
         self.guest.run(f"nvme resv-register {self.block} --crkey={self.key if action else 0} "
-                       f"--nrkey={self.key if new_key is None else new_key} --rrega={action} {more}")
+                       f"--nrkey={new_key} --rrega={action} {more}")
 
     def acquire_command(self, kind, action=0, preempted=0):
         return (f"nvme resv-acquire {self.block} --crkey={self.key} --prkey={preempted} "
@@ -225,9 +226,13 @@ class Party:
                 expect_status(self, command, RESERVATION_CONFLICT)
 
 
-@case("reservations", needs=["reservations"], kernel_may_say=r"reservation conflict|critical|nvme\d")
+# How kernels call a command that met a reservation.
+REFUSED_SAYS = r"reservation conflict|critical|nvme\d|I/O error"
+
+
+@case("reservations", needs=["reservations"], kernel_may_say=REFUSED_SAYS)
 def reservations(t):
-    """two hosts, on two kernels, register, reserve, preempt and release; the other one is refused"""
+    """two hosts, on two kernels, register, reserve, preempt, release; the other one is refused"""
     target = t.serve()
     one, two = Party(t.host, target, 0x11), Party(t.second_guest(), target, 0x22)
     for party in (one, two):
@@ -256,8 +261,7 @@ def reservations(t):
     one.access()
 
 
-@case("reservations-load", needs=["reservations"], kernel_may_say=r"reservation conflict|critical|nvme\d"
-      "|I/O error")
+@case("reservations-load", needs=["reservations"], kernel_may_say=REFUSED_SAYS)
 def reservations_load(t):
     """a preempting host stops another one's load at once, block devices and all"""
     target = t.serve()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ashlar's initiator against Linux' own target: nvmet-tcp of the guest under bench, copy and export.
+"""Ashlar's initiator against Linux' own target: nvmet-tcp of the guest under bench, copy, export.
 
 The target runs in the guest (nvmet.py), the initiator on this machine. Load is `bench --verify',
 whose blocks carry their address and generation: a lost, stale or misplaced write shows when it is

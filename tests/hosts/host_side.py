@@ -16,7 +16,8 @@ LOSS_TIMEOUT_S = 20
 # What must not appear in the kernel's log. Stalls are left out: an emulated CPU on a busy machine
 # may stall without anybody being at fault.
 SUSPECT = re.compile(
-    r"nvme.*(error|fail|timeout|timed out|invalid|abort|unexpected|reset|duplicate|mismatch|\bbad\b)|"
+    r"nvme.*(error|fail|timeout|timed out|invalid|abort|unexpected|reset|duplicate|mismatch|"
+    r"\bbad\b)|"
     r"blk_update|I/O error|EXT4-fs (error|warning)|XFS.*(orrupt|rror|bad)|"
     r"BUG:|WARNING:|Call Trace|Oops|hung task|blocked for more", re.I)
 

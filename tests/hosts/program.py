@@ -15,7 +15,7 @@ END_TIMEOUT_S = 20
 
 
 class ProgramError(Exception):
-    """It ended with another status than was wanted, or not at all; the text ends with its output."""
+    """It ended with another status than was wanted, or not at all; its output is in the text."""
 
 
 class Program:

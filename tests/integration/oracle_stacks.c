@@ -196,11 +196,8 @@ static bool place(const char *name, char path[256])
 		const char *name;
 		bool (*prepare)(char path[256]);
 	} places[] = {
-		{ "disk", place_disk },
-		{ "tmpfs", place_tmpfs },
-		{ "loop", place_loop },
-		{ "zram", place_zram },
-		{ "given", place_given },
+		{ "disk", place_disk }, { "tmpfs", place_tmpfs }, { "loop", place_loop },
+		{ "zram", place_zram }, { "given", place_given },
 	};
 
 	path[0] = '\0';
