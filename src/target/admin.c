@@ -29,10 +29,11 @@ static void finish(struct cmd *cmd, uint16_t status)
 enum {
 	SEL_CURRENT = 0,
 	SEL_DEFAULT = 1,
-	SEL_SAVED = 2,               /* nothing can be saved: the default (Base 5.15) */
-	SEL_SUPPORTED = 3,           /* Get Features, SEL: what can be done with it */
-	FEATURE_CHANGEABLE = 1 << 2, /* dword 0 of that answer */
-	FEATURE_SAVE = 1u << 31,     /* Set Features, SV */
+	SEL_SAVED = 2,           /* nothing can be saved: the default (Base 5.15) */
+	SEL_SUPPORTED = 3,       /* Get Features, SEL: what can be done with it */
+	FEATURE_PER_NS = 1 << 1, /* dword 0 of that answer */
+	FEATURE_CHANGEABLE = 1 << 2,
+	FEATURE_SAVE = 1u << 31, /* Set Features, SV */
 	ASYNC_CONFIG_MASK = NVME_OAES_NS_ATTR | (int)NVME_OAES_DISCOVERY | 0x1f, /* SMART bits */
 };
 
@@ -115,6 +116,8 @@ static uint32_t feature_default(const struct ctrlr *ctrlr, const struct cmd *cmd
 	case NVME_FEAT_TEMPERATURE:
 		return le32_get(cmd->sqe.cdw11) >> 20 & 1 ? 0 : TEMPERATURE_DEFAULT;
 	case NVME_FEAT_ASYNC_EVENT:
+	case NVME_FEAT_RESV_MASK:
+	case NVME_FEAT_RESV_PERSIST:
 		return 0;
 	case NVME_FEAT_KEEP_ALIVE:
 		return ctrlr->subsystem->is_discovery ? KATO_DISCOVERY_MS : 0;
@@ -127,6 +130,8 @@ static uint32_t feature_default(const struct ctrlr *ctrlr, const struct cmd *cmd
 static uint32_t feature_value(const struct ctrlr *ctrlr, struct cmd *cmd, uint8_t fid,
 			      bool *ret_changeable, uint16_t *ret_status)
 {
+	uint32_t value = 0;
+
 	*ret_status = 0;
 	*ret_changeable = false;
 	switch (fid) {
@@ -163,10 +168,22 @@ static uint32_t feature_value(const struct ctrlr *ctrlr, struct cmd *cmd, uint8_
 		else
 			cmd_reply(cmd, ctrlr->hostid, sizeof(ctrlr->hostid));
 		return 0;
+	case NVME_FEAT_RESV_MASK:
+	case NVME_FEAT_RESV_PERSIST:
+		*ret_changeable = true;
+		*ret_status = resv_feature_get(ctrlr, cmd, fid, &value);
+		return value;
 	default:
 		*ret_status = NVME_SC_INVALID_FIELD;
 		return 0;
 	}
+}
+
+static uint32_t feature_support(uint8_t fid, bool is_changeable)
+{
+	bool is_per_ns = fid == NVME_FEAT_RESV_MASK || fid == NVME_FEAT_RESV_PERSIST;
+
+	return (is_changeable ? FEATURE_CHANGEABLE : 0u) | (is_per_ns ? FEATURE_PER_NS : 0u);
 }
 
 static void get_features(struct ctrlr *ctrlr, struct cmd *cmd)
@@ -184,7 +201,7 @@ static void get_features(struct ctrlr *ctrlr, struct cmd *cmd)
 	if (sel > SEL_SUPPORTED)
 		status = NVME_SC_INVALID_FIELD;
 	if (sel == SEL_SUPPORTED)
-		value = is_changeable ? (uint32_t)FEATURE_CHANGEABLE : 0;
+		value = feature_support((uint8_t)cdw10, is_changeable);
 	else if (sel != SEL_CURRENT)
 		value = feature_default(ctrlr, cmd, value);
 	if (status == 0)
@@ -242,6 +259,8 @@ static uint16_t set_feature(struct ctrlr *ctrlr, struct cmd *cmd, uint8_t fid, u
 	case NVME_FEAT_ERROR_RECOVERY:
 	case NVME_FEAT_WRITE_ATOMICITY:
 		return value == 0 ? 0 : NVME_SC_FEATURE_NOT_CHANGEABLE;
+	case NVME_FEAT_RESV_MASK:
+		return resv_feature_mask(ctrlr, cmd, value);
 	default:
 		return NVME_SC_INVALID_FIELD;
 	}
@@ -253,6 +272,8 @@ static void set_features(struct ctrlr *ctrlr, struct cmd *cmd)
 
 	if (cdw10 & FEATURE_SAVE)
 		finish(cmd, NVME_SC_FEATURE_NOT_SAVEABLE);
+	else if ((uint8_t)cdw10 == NVME_FEAT_RESV_PERSIST)
+		resv_execute(cmd); /* it goes to the disk first */
 	else
 		finish(cmd, set_feature(ctrlr, cmd, (uint8_t)cdw10, le32_get(cmd->sqe.cdw11)));
 }

@@ -294,6 +294,7 @@ void cmd_start(struct cmd *cmd, const uint8_t *data, uint32_t data_len, bool is_
 	cmd->has_digest = false;
 	cmd->is_data_bad = false;
 	cmd->is_via_primary = false;
+	cmd->is_preempted = false;
 	cmd->fuse = 0;
 	cmd->dir = CMD_NO_DATA;
 	conn->core->stats.commands++;
@@ -418,6 +419,8 @@ static void cmd_execute(struct msg *msg)
 	cmd->status = 0;
 	if (cmd->sqe.opcode == NVME_FABRICS)
 		fabrics_execute(cmd);
+	else if (cmd->conn->linked_qid != NVME_QID_ADMIN)
+		resv_execute(cmd); /* nothing else of an I/O queue comes here */
 	else
 		admin_execute(cmd);
 }

@@ -88,7 +88,8 @@ static uint16_t oncs(uint32_t ops)
 	return (uint16_t)((ops & IO_BIT(IO_COMPARE) ? NVME_ONCS_COMPARE : 0) |
 			  (ops & IO_BIT(IO_UNMAP) ? NVME_ONCS_DSM : 0) |
 			  (ops & IO_BIT(IO_WRITE_ZEROES) ? NVME_ONCS_WRITE_ZEROES : 0) |
-			  NVME_ONCS_VERIFY | NVME_ONCS_SAVE_SELECT | NVME_ONCS_TIMESTAMP);
+			  NVME_ONCS_RESERVATIONS | NVME_ONCS_VERIFY | NVME_ONCS_SAVE_SELECT |
+			  NVME_ONCS_TIMESTAMP);
 }
 
 /* What only controllers with namespaces have. */
@@ -205,6 +206,7 @@ static void identify_ns(const struct ctrlr *ctrlr, struct cmd *cmd)
 	id.npda = hint(physical);
 	id.nows = hint(MAX((uint64_t)dev->optimal_io_nlb, physical));
 	id.nmic = NVME_NMIC_SHARED;
+	id.rescap = resv_capabilities(ns);
 	id.dlfeat = (uint8_t)((dev->unmap_reads_zero ? NVME_DLFEAT_READS_ZERO : 0) |
 			      (dev->is_thin ? NVME_DLFEAT_WRITE_ZEROES_DEAC : 0));
 	id.nsattr = dev->is_read_only ? NVME_NSATTR_WRITE_PROTECTED : 0;
@@ -226,6 +228,7 @@ static void identify_ns_independent(const struct ctrlr *ctrlr, struct cmd *cmd)
 		return;
 	}
 	id.nmic = NVME_NMIC_SHARED;
+	id.rescap = resv_capabilities(ns);
 	id.nsfeat = (uint8_t)((ns->dev->is_rotational ? NVME_NSFEAT2_ROTATIONAL : 0) |
 			      (ns->dev->has_write_cache ? 0 : NVME_NSFEAT2_NO_WRITE_CACHE));
 	id.nsattr = ns->dev->is_read_only ? NVME_NSATTR_WRITE_PROTECTED : 0;

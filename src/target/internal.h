@@ -26,8 +26,9 @@
 #include "reactor/reactor.h"
 #include "reactor/stream.h"
 #include "reactor/task.h"
+#include "target/resv.h"
 #include "target/target.h"
-#include "target/tcp_pdu.h"
+#include "drivers/nvme/tcp_pdu.h"
 
 enum {
 	ADMIN_DEPTH_MAX = 128,     /* entries of an admin queue; Linux asks for 32 */
@@ -47,10 +48,11 @@ enum {
 	DRAIN_MS = 5000,       /* that a graceful disconnect waits for commands in flight */
 	STALL_MS = 5000,       /* ... without having taken or sent a byte of data for so long */
 	R2T_MS = 20000,        /* ... or with data asked for so long ago */
-	KATO_GRANULARITY_MS = 1000,              /* KAS; timeouts are rounded up to it */
-	KATO_DISCOVERY_MS = 120000,              /* of a discovery controller that asked for none */
-	SMALL_BUF = 4096,                        /* bytes each slot of an I/O queue owns at least */
-	BOOT_DATA = 1024,                        /* bytes the Connect command carries */
+	KATO_GRANULARITY_MS = 1000, /* KAS; timeouts are rounded up to it */
+	KATO_DISCOVERY_MS = 120000, /* of a discovery controller that asked for none */
+	SMALL_BUF = 4096,           /* bytes each slot of an I/O queue owns at least */
+	BOOT_DATA = 1024,           /* bytes the Connect command carries */
+	RESV_LOG_MAX = 32, /* unread reservation notifications of a controller; older ones go */
 	TAIL_MAX = PDU_HEADER_MAX + 256 + 16384, /* the longest capsule that is kept in parts */
 	ERROR_LOG_MAX = 64,                      /* entries of a controller's error log */
 	ERROR_NOTES = 8,                         /* of a connection, on their way there */
@@ -111,7 +113,8 @@ struct cmd {
 	uint8_t has_digest;  /* ddgst is computed */
 	uint8_t is_data_bad; /* the data digest was wrong */
 	uint8_t is_via_primary;
-	uint8_t fuse; /* half of a fused pair: which, NVME_CMD_FUSE_*; 0: none */
+	uint8_t is_preempted; /* Preempt and Abort met it while it waited for its data */
+	uint8_t fuse;         /* half of a fused pair: which, NVME_CMD_FUSE_*; 0: none */
 	uint32_t dw0, dw1;
 	uint32_t ddgst;
 	uint32_t buf_size; /* bytes at buf; for commands of the primary */
@@ -209,6 +212,7 @@ struct error_notes {
 /* What the primary decided about a Connect; read by the reactor when the command comes back. */
 struct connect_result {
 	struct subsys_core *sc;
+	const _Atomic uint8_t *denied;
 	uint16_t qid, sqsize; /* entries */
 	bool is_flow_controlled;
 };
@@ -230,8 +234,10 @@ struct conn {
 	uint8_t data_align; /* of data in C2HData, bytes - 1 */
 	struct pdu_rules rules;
 	struct subsys_core *sc; /* NULL before Connect */
-	uint32_t ana_blocked;   /* groups that are not for this path: bit 0 is group 1 */
-	uint8_t *bufs;          /* owned, ncmds * buf_size */
+	/* By NSID - 1, RESV_DENY_*: the controller's, which outlives what is done on this queue. */
+	const _Atomic uint8_t *denied;
+	uint32_t ana_blocked; /* groups that are not for this path: bit 0 is group 1 */
+	uint8_t *bufs;        /* owned, ncmds * buf_size */
 	uint32_t buf_size;
 	uint32_t borrow_min; /* bytes of a read that is sent from where it lies */
 	uint32_t busy;       /* commands with a device or the primary */
@@ -323,11 +329,19 @@ struct ns_core {
 	uint8_t shift;         /* log2 of the block size */
 	bool never_lend;       /* device wants aligned memory */
 	bool fills_reads;      /* proven: a read overwrites the whole buffer */
+	bool is_reserved;      /* some hosts may not do everything: look at conn->denied */
 	uint32_t generation;   /* of the table when it came in */
 	uint32_t ana_bit;      /* of its group, as in conn.ana_blocked */
 };
 
 /* ---- the primary's half --------------------------------------------------------------------- */
+
+/* What is reserved, and where that is written down. */
+struct ns_resv {
+	struct resv state;
+	char *path;         /* owned; NULL: does not survive a restart */
+	uint8_t notice_off; /* feature 82h: bit n masks notices of type n */
+};
 
 struct ns {
 	uint32_t nsid;
@@ -335,8 +349,9 @@ struct ns {
 	struct desc *desc;  /* owned */
 	struct subsystem *subsystem;
 	struct ns_core *cores; /* owned, one per reactor */
-	uint32_t ana_group;    /* 1 ... TARGET_ANA_GROUPS_MAX */
-	bool is_lost;          /* its device was removed; a task takes it out */
+	struct ns_resv resv;
+	uint32_t ana_group; /* 1 ... TARGET_ANA_GROUPS_MAX */
+	bool is_lost;       /* its device was removed; a task takes it out */
 };
 
 struct subsystem {
@@ -360,7 +375,9 @@ struct subsystem {
 	uint16_t cntlid_min, cntlid_max, cntlid_next;
 	bool said_no_cache;      /* some controller was told that there is no volatile cache */
 	unsigned conns;          /* connections that may still point here */
-	unsigned tasks;          /* clean-up tasks that will look at it again */
+	unsigned tasks;          /* tasks that will look at it again */
+	struct list resv_ctrlrs; /* with commands that change reservations: their turn, in order */
+	bool is_resv_running;    /* a task works on them */
 	struct task_event *gone; /* fired when conns and tasks reached 0 */
 	struct task_mutex control;
 	unsigned pause_count;
@@ -384,12 +401,23 @@ struct target {
 	struct task_event *gone; /* fired when conns reached 0 */
 	struct timer reap_timer; /* tries again to spawn a clean-up task */
 	uint64_t conns_accepted, conns_refused, keep_alive_timeouts;
+	uint64_t connects_refused, idle_timeouts;
+	uint64_t conn_memory, conn_memory_peak; /* bytes */
 	uint64_t started_ns;
 	target_snapshot_fn snapshot; /* NULL: nobody makes snapshots */
 	void *snapshot_owner;
 	unsigned snapshot_tasks;
-	uint64_t connects_refused, idle_timeouts;
-	uint64_t conn_memory, conn_memory_peak; /* bytes */
+};
+
+/* Notifications that the host has not read yet, oldest first: a ring. */
+struct resv_log {
+	uint64_t count; /* ever made: the number of the newest */
+	unsigned first, used;
+	struct resv_log_entry {
+		uint64_t number;
+		uint32_t nsid;
+		uint8_t type; /* enum nvme_resv_notice */
+	} entry[RESV_LOG_MAX];
 };
 
 struct ctrlr {
@@ -413,6 +441,12 @@ struct ctrlr {
 	uint8_t changed[TARGET_NAMESPACES_MAX / 8]; /* NSIDs - 1 of the changed namespace list */
 	bool is_ns_event_due, is_ns_event_masked;
 	bool is_disc_event_due, is_disc_event_masked;
+	bool is_resv_event_masked; /* one is due while resv_log is not empty */
+	struct resv_log resv_log;
+	struct list resv_cmds, resv_link; /* commands that wait; in subsystem.resv_ctrlrs if any */
+	/* By NSID - 1: RESV_DENY_* and RESV_ABORTING. Written by the primary, read by the
+	 * reactors of its queues. */
+	_Atomic uint8_t denied[TARGET_NAMESPACES_MAX];
 	bool is_ana_event_due, is_ana_event_masked;
 	uint16_t temp_threshold[2]; /* kelvin; over, under */
 	uint64_t timestamp_ms;      /* feature 0Eh: as set, 0 before */
@@ -438,6 +472,9 @@ void subsystem_put_conn(struct subsystem *ss);
 void subsystem_put_task(struct subsystem *ss);
 /* Primary: take out the namespaces whose devices are gone. */
 void subsystem_reap(struct target *target);
+/* With ss->control held: hold new I/O commands and wait for those with devices; let them go on. */
+void subsystem_hold(struct subsystem *ss) MAY_SUSPEND;
+void subsystem_let_go(struct subsystem *ss) MAY_SUSPEND;
 /* A command that counted in sc->inflight ended. */
 void subsys_core_idle(struct subsys_core *sc);
 
@@ -608,6 +645,35 @@ void fused_start(struct cmd *cmd);
 void fused_ready(struct cmd *cmd);
 /* Take a half back, and the other with it. False: too late. */
 bool fused_abort(struct cmd *cmd);
+
+/* ---- reservations: resv_ns.c ---------------------------------------------------------------- */
+
+enum { RESV_ABORTING = 1 << 7 }; /* in ctrlr.denied while Preempt and Abort runs */
+
+/* Find the namespace's reservations, on disk if it has any there. */
+int resv_ns_open(struct ns *ns, struct err *err) MAY_SUSPEND WARN_UNUSED;
+void resv_ns_done(struct ns *ns);
+/* The namespace joins its subsystem / the controller joins: who may do what on it. */
+void resv_ns_joins(struct ns *ns);
+void resv_ctrlr_joins(struct ctrlr *ctrlr);
+/* Its connections are gone: nobody waits for what its commands would have done. */
+void resv_ctrlr_leaves(struct ctrlr *ctrlr);
+/* A reservation command arrived on an I/O queue: direction and length. 0 or an NVMe status. */
+uint16_t resv_cmd_check(struct cmd *cmd);
+/* On the I/O path, only where ns_core.is_reserved: may the host not do this? */
+bool resv_cmd_is_denied(const struct cmd *cmd);
+/* Primary: carry out a reservation command, or Set Features 83h, and send it back. */
+void resv_execute(struct cmd *cmd);
+/* Features 82h and 83h. 0 or an NVMe status without DNR. */
+uint16_t resv_feature_get(const struct ctrlr *ctrlr, const struct cmd *cmd, uint8_t fid,
+			  uint32_t *ret_value);
+uint16_t resv_feature_mask(struct ctrlr *ctrlr, const struct cmd *cmd, uint32_t value);
+/* RESCAP of Identify Namespace. */
+uint8_t resv_capabilities(const struct ns *ns);
+/* Log page 80h: the oldest notification, taken out unless @is_kept; NULL: no memory. */
+void *resv_log_page(struct ctrlr *ctrlr, bool is_kept, size_t *ret_size);
+/* A controller level reset. */
+void resv_log_reset(struct ctrlr *ctrlr);
 
 /* ---- transport: tcp.c, tcp_tx.c, tcp_conn.c ------------------------------------------------- */
 

@@ -15,7 +15,9 @@
  *
  * Range, capability and read-only are the device layer's to check: it answers with a status, which
  * io_status_to_nvme() translates, once. A fused pair is checked here half by half and becomes one
- * IO_COMPARE_WRITE in fused.c. Reservations are refused for now; their place is io_cmd_check().
+ * IO_COMPARE_WRITE in fused.c. Reservation commands go to the primary (resv_ns.c); what a
+ * reservation denies is refused here, when the command arrives and again when reservations changed
+ * since.
  *
  * A large read is sent from where it lies, if the device lends it (device/loan.c), but not with a
  * data digest: what is summed must be what is sent. Its buffer stays reserved for the case that the
@@ -90,6 +92,8 @@ uint16_t io_cmd_check(struct cmd *cmd)
 	cmd->ns_generation = sc->ns_generation;
 	if (unlikely(cmd->conn->ana_blocked & cmd->ns->ana_bit))
 		return ana_io_status(cmd);
+	if (unlikely(cmd->ns->is_reserved) && resv_cmd_is_denied(cmd))
+		return io_status_to_nvme(IO_RESERVED) | crd_bits(cmd, IO_RESERVED);
 	cmd->io.flags = 0;
 	switch (cmd->sqe.opcode) {
 	case NVME_IO_READ:
@@ -123,6 +127,11 @@ uint16_t io_cmd_check(struct cmd *cmd)
 		return check_dsm(cmd);
 	case NVME_IO_VERIFY:
 		return check_blocks(cmd, IO_READ, CMD_SCRATCH);
+	case NVME_IO_RESV_REGISTER:
+	case NVME_IO_RESV_REPORT:
+	case NVME_IO_RESV_ACQUIRE:
+	case NVME_IO_RESV_RELEASE:
+		return resv_cmd_check(cmd);
 	default:
 		return NVME_SC_INVALID_OPCODE | NVME_STATUS_DNR;
 	}
@@ -254,9 +263,9 @@ void io_cmd_hold(struct cmd *cmd)
 }
 
 /*
- * The namespaces changed since the command was checked. What stands under its number now, if it was
- * not there then, is another device: what was meant for the old one must not reach it. Or the path
- * to it has closed.
+ * The namespaces changed since the command was checked, or who may use them, or the path to them
+ * closed. What stands under its number now, if it was not there then, is another device: what was
+ * meant for the old one must not reach it.
  */
 uint16_t io_cmd_recheck(struct cmd *cmd)
 {
@@ -267,9 +276,9 @@ uint16_t io_cmd_recheck(struct cmd *cmd)
 		return 0;
 	status = io_cmd_check(cmd);
 	if (cmd->ns == NULL || (int32_t)(generation - cmd->ns->generation) < 0 ||
-	    status & NVME_STATUS_DNR)
+	    (status & NVME_STATUS_DNR))
 		return NVME_SC_INVALID_NAMESPACE | NVME_STATUS_DNR;
-	return status;
+	return cmd->is_preempted ? NVME_SC_PREEMPTED_AND_ABORTED | NVME_STATUS_DNR : status;
 }
 
 void io_cmd_submit(struct cmd *cmd)

@@ -12,6 +12,7 @@
  *   0Ch    ANA groups (with ANA only)                 event may be sent again
  *   12h    features supported, 13h: no NVMe-MI        -
  *   70h    discovery (discovery subsystem only)       event may be sent again
+ *   80h    the oldest reservation notification        it is gone, event may be sent again
  *
  * A page is made whole on each request; they are small, and control work may allocate. What lies
  * beyond the end of a page reads as zeroes; an offset beyond it is refused (Base 5.16.1).
@@ -115,8 +116,10 @@ static void *page_effects(size_t *ret_size)
 					 NVME_ADMIN_ABORT,        NVME_ADMIN_SET_FEATURES,
 					 NVME_ADMIN_GET_FEATURES, NVME_ADMIN_ASYNC_EVENT,
 					 NVME_ADMIN_KEEP_ALIVE };
-	static const uint8_t reading[] = { NVME_IO_FLUSH, NVME_IO_READ, NVME_IO_COMPARE,
-					   NVME_IO_VERIFY };
+	static const uint8_t reading[] = { NVME_IO_FLUSH,         NVME_IO_READ,
+					   NVME_IO_COMPARE,       NVME_IO_VERIFY,
+					   NVME_IO_RESV_REGISTER, NVME_IO_RESV_REPORT,
+					   NVME_IO_RESV_ACQUIRE,  NVME_IO_RESV_RELEASE };
 	static const uint8_t writing[] = { NVME_IO_WRITE, NVME_IO_WRITE_ZEROES, NVME_IO_DSM };
 	struct le32 *log = calloc(1, NVME_LOG_EFFECTS_SIZE);
 	struct le32 *io;
@@ -192,6 +195,9 @@ static uint16_t make_page(struct ctrlr *ctrlr, struct cmd *cmd, void **ret_page,
 		break;
 	case NVME_LOG_DISCOVERY:
 		*ret_page = page_discovery(ctrlr, cmd, is_kept, ret_size);
+		break;
+	case NVME_LOG_RESERVATION:
+		*ret_page = resv_log_page(ctrlr, is_kept, ret_size);
 		break;
 	default:
 		return NVME_SC_INVALID_LOG_PAGE;

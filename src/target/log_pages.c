@@ -14,8 +14,9 @@
 void *supported_log_page(const struct subsystem *ss, size_t *ret_size)
 {
 	static const uint8_t common[] = { NVME_LOG_SUPPORTED, NVME_LOG_ERROR };
-	static const uint8_t io[] = { NVME_LOG_SMART,   NVME_LOG_FIRMWARE, NVME_LOG_CHANGED_NS,
-				      NVME_LOG_EFFECTS, NVME_LOG_FEATURES, NVME_LOG_MI };
+	static const uint8_t io[] = { NVME_LOG_SMART,      NVME_LOG_FIRMWARE, NVME_LOG_CHANGED_NS,
+				      NVME_LOG_EFFECTS,    NVME_LOG_FEATURES, NVME_LOG_MI,
+				      NVME_LOG_RESERVATION };
 	struct le32 *log = calloc(1, NVME_LOG_SUPPORTED_SIZE);
 
 	*ret_size = NVME_LOG_SUPPORTED_SIZE;
@@ -40,10 +41,13 @@ void *feature_effects_page(size_t *ret_size)
 		NVME_FEAT_WRITE_ATOMICITY, NVME_FEAT_ASYNC_EVENT, NVME_FEAT_TIMESTAMP,
 		NVME_FEAT_KEEP_ALIVE,      NVME_FEAT_HOST_ID,     NVME_FEAT_HOST_BEHAVIOR,
 	};
+	static const uint8_t per_ns[] = { NVME_FEAT_RESV_MASK, NVME_FEAT_RESV_PERSIST };
 	struct le32 *log = calloc(1, NVME_LOG_FEATURES_SIZE);
 
 	*ret_size = NVME_LOG_FEATURES_SIZE;
 	for (size_t i = 0; log != NULL && i < ARRAY_LEN(features); i++)
 		le32_put(&log[features[i]], NVME_LOG_SUPPORTED_BIT | NVME_SCOPE_CTRL);
+	for (size_t i = 0; log != NULL && i < ARRAY_LEN(per_ns); i++)
+		le32_put(&log[per_ns[i]], NVME_LOG_SUPPORTED_BIT | NVME_SCOPE_NS);
 	return log;
 }

@@ -38,8 +38,8 @@ void target_opts_init(struct target_opts *opts)
 		.hosts_max = 256,
 		.conn_memory_max = 2ull << 30,
 		.connect_timeout_ms = 10000,
-		.borrow_min = 16 << 10,
 		.idle_timeout_ms = 3600000,
+		.borrow_min = 16 << 10,
 	};
 }
 
@@ -54,6 +54,8 @@ static int opts_check(const struct target_opts *o, struct err *err)
 		return err_set(err, -EINVAL, "in_capsule_size must be 4096, 8192, 12288 or 16384");
 	if (!is_pow2(o->io_size_max) || o->io_size_max < NVME_PAGE_SIZE || o->io_size_max > 1 << 20)
 		return err_set(err, -EINVAL, "io_size_max must be a power of two, 4096 to 1048576");
+	if (o->ptpl_dir != NULL && o->ptpl_dir[0] == '\0')
+		return err_set(err, -EINVAL, "ptpl_dir must not be empty");
 	if (o->buffers < 1)
 		return err_set(err, -EINVAL, "buffers must not be 0");
 	return limits_check(o, err);

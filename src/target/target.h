@@ -20,6 +20,7 @@
 #include "base/uuid.h"
 #include "device/device.h"
 #include "reactor/task.h"
+#include "target/resv.h"
 
 enum {
 	TARGET_NQN_MAX = 223,        /* bytes without the NUL (NVMe Base 2.0, 4.5) */
@@ -46,16 +47,21 @@ struct target_opts {
 	uint32_t conns_per_subsystem_max; /* 2048 */
 	uint32_t hosts_max;               /* names in a subsystem's list of allowed hosts; 256 */
 	uint64_t conn_memory_max;         /* bytes that connections take in all; 2 GiB */
-	/* Reads of so many bytes or more are sent from the device's memory, if it lends it; 16384.
-	 * UINT32_MAX: none. Never with data digests. */
-	uint32_t borrow_min;
-	uint32_t connect_timeout_ms; /* from accept to a good Connect command; 10000 */
+	uint32_t connect_timeout_ms;      /* from accept to a good Connect command; 10000 */
 	/* A controller without a keep-alive time ends when all its queues were silent for so long;
 	 * 0: it may be silent for ever; 3600000. */
 	uint32_t idle_timeout_ms;
 	/* CRDT1 to 3 of Identify Controller, units of 100 ms, at most TARGET_CRDT_MAX: see crd.c */
 	uint16_t crdt[3];
+	/* Reads of so many bytes or more are sent from the device's memory, if it lends it; 16384.
+	 * UINT32_MAX: none. Never with data digests. */
+	uint32_t borrow_min;
 	bool no_success_flag; /* end each read with a response capsule */
+	/*
+	 * Folder for reservations that are to survive loss of power, made if it is missing. NULL:
+	 * hosts are told that theirs do not. Borrowed until target_stop().
+	 */
+	const char *ptpl_dir;
 };
 
 /* The defaults named above. */
@@ -127,6 +133,9 @@ int subsystem_add_ns(struct subsystem *subsystem, struct device *dev, uint32_t n
 /* -ENOENT. Waits for its I/O to end; later commands get Invalid Namespace. */
 int subsystem_remove_ns(struct subsystem *subsystem, uint32_t nsid,
 			struct err *err) MAY_SUSPEND WARN_UNUSED;
+
+/* The reservations of a namespace, valid until the task suspends; NULL: no such namespace. */
+const struct resv *subsystem_reservations(const struct subsystem *subsystem, uint32_t nsid);
 
 /*
  * Hold new I/O commands and wait for those in flight; let the held ones go. Calls nest. Admin

@@ -252,6 +252,7 @@ int conn_go_live(struct conn *conn)
 	}
 	conn->nfree = n;
 	conn->sc = r->sc;
+	conn->denied = r->denied;
 	conn->ana_blocked = r->sc->ana[conn->listener].blocked;
 	conn->qid = r->qid;
 	conn->ncmds = n;

@@ -18,7 +18,8 @@
  *
  * Options: --rw read|write, --bs BYTES, --qd N, --conns N, --time S, --core N (client),
  *          --server-core N (echo), --blocks N (of 512 bytes, to choose from), --nsid N
- * Output:  one line: iops=... mean_us=... p50_us=... p99_us=...
+ * Output:  one line: iops=... mean_us=... p50_us=... p99_us=... cpu_ns=...
+ *          cpu_ns: time of the turns in which something was done, per command
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -79,6 +80,7 @@ struct peer {
 	/* client */
 	uint64_t started_ns[DEPTH_MAX];
 	uint32_t again[DEPTH_MAX], nagain;  /* slots to submit */
+	uint32_t ending;                    /* slot whose last payload arrives, + 1; 0: none */
 	struct nvme_tcp_r2t r2t[DEPTH_MAX]; /* to answer with data */
 	uint32_t nr2t;
 };
@@ -193,6 +195,8 @@ static void peer_send(struct peer *peer)
 
 /* ---- receiving: handle(header) returns the payload behind it, which lies at `data` if whole - */
 
+static void client_ended(struct peer *peer);
+
 typedef size_t (*handle_fn)(struct peer *peer, const uint8_t *header, const uint8_t *data,
 			    size_t available);
 
@@ -217,6 +221,8 @@ static bool peer_recv(struct peer *peer, uint8_t *rx, size_t header, handle_fn h
 
 			peer->skip -= part;
 			at += part;
+			if (peer->skip == 0 && peer->ending != 0)
+				client_ended(peer);
 		} else if (len - at < header) {
 			peer->tail_len = len - at;
 			memcpy(peer->tail, rx + at, peer->tail_len);
@@ -310,8 +316,19 @@ static uint16_t echo_start(pid_t *ret_pid)
 
 static struct rng client_rng;
 static struct hist latency;
-static uint64_t done_count, turn_ns;
+static uint64_t done_count, turn_ns, busy_ns;
 static uint8_t *payload; /* one block per slot */
+
+/* All of the answer is here: before that the slot is not free, at either end. */
+static void client_ended(struct peer *peer)
+{
+	uint32_t slot = peer->ending - 1;
+
+	peer->ending = 0;
+	hist_add(&latency, turn_ns - peer->started_ns[slot], 1);
+	done_count++;
+	peer->again[peer->nagain++] = slot;
+}
 
 static size_t client_handle(struct peer *peer, const uint8_t *header, const uint8_t *data,
 			    size_t available)
@@ -341,9 +358,9 @@ static size_t client_handle(struct peer *peer, const uint8_t *header, const uint
 		(void)fprintf(stderr, "PDU type %u from the target\n", hdr->type);
 		exit(1);
 	}
-	hist_add(&latency, turn_ns - peer->started_ns[cid], 1);
-	done_count++;
-	peer->again[peer->nagain++] = cid;
+	peer->ending = cid + 1u;
+	if (rest == 0)
+		client_ended(peer);
 	return rest;
 }
 
@@ -471,7 +488,10 @@ static void run(struct peer *peer)
 	}
 	begin = now_ns();
 	end = begin + (uint64_t)(opt.time_s * 1e9);
-	for (turn_ns = begin; turn_ns < end; turn_ns = now_ns()) {
+	turn_ns = begin;
+	while (turn_ns < end) {
+		uint64_t before_ns = turn_ns, before = done_count;
+
 		for (unsigned i = 0; i < opt.conns; i++) {
 			if (!peer_recv(&peer[i], rx, HEADER, client_handle)) {
 				(void)fprintf(stderr, "the target closed a connection\n");
@@ -483,12 +503,15 @@ static void run(struct peer *peer)
 				submit(&peer[i], peer[i].again[--peer[i].nagain]);
 			peer_send(&peer[i]);
 		}
+		turn_ns = now_ns();
+		if (done_count != before)
+			busy_ns += turn_ns - before_ns;
 	}
-	printf("iops=%.0f mean_us=%.2f p50_us=%.2f p99_us=%.2f\n",
+	printf("iops=%.0f mean_us=%.2f p50_us=%.2f p99_us=%.2f cpu_ns=%.1f\n",
 	       (double)done_count / ((double)(turn_ns - begin) / 1e9),
 	       (double)(turn_ns - begin) / 1e3 * opt.qd * opt.conns / (double)done_count,
 	       (double)hist_percentile(&latency, 0.50) / 1e3,
-	       (double)hist_percentile(&latency, 0.99) / 1e3);
+	       (double)hist_percentile(&latency, 0.99) / 1e3, (double)busy_ns / (double)done_count);
 }
 
 static bool parse(int argc, char **argv)

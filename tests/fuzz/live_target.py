@@ -20,6 +20,7 @@ import random
 import socket
 import struct
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -117,6 +118,24 @@ def admin_pdus(n, rng, conn):
     return out
 
 
+def resv_pdus(n, rng, conn):
+    """Reservation commands: a registration that goes through, then what often fits."""
+    data = struct.pack("<QQ", 0, 1)
+    out = [conn.capsule(blocks(n, rng, conn.resv(0x0D, 1, 2, 0, True), data), data)]
+    for _ in range(rng.choice([0, 1, 4, 20])):
+        opcode = rng.choice([0x0D, 0x0E, 0x11, 0x11, 0x11, 0x15])
+        if opcode == 0x0E:
+            size = rng.choice([4, 64, 4096, 131072])
+            out.append(conn.capsule(n.sqe(opcode, 1, n.sgl(n.SGL_TRANSPORT, size), size // 4 - 1,
+                                          rng.choice([0, 1, 1]))))
+            continue
+        data = struct.pack("<QQ", rng.choice([1, 1, 1, 2]), rng.choice([0, 1, 1, 2]))
+        entry = conn.resv(opcode, rng.choice([1, 1, 1, 3]), rng.randrange(4), rng.randrange(8),
+                          rng.random() < .1, rng.choice([0, 0, 0, 1, 2, 3]))
+        out.append(conn.capsule(blocks(n, rng, entry, data), data))
+    return out
+
+
 def damage(rng, pdus):
     """One accident."""
     pdus = list(pdus)
@@ -146,7 +165,7 @@ def damage(rng, pdus):
     return pdus
 
 
-def session(n, rng, port, cntlid):
+def session(n, rng, port, host):
     """One damaged conversation; what the target answers does not matter here."""
     shape = object.__new__(n.Conn)
     shape.hdgst = shape.ddgst = False
@@ -158,8 +177,11 @@ def session(n, rng, port, cntlid):
         pdus += admin_pdus(n, rng, shape)
     else:
         entry = n.connect_sqe(qid=rng.randrange(1, 30), sqsize=rng.choice([1, 7, 31, 127]))
-        pdus.append(shape.capsule(entry, n.connect_data(n.NQN, cntlid=cntlid)))
+        pdus.append(shape.capsule(entry, n.connect_data(n.NQN, cntlid=host.cntlid,
+                                                        hostid=host.hostid)))
         pdus += io_pdus(n, rng, shape)
+        if rng.random() < .3:
+            pdus[2:2] = resv_pdus(n, rng, shape)
     connected = 2 if rng.random() < .8 else 0  # mostly let the beginning pass
     pdus = pdus[:connected] + damage(rng, pdus[connected:]) if rng.random() < .9 else pdus
     with socket.create_connection(("127.0.0.1", port)) as sock:
@@ -213,17 +235,18 @@ def main():
     rng, count, trouble, stop = random.Random(args.seed), 0, [], threading.Event()
     end = time.monotonic() + args.time
     try:
-        with n.Targetd("--connect-timeout", "1000", "--buffers", "64") as target:
+        with tempfile.TemporaryDirectory() as folder, n.Targetd(
+                "--connect-timeout", "1000", "--buffers", "64", "--ptpl-dir", folder) as target:
             port = target.listen()
             target("subsystem", n.NQN)
-            target("add", n.NQN, "malloc:///f0?size_mb=16")
+            target("add", n.NQN, "malloc:///f0?size_mb=16&uuid=" + "1" * 32)
             target("add", n.NQN, "malloc:///f1?size_mb=16")
             thread = threading.Thread(target=good_host, args=(n, port, stop, trouble))
             thread.start()
             try:
-                with n.Host(port) as host:
+                with n.Host(port) as a, n.Host(port, hostid=b"\x22" * 16) as b:
                     while time.monotonic() < end and not trouble:
-                        session(n, rng, port, host.cntlid)
+                        session(n, rng, port, rng.choice([a, b]))
                         count += 1
             finally:
                 stop.set()

@@ -23,6 +23,8 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <string.h>
 
@@ -35,6 +37,7 @@
 #include "reactor/mem.h"
 #include "reactor/stream.h"
 #include "reactor/worker.h"
+#include "target/resv.h"
 #include "target/target.h"
 
 enum {
@@ -329,12 +332,14 @@ static int act_stats_reset(const struct op *op, struct err *err)
 	return result < 0 ? err_set(err, result, "no memory") : 0; /* it has no err of its own */
 }
 
+static int act_namespace(const struct op *op, struct err *err);
+
 static int act_target(const struct op *op, struct err *err)
 {
 	struct target_opts opts;
 
-	(void)op;
 	target_opts_init(&opts);
+	opts.ptpl_dir = op->act == act_namespace ? op->other : NULL;
 	return target_start(&opts, &made.target, err);
 }
 
@@ -774,8 +779,23 @@ TEST(nth_change)
 		run_ops(ops, ARRAY_LEN(ops));
 }
 
+#define RESERVED "00000000-0000-4000-8000-000000000001"
+
+/* Reservations of the device with the uuid above, in the folder of the test. */
+static bool make_reservations(char path[96])
+{
+	struct resv r = { .is_persistent = true, .count = 1 };
+	struct uuid uuid;
+
+	r.registrant[0] = (struct resv_registrant){ .host.id = { 1 }, .key = 1 };
+	(void)snprintf(path, 96, "%s/" RESERVED ".json", folder);
+	return CHECK_EQ(uuid_from_text(RESERVED, &uuid, NULL), 0) &&
+	       CHECK_EQ(resv_file_save(path, &uuid, &r, NULL), 0);
+}
+
 TEST(nth_target)
 {
+	char path[96];
 	struct op ops[] = {
 		{ "listen", NULL, "127.0.0.1", act_listen, undo_listen },
 		{ "connect", NULL, "127.0.0.1", act_connect, undo_connect },
@@ -783,12 +803,92 @@ TEST(nth_target)
 		{ "target listen", NULL, "127.0.0.1", act_target_listen, undo_nothing },
 		{ "subsystem", NULL, NULL, act_subsystem, undo_subsystem },
 		{ "namespace", MALLOC, NULL, act_namespace, undo_namespace },
+		{ "reserved", MALLOC "&uuid=" RESERVED, folder, act_namespace, undo_namespace },
 		{ "host add", NULL, "nqn.2000-01.x:c", act_host_add, undo_host_add },
 		{ "hosts", NULL, "nqn.2000-01.x:d", act_hosts, undo_hosts },
 	};
 
+	if (!make_file() || !make_reservations(path))
+		return;
 	log_set_level(LOG_ERROR); /* each listener says where it listens */
 	run_ops(ops, ARRAY_LEN(ops));
+	CHECK_EQ(unlink(path), 0);
+}
+
+/* ---- a remote namespace ---------------------------------------------------------------------- */
+
+static int serve_task(void *arg, struct err *err)
+{
+	struct subsystem_opts subsystem_opts = { .nqn = "nqn.2019-05.io.openebs:far" };
+	int *pipe_fd = arg;
+	struct subsystem *subsystem;
+	struct target_opts opts;
+	struct target *target;
+	struct device *dev;
+	uint16_t port = 0;
+	int result;
+
+	target_opts_init(&opts);
+	result = device_create(MALLOC, &dev, err);
+	if (result == 0)
+		result = target_start(&opts, &target, err);
+	if (result == 0)
+		result = subsystem_add(target, &subsystem_opts, &subsystem, err);
+	if (result == 0)
+		result = subsystem_add_ns(subsystem, dev, 1, NULL, err);
+	if (result == 0)
+		result = target_listen(target, "127.0.0.1", 0, err);
+	if (result == 0)
+		port = target_listener_port(target, 0);
+	if (write(*pipe_fd, &port, sizeof(port)) != sizeof(port))
+		return -EIO;
+	return result;
+}
+
+/* The target, in a process to which nothing is refused. Returns its pid; it ends when killed. */
+static pid_t serve_elsewhere(uint16_t *ret_port)
+{
+	struct engine_opts opts = {};
+	int fds[2];
+	pid_t pid;
+
+	if (!CHECK_EQ(pipe(fds), 0))
+		return -1;
+	pid = fork();
+	if (pid == 0) {
+		log_set_level(LOG_ERROR);
+		if (engine_start(&opts, NULL) != 0 || engine_call(serve_task, &fds[1], NULL) != 0)
+			_exit(1);
+		for (;;)
+			(void)pause();
+	}
+	(void)close(fds[1]);
+	CHECK_EQ(read(fds[0], ret_port, sizeof(*ret_port)), sizeof(*ret_port));
+	(void)close(fds[0]);
+	return pid;
+}
+
+TEST(nth_nvmf)
+{
+	static char uri[128], second[160];
+	struct op ops[] = {
+		{ "create nvmf", NULL, uri, act_create, undo_create },
+		{ "join as a path", uri, second, act_create, undo_create },
+		{ "destroy nvmf", uri, NULL, act_destroy, undo_destroy },
+		{ "handles nvmf", uri, NULL, act_handle_open, undo_desc_open },
+	};
+	uint16_t port = 0;
+	pid_t pid = serve_elsewhere(&port);
+
+	if (pid < 0 || !CHECK(port != 0))
+		return;
+	(void)snprintf(uri, sizeof(uri), "nvmf://127.0.0.1:%u/nqn.2019-05.io.openebs:far", port);
+	(void)snprintf(second, sizeof(second), "nvmf://localhost:%u/nqn.2019-05.io.openebs:far",
+		       port);
+	log_set_level(LOG_ERROR);
+	run_ops(ops, ARRAY_LEN(ops));
+	(void)kill(pid, SIGKILL);
+	(void)waitpid(pid, NULL, 0);
 }
 
 TAP_MAIN()

@@ -31,9 +31,9 @@
  * It ends at the end of its input, in order: target, devices, engine.
  *
  * Options: --cores MASK, --queue-depth N, --buffers N, --connect-timeout MS, --conns N,
- *          --in-capsule N, --no-success, --borrow-min BYTES, --conns-per-host N,
- *          --conns-per-subsystem N, --hosts N,
- *          --memory BYTES, --idle-timeout MS, --crdt N (of the first; the others are 1, 2 more)
+ *          --in-capsule N, --borrow-min BYTES, --no-success, --ptpl-dir DIR, --conns-per-host N,
+ *          --conns-per-subsystem N, --hosts N, --memory BYTES, --idle-timeout MS,
+ *          --crdt N (of the first; the others are 1, 2 more)
  *
  * Thread: the main thread reads lines, each is run as a task by engine_call().
  */
@@ -442,6 +442,7 @@ static const struct option options[] = {
 	{ "in-capsule", required_argument, NULL, 'i' },
 	{ "borrow-min", required_argument, NULL, 'B' },
 	{ "no-success", no_argument, NULL, 's' },
+	{ "ptpl-dir", required_argument, NULL, 'p' },
 	{ "conns-per-host", required_argument, NULL, 'H' },
 	{ "conns-per-subsystem", required_argument, NULL, 'S' },
 	{ "hosts", required_argument, NULL, 'o' },
@@ -476,6 +477,9 @@ static bool parse_options(int argc, char **argv, struct engine_opts *engine)
 			break;
 		case 'i':
 			target_opts.in_capsule_size = (uint32_t)value;
+			break;
+		case 'p':
+			target_opts.ptpl_dir = optarg;
 			break;
 		case 'B':
 			target_opts.borrow_min = (uint32_t)value;
