@@ -801,7 +801,6 @@ enum {
 	NVME_AEN_TYPE_ERROR = 0, /* Base 5.2, figure "Asynchronous Event Type" */
 	NVME_AEN_TYPE_HEALTH = 1,
 	NVME_AEN_TYPE_IO_SET = 6, /* NVM: reservation log page available is information 0 */
-	NVME_FUSES_COMPARE_WRITE = 1 << 0,
 	NVME_ADMIN_DELETE_SQ = 0x00, /* memory based queues only */
 	NVME_ADMIN_CREATE_SQ = 0x01,
 	NVME_ADMIN_DELETE_CQ = 0x04,
