@@ -91,9 +91,25 @@ static unsigned head_choose(const struct nvmf_head *head, const struct nvmf_path
 	return n;
 }
 
+/* Is a target there that says it does not have the namespace, or has another in its place? */
+static bool head_is_denied(const struct nvmf_head *head)
+{
+	const struct nvmf_path *path;
+
+	list_for_each (path, &head->paths, link) {
+		if (path->ctrlr->state == CTRLR_LIVE && (path->is_gone || path->is_foreign))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * A namespace that was taken away is no trouble of a path: a host that it is exported to again would
+ * try its only path for ever.
+ */
 static uint16_t head_fail_status(const struct nvmf_head *head)
 {
-	if (head->is_removed)
+	if (head->is_removed || (head_is_lost(head) && head_is_denied(head)))
 		return IO_NO_DEVICE;
 	return head->is_failing || head_is_lost(head) ? IO_TRANSPORT : IO_OK;
 }
