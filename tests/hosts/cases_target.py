@@ -121,16 +121,11 @@ def nvmet_operations(t):
 
 # ---- what a target does to its hosts, under load
 
-def two_paths(t, **parameters):
-    """(target with two ports, the URIs of namespace 1 over each port and network card)"""
-    target = t.linux_target(Namespace(size_mb=32), ports=2)
-    return target, [uri(target, listener=n, card=n, **parameters) for n in (0, 1)]
-
-
 @case("nvmet-ana", needs=["engine"], kernel_may_say=TARGET_SAYS)
 def nvmet_ana(t):
     """ANA states of two paths change under load: the initiator follows at once, without an error"""
-    target, paths = two_paths(t)
+    target = t.linux_target(Namespace(size_mb=32), ports=2)
+    paths = [uri(target, listener=n, card=n) for n in (0, 1)]
     load, traffic = bench(t, *paths, "--rate", "1000", ops=20000), Traffic(target)
     traffic.wait_more()
     one, both = (f"{n} {PATHS}" for n in (1, 2))
@@ -172,8 +167,9 @@ def nvmet_restart(t):
 @case("nvmet-path-lost", needs=["engine"], kernel_may_say=TARGET_SAYS)
 def nvmet_path_lost(t):
     """one path ends, then one goes silent, under load: the other one carries on"""
-    target, paths = two_paths(t)
-    load, traffic = bench(t, *paths, "--rate", "1000", ops=20000), Traffic(target)
+    target = t.linux_target(Namespace(size_mb=32), ports=2)
+    both = uri(target, paths=target.reach(1, card=1))
+    load, traffic = bench(t, both, "--rate", "1000", ops=20000), Traffic(target)
     traffic.wait_more()
     target.stop_port(0)
     wait_for_words(load, LOST)

@@ -18,7 +18,8 @@
  * and every channel is sent it. Without a usable path I/O is held in the channels, until one is
  * back, or
  *   - all controllers were given up, or none has the namespace any more: DEVICE_FAILED is
- *     announced and I/O fails; should the namespace return, the device works again;
+ *     announced and I/O fails, without a device where a target says so, else for want of a path;
+ *     should the namespace return, the device works again;
  *   - fast_io_fail has passed since the last path went (without that parameter: ctrl_loss; with
  *     ctrl_loss=0 the time a controller may take to change its ANA state): I/O fails, and works
  *     again once a path is back;
