@@ -105,8 +105,8 @@ static bool head_is_denied(const struct nvmf_head *head)
 }
 
 /*
- * A namespace that was taken away is no trouble of a path: a host that it is exported to again would
- * try its only path for ever.
+ * A namespace that was taken away is no trouble of a path: a host that it is exported to again
+ * would try its only path for ever.
  */
 static uint16_t head_fail_status(const struct nvmf_head *head)
 {
