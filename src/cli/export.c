@@ -295,20 +295,22 @@ int export_remove(struct export *e, uint32_t nsid, struct err *err)
 }
 
 /* Ask the driver for the size and take it over. */
-static int ns_rescan(const struct export_ns *ns, struct err *err)
+int export_rescan_device(struct device *dev, struct err *err)
 {
-	uint64_t nblocks = 0, old_nblocks = ns->dev->nblocks;
-	int rc;
+	uint64_t nblocks = 0, old_nblocks = dev->nblocks;
+	int rc = 0;
 
-	if (ns->dev->driver->rescan == NULL)
+	if (dev->driver->rescan == NULL)
 		return 0;
-	rc = ns->dev->driver->rescan(ns->dev, &nblocks, err);
-	if (rc != 0 || nblocks == ns->dev->nblocks)
-		return rc;
-	rc = device_resize(ns->dev, nblocks, err);
-	if (rc == 0)
-		log_info("size changed nsid=%u uri=%s blocks=%" PRIu64 " before=%" PRIu64, ns->nsid,
-			 ns->uri, nblocks, old_nblocks);
+	device_pin(dev);
+	rc = dev->driver->rescan(dev, &nblocks, err);
+	if (rc == 0 && nblocks != dev->nblocks) {
+		rc = device_resize(dev, nblocks, err);
+		if (rc == 0)
+			log_info("size changed device=%s blocks=%" PRIu64 " before=%" PRIu64,
+				 dev->name, nblocks, old_nblocks);
+	}
+	device_unpin(dev);
 	return rc;
 }
 
@@ -318,7 +320,7 @@ int export_rescan(struct export *e, struct err *err)
 
 	export_lock(e);
 	for (unsigned i = 0; i < TARGET_NAMESPACES_MAX; i++) {
-		int rc = e->ns[i].uri != NULL ? ns_rescan(&e->ns[i], err) : 0;
+		int rc = e->ns[i].uri != NULL ? export_rescan_device(e->ns[i].dev, err) : 0;
 
 		first = first != 0 ? first : rc;
 	}
