@@ -286,9 +286,11 @@ static void job_finish(struct rebuild *job, enum rebuild_state state) MAY_SUSPEN
 	job->pending = NOTHING;
 	job->end_ns = reactor_primary()->now_ns;
 	job_record(job, source);
-	log_info("nexus %s: rebuild of child %s %s%s%s", nx->dev.name, job->child->uri,
-		 rebuild_state_name(state), job->why.code != 0 ? ": " : "",
-		 job->why.code != 0 ? err_text(&job->why) : "");
+	log_info("nexus %s: rebuild of child %s %s, %lu blocks copied, %lu zeroed%s%s",
+		 nx->dev.name, job->child->uri, rebuild_state_name(state),
+		 nexus_rebuild_history(nx, 0)->stats.blocks_transferred,
+		 nexus_rebuild_history(nx, 0)->stats.blocks_cleared,
+		 job->why.code != 0 ? ": " : "", job->why.code != 0 ? err_text(&job->why) : "");
 	nexus_tell(nx, NEXUS_EVENT_REBUILD, job->child);
 	while (job->users > 0)
 		task_yield(); /* they are on their way out */
