@@ -2,7 +2,7 @@
 /* What replicas of a nexus say of themselves and each other, with the record and without. */
 #include "nexus/check.h"
 
-#include "nexus/testing.h"
+#include "nexus/rebuild_testing.h"
 
 /* The record of the store, as it is now. */
 static struct nexus_record record_now(void)

@@ -3,7 +3,7 @@
 #include "nexus/rebuild.h"
 
 #include "base/units.h"
-#include "nexus/testing.h"
+#include "nexus/rebuild_testing.h"
 
 /* ---- the table -------------------------------------------------------------------------------- */
 
