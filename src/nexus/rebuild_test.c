@@ -581,6 +581,48 @@ ENGINE_TEST(after_a_crash_no_more_than_missed_and_in_flight)
 	all_unmake();
 }
 
+/* A volume made of @uri alone, under the same record. */
+static enum nexus_error make_alone(const char *uri)
+{
+	struct nexus_opts opts = {
+		.name = "n0", .size = 16 << 20, .children = &uri, .nchildren = 1, .info_key = "volume"
+	};
+	struct nexus_err ne = {};
+	struct nexus *made;
+
+	if (nexus_create(&opts, &made, &ne) == 0)
+		CHECK_EQ(nexus_destroy(made, NULL), 0);
+	return ne.why;
+}
+
+ENGINE_TEST(who_was_left_out_does_not_come_back_alone)
+{
+	struct nexus_err ne = {};
+
+	if (!all_make(2))
+		return;
+	put_all();
+	nexus_unmake();
+	if (!nexus_make(1))
+		return;
+	touch(3, 1, 1); /* only the first has it */
+	nexus_unmake();
+	CHECK_EQ(make_alone(uris[1]), NEXUS_E_INCOMPLETE);
+	CHECK_EQ(make_alone(uris[0]), NEXUS_OK);
+	if (!nexus_make(2))
+		return;
+	CHECK(!child(1).is_synced);
+	nexus_rebuild_wait(nx);
+	CHECK(are_equal(0, 1));
+	/* one that was removed is a stranger, and may not replace the others after a crash */
+	CHECK_EQ(nexus_child_remove(nx, uris[1], &ne), 0);
+	touch(4, 1, 1);
+	crash();
+	CHECK_EQ(make_alone(uris[1]), NEXUS_E_INCOMPLETE);
+	if (nexus_make(1))
+		all_unmake();
+}
+
 /* ---- size, thin, verify ---------------------------------------------------------------------------- */
 
 ENGINE_TEST(the_nexus_grows_while_it_rebuilds)
