@@ -3,7 +3,8 @@
  * store.c - the records of mirrors, for commands: files below the user's state directory.
  *
  *   ASHLAR_STORE=DIRECTORY   there
- *   ASHLAR_STORE=memory      nowhere: who is healthy is forgotten with the process, and that is said
+ *   ASHLAR_STORE=memory      nowhere: who is healthy is forgotten with the process, and that is
+ * said
  *   otherwise                $XDG_STATE_HOME/ashlar/nexus, or ~/.local/state/ashlar/nexus
  *
  * A mirror is known by its uuid, or by the key= of its URI. One with neither gets a random uuid, so
@@ -44,9 +45,10 @@ int cli_store(struct nexus_store **ret, struct err *err)
 	else if (home != NULL && home[0] == '/')
 		len = asprintf(&dir, "%s/.local/state/ashlar/nexus", home);
 	else
-		return err_set(err, -ENOENT,
-			       "neither XDG_STATE_HOME nor HOME is set; say with ASHLAR_STORE where "
-			       "records of mirrors are kept, or ASHLAR_STORE=memory");
+		return err_set(
+			err, -ENOENT,
+			"neither XDG_STATE_HOME nor HOME is set; say with ASHLAR_STORE where "
+			"records of mirrors are kept, or ASHLAR_STORE=memory");
 	if (len < 0) {
 		dir = NULL;
 		return err_set(err, -ENOMEM, "no memory for a file name");

@@ -51,8 +51,8 @@ struct copy_opts {
 	uint64_t from, nblocks;   /* blocks from .. nblocks - 1 are copied */
 	const struct segmap *map; /* of blocks 0 .. nblocks - 1; NULL: all. Borrowed, constant */
 
-	/* Its ranges are locked while they are copied; block 0 of the copy is its block 0. NULL: nobody
-	 * writes to the sources. */
+	/* Its ranges are locked while they are copied; block 0 of the copy is its block 0. NULL:
+	 * nobody writes to the sources. */
 	struct device *locked;
 	bool is_current_only; /* what the source has from its ancestors is not copied */
 	uint32_t granule_nlb; /* of that: written or not as a whole; 0: a block */
@@ -99,7 +99,8 @@ enum copy_end {
 	COPY_FAILED,
 };
 
-int copy_open(const struct copy_opts *opts, struct copy **ret, struct err *err) MAY_SUSPEND WARN_UNUSED;
+int copy_open(const struct copy_opts *opts, struct copy **ret,
+	      struct err *err) MAY_SUSPEND WARN_UNUSED;
 /* -ENOMEM: nothing runs. */
 int copy_start(struct copy *copy, struct err *err) WARN_UNUSED;
 /* Over, or never started; dropped sources are gone then. NULL is fine. */

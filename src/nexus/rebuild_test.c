@@ -5,7 +5,7 @@
 #include "base/units.h"
 #include "nexus/rebuild_testing.h"
 
-/* ---- the table -------------------------------------------------------------------------------- */
+/* ---- the table ------------------------------------------------------------------------------ */
 
 TEST(states_and_operations)
 {
@@ -19,10 +19,12 @@ TEST(states_and_operations)
 	for (unsigned state = 0; state < REBUILD_STATE_COUNT_; state++) {
 		for (unsigned op = 0; op < REBUILD_OP_COUNT_; op++) {
 			enum rebuild_state pending;
-			enum rebuild_answer answer = rebuild_judge(
-				(enum rebuild_state)state, REBUILD_STATE_COUNT_,
-				(enum rebuild_op)op, &pending);
-			char got = answer == REBUILD_DO ? 'D' : answer == REBUILD_NOTHING ? 'N' : 'x';
+			enum rebuild_answer answer = rebuild_judge((enum rebuild_state)state,
+								   REBUILD_STATE_COUNT_,
+								   (enum rebuild_op)op, &pending);
+			char got = answer == REBUILD_DO        ? 'D'
+				   : answer == REBUILD_NOTHING ? 'N'
+							       : 'x';
 
 			TAP_ROW(rebuild_state_name((enum rebuild_state)state));
 			CHECK_EQ(got, want[state][op]);
@@ -62,7 +64,7 @@ TEST(what_is_pending_is_not_contradicted)
 	}
 }
 
-/* ---- helpers ---------------------------------------------------------------------------------- */
+/* ---- helpers -------------------------------------------------------------------------------- */
 
 static const struct rebuild_record *last(void)
 {
@@ -92,7 +94,7 @@ static void until_it_moves(const char *uri)
 	CHECK(stats.blocks_transferred > 0);
 }
 
-/* ---- whole ones ----------------------------------------------------------------------------------- */
+/* ---- whole ones ----------------------------------------------------------------------------- */
 
 ENGINE_TEST(a_child_that_is_added_gets_everything)
 {
@@ -189,7 +191,7 @@ ENGINE_TEST(a_second_fault_makes_it_full)
 	all_unmake();
 }
 
-/* ---- under load ------------------------------------------------------------------------------------ */
+/* ---- under load ----------------------------------------------------------------------------- */
 
 enum { WRITERS = 8 };
 
@@ -287,7 +289,9 @@ ENGINE_TEST(a_write_waits_for_the_range_that_is_copied)
 	online(1);
 	until_it_moves(uris[1]);
 	is_load_over = true;
-	w = (struct writer){ .io = { .op = IO_WRITE, .lba = 12800, .nlb = 1, .done = writer_next } };
+	w = (struct writer){
+		.io = { .op = IO_WRITE, .lba = 12800, .nlb = 1, .done = writer_next }
+	};
 	memset(w.buf, 0x77, sizeof(w.buf));
 	io_set_buf(&w.io, w.buf, BLOCK);
 	io_submit(o.h, &w.io);
@@ -300,7 +304,7 @@ ENGINE_TEST(a_write_waits_for_the_range_that_is_copied)
 	all_unmake();
 }
 
-/* ---- interrupted ------------------------------------------------------------------------------------ */
+/* ---- interrupted ---------------------------------------------------------------------------- */
 
 ENGINE_TEST(pause_resume_stop_and_start_again)
 {
@@ -584,9 +588,11 @@ ENGINE_TEST(after_a_crash_no_more_than_missed_and_in_flight)
 /* A volume made of @uri alone, under the same record. */
 static enum nexus_error make_alone(const char *uri)
 {
-	struct nexus_opts opts = {
-		.name = "n0", .size = 16 << 20, .children = &uri, .nchildren = 1, .info_key = "volume"
-	};
+	struct nexus_opts opts = { .name = "n0",
+				   .size = 16 << 20,
+				   .children = &uri,
+				   .nchildren = 1,
+				   .info_key = "volume" };
 	struct nexus_err ne = {};
 	struct nexus *made;
 
@@ -623,7 +629,7 @@ ENGINE_TEST(who_was_left_out_does_not_come_back_alone)
 		all_unmake();
 }
 
-/* ---- size, thin, verify ---------------------------------------------------------------------------- */
+/* ---- size, thin, verify --------------------------------------------------------------------- */
 
 ENGINE_TEST(the_nexus_grows_while_it_rebuilds)
 {

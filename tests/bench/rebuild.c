@@ -6,8 +6,8 @@
  * COPY_CHUNK bytes, each a read and then a write of the same blocks, no locks, no map, no questions
  * about holes. Both move all blocks of one device to another of the same kind, in turns, in one
  * process; the copy machine locks its ranges on a third device, as a rebuild does. Elapsed time, as
- * files are copied by the kernel's threads. Destinations are written before, so that no run pays for
- * making memory.
+ * files are copied by the kernel's threads. Destinations are written before, so that no run pays
+ * for making memory.
  *
  *   bench-rebuild [MIB [DIRECTORY]]     size of a device (1024), where its files are made (.)
  */
@@ -44,7 +44,7 @@ static uint64_t now_ns(void)
 	return (uint64_t)ts.tv_sec * NS_PER_S + (uint64_t)ts.tv_nsec;
 }
 
-/* ---- the floor ----------------------------------------------------------------------------------- */
+/* ---- the floor ------------------------------------------------------------------------------ */
 
 static struct plain {
 	struct io io[COPY_WINDOW];
@@ -99,7 +99,7 @@ static double plain_copy(uint8_t *bufs) MAY_SUSPEND
 	return (double)device_size(src.dev) / (double)(now_ns() - start);
 }
 
-/* ---- the machine ------------------------------------------------------------------------------------ */
+/* ---- the machine ---------------------------------------------------------------------------- */
 
 static double machine_copy(void) MAY_SUSPEND
 {
@@ -124,7 +124,7 @@ static double machine_copy(void) MAY_SUSPEND
 	return (double)device_size(src.dev) / (double)ns;
 }
 
-/* ---- a pair ------------------------------------------------------------------------------------------ */
+/* ---- a pair --------------------------------------------------------------------------------- */
 
 static int side_open(struct side *side, const char *uri, struct err *err) MAY_SUSPEND
 {
