@@ -2,7 +2,10 @@
 /* Rebuilds of a nexus over memory devices: the table of states, full, partial, interrupted. */
 #include "nexus/rebuild.h"
 
+#include <unistd.h>
+
 #include "base/units.h"
+#include "nexus/pace.h"
 #include "nexus/rebuild_testing.h"
 
 /* ---- the table ------------------------------------------------------------------------------ */
@@ -273,6 +276,63 @@ ENGINE_TEST(hosts_write_while_it_is_rebuilt)
 	load_end();
 	CHECK(are_equal(0, 1) && are_equal(0, 2));
 	all_unmake();
+}
+
+/* The copy on one reactor, the hosts on the other; limits are kept, sources come and go. */
+static void on_two_reactors(void)
+{
+	struct rebuild_stats stats = {};
+	struct nexus_err ne = {};
+	unsigned least = 100;
+
+	if (!all_make(2))
+		return;
+	put_all();
+	load_start();
+	for (unsigned round = 0; round < 8; round++) {
+		rebuild_settings_set(&(struct rebuild_settings){
+			.latency_ns = round % 2 ? 1 : 0,
+			.rate = round % 2 ? 80 << 20 : 0,
+			.verify = round % 3 });
+		CHECK_EQ(nexus_child_add(nx, uris[2], true, &ne), 0);
+		if (round == 4)
+			offline(0);
+		while (nexus_rebuild_stats(nx, uris[2], &stats, NULL) == 0) {
+			least = MIN(least, stats.speed);
+			task_yield();
+		}
+		CHECK_EQ(last()->stats.state, REBUILD_COMPLETED);
+		if (round == 4) {
+			online(0);
+			nexus_rebuild_wait(nx);
+		}
+		if (round < 7)
+			CHECK_EQ(nexus_child_remove(nx, uris[2], &ne), 0);
+	}
+	load_end();
+	CHECK(least < 100); /* hosts that may wait for 1 ns wait for too long */
+	CHECK(least >= PACE_SPEED_MIN);
+	CHECK(are_equal(0, 1) && are_equal(0, 2));
+	all_unmake();
+}
+
+static int two_reactors_task(void *arg, struct err *err)
+{
+	(void)arg;
+	(void)err;
+	on_two_reactors();
+	return 0;
+}
+
+TEST(a_copy_on_another_reactor)
+{
+	struct engine_opts opts = { .reactor.core_mask = 3 };
+	struct err err = {};
+
+	if (sysconf(_SC_NPROCESSORS_ONLN) < 2)
+		SKIP("one processor");
+	else if (engine_run(&opts, two_reactors_task, NULL, &err) < 0)
+		CHECK_STR(err_text(&err), "an engine that runs");
 }
 
 /* Row 8: a write into the range that is being copied waits, and is there afterwards. */
