@@ -290,10 +290,9 @@ static void on_two_reactors(void)
 	put_all();
 	load_start();
 	for (unsigned round = 0; round < 8; round++) {
-		rebuild_settings_set(&(struct rebuild_settings){
-			.latency_ns = round % 2 ? 1 : 0,
-			.rate = round % 2 ? 80 << 20 : 0,
-			.verify = round % 3 });
+		rebuild_settings_set(&(struct rebuild_settings){ .latency_ns = round % 2 ? 1 : 0,
+								 .rate = round % 2 ? 80 << 20 : 0,
+								 .verify = round % 3 });
 		CHECK_EQ(nexus_child_add(nx, uris[2], true, &ne), 0);
 		if (round == 4)
 			offline(0);
