@@ -53,6 +53,7 @@
 
 #include "base/log.h"
 #include "nexus/internal.h"
+#include "nexus/marks.h"
 
 struct rebuild_waiter {
 	struct list link;
@@ -397,8 +398,13 @@ static void job_complete(struct rebuild *job) MAY_SUSPEND
 	if (is_ok && !job->is_partial && job_extend(job))
 		return;
 	is_ok = is_ok && nexus_child_synced(job->child, &job->why) == 0;
-	if (!is_ok)
+	if (is_ok) { /* it misses nothing, or what it has missed since */
+		marks_lock(job->nx);
+		marks_note_missed(job->child);
+		marks_unlock(job->nx);
+	} else {
 		job_fail_child(job);
+	}
 	job_finish(job, is_ok ? REBUILD_COMPLETED : REBUILD_FAILED);
 }
 
