@@ -54,6 +54,7 @@
 #include "base/log.h"
 #include "nexus/internal.h"
 #include "nexus/marks.h"
+#include "nexus/pace.h"
 
 struct rebuild_waiter {
 	struct list link;
@@ -90,7 +91,7 @@ struct rebuilds {
 	unsigned nhistory, newest;
 };
 
-static struct rebuild_settings settings = { .latency_ns = REBUILD_LATENCY_NS };
+static struct rebuild_settings settings;
 static unsigned nrunning; /* jobs that have begun, all nexuses */
 static unsigned next_reactor;
 
@@ -538,6 +539,8 @@ static struct reactor *pick_reactor(void)
 
 static uint64_t latency_limit(void)
 {
+	if (settings.latency_ns == 0)
+		return PACE_AUTO;
 	return settings.latency_ns == UINT64_MAX ? 0 : settings.latency_ns;
 }
 
@@ -883,8 +886,6 @@ void rebuild_settings_set(const struct rebuild_settings *s)
 	struct rebuild *job;
 
 	settings = *s;
-	if (settings.latency_ns == 0)
-		settings.latency_ns = REBUILD_LATENCY_NS;
 	while ((nx = nexus_next(nx)) != NULL) {
 		if (nx->rebuilds == NULL)
 			continue;
