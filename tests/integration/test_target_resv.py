@@ -339,6 +339,23 @@ def test_no_write_lands_after_the_fence(target, parties):
     target("heal", fault)
 
 
+def test_a_host_that_left_is_fenced_too(target, parties):
+    """Its controllers are gone, but not its write: that one is waited for as well."""
+    a, b, _ = parties
+    a.register()
+    b.register()
+    b.acquire(WE_RO)
+    fault = "inject://m0?op=write&stage=submission&method=delay&delay_us=500000"
+    target("inject", fault)
+    a.q.submit(a.q.rw(WRITE, 1, 0, 1), b"\xEE" * 512)
+    a.q.report(1)  # the write was started before this was
+    a.host.close()
+    eventually(lambda: target("controllers", NQN) == "2", "the host to go")
+    b.q.preempt(1, WE_RO, KEY[B], KEY[A])
+    assert b.q.read(1, 0, 1) == b"\xEE" * 512
+    target("heal", fault)
+
+
 @pytest.mark.parametrize("cores", ["0x1", "0x3"])
 def test_hosts_that_race(cores):
     """Two hosts preempt each other with full queues while both write, each its own blocks: commands
