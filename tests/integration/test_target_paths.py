@@ -269,6 +269,35 @@ def test_held_commands_see_the_new_state(target):
         assert q.read(1, 0, 72) == bytes(72 * 512)
 
 
+@pytest.mark.parametrize("how", ["ana", "group"])
+def test_a_path_closes_although_its_device_hangs(target, how):
+    """Hosts are sent elsewhere at once; the call ends when the last command has ended."""
+    if how == "group":
+        target("ana", NQN, "inaccessible", 0, 7)
+    with Host(target.ports[0]) as host:
+        q = host.queue(1)
+        slow, fault = delayed_write(target, q, 500)
+        q.capsule_max = 0
+        late = q.submit(q.rw(WRITE, 1, 8, 1), b"l" * 512)
+        kind, _, r2t, _ = q.recv_pdu()
+        assert kind == 9, "R2T"
+        if how == "group":
+            target.start("group", NQN, 1, 7)
+        else:
+            target.start("ana", NQN, "inaccessible", 0)
+        eventually(lambda: any(1 in nsids and state == 3
+                               for _, state, nsids in ana_page(host.admin)[1].values()), "the page")
+        assert status_of(q.read, 1, 0, 1) == INACCESSIBLE
+        q.answer_r2t(r2t)
+        assert status_of(q.wait, late) == INACCESSIBLE
+        assert slow not in q.done
+        q.wait(slow)
+        target.finish()
+        target("heal", fault)
+        target("ana", NQN, "optimized")
+        assert q.read(1, 8, 1) == bytes(512)
+
+
 # ---- controller ids
 
 def test_controller_id_ranges():
