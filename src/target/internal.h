@@ -541,7 +541,8 @@ void conn_drain(struct msg *msg);
 /* ---- limits.c ------------------------------------------------------------------------------- */
 
 int limits_check(const struct target_opts *opts, struct err *err);
-/* Bytes that a connection takes at once, and with a queue of @entries. */
+/* Bytes that a connection takes at once, and with a queue of @entries, an admin queue with its
+ * controller. */
 uint64_t limits_conn_memory(void);
 uint64_t limits_queue_memory(const struct target_opts *opts, uint16_t qid, uint32_t entries);
 /* May one more connection of an unknown host come in? */
