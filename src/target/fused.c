@@ -217,6 +217,15 @@ void fused_start(struct cmd *cmd)
 		cmd_fetch(cmd);
 }
 
+void fused_forget(struct conn *conn)
+{
+	struct cmd *first = take(conn->fuse_first);
+
+	conn->fuse_state = FUSE_NONE;
+	if (first != NULL)
+		cmd_release(first);
+}
+
 bool fused_abort(struct cmd *cmd)
 {
 	struct conn *conn = cmd->conn;

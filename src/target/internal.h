@@ -644,6 +644,8 @@ uint16_t fused_arrived(struct cmd *cmd, unsigned fuse, uint16_t status);
 void fused_start(struct cmd *cmd);
 /* The data of a half is in place, or the pair was held. */
 void fused_ready(struct cmd *cmd);
+/* No capsule will come any more: a first half is dropped, unanswered as the second one would be. */
+void fused_forget(struct conn *conn);
 /* Take a half back, and the other with it. False: too late. */
 bool fused_abort(struct cmd *cmd);
 

@@ -5,16 +5,18 @@ forced disconnects, limits reached and memory that returns."""
 import resource
 import struct
 import threading
+import time
 
 import pytest
-from nvmetcp import (DISCOVERY, FLUSH, HOSTNQN, NQN, WRITE, Conn, Host, NvmeError, Targetd,
+from nvmetcp import (COMPARE, DISCOVERY, FLUSH, HOSTNQN, NQN, WRITE, Conn, Host, NvmeError, Targetd,
                      eventually, sgl, sqe)
 
 URI = "malloc:///m0?size_mb=64"
 OTHER = "nqn.2014-08.org.nvmexpress:uuid:00000000-0000-4000-8000-000000000002"
-ANA_LOG, ANA_EVENT = 0x0C, 1 << 11
+ANA_LOG, ANA_EVENT, NS_EVENT = 0x0C, 1 << 11, 1 << 8
 PERSISTENT_LOSS, INACCESSIBLE, TRANSITION = 0x301, 0x302, 0x303
 BUSY, INVALID_HOST = 0x181, 0x184
+DRAIN_S = 5  # after which a graceful disconnect becomes a forced one
 STATES = {"optimized": 1, "non-optimized": 2, "inaccessible": 3, "persistent-loss": 4, "change": 15}
 
 
@@ -445,6 +447,22 @@ def test_graceful_disconnect_does_not_wait_for_ever(plain):
         assert q.recv_pdu()[0] == 9, "R2T"
         assert plain("disconnect", NQN, HOSTNQN) == "1"
     assert plain.stats()["conns"] == 0
+
+
+def test_graceful_disconnect_does_not_wait_for_half_a_pair(plain):
+    """Its other half would be dropped: it is dropped too, and at once."""
+    with Host(plain.port) as host:
+        q = host.queue(1)
+        entry = bytearray(q.rw(COMPARE, 1, 0, 1))
+        entry[1] |= 1
+        before = plain.stats()["commands"]
+        half = q.submit(bytes(entry), bytes(512))
+        eventually(lambda: plain.stats()["commands"] > before, "the half")
+        start = time.monotonic()
+        assert plain("disconnect", NQN, HOSTNQN) == "1"
+        assert time.monotonic() - start < DRAIN_S / 2
+        q.expect_end()
+        assert half not in q.done
 
 
 def test_forced_disconnect(plain):
