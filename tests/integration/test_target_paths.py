@@ -203,6 +203,19 @@ def test_event(target):
             assert h.aer not in h.admin.done
 
 
+def test_a_reset_forgets_events(target):
+    """An event that was sent before the reset does not mask the one after it."""
+    with Host(target.ports[0]) as host:
+        for _ in range(2):
+            host.admin.set_feature(0x0B, ANA_EVENT | NS_EVENT)
+            aers = [host.admin.submit(sqe(0x0C)) for _ in range(2)]
+            target("group", NQN, 2, 3)  # both are told, neither page is read
+            assert {host.admin.wait(aer).dw0 >> 16 for aer in aers} == {ANA_LOG, 4}
+            target("group", NQN, 2, 1)
+            host.admin.property_set(0x14, 0)
+            host.admin.enable()
+
+
 def test_change_under_io(target):
     """Every command ends exactly once, served or refused; what is refused did not happen."""
     with Host(target.ports[0]) as host:
