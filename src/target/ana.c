@@ -265,9 +265,10 @@ int subsystem_set_ns_group(struct subsystem *ss, uint32_t nsid, uint32_t group, 
 	if (ns == NULL) {
 		result = err_set(err, -ENOENT, "subsystem '%s' has no namespace %u", ss->nqn, nsid);
 	} else if (ns->ana_group != group) {
+		ana_ns_changed(ns);
 		ns->ana_group = group;
+		ana_ns_changed(ns);
 		swap_all(ss, NULL, ns);
-		ana_ns_changed(ss);
 		list_for_each (ctrlr, &ss->ctrlrs, link)
 			ctrlr_ns_changed(ctrlr, nsid); /* ANAGRPID of Identify Namespace */
 		announce(ss, UINT32_MAX);
@@ -278,12 +279,14 @@ int subsystem_set_ns_group(struct subsystem *ss, uint32_t nsid, uint32_t group, 
 	return result;
 }
 
-void ana_ns_changed(struct subsystem *ss)
+void ana_ns_changed(const struct ns *ns)
 {
-	if (ss->ana == NULL)
-		return;
-	for (unsigned i = 0; i < TARGET_LISTENERS_MAX; i++)
-		ss->ana->page_count[i]++;
+	struct ana *ana = ns->subsystem->ana;
+
+	for (unsigned i = 0; ana != NULL && i < TARGET_LISTENERS_MAX; i++) {
+		ana->count[i][ns->ana_group - 1]++;
+		ana->page_count[i]++;
+	}
 }
 
 /* ---- what hosts see ------------------------------------------------------------------------- */

@@ -510,8 +510,8 @@ void ctrlr_abort_events(struct ctrlr *ctrlr);
 /* -EINVAL, -ENOMEM. Without opts->has_ana there is nothing to do. */
 int ana_init(struct subsystem *ss, const struct subsystem_opts *opts, struct err *err);
 void ana_done(struct subsystem *ss);
-/* Primary: a namespace joined or left its group. */
-void ana_ns_changed(struct subsystem *ss);
+/* Primary: @ns joined or left its group. */
+void ana_ns_changed(const struct ns *ns);
 void ana_identify_ctrl(const struct subsystem *ss, struct nvme_id_ctrl *id);
 /* What Identify Namespace says: 0 without ANA. */
 uint32_t ana_identify_group(const struct ns *ns);

@@ -100,8 +100,8 @@ def test_identify_says_what_linux_checks(target):
         # The buffer Linux makes of these numbers holds every page, and fits one transfer.
         size = 16 + 32 * nanagrpid + 4 * mnan
         assert size <= 128 << 10
-        assert ana_page(host.admin, size=size)[1] == {1: (0, 1, [1, 2])}
-        assert ana_page(host.admin, size=size, rgo=True)[1] == {1: (0, 1, [])}
+        assert ana_page(host.admin, size=size)[1] == {1: (2, 1, [1, 2])}
+        assert ana_page(host.admin, size=size, rgo=True)[1] == {1: (2, 1, [])}
 
 
 @pytest.mark.parametrize("state, status", [("non-optimized", 0), ("inaccessible", INACCESSIBLE),
@@ -147,8 +147,8 @@ def test_one_listener(target):
         target("ana", NQN, "inaccessible", 0)
         assert status_of(q.read, 1, 0, 1) == status_of(strayed.read, 1, 0, 1) == INACCESSIBLE
         other.read(1, 0, 1)
-        assert ana_page(first.admin)[1][1][:2] == (1, 3)
-        assert ana_page(second.admin)[1][1][:2] == (0, 1)
+        assert ana_page(first.admin)[1][1][:2] == (3, 3)
+        assert ana_page(second.admin)[1][1][:2] == (2, 1)
         assert ana_page(second.admin)[0] < ana_page(first.admin)[0]
         # One more listener begins with what all were last set to.
         target("ana", NQN, "non-optimized")
@@ -162,17 +162,17 @@ def test_groups(target):
     with Host(target.ports[0]) as host:
         q = host.queue(1)
         target("group", NQN, 2, 32)
-        assert ana_page(host.admin)[1] == {1: (0, 1, [1]), 32: (0, 1, [2])}
+        assert ana_page(host.admin)[1] == {1: (3, 1, [1]), 32: (1, 1, [2])}
         assert host.admin.identify(0, 2)[92:96] == struct.pack("<I", 32)
         before = ana_page(host.admin)[0]
         target("ana", NQN, "change", 0, 32)
         q.read(1, 0, 1)
         assert status_of(q.read, 2, 0, 1) == TRANSITION
-        assert ana_page(host.admin) == (before + 1, {1: (0, 1, [1]), 32: (1, 15, [2])})
+        assert ana_page(host.admin) == (before + 1, {1: (3, 1, [1]), 32: (2, 15, [2])})
         target("group", NQN, 2, 1)
         q.read(2, 0, 1)
         target("remove", NQN, 2)
-        assert ana_page(host.admin)[1] == {1: (0, 1, [1])}
+        assert ana_page(host.admin)[1] == {1: (5, 1, [1])}
     for group in (0, 33):
         with pytest.raises(AssertionError, match=f"group {group}"):
             target("group", NQN, 1, group)
@@ -192,7 +192,7 @@ def test_event(target):
         target("ana", NQN, "change", 0)
         ana_page(host.admin, rae=True)
         assert again not in host.admin.done
-        assert ana_page(host.admin)[1][1][:2] == (2, 15)
+        assert ana_page(host.admin)[1][1][:2] == (4, 15)
         target("ana", NQN, "change", 0)  # no change
         host.admin.get_feature(0x0B)
         assert again not in host.admin.done
