@@ -355,7 +355,7 @@ void admin_execute(struct cmd *cmd)
 	struct ctrlr *ctrlr = cmd->conn->ctrlr;
 	bool is_discovery = ctrlr != NULL && ctrlr->subsystem->is_discovery;
 
-	if (ctrlr == NULL || (ctrlr->is_closing && !ctrlr->is_draining)) {
+	if (!ctrlr_may_command(ctrlr)) {
 		finish(cmd, NVME_SC_COMMAND_SEQUENCE_ERROR);
 		return;
 	}

@@ -496,6 +496,11 @@ void ctrlr_close(struct ctrlr *ctrlr);
 void ctrlr_drain(struct ctrlr *ctrlr);
 void ctrlr_set_kato(struct ctrlr *ctrlr, uint32_t kato_ms);
 uint64_t ctrlr_cap(const struct target *target);
+/* Are commands of this controller (NULL: of none any more) still carried out? Also while it drains. */
+static inline bool ctrlr_may_command(const struct ctrlr *ctrlr)
+{
+	return ctrlr != NULL && (!ctrlr->is_closing || ctrlr->is_draining);
+}
 /* Property Set of CC. */
 void ctrlr_set_cc(struct ctrlr *ctrlr, uint32_t cc);
 void ctrlr_ns_changed(struct ctrlr *ctrlr, uint32_t nsid);

@@ -503,7 +503,7 @@ static uint16_t run_locked(struct cmd *cmd)
 	bool is_admin = cmd->conn->linked_qid == NVME_QID_ADMIN;
 	uint16_t status;
 
-	if (ctrlr == NULL || ctrlr->is_closing)
+	if (!ctrlr_may_command(ctrlr))
 		return NVME_SC_COMMAND_SEQUENCE_ERROR | NVME_STATUS_DNR;
 	if (change == NULL)
 		return NVME_SC_INTERNAL_ERROR;
@@ -613,7 +613,7 @@ void resv_execute(struct cmd *cmd)
 {
 	struct ctrlr *ctrlr = cmd->conn->ctrlr;
 
-	if (ctrlr == NULL || ctrlr->is_closing) {
+	if (!ctrlr_may_command(ctrlr)) {
 		finish(cmd, NVME_SC_COMMAND_SEQUENCE_ERROR | NVME_STATUS_DNR);
 		return;
 	}
