@@ -350,7 +350,7 @@ static bool chan_retry(struct nvmf_chan *chan, struct io *io, struct nvmf_ioq *i
 		return false;
 	req->tries++;
 	req->is_sent = false;
-	chan->retries++;
+	ioq->retries++;
 	if (is_path_error(status)) {
 		chan_exclude(chan, ioq);
 		ioq_kick(ioq, KICK_ANA);

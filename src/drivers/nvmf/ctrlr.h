@@ -68,6 +68,7 @@ struct ctrlr_stats {
 	uint64_t attempts;   /* to reconnect, failed ones included */
 	uint64_t late_admin; /* admin commands that timed out */
 	uint64_t events;     /* asynchronous ones */
+	uint64_t retries;    /* requests of its channels that were sent again */
 	uint64_t outage_ns;  /* sum of all times without connection */
 };
 
@@ -141,6 +142,7 @@ struct nvmf_ioq {
 	struct slot *aborting; /* the command that an Abort was sent for */
 	uint16_t abort_cid;
 	struct msg abort_msg;
+	uint64_t retries;
 	_Alignas(64) atomic_bool has_traffic; /* since the last keep alive tick */
 };
 
@@ -282,7 +284,6 @@ struct nvmf_chan {
 	struct list room;      /* in an ioq's waiters */
 	struct msg_list later; /* for a retry after a while */
 	struct timer later_timer;
-	uint64_t retries;
 
 	/* primary */
 	struct nvmf_head *head;
