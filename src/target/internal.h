@@ -496,7 +496,7 @@ void ctrlr_close(struct ctrlr *ctrlr);
 void ctrlr_drain(struct ctrlr *ctrlr);
 void ctrlr_set_kato(struct ctrlr *ctrlr, uint32_t kato_ms);
 uint64_t ctrlr_cap(const struct target *target);
-/* Are commands of this controller (NULL: of none any more) still carried out? Also while it drains. */
+/* Are its commands still carried out? Also while it drains; not where it is gone (NULL). */
 static inline bool ctrlr_may_command(const struct ctrlr *ctrlr)
 {
 	return ctrlr != NULL && (!ctrlr->is_closing || ctrlr->is_draining);
