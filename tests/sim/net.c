@@ -70,6 +70,7 @@ struct link {
 	struct listener *listener;
 	uint32_t window_max;
 	bool is_accepted;
+	bool is_forgotten; /* one end's machine died: the other may be reset when it speaks */
 };
 
 struct listener {
@@ -304,6 +305,24 @@ bool simnet_half_open(void)
 	return true;
 }
 
+void simnet_crash(const char *host)
+{
+	struct link *link;
+
+	list_for_each (link, &net.links, list) {
+		for (unsigned i = 0; i < 2; i++) {
+			struct end *end = &link->end[i], *peer = end_peer(end);
+
+			if (strcmp(end->host, host) != 0 || !link->is_accepted || end->is_closed)
+				continue;
+			end_break(end, -ECONNRESET);
+			segments_free(&peer->under_way);
+			world_cancel(&peer->arrive);
+			link->is_forgotten = world_chance(1, 2);
+		}
+	}
+}
+
 void simnet_partition(const char *host_a, const char *host_b, bool is_cut)
 {
 	if (is_cut) {
@@ -396,10 +415,13 @@ static ssize_t sim_send(struct stream *stream, const struct iovec *iov, int iovc
 	segment->len = len;
 	vector_copy(iov, 0, segment->data, len, true);
 	net.stats.bytes += len;
-	if (peer->error != 0 && peer->error != -EINPROGRESS)
-		free(segment); /* half-open: into the void */
-	else
+	if (peer->error == 0 || peer->error == -EINPROGRESS) {
 		end_send(peer, segment);
+		return (ssize_t)len;
+	}
+	free(segment); /* half-open: into the void */
+	if (end->link->is_forgotten && !link_is_cut(end->link))
+		end_break(end, -ECONNRESET);
 	return (ssize_t)len;
 }
 

@@ -43,6 +43,12 @@ bool simnet_drop(void);
 /* One end learns that the connection broke, the other only hears silence. */
 bool simnet_half_open(void);
 
+/*
+ * The machine @host dies: all its ends break; who talked to it hears nothing, or, by the dice and once
+ * the machine is back, that nobody knows the connection.
+ */
+void simnet_crash(const char *host);
+
 struct simnet_stats {
 	uint64_t connects, refused, timeouts, drops, half_opens, partitions;
 	uint64_t bytes, cuts; /* cuts: sends and receives that took less than they could */
