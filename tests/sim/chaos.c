@@ -31,6 +31,7 @@
 #include "device/fault.h"
 #include "disk.h"
 #include "guard.h"
+#include "pair.h"
 #include "reactor/task.h"
 
 enum { DISTURBERS = 4 };
@@ -101,7 +102,7 @@ static void lock_holder_io(struct scene *scene, struct device *dev, uint64_t lba
 		return;
 	if (handle_open(desc, reactor_primary(), &h, &err) == 0) {
 		uint64_t since_ns = world_now();
-		unsigned i = dev->stack_depth - 1;
+		unsigned i = scene_index(scene, dev);
 
 		io_set_buf(&io, page, scene->block_size);
 		token = oracle_read_begin(scene->oracle);
@@ -213,7 +214,7 @@ static void act_resize(struct scene *scene)
 	world_trace("resize", hold.dev->nblocks, nblocks);
 	(void)resize_bottom(scene, hold.dev, nblocks);
 	for (unsigned i = 0; !sizes_agree(scene, &is_torn) && !is_torn && !world_failed(); i++) {
-		if (i == 100000)
+		if (i == (scene->remote > 0 ? 3000000 : 100000))
 			world_fail("the layers do not follow a resize to %" PRIu64, nblocks);
 		task_sleep(10 * USEC);
 	}
@@ -504,7 +505,7 @@ static void act_remove(struct scene *scene)
 
 static void act_power_cut(struct scene *scene)
 {
-	if (scene->medium == NULL || scene->has_power_cut || world_chance(3, 4))
+	if (scene->medium == NULL || scene->has_power_cut || pair_is_down() || world_chance(3, 4))
 		return;
 	scene->has_power_cut = true;
 	cause_begin(scene, CAUSE_GONE);

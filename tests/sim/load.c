@@ -22,6 +22,7 @@
 #include <string.h>
 
 #include "cover.h"
+#include "pair.h"
 #include "reactor/task.h"
 
 enum {
@@ -264,11 +265,27 @@ static bool had_cause(const struct request *req, enum cause cause)
 	return cause_since(req->client->scene, cause, req->submit_ns);
 }
 
+/*
+ * A status that crossed the network is not always the one it was: any failure of the far side may
+ * look like any other here, but it needs a cause as everywhere.
+ */
+static bool remote_has_cause(const struct request *req)
+{
+	for (unsigned cause = 0; cause < CAUSE_NET; cause++) {
+		if (had_cause(req, (enum cause)cause))
+			return true;
+	}
+	return pair_may_fail(req->client->scene, req->submit_ns);
+}
+
 /* May the request have ended so? What compares and reads of holes answer is judged elsewhere. */
 static bool status_has_cause(const struct request *req)
 {
 	bool is_injected = had_cause(req, CAUSE_INJECT) || had_cause(req, CAUSE_LIE);
 
+	if (req->client->scene->remote > 0 && req->io.status != IO_OK &&
+	    req->io.status != IO_MISCOMPARE && req->io.status != IO_UNWRITTEN)
+		return remote_has_cause(req);
 	switch ((enum io_status)req->io.status) {
 	case IO_OK:
 		return true;
@@ -297,6 +314,10 @@ static void judge_write(struct request *req, bool is_spoilt, bool is_never)
 	struct scene *scene = req->client->scene;
 	enum write_outcome outcome = WRITE_MAYBE;
 
+	if (scene->remote > 0 && req->io.status != IO_OK && !is_never) {
+		pair_lost(scene, req->write_id, req->lba, req->io.nlb);
+		return;
+	}
 	if (is_spoilt)
 		outcome = WRITE_SPOILT;
 	else if (is_never)
@@ -368,7 +389,8 @@ static void judge_refused(struct request *req)
 {
 	if (req->io.status != req->want_status && !had_cause(req, CAUSE_INJECT) &&
 	    !had_cause(req, CAUSE_LIE) &&
-	    !(req->io.status == IO_NO_DEVICE && had_cause(req, CAUSE_GONE)))
+	    !(req->io.status == IO_NO_DEVICE && had_cause(req, CAUSE_GONE)) &&
+	    !(req->client->scene->remote > 0 && remote_has_cause(req)))
 		request_fail(req, "but had to be refused otherwise");
 }
 
