@@ -27,7 +27,7 @@
 #include "reactor/stream.h"
 #include "reactor/task.h"
 #include "target/target.h"
-#include "target/tcp_pdu.h"
+#include "drivers/nvme/tcp_pdu.h"
 
 enum {
 	ADMIN_DEPTH_MAX = 128,     /* entries of an admin queue; Linux asks for 32 */

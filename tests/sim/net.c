@@ -509,12 +509,35 @@ static void sim_close(struct stream *stream)
 	}
 }
 
+/* What the peer has not got it never gets. It learns of the end unless a partition is between. */
+static void sim_abort(struct stream *stream)
+{
+	struct end *end = end_of(stream), *peer = end_peer(end);
+
+	if (end->error == 0 && peer->error == 0 && !peer->is_closed && end->link->is_accepted) {
+		struct segment *segment;
+
+		world_trace("abort", end == &end->link->end[1], peer->window_used);
+		while ((segment = segments_pop(&peer->under_way)) != NULL) {
+			peer->window_used -= segment->len;
+			free(segment);
+		}
+		world_cancel(&peer->arrive);
+		if (!link_is_cut(end->link))
+			end_break(peer, -ECONNRESET);
+		else
+			end->error = -ECONNRESET; /* nothing is sent to it any more */
+	}
+	sim_close(stream);
+}
+
 static const struct stream_ops sim_ops = {
 	.recv = sim_recv,
 	.send = sim_send,
 	.attach = sim_attach,
 	.arm = sim_arm,
 	.close = sim_close,
+	.abort = sim_abort,
 };
 
 /* ---- connecting ----------------------------------------------------------------------------- */
