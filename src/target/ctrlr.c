@@ -111,10 +111,17 @@ static void ctrlr_free(struct ctrlr *ctrlr)
 
 void ctrlr_link(struct ctrlr *ctrlr, struct conn *conn, uint16_t qid)
 {
+	if (qid == NVME_QID_ADMIN) {
+		ctrlr->listener = conn->listener;
+		limits_is_admin(conn);
+	}
 	conn->ctrlr = ctrlr;
 	conn->linked_qid = qid;
+	conn->listener = ctrlr->listener;
+	atomic_store_explicit(&conn->is_acre, ctrlr->is_acre, memory_order_relaxed);
 	conn->counted = ctrlr->subsystem;
 	conn->counted->conns++;
+	list_add_tail(&conn->counted->conn_list, &conn->counted_link);
 	ctrlr->queue[qid] = conn;
 	ctrlr->nqueues++;
 }
@@ -144,10 +151,10 @@ void ctrlr_unlink(struct conn *conn)
 	conn->ctrlr = NULL;
 	ctrlr->queue[conn->linked_qid] = NULL;
 	ctrlr->nqueues--;
-	if (conn->linked_qid == NVME_QID_ADMIN) {
+	if (conn->linked_qid == NVME_QID_ADMIN)
 		ctrlr_abort_events(ctrlr);
+	if (conn->linked_qid == NVME_QID_ADMIN || ctrlr->is_draining)
 		ctrlr_close(ctrlr);
-	}
 	if (ctrlr->nqueues == 0)
 		ctrlr_free(ctrlr);
 }
@@ -168,19 +175,37 @@ static uint64_t ctrlr_last_rx_ns(const struct ctrlr *ctrlr)
 	return last;
 }
 
+/* How long all queues may be silent; 0: for ever. */
+static uint32_t ctrlr_silence_ms(const struct ctrlr *ctrlr)
+{
+	return ctrlr->kato_ms != 0 ? ctrlr->kato_ms
+				   : ctrlr->subsystem->target->opts.idle_timeout_ms;
+}
+
 static void ctrlr_kato_expired(struct timer *timer)
 {
 	struct ctrlr *ctrlr = container_of(timer, struct ctrlr, kato_timer);
 	uint64_t now = reactor_primary()->now_ns, last = ctrlr_last_rx_ns(ctrlr);
-	uint64_t limit = ctrlr->kato_ms * 1000000ull;
+	uint64_t limit = ctrlr_silence_ms(ctrlr) * 1000000ull;
+	bool is_idle = ctrlr->kato_ms == 0;
 
+	if (ctrlr->is_draining) {
+		log_warn("commands not ended in time, closing controller nqn=%s cntlid=%u host=%s",
+			 ctrlr->subsystem->nqn, ctrlr->cntlid, ctrlr->hostnqn);
+		ctrlr_close(ctrlr);
+		return;
+	}
 	if (last + limit > now) {
 		timer_arm(reactor_primary(), timer, last + limit - now);
 		return;
 	}
-	log_warn("keep-alive timeout, closing controller nqn=%s cntlid=%u host=%s kato_ms=%" PRIu32,
-		 ctrlr->subsystem->nqn, ctrlr->cntlid, ctrlr->hostnqn, ctrlr->kato_ms);
-	ctrlr->subsystem->target->keep_alive_timeouts++;
+	log_warn("%s timeout, closing controller nqn=%s cntlid=%u host=%s limit_ms=%" PRIu32,
+		 is_idle ? "idle" : "keep-alive", ctrlr->subsystem->nqn, ctrlr->cntlid,
+		 ctrlr->hostnqn, ctrlr_silence_ms(ctrlr));
+	if (is_idle)
+		ctrlr->subsystem->target->idle_timeouts++;
+	else
+		ctrlr->subsystem->target->keep_alive_timeouts++;
 	ctrlr->csts |= NVME_CSTS_CFS;
 	ctrlr_close(ctrlr);
 }
@@ -192,9 +217,12 @@ void ctrlr_set_kato(struct ctrlr *ctrlr, uint32_t kato_ms)
 	if (kato_ms > UINT32_MAX - KATO_GRANULARITY_MS)
 		kato_ms = UINT32_MAX - KATO_GRANULARITY_MS;
 	ctrlr->kato_ms = DIV_ROUND_UP(kato_ms, (uint32_t)KATO_GRANULARITY_MS) * KATO_GRANULARITY_MS;
+	if (ctrlr->is_closing)
+		return;
 	timer_disarm(reactor_primary(), &ctrlr->kato_timer);
-	if (ctrlr->kato_ms != 0 && !ctrlr->is_closing)
-		timer_arm(reactor_primary(), &ctrlr->kato_timer, ctrlr->kato_ms * 1000000ull);
+	if (ctrlr_silence_ms(ctrlr) != 0)
+		timer_arm(reactor_primary(), &ctrlr->kato_timer,
+			  ctrlr_silence_ms(ctrlr) * 1000000ull);
 }
 
 /* ---- properties ----------------------------------------------------------------------------- */
@@ -217,6 +245,8 @@ static void ctrlr_reset(struct ctrlr *ctrlr)
 		queue_close(ctrlr->queue[i]);
 	ctrlr_abort_events(ctrlr);
 	ctrlr->async_config = 0;
+	ctrlr->is_ana_event_due = ctrlr->is_ana_event_masked = false;
+	crd_enable(ctrlr, false);
 	ctrlr->csts = 0;
 }
 
@@ -256,12 +286,24 @@ void ctrlr_send_events(struct ctrlr *ctrlr)
 		ctrlr->is_ns_event_masked = true;
 		ctrlr_send_event(ctrlr, NVME_AEN_NS_CHANGED, NVME_LOG_CHANGED_NS);
 	}
+	if (ctrlr->naer > 0 && ctrlr->is_ana_event_due && !ctrlr->is_ana_event_masked &&
+	    (ctrlr->async_config & NVME_OAES_ANA)) {
+		ctrlr->is_ana_event_due = false;
+		ctrlr->is_ana_event_masked = true;
+		ctrlr_send_event(ctrlr, NVME_AEN_ANA_CHANGED, NVME_LOG_ANA);
+	}
 	if (ctrlr->naer > 0 && ctrlr->is_disc_event_due && !ctrlr->is_disc_event_masked &&
 	    (ctrlr->async_config & NVME_OAES_DISCOVERY)) {
 		ctrlr->is_disc_event_due = false;
 		ctrlr->is_disc_event_masked = true;
 		ctrlr_send_event(ctrlr, NVME_AEN_DISCOVERY_CHANGED, NVME_LOG_DISCOVERY);
 	}
+}
+
+void ctrlr_ana_changed(struct ctrlr *ctrlr)
+{
+	ctrlr->is_ana_event_due = true;
+	ctrlr_send_events(ctrlr);
 }
 
 void ctrlr_ns_changed(struct ctrlr *ctrlr, uint32_t nsid)

@@ -192,7 +192,7 @@ static void conn_close_posted(struct msg *msg)
 	conn_close(container_of(msg, struct conn, close_msg));
 }
 
-int conn_new(struct target *target, struct core *core, struct stream *stream)
+int conn_new(struct target *target, struct core *core, struct stream *stream, unsigned listener)
 {
 	struct conn *conn = calloc(1, sizeof(*conn));
 
@@ -202,6 +202,8 @@ int conn_new(struct target *target, struct core *core, struct stream *stream)
 	conn->target = target;
 	conn->serial = target->conns_accepted; /* counted before: starts at 1 */
 	conn->stream = stream;
+	conn->listener = (uint8_t)listener;
+	list_init(&conn->counted_link);
 	list_init(&conn->active_link);
 	list_init(&conn->out_link);
 	list_init(&conn->link);
@@ -210,6 +212,9 @@ int conn_new(struct target *target, struct core *core, struct stream *stream)
 	conn->boot.tag = TAG_BOOT;
 	list_init(&conn->boot.link);
 	conn->close_msg.fn = conn_close_posted;
+	conn->is_load = true;
+	core->load++;
+	limits_charge(conn, limits_conn_memory());
 	memcpy(conn->peer, stream->peer, sizeof(conn->peer));
 	memcpy(conn->local, stream->local, sizeof(conn->local));
 	conn->msg.fn = conn_start;
@@ -244,6 +249,7 @@ int conn_go_live(struct conn *conn)
 	}
 	conn->nfree = n;
 	conn->sc = r->sc;
+	conn->ana_blocked = r->sc->ana[conn->listener].blocked;
 	conn->qid = r->qid;
 	conn->ncmds = n;
 	conn->sqhd = 1 % n; /* Connect was the first entry */

@@ -72,6 +72,7 @@ static_assert(sizeof(struct nvme_cqe) == 16, "Base 3.3.3.2: 16 bytes");
 
 enum {
 	NVME_STATUS_DNR = 0x8000,
+	NVME_STATUS_CRD_SHIFT = 11, /* above type << 8 | code: command retry delay, 1 to 3 */
 	NVME_NSID_ALL = 0xffffffff,
 	NVME_QID_ADMIN = 0,
 	NVME_CNTLID_DYNAMIC = 0xffff, /* Base 6.3: Connect, dynamic controller model */
@@ -124,6 +125,10 @@ enum nvme_status {
 	NVME_SC_READ_ERROR = 0x281,
 	NVME_SC_COMPARE_FAILED = 0x285,
 	NVME_SC_UNWRITTEN = 0x287,
+
+	NVME_SC_ANA_PERSISTENT_LOSS = 0x301, /* path related: another path may do */
+	NVME_SC_ANA_INACCESSIBLE = 0x302,
+	NVME_SC_ANA_TRANSITION = 0x303,
 };
 
 /* ---- opcodes -------------------------------------------------------------------------------- */
@@ -463,10 +468,18 @@ enum nvme_feature {
 	NVME_FEAT_WRITE_ATOMICITY = 0x0a, /* NVM 4.1.3.3 */
 	NVME_FEAT_ASYNC_EVENT = 0x0b,
 	NVME_FEAT_KEEP_ALIVE = 0x0f,
+	NVME_FEAT_HOST_BEHAVIOR = 0x16,
 	NVME_FEAT_HOST_ID = 0x81,
 	NVME_FEAT_RESV_MASK = 0x82,
 	NVME_FEAT_RESV_PERSIST = 0x83,
 };
+
+/* Data of Host Behavior Support (Base 5.27.1.18). */
+struct nvme_host_behavior {
+	uint8_t acre; /* 1: the host honours CRD */
+	uint8_t rsvd1[511];
+};
+static_assert(sizeof(struct nvme_host_behavior) == 512, "Base 5.27.1.18");
 
 /* ---- log pages and events (Base 5.16, 5.2) -------------------------------------------------- */
 
@@ -485,6 +498,7 @@ enum nvme_log {
 enum {
 	NVME_AEN_TYPE_NOTICE = 2,
 	NVME_AEN_NS_CHANGED = 0x00,        /* information of a notice */
+	NVME_AEN_ANA_CHANGED = 0x03,       /* the same */
 	NVME_AEN_DISCOVERY_CHANGED = 0xf0, /* the same */
 	NVME_CHANGED_NS_MAX = 1024,
 	NVME_LOG_SMART_SIZE = 512,
@@ -508,6 +522,26 @@ struct nvme_smart_log {
 	uint8_t rsvd192[320];
 };
 static_assert(sizeof(struct nvme_smart_log) == NVME_LOG_SMART_SIZE, "Base 5.16.1.3");
+
+struct nvme_ana_log { /* Base 5.16.1.13: then groups, each with its NSIDs behind it */
+	struct le64 change_count;
+	struct le16 groups;
+	uint8_t rsvd10[6];
+};
+static_assert(sizeof(struct nvme_ana_log) == 16, "Base 5.16.1.13");
+
+struct nvme_ana_group {
+	struct le32 group, nsids;
+	struct le64 change_count;
+	uint8_t state; /* bits 3:0 */
+	uint8_t rsvd17[15];
+};
+static_assert(sizeof(struct nvme_ana_group) == 32, "Base 5.16.1.13");
+
+enum {
+	NVME_ANA_LOG_GROUPS_ONLY = 1 << 8, /* RGO: bit 0 of LSP, in dword 10 */
+	NVME_ANACAP_ALL_STATES = 0x1f,     /* each of the five is reported */
+};
 
 struct nvme_discovery_entry { /* Base 5.16.1.23 */
 	uint8_t trtype, adrfam, subtype, treq;
