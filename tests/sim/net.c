@@ -42,6 +42,7 @@ struct segment {
 	struct segment *next;
 	uint32_t len, at; /* bytes, and how many of them were read */
 	bool is_last;     /* end of stream; len is 0 */
+	bool is_reset;    /* the peer aborted; len is 0 */
 	uint8_t data[];
 };
 
@@ -197,6 +198,7 @@ static uint64_t any_latency(void)
 }
 
 static void end_arrived(struct event *event);
+static void end_break(struct end *end, int error);
 
 /* When the first segment under way arrives. */
 static void end_expect(struct end *end, uint64_t delay_ns)
@@ -216,6 +218,11 @@ static void end_arrived(struct event *event)
 	}
 	segment = segments_pop(&end->under_way);
 	world_trace("arrive", segment->len, segment->is_last);
+	if (segment->is_reset) {
+		free(segment);
+		end_break(end, -ECONNRESET);
+		return;
+	}
 	if (segment->is_last) {
 		end->is_ended = true;
 		free(segment);
@@ -509,24 +516,56 @@ static void sim_close(struct stream *stream)
 	}
 }
 
-/* What the peer has not got it never gets. It learns of the end unless a partition is between. */
+/* Keep so many segments, forget the others. */
+static void segments_cut(struct segments *list, unsigned keep, uint32_t *window_used)
+{
+	struct segment **at = &list->first, *segment, *next;
+
+	while (*at != NULL && keep-- > 0)
+		at = &(*at)->next;
+	segment = *at;
+	*at = NULL;
+	list->last = at;
+	for (; segment != NULL; segment = next) {
+		next = segment->next;
+		*window_used -= segment->len;
+		free(segment);
+	}
+}
+
+static unsigned segments_count(const struct segments *list)
+{
+	unsigned count = 0;
+
+	for (const struct segment *segment = list->first; segment != NULL; segment = segment->next)
+		count++;
+	return count;
+}
+
+/*
+ * What was not sent yet is thrown away. What is on the wire may still arrive, and be read, before
+ * the reset behind it does. With a partition between nothing arrives, and nobody is told.
+ */
 static void sim_abort(struct stream *stream)
 {
 	struct end *end = end_of(stream), *peer = end_peer(end);
+	unsigned count = segments_count(&peer->under_way);
 
 	if (end->error == 0 && peer->error == 0 && !peer->is_closed && end->link->is_accepted) {
-		struct segment *segment;
+		bool is_cut = link_is_cut(end->link);
 
 		world_trace("abort", end == &end->link->end[1], peer->window_used);
-		while ((segment = segments_pop(&peer->under_way)) != NULL) {
-			peer->window_used -= segment->len;
-			free(segment);
+		segments_cut(&peer->under_way, is_cut || count == 0 ? 0 : world_rand(count),
+			     &peer->window_used);
+		if (peer->under_way.first == NULL)
+			world_cancel(&peer->arrive);
+		end->error = -ECONNRESET; /* nothing is sent to it any more */
+		if (!is_cut) {
+			struct segment *segment = sim_zalloc(sizeof(*segment));
+
+			segment->is_reset = true;
+			end_send(peer, segment);
 		}
-		world_cancel(&peer->arrive);
-		if (!link_is_cut(end->link))
-			end_break(peer, -ECONNRESET);
-		else
-			end->error = -ECONNRESET; /* nothing is sent to it any more */
 	}
 	sim_close(stream);
 }
