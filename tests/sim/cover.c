@@ -41,6 +41,9 @@ static const char *const fault_names[COVER_FAULTS_] = {
 	[COVER_TARGET_CRASH] = "target crash",
 	[COVER_SUBSYSTEM_GONE] = "subsystem gone",
 	[COVER_PATH_CHANGE] = "path change",
+	[COVER_ANA] = "ana",
+	[COVER_DISCONNECT] = "disconnect",
+	[COVER_NAMESPACES] = "namespaces",
 };
 
 static const char *const state_names[COVER_STATES_] = {

@@ -36,6 +36,9 @@ enum cover_fault {
 	COVER_TARGET_CRASH,   /* its machine loses the power */
 	COVER_SUBSYSTEM_GONE, /* removed, and added again */
 	COVER_PATH_CHANGE,    /* a path's URI is removed and added */
+	COVER_ANA,            /* a path is worth less, or nothing */
+	COVER_DISCONNECT,     /* the target throws the host out */
+	COVER_NAMESPACES,     /* others come and go */
 	COVER_FAULTS_,
 	COVER_FAULTS_LOCAL_ = COVER_NET_DROP,
 };

@@ -64,6 +64,7 @@ static struct {
 	unsigned npaths;
 	struct target_opts opts;
 	uint32_t nsid;
+	bool has_ana;
 	bool may_fail; /* the URI lets requests fail while there is no connection */
 	char params[SCENE_URI_MAX - 128];
 
@@ -152,6 +153,7 @@ void pair_configure(struct scene *scene)
 	scene->remote = i;
 	pair.npaths = 1 + (unsigned)world_chance(1, 2);
 	pair.nsid = world_chance(1, 2) ? 1 : 2 + (uint32_t)world_rand(5);
+	pair.has_ana = world_chance(2, 3);
 	pair_choose_target();
 	pair_choose_host();
 	path_uri(0, scene->uri[i]);
@@ -194,7 +196,7 @@ static void far_wait_ns(const struct scene *scene)
 
 static int far_add_subsystem(struct err *err)
 {
-	struct subsystem_opts sub = { .nqn = PAIR_NQN, .uuid.b = { 1 } };
+	struct subsystem_opts sub = { .nqn = PAIR_NQN, .uuid.b = { 1 }, .has_ana = pair.has_ana };
 
 	return subsystem_add(pair.target, &sub, &pair.subsystem, err);
 }
@@ -439,6 +441,67 @@ static void far_late(struct scene *scene)
 	cover_fault_end(COVER_LATE);
 }
 
+/* One path is worth less, or nothing, for a while. */
+static void far_ana(struct scene *scene)
+{
+	static const enum ana_state states[] = { ANA_NON_OPTIMIZED, ANA_INACCESSIBLE, ANA_CHANGE,
+						 ANA_PERSISTENT_LOSS };
+	enum ana_state state = states[world_rand(ARRAY_LEN(states))];
+	int listener = (int)world_rand(pair.npaths);
+	struct err err = {};
+
+	(void)scene;
+	if (!pair.has_ana)
+		return;
+	cover_fault_begin(COVER_ANA);
+	pair_stats.ana++;
+	world_trace("ana", (uint64_t)listener, state);
+	if (subsystem_set_ana(pair.subsystem, listener, 0, state, &err) < 0)
+		world_fail("the ANA state cannot be set: %s", err.msg);
+	task_sleep(MIN(world_latency(0, 10 * MSEC), SEC));
+	if (subsystem_set_ana(pair.subsystem, listener, 0, ANA_OPTIMIZED, &err) < 0)
+		world_fail("the ANA state cannot be set back: %s", err.msg);
+	world_trace("ana is back", (uint64_t)listener, state);
+	cover_fault_end(COVER_ANA);
+}
+
+/* The target throws the host out; it may come back. */
+static void far_disconnect(struct scene *scene)
+{
+	struct err err = {};
+	unsigned count;
+
+	(void)scene;
+	cover_fault_begin(COVER_DISCONNECT);
+	pair_stats.disconnects++;
+	if (subsystem_disconnect(pair.subsystem, PAIR_HOST, 0, world_chance(1, 2), &count, &err) <
+		    0 &&
+	    err.code != -ENOENT)
+		world_fail("the host cannot be disconnected: %s", err.msg);
+	cover_fault_end(COVER_DISCONNECT);
+}
+
+/* Another namespace comes and goes: events, and scans that must find ours unchanged. */
+static void far_decoy(struct scene *scene)
+{
+	static const char uri[] = "null:///decoy?num_blocks=7&blk_size=512";
+	struct err err = {};
+	struct device *dev;
+
+	(void)scene;
+	if (device_create(uri, &dev, &err) < 0)
+		return;
+	cover_fault_begin(COVER_NAMESPACES);
+	pair_stats.decoys++;
+	if (subsystem_add_ns(pair.subsystem, dev, pair.nsid + 1, NULL, &err) < 0)
+		world_fail("another namespace cannot be added: %s", err.msg);
+	task_sleep(world_latency(0, 2 * MSEC));
+	if (subsystem_remove_ns(pair.subsystem, pair.nsid + 1, &err) < 0 ||
+	    device_destroy(uri, &err) < 0)
+		world_fail("another namespace cannot be removed: %s", err.msg);
+	cover_fault_end(COVER_NAMESPACES);
+}
+
 /* A path goes, under I/O, and comes back; the device stays. */
 static void path_change(struct scene *scene)
 {
@@ -476,6 +539,8 @@ static const struct {
 	{ far_restart, 8, true, true },     { far_crash, 5, true, true },
 	{ far_resubsystem, 5, true, true }, { far_pause, 10, false, true },
 	{ far_late, 6, true, false },       { path_change, 6, false, true },
+	{ far_ana, 12, true, true },        { far_disconnect, 6, false, true },
+	{ far_decoy, 8, false, true },
 };
 
 static void trouble_once(struct scene *scene)

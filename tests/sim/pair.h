@@ -39,7 +39,7 @@ bool pair_is_down(void);
 
 struct pair_stats {
 	uint64_t epochs, two_paths, drops, half_opens, partitions, restarts, crashes, late, lost;
-	uint64_t subsystems, paths, bytes, connects;
+	uint64_t subsystems, paths, ana, disconnects, decoys, bytes, connects;
 };
 extern struct pair_stats pair_stats;
 
