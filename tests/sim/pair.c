@@ -92,7 +92,7 @@ static void pair_choose_target(void)
 	target_opts_init(&pair.opts);
 	pair.opts.buffers = 2 + (uint32_t)world_rand(8);
 	pair.opts.conns_max = 64;
-	pair.opts.queues_max = 1 + (uint32_t)world_rand(WORLD_REACTORS_MAX);
+	pair.opts.queues_max = WORLD_REACTORS_MAX + (uint32_t)world_rand(4); /* one per reactor */
 	pair.opts.queue_depth_max = 2 + (uint32_t)world_rand(31);
 	pair.opts.in_capsule_size = 4096 * (1 + (uint32_t)world_rand(2));
 	pair.opts.io_size_max = 4096u << world_rand(5);
@@ -125,9 +125,8 @@ static void pair_choose_host(void)
 	pair.may_fail = loses || action == 3 || world_chance(1, 4);
 	(void)snprintf(pair.params, sizeof(pair.params),
 		       "hostnqn=%s&hostid=00000000-0000-4000-8000-000000000001&nsid=%u"
-		       "&queue_depth=%u&queues=%u",
-		       PAIR_HOST, pair.nsid, 2 + (unsigned)world_rand(31),
-		       1 + (unsigned)world_rand(WORLD_REACTORS_MAX));
+		       "&queue_depth=%u",
+		       PAIR_HOST, pair.nsid, 2 + (unsigned)world_rand(31));
 	param("on_timeout", actions[action]);
 	param_ms("io_timeout", 200 + world_rand(1800));
 	param_ms("admin_timeout", 500 + world_rand(500));
