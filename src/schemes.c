@@ -13,6 +13,6 @@
 #include "drivers/drivers.h"
 
 const struct driver *const scheme_table[] = {
-	&driver_null,     &driver_malloc,   &driver_aio, &driver_uring,
-	&driver_loopback, &driver_passthru, NULL,
+	&driver_null,     &driver_malloc,   &driver_aio,  &driver_uring,
+	&driver_loopback, &driver_passthru, &driver_nvmf, NULL,
 };

@@ -668,6 +668,53 @@ enum nvme_tcp_fes {                                 /* fatal error status, TCP 3
 		    NVME_TCP_FES_UNSUPPORTED = 6, /* FEI: offset of the field */
 };
 
+/* ---- asymmetric access (Base 5.16.1.13, 8.1) -------------------------------------------------- */
+
+enum nvme_ana_state {
+	NVME_ANA_OPTIMIZED = 0x1,
+	NVME_ANA_NON_OPTIMIZED = 0x2,
+	NVME_ANA_INACCESSIBLE = 0x3,
+	NVME_ANA_PERSISTENT_LOSS = 0x4,
+	NVME_ANA_CHANGE = 0xf,
+};
+
+struct nvme_ana_log { /* header; groups follow */
+	struct le64 chgcnt;
+	struct le16 ngroups;
+	uint8_t rsvd10[6];
+};
+static_assert(sizeof(struct nvme_ana_log) == 16, "Base 5.16.1.13");
+
+struct nvme_ana_group { /* nnsids numbers of 4 bytes follow, none with RGO */
+	struct le32 id, nnsids;
+	struct le64 chgcnt;
+	uint8_t state; /* bits 3:0 */
+	uint8_t rsvd17[15];
+};
+static_assert(sizeof(struct nvme_ana_group) == 32, "Base 5.16.1.13");
+
+enum { NVME_ANA_LOG_RGO = 1 << 0 }; /* log specific field: groups only, no namespaces */
+
+/* ---- what a host needs besides ---------------------------------------------------------------- */
+
+enum {
+	NVME_SC_FUSED_FAILED = 0x009, /* Base: Command Aborted due to Failed Fused Command */
+	NVME_SC_COMMAND_INTERRUPTED = 0x021,
+	NVME_SCT_PATH = 3,
+	NVME_STATUS_CRD_SHIFT = 11, /* of a status as type << 8 | code: which of CRDT1 ... 3 */
+	NVME_AEN_TYPE_ERROR = 0,    /* Base 5.2, figure "Asynchronous Event Type" */
+	NVME_AEN_TYPE_HEALTH = 1,
+	NVME_AEN_TYPE_IO_SET = 6,    /* NVM: reservation log page available is information 0 */
+	NVME_AEN_ANA_CHANGED = 0x03, /* information of a notice */
+	NVME_FUSES_COMPARE_WRITE = 1 << 0,
+	NVME_ADMIN_DELETE_SQ = 0x00, /* memory based queues only */
+	NVME_ADMIN_CREATE_SQ = 0x01,
+	NVME_ADMIN_DELETE_CQ = 0x04,
+	NVME_ADMIN_CREATE_CQ = 0x05,
+	NVME_CC_SHN_NORMAL = 1 << 14,
+	NVME_LBAF_FIRST_BITS = 0x0f, /* FLBAS 3:0, and 6:5 above them when NLBAF > 15 */
+};
+
 enum {
 	NVME_TCP_DIGEST_SIZE = 4,
 	NVME_TCP_TERM_DATA_MAX = 128,       /* bytes of the offending header that are sent back */

@@ -8,6 +8,8 @@
  *    |                                  error, time-out, queue_disconnect()
  *    +--- down(): the stream is closed, every slot has ended with NVMF_LOST <--------------+
  *
+ * Between an error and down() the state is QUEUE_DOWN.
+ *
  * A queue is made once, with all its memory, and connected as often as it takes; it knows nothing
  * about controllers, namespaces or paths. Who uses it takes a slot, fills the command in, sends it,
  * and is called back exactly once: with what the controller answered, or with NVMF_LOST when the
@@ -51,6 +53,7 @@ enum queue_state {
 	QUEUE_IC,   /* ICReq is sent */
 	QUEUE_JOIN, /* Fabrics Connect is sent */
 	QUEUE_LIVE,
+	QUEUE_DOWN, /* over; the slots and down() follow */
 };
 
 enum slot_dir {
@@ -59,7 +62,10 @@ enum slot_dir {
 	SLOT_C2H,
 };
 
-/* A command in flight. The first part is the user's to fill between queue_get() and queue_send(). */
+/*
+ * A command in flight. The first part is the user's to fill between queue_get() and queue_send();
+ * queue_get() gives it zeroed. Three cache lines: command, the user's, the queue's.
+ */
 struct slot {
 	struct nvme_cmd sqe;     /* all but flags, cid and the descriptor, which the queue fills in;
 				  * of flags only the FUSE bits are kept */
@@ -80,19 +86,36 @@ struct slot {
 
 	/* the queue's */
 	struct queue *queue;
-	uint16_t tag; /* index, and CID on the wire together with a generation */
-	/* ... */
+	struct slot *out_next; /* behind it in what is to be sent */
+	uint64_t due_ns;       /* late then */
+	uint32_t got;          /* bytes of data received */
+	uint32_t asked;        /* bytes of data that left or that R2Ts asked for */
+	uint32_t h2c_off;      /* of the R2T that is answered: the next byte */
+	uint32_t h2c_left;     /* ... and how many */
+	uint32_t out_size;     /* of what is queued: bytes on the wire, known once formatted */
+	uint32_t digest;       /* ... of its data, if has_digest */
+	uint16_t tag;          /* index, and CID on the wire together with a generation */
+	uint16_t cid, ttag;
+	uint8_t state;    /* enum slot_state */
+	uint8_t out_kind; /* enum slot_out: what of it is queued */
+	bool has_digest;
+	bool is_begun;    /* some of the capsule is in the kernel */
+	bool is_last;     /* the controller said that there is no more data */
+	bool is_data_bad; /* a digest was wrong */
+	bool is_answered; /* as soon as what is being sent has left it is done */
 };
 
 struct queue_opts {
 	uint16_t qid;   /* 0: admin */
 	uint16_t depth; /* entries asked for */
 	void *owner;    /* of the queue */
-	/* The end of queue_connect(), well. q->depth is what was granted. */
+	/* The end of queue_connect(), well. */
 	void (*up)(struct queue *q);
-	/* The end of a queue that was connecting or live; @reason: negative errno, text in q->err. */
+	/* The end of a queue that was connecting or live; @reason: negative errno, see queue_err().
+	 * The queue is IDLE then: it may be connected again or freed from here. */
 	void (*down)(struct queue *q, int reason);
-	/* A slot has been in flight for longer than its time. Again after another such time. */
+	/* A slot has been in flight for longer than its time. Again after another such time. NULL: nobody
+	 * cares. */
 	void (*late)(struct queue *q, struct slot *slot);
 };
 
@@ -122,20 +145,29 @@ int queue_connect(struct queue *q, const struct queue_target *target, struct err
 void queue_disconnect(struct queue *q, int reason);
 
 enum queue_state queue_state(const struct queue *q);
+void *queue_owner(const struct queue *q);
+uint16_t queue_qid(const struct queue *q);
+/* Why the last connection ended or did not come up; never NULL. */
+const struct err *queue_err(const struct queue *q);
+/* What the controller answered Connect last: 0, a status as in slot.status, or NVMF_LOST when there
+ * was no answer. With it set, a failed connection is a refusal and NVME_STATUS_DNR counts. */
+uint16_t queue_connect_status(const struct queue *q);
 uint16_t queue_cntlid(const struct queue *q); /* as the controller answered Connect */
 uint16_t queue_depth(const struct queue *q);  /* commands that may be in flight: entries - 1 */
 uint32_t queue_inflight(const struct queue *q);
 const char *queue_peer(const struct queue *q);
 
-/* A free slot; NULL: all are in flight, or the queue is not LIVE. Never waits. */
+/* A free slot; NULL: all are in flight, or the queue is not LIVE. Never waits. The slot whose done()
+ * runs does not count as in flight. */
 struct slot *queue_get(struct queue *q);
 /* Give a slot back that was not sent. */
 void queue_put(struct slot *slot);
-/* Queue the command; it leaves with all others at the end of the turn. */
+/* Queue the command; it leaves with all others at the end of the turn. On a queue that went down
+ * since queue_get() it ends with NVMF_LOST, unsent. */
 void queue_send(struct slot *slot);
 /* The second of a fused pair must follow the first with nothing in between: get both before. */
 
-/* Called when a slot became free after queue_get() had answered NULL; once per such time. */
+/* Called when a slot became free after a LIVE queue_get() had answered NULL; once per such time. */
 void queue_on_room(struct queue *q, void (*room)(struct queue *q));
 
 /* Walk what is in flight, e.g. to find the oldest. NULL starts; NULL ends. Oldest first. */
