@@ -678,21 +678,6 @@ enum nvme_ana_state {
 	NVME_ANA_CHANGE = 0xf,
 };
 
-struct nvme_ana_log { /* header; groups follow */
-	struct le64 chgcnt;
-	struct le16 ngroups;
-	uint8_t rsvd10[6];
-};
-static_assert(sizeof(struct nvme_ana_log) == 16, "Base 5.16.1.13");
-
-struct nvme_ana_group { /* nnsids numbers of 4 bytes follow, none with RGO */
-	struct le32 id, nnsids;
-	struct le64 chgcnt;
-	uint8_t state; /* bits 3:0 */
-	uint8_t rsvd17[15];
-};
-static_assert(sizeof(struct nvme_ana_group) == 32, "Base 5.16.1.13");
-
 enum { NVME_ANA_LOG_RGO = 1 << 0 }; /* log specific field: groups only, no namespaces */
 
 /* ---- what a host needs besides ---------------------------------------------------------------- */
@@ -701,11 +686,9 @@ enum {
 	NVME_SC_FUSED_FAILED = 0x009, /* Base: Command Aborted due to Failed Fused Command */
 	NVME_SC_COMMAND_INTERRUPTED = 0x021,
 	NVME_SCT_PATH = 3,
-	NVME_STATUS_CRD_SHIFT = 11, /* of a status as type << 8 | code: which of CRDT1 ... 3 */
 	NVME_AEN_TYPE_ERROR = 0,    /* Base 5.2, figure "Asynchronous Event Type" */
 	NVME_AEN_TYPE_HEALTH = 1,
 	NVME_AEN_TYPE_IO_SET = 6,    /* NVM: reservation log page available is information 0 */
-	NVME_AEN_ANA_CHANGED = 0x03, /* information of a notice */
 	NVME_FUSES_COMPARE_WRITE = 1 << 0,
 	NVME_ADMIN_DELETE_SQ = 0x00, /* memory based queues only */
 	NVME_ADMIN_CREATE_SQ = 0x01,

@@ -304,7 +304,7 @@ int ana_parse(const uint8_t *log, size_t size, struct ana_group *groups, unsigne
 	if (size < sizeof(head))
 		return err_set(err, -EPROTO, "an ANA log of %zu bytes is none", size);
 	memcpy(&head, log, sizeof(head));
-	count = le16_get(head.ngroups);
+	count = le16_get(head.groups);
 	if (count > max)
 		return err_set(err, -E2BIG, "the ANA log has %u groups, %u were announced", count,
 			       max);
@@ -316,11 +316,11 @@ int ana_parse(const uint8_t *log, size_t size, struct ana_group *groups, unsigne
 			return err_set(err, -EPROTO, "the ANA log ends inside group %u of %u",
 				       i + 1, count);
 		memcpy(&group, log + at, sizeof(group));
-		len = sizeof(group) + (uint64_t)le32_get(group.nnsids) * sizeof(struct le32);
+		len = sizeof(group) + (uint64_t)le32_get(group.nsids) * sizeof(struct le32);
 		if (len > size - at)
 			return err_set(err, -EPROTO, "group %u of the ANA log runs over its end",
-				       le32_get(group.id));
-		groups[i] = (struct ana_group){ .id = le32_get(group.id),
+				       le32_get(group.group));
+		groups[i] = (struct ana_group){ .id = le32_get(group.group),
 						.state = group.state & 0xf };
 		at += len;
 	}
