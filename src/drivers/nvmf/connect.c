@@ -40,7 +40,8 @@ enum {
 	READY_POLL_MS = 20,
 	READY_MAX_S = 30, /* CAP.TO may say up to 127 s; nobody waits that long */
 	SHUTDOWN_MAX_MS = 500,
-	CAP_TO_SHIFT = 24, /* Base 3.1.3.1 */
+	CAP_MQES_MASK = 0xffff, /* Base 3.1.3.1 */
+	CAP_TO_SHIFT = 24,
 	CAP_TO_UNIT_MS = 500,
 	CAP_CSS_SHIFT = 37,
 	CAP_CSS_IO_SETS = 1 << 6, /* bit 6 of CAP.CSS: one or more I/O command sets */
@@ -133,6 +134,7 @@ static int enable(struct nvmf_ctrlr *c, struct err *err)
 
 	if (result < 0)
 		return result;
+	c->entries_max = (uint32_t)(cap & CAP_MQES_MASK) + 1;
 	if (cap >> CAP_CSS_SHIFT & CAP_CSS_IO_SETS)
 		cc |= (uint32_t)CC_CSS_IO_SETS << NVME_CC_CSS_SHIFT;
 	result = ctrlr_property_set(c, NVME_PROP_CC, cc, err);
@@ -403,6 +405,8 @@ static void ioq_new_here(void *arg)
 				   .down = ioq_down_here,
 				   .late = ioq_late };
 
+	if (ioq->ctrlr->entries_max != 0)
+		opts.depth = (uint16_t)MIN((uint32_t)opts.depth, ioq->ctrlr->entries_max);
 	call->result = queue_new(&opts, &ioq->q, call->err);
 }
 

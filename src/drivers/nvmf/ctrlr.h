@@ -91,6 +91,7 @@ struct nvmf_ctrlr {
 	bool has_keep_alive_out; /* one was sent and is not answered */
 
 	uint16_t cntlid;
+	uint32_t entries_max; /* of an I/O queue: CAP.MQES, not 0's based */
 	uint16_t nqueues; /* I/O queues granted, 0: not connected yet */
 	struct nvmf_ctrl_info info;
 	struct ana_group *groups; /* owned; info.nanagrpid of them */
