@@ -49,6 +49,7 @@ enum {
 	MEMORY_NS_LOG2 = 34, /* 17 virtual seconds: trouble that ended so long ago fails nothing */
 };
 
+#define SETTLE_NS (20 * SEC) /* connect, keep alive and reconnect time-outs several times over */
 #define NEAR_HOST "10.0.0.1"
 #define PAIR_NQN  "nqn.2024-01.invalid.sim:pair"
 #define PAIR_HOST "nqn.2024-01.invalid.sim:near"
@@ -65,6 +66,7 @@ static struct {
 	struct target_opts opts;
 	uint32_t nsid;
 	bool has_ana;
+	bool may_lose; /* the URI lets a controller be given up */
 	bool may_fail; /* the URI lets requests fail while there is no connection */
 	char params[SCENE_URI_MAX - 128];
 
@@ -122,6 +124,7 @@ static void pair_choose_host(void)
 	unsigned action = (unsigned)world_rand(world_chance(1, 4) ? 4 : 3);
 	bool loses = world_chance(1, 6);
 
+	pair.may_lose = loses || action == 3;
 	pair.may_fail = loses || action == 3 || world_chance(1, 4);
 	(void)snprintf(pair.params, sizeof(pair.params),
 		       "hostnqn=%s&hostid=00000000-0000-4000-8000-000000000001&nsid=%u"
@@ -614,9 +617,40 @@ static bool far_is_idle(const struct scene *scene)
 	return true;
 }
 
+/* One read through the whole stack, counted as any. */
+static bool near_answers(struct scene *scene)
+{
+	struct io io = { .op = IO_READ, .nlb = 1 };
+	struct err err = {};
+	struct handle *h;
+
+	if (handle_open(scene->desc, reactor_primary(), &h, &err) < 0)
+		return false;
+	io_set_buf(&io, load_buffer(0), scene->block_size);
+	(void)io_wait(h, &io);
+	load_count(scene, &io);
+	return io.status == IO_OK;
+}
+
+/* A controller that lost its connection comes back, unless the URI gave it little time for that. */
+static void near_settle(struct scene *scene)
+{
+	uint64_t since_ns = world_now();
+
+	while (!scene->is_stopping && !scene->has_power_cut && !world_failed() &&
+	       !near_answers(scene)) {
+		if (world_now() - since_ns > SETTLE_NS && pair.may_lose)
+			scene->is_stopping = true;
+		else if (world_now() - since_ns > SETTLE_NS)
+			world_fail("the network is well again, but the device does not answer");
+		task_sleep(10 * MSEC);
+	}
+}
+
 /* What hosts gave up is still with the far devices. */
 void pair_settle(struct scene *scene)
 {
+	near_settle(scene);
 	for (unsigned i = 0; !far_is_idle(scene) && !world_failed(); i++) {
 		if (i == SETTLE_STEPS)
 			world_fail("the far devices do not come to rest");

@@ -280,6 +280,20 @@ static bool parse(int argc, char **argv)
 	return optind == argc;
 }
 
+/* What the engine says becomes part of the trace. */
+static void log_line(void *ctx, enum log_level level, uint64_t now_ns, const char *text)
+{
+	(void)ctx;
+	(void)now_ns;
+	world_say("%s: %s", log_level_name(level), text);
+}
+
+static uint64_t log_clock(void *ctx)
+{
+	(void)ctx;
+	return world_now();
+}
+
 int main(int argc, char **argv)
 {
 	bool is_good;
@@ -290,7 +304,10 @@ int main(int argc, char **argv)
 	cover_set_paired(scene_is_paired);
 	catch_crashes();
 	make_driver_table();
-	log_set_level(LOG_ERROR);
+	log_set_level(options.is_traced ? LOG_DEBUG : LOG_ERROR);
+	if (options.is_traced || scene_is_paired) /* an initiator has much to complain about */
+		log_set_sink(log_line, NULL);
+	log_set_clock(log_clock, NULL);
 	load_init();
 	is_good = run_all();
 	if (is_good && options.is_covered) {
