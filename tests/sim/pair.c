@@ -73,7 +73,7 @@ static struct {
 	/* one epoch's */
 	struct target *target; /* NULL: down */
 	struct subsystem *subsystem;
-	bool has_trouble, is_busy, is_crashed, is_added[PATHS_MAX];
+	bool has_trouble, is_busy, is_crashed;
 	unsigned hard_left; /* long troubles still to come */
 	struct lost_write *lost; /* owned */
 	size_t nlost, lost_room;
@@ -242,8 +242,6 @@ bool pair_start(struct scene *scene)
 	pair.has_trouble = world_chance(3, 4);
 	pair.hard_left = (unsigned)world_rand(4);
 	pair.is_busy = pair.is_crashed = false;
-	memset(pair.is_added, 0, sizeof(pair.is_added));
-	pair.is_added[0] = true;
 	oracle_set_repeats(scene->oracle, true);
 	return far_start(scene);
 }
@@ -260,9 +258,23 @@ bool pair_add_paths(struct scene *scene)
 			world_fail("cannot add the path %s: %s", uri, err.msg);
 		else if (dev != scene->top)
 			world_fail("%s became a device of its own, '%s'", uri, dev->name);
-		pair.is_added[i] = true;
 	}
 	return !world_failed();
+}
+
+void pair_destroy(struct scene *scene)
+{
+	char uri[SCENE_URI_MAX];
+	struct err err = {};
+
+	for (unsigned i = 0; i < pair.npaths; i++) {
+		struct device *dev = device_lookup(scene->name[scene->remote]);
+
+		path_uri(i, uri);
+		if (dev != NULL && !dev->is_removed && device_has_alias(dev, uri) &&
+		    device_destroy(uri, &err) < 0)
+			world_fail("cannot destroy %s: %s", uri, err.msg);
+	}
 }
 
 void pair_forgotten(void)
@@ -514,7 +526,7 @@ static void path_change(struct scene *scene)
 
 	path_uri(path, uri);
 	dev = device_lookup(scene->name[scene->remote]);
-	if (pair.npaths < 2 || dev == NULL || dev->is_removed)
+	if (pair.npaths < 2 || dev == NULL || dev->is_removed || !device_has_alias(dev, uri))
 		return;
 	cover_fault_begin(COVER_PATH_CHANGE);
 	pair_stats.paths++;

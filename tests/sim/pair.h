@@ -19,6 +19,8 @@ void pair_configure(struct scene *scene);
 bool pair_start(struct scene *scene) MAY_SUSPEND;
 /* More paths to the device that scene->uri[remote] made. */
 bool pair_add_paths(struct scene *scene) MAY_SUSPEND;
+/* Take all its paths away, and so the nvmf device. */
+void pair_destroy(struct scene *scene) MAY_SUSPEND;
 /* A device that could not be made had connections: wait until the target has let go of them. */
 void pair_forgotten(void) MAY_SUSPEND;
 /* A disturber of the network and the target; it counts in scene->nchaos. */

@@ -390,7 +390,10 @@ static void scene_take_down(struct scene *scene)
 		unsigned at = is_from_top ? scene->ndevices - 1 - i : i;
 		struct device *dev = device_lookup(scene->name[at]);
 
-		if (dev != NULL && !dev->is_removed && device_destroy(scene->uri[at], &err) < 0)
+		if (at == scene->remote && at > 0)
+			pair_destroy(scene);
+		else if (dev != NULL && !dev->is_removed &&
+			 device_destroy(scene->uri[at], &err) < 0)
 			world_fail("cannot destroy %s: %s", scene->uri[at], err.msg);
 	}
 	for (unsigned i = 0; device_next(NULL) != NULL && !world_failed(); i++) {

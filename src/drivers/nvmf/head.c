@@ -550,6 +550,26 @@ static int head_new(const struct nvmf_opts *opts, struct nvmf_path *path, struct
 	return 0;
 }
 
+/*
+ * A device keeps the name that its first path gave it, also when that path is gone and comes back;
+ * then the name is no obstacle.
+ */
+static bool name_is_taken(const char *name, const struct nvmf_opts *opts)
+{
+	const struct device *dev = device_lookup(name);
+	const struct nvmf_path *path;
+
+	if (dev == NULL)
+		return false;
+	if (dev->driver != &driver_nvmf)
+		return true;
+	list_for_each (path, &head_of(dev)->paths, link) {
+		if (nvmf_opts_same_ctrlr(&path->ctrlr->opts, opts) && path->ns.nsid == opts->nsid)
+			return true;
+	}
+	return false;
+}
+
 int head_create(struct uri *uri, struct device **ret_dev, struct err *err)
 {
 	CLEANUP(path_freep) struct nvmf_path *path = NULL;
@@ -562,7 +582,7 @@ int head_create(struct uri *uri, struct device **ret_dev, struct err *err)
 		result = nvmf_opts_name(&opts, name, sizeof(name), err);
 	if (result < 0)
 		return result;
-	if (device_lookup(name) != NULL || device_lookup(uri->text) != NULL)
+	if (name_is_taken(name, &opts) || device_lookup(uri->text) != NULL)
 		return err_set(err, -EEXIST, "a device named '%s' exists already", name);
 	result = path_new(&opts, uri->text, &path, err);
 	if (result < 0)
