@@ -97,7 +97,7 @@ static void pair_choose_target(void)
 	pair.opts.queues_max = WORLD_REACTORS_MAX + (uint32_t)world_rand(4); /* one per reactor */
 	pair.opts.queue_depth_max = 2 + (uint32_t)world_rand(31);
 	pair.opts.in_capsule_size = 4096 * (1 + (uint32_t)world_rand(2));
-	pair.opts.io_size_max = 4096u << world_rand(5);
+	pair.opts.io_size_max = 8192u << world_rand(4);
 	pair.opts.no_success_flag = world_chance(1, 3);
 	pair.opts.connect_timeout_ms = 1000;
 }
