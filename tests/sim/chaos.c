@@ -204,6 +204,7 @@ static int resize_bottom(struct scene *scene, struct device *dev, uint64_t nbloc
 static void act_resize(struct scene *scene)
 {
 	uint64_t nblocks = scene->nblocks / 2 + world_rand(scene->nblocks * 3 / 2);
+	uint64_t since_ns = world_now(), step_ns = scene->remote > 0 ? MSEC : 10 * USEC;
 	struct hold hold;
 	bool is_torn;
 
@@ -214,9 +215,13 @@ static void act_resize(struct scene *scene)
 	world_trace("resize", hold.dev->nblocks, nblocks);
 	(void)resize_bottom(scene, hold.dev, nblocks);
 	for (unsigned i = 0; !sizes_agree(scene, &is_torn) && !is_torn && !world_failed(); i++) {
-		if (i == (scene->remote > 0 ? 3000000 : 100000))
+		if (i == 100000)
 			world_fail("the layers do not follow a resize to %" PRIu64, nblocks);
-		task_sleep(10 * USEC);
+		task_sleep(step_ns);
+		if (scene->remote > 0 && pair_may_be_lost(since_ns)) {
+			is_torn = true;
+			break;
+		}
 	}
 	world_trace("resized", nblocks, 0);
 	cover_state_end(COVER_RESIZING);

@@ -275,7 +275,13 @@ static bool remote_has_cause(const struct request *req)
 		if (had_cause(req, (enum cause)cause))
 			return true;
 	}
-	return pair_may_fail(req->client->scene, req->submit_ns);
+	return pair_may_fail(req->client->scene, req->io.op, req->submit_ns);
+}
+
+/* To reset an initiator's device is to break its connections. */
+static bool breaks_connections(const struct request *req)
+{
+	return req->client->scene->remote > 0 && req->io.op == IO_RESET;
 }
 
 /* May the request have ended so? What compares and reads of holes answer is judged elsewhere. */
@@ -484,6 +490,8 @@ static void request_begin(struct request *req)
 	if (scene->nflying_all++ == 0)
 		cover_state_end(COVER_IDLE);
 	cover_state_begin(op_state(req->io.op));
+	if (breaks_connections(req))
+		cause_begin(scene, CAUSE_NET);
 }
 
 static void request_end(struct request *req)
@@ -499,6 +507,8 @@ static void request_end(struct request *req)
 	    req->io.flags != req->sent_flags)
 		request_fail(req, "without its frame, range or flags restored");
 	req->is_flying = false;
+	if (breaks_connections(req))
+		cause_end(scene, CAUSE_NET);
 	request_judge(req);
 	request_count(req);
 	cover_state_end(op_state(req->io.op));

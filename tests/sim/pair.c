@@ -315,12 +315,22 @@ static void lost_for_good(struct scene *scene)
 	pair.nlost = 0;
 }
 
-bool pair_may_fail(const struct scene *scene, uint64_t submit_ns)
+/*
+ * A reset needs a connection, and half a compare-and-write cannot be sent again: these two may fail
+ * whenever there was trouble.
+ */
+bool pair_may_fail(const struct scene *scene, uint8_t op, uint64_t submit_ns)
 {
 	uint64_t memory_ns = UINT64_C(1) << MEMORY_NS_LOG2;
 
-	return pair.may_fail &&
-	       cause_since(scene, CAUSE_NET, submit_ns > memory_ns ? submit_ns - memory_ns : 0);
+	if (!pair.may_fail && op != IO_RESET && op != IO_COMPARE_WRITE)
+		return false;
+	return cause_since(scene, CAUSE_NET, submit_ns > memory_ns ? submit_ns - memory_ns : 0);
+}
+
+bool pair_may_be_lost(uint64_t since_ns)
+{
+	return pair.may_lose && world_now() - since_ns > 5 * SEC;
 }
 
 bool pair_is_down(void)

@@ -33,9 +33,11 @@ void pair_stop(struct scene *scene) MAY_SUSPEND;
 void pair_end(struct scene *scene) MAY_SUSPEND;
 
 /* May a request that was submitted then have failed for reasons of network and target? */
-bool pair_may_fail(const struct scene *scene, uint64_t submit_ns);
+bool pair_may_fail(const struct scene *scene, uint8_t op, uint64_t submit_ns);
 /* A write failed. What became of it is open for as long as the target lives. */
 void pair_lost(struct scene *scene, uint64_t id, uint64_t lba, uint64_t nlb);
+/* A controller that was lost since then may be given up for good by now. */
+bool pair_may_be_lost(uint64_t since_ns);
 /* The target's machine is off, or on its way. */
 bool pair_is_down(void);
 

@@ -415,12 +415,14 @@ static void scene_watchdog(struct event *event)
 
 static void scene_wait_chaos(struct scene *scene)
 {
+	uint64_t step_ns = scene->remote > 0 ? MSEC : 10 * USEC;
+
 	for (unsigned i = 0; scene->nchaos > 0 && !world_failed(); i++) {
-		if (i == (scene->remote > 0 ? 3000000 : 100000))
+		if (i == 100000)
 			world_fail("%u disturbers do not come to an end", scene->nchaos);
 		if (scene->must_close && scene->desc != NULL) /* somebody waits for that */
 			desc_close(take(scene->desc));
-		task_sleep(10 * USEC);
+		task_sleep(step_ns);
 	}
 }
 
