@@ -20,8 +20,9 @@
  *   - The far machine may lose its power while the near one lives: what was not flushed may be gone
  *     although nobody saw an error, as with any remote disk (oracle_crash).
  *
- * Trouble that keeps requests waiting is rationed (`hard_left`), and the time-outs of the URI are
- * short, so that the liveness bound of all scenes holds here as well.
+ * Trouble is rationed (`left`, and `hard_left` for what keeps requests waiting by itself), and the
+ * time-outs of the URI are short, so that the liveness bound of all scenes holds here as well: who
+ * breaks every connection as soon as it stands proves nothing.
  *
  * Control of the target is one at a time (`is_busy`): stop, crash, pause and removal exclude each
  * other; all of them meet I/O, network trouble and the disturbers of chaos.c in every state.
@@ -74,7 +75,8 @@ static struct {
 	struct target *target; /* NULL: down */
 	struct subsystem *subsystem;
 	bool has_trouble, is_busy, is_crashed;
-	unsigned hard_left; /* long troubles still to come */
+	unsigned left, hard_left; /* troubles still to come, and the long ones among them */
+	uint64_t pace_ns;         /* about so long between two */
 	struct lost_write *lost; /* owned */
 	size_t nlost, lost_room;
 } pair;
@@ -240,7 +242,9 @@ bool pair_start(struct scene *scene)
 	simnet_from(NEAR_HOST);
 	net_set(&net_sim);
 	pair.has_trouble = world_chance(3, 4);
+	pair.left = 1 + (unsigned)world_rand(30);
 	pair.hard_left = (unsigned)world_rand(4);
+	pair.pace_ns = world_chance(1, 2) ? MSEC : 20 * MSEC;
 	pair.is_busy = pair.is_crashed = false;
 	oracle_set_repeats(scene->oracle, true);
 	return far_start(scene);
@@ -526,27 +530,55 @@ static void far_decoy(struct scene *scene)
 	cover_fault_end(COVER_NAMESPACES);
 }
 
-/* A path goes, under I/O, and comes back; the device stays. */
-static void path_change(struct scene *scene)
+static bool path_is_there(const struct device *dev, unsigned path)
 {
-	unsigned path = (unsigned)world_rand(pair.npaths);
+	char uri[SCENE_URI_MAX];
+
+	path_uri(path, uri);
+	return device_has_alias(dev, uri);
+}
+
+/* The device may have been removed meanwhile: then this one is new, and nobody's. */
+static void path_come(const struct scene *scene, unsigned path)
+{
 	char uri[SCENE_URI_MAX];
 	struct err err = {};
 	struct device *dev;
 
 	path_uri(path, uri);
-	dev = device_lookup(scene->name[scene->remote]);
-	if (pair.npaths < 2 || dev == NULL || dev->is_removed || !device_has_alias(dev, uri))
+	if (device_create(uri, &dev, &err) < 0) /* the network may be down */
+		world_say("%s", err.msg);
+	else if (strcmp(dev->name, scene->name[scene->remote]) != 0 &&
+		 device_destroy(uri, &err) < 0)
+		world_fail("cannot destroy %s: %s", uri, err.msg);
+	world_trace("path is back", path, (uint64_t)-err.code);
+}
+
+/* A path goes, under I/O, and comes back; the device stays. */
+static void path_change(struct scene *scene)
+{
+	const struct device *dev = device_lookup(scene->name[scene->remote]);
+	unsigned path = (unsigned)world_rand(pair.npaths);
+	char uri[SCENE_URI_MAX];
+	struct err err = {};
+
+	if (pair.npaths < 2 || dev == NULL || dev->is_removed)
 		return;
 	cover_fault_begin(COVER_PATH_CHANGE);
 	pair_stats.paths++;
-	world_trace("path goes", path, 0);
-	if (device_destroy(uri, &err) < 0)
-		world_fail("cannot remove the path %s: %s", uri, err.msg);
-	task_sleep(world_latency(0, 2 * MSEC));
-	world_trace("path is back", path, 0);
-	if (device_create(uri, &dev, &err) < 0)
-		world_trace("path stays away", path, (uint64_t)-err.code);
+	path_uri(path, uri);
+	if (path_is_there(dev, path) && path_is_there(dev, !path)) {
+		world_trace("path goes", path, 0);
+		if (device_destroy(uri, &err) < 0)
+			world_fail("cannot remove the path %s: %s", uri, err.msg);
+		task_sleep(world_latency(0, 2 * MSEC));
+	}
+	dev = device_lookup(scene->name[scene->remote]);
+	for (unsigned i = 0; i < pair.npaths && dev != NULL && !dev->is_removed; i++) {
+		if (!path_is_there(dev, i))
+			path_come(scene, i);
+		dev = device_lookup(scene->name[scene->remote]);
+	}
 	cover_fault_end(COVER_PATH_CHANGE);
 }
 
@@ -578,6 +610,7 @@ static void trouble_once(struct scene *scene)
 		roll -= troubles[i++].weight;
 	if ((troubles[i].is_hard && pair.hard_left == 0) || (troubles[i].is_alone && pair.is_busy))
 		return;
+	pair.left--;
 	pair.hard_left -= troubles[i].is_hard;
 	pair.is_busy |= troubles[i].is_alone;
 	cause_begin(scene, CAUSE_NET);
@@ -594,10 +627,9 @@ static void troubler(void *arg)
 	struct scene *scene = arg;
 
 	while (!scene->is_ending && !world_failed()) {
-		task_sleep(world_latency(20 * USEC, MSEC));
-		if (scene->is_ending || world_failed())
-			break;
-		trouble_once(scene);
+		task_sleep(world_latency(20 * USEC, pair.pace_ns));
+		if (!scene->is_ending && !world_failed() && pair.left > 0)
+			trouble_once(scene);
 	}
 	scene->nchaos--;
 }

@@ -162,14 +162,33 @@ void ctrlr_shutdown(struct nvmf_ctrlr *c)
 
 /* ---- what the controller is --------------------------------------------------------------- */
 
-/* Devices stand on the old limits. */
-static int check_not_smaller(const struct nvmf_ctrlr *c, const struct nvmf_ctrl_info *now,
+static bool has_namespace(const struct nvmf_ctrlr *c)
+{
+	const struct nvmf_path *path;
+
+	list_for_each (path, &c->paths, in_ctrlr) {
+		if (!path->is_gone)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Devices stand on the old limits. A controller without our namespaces is not judged, as what it can
+ * do may depend on those it has: it stays connected and tells when they are back.
+ */
+static int check_not_smaller(struct nvmf_ctrlr *c, const struct nvmf_ctrl_info *was,
 			     struct err *err)
 {
-	const struct nvmf_ctrl_info *was = &c->info;
+	const struct nvmf_ctrl_info *now = &c->info;
 
 	if (list_empty(&c->paths))
 		return 0;
+	if (!has_namespace(c)) {
+		c->info.oncs |= was->oncs;
+		c->info.fuse_nlb = MAX(now->fuse_nlb, was->fuse_nlb);
+		return 0;
+	}
 	if (now->data_max < was->data_max || (was->oncs & (unsigned)~now->oncs) != 0 ||
 	    now->fuse_nlb < was->fuse_nlb || (now->has_write_cache && !was->has_write_cache))
 		return err_set(err, -ENOTSUP,
@@ -207,9 +226,6 @@ static int identify(struct nvmf_ctrlr *c, struct err *err)
 		else if (result != -EIO)
 			return err_set(err, result, "%s", err_text(&ignored));
 	}
-	result = check_not_smaller(c, &info, err);
-	if (result < 0)
-		return result;
 	c->info = info;
 	free(c->groups);
 	c->ngroups = 0;
@@ -302,7 +318,7 @@ static int check_alive(struct nvmf_ctrlr *c, struct err *err)
 	return c->is_leaving ? err_set(err, -ECANCELED, "not wanted any more") : 0;
 }
 
-static int connect_io(struct nvmf_ctrlr *c, struct err *err)
+static int connect_io(struct nvmf_ctrlr *c, const struct nvmf_ctrl_info *was, struct err *err)
 {
 	struct nvmf_path *path;
 	int result = set_queues(c, err);
@@ -317,11 +333,13 @@ static int connect_io(struct nvmf_ctrlr *c, struct err *err)
 		return result;
 	list_for_each (path, &c->paths, in_ctrlr)
 		path_rescan(path);
-	return connect_ioqs(c, err);
+	result = check_not_smaller(c, was, err);
+	return result == 0 ? connect_ioqs(c, err) : result;
 }
 
 int ctrlr_connect(struct nvmf_ctrlr *c, struct err *err)
 {
+	const struct nvmf_ctrl_info was = c->info;
 	int result = resolve_host(c->opts.host, c->addr, err);
 
 	if (result == 0 && c->is_leaving)
@@ -335,7 +353,9 @@ int ctrlr_connect(struct nvmf_ctrlr *c, struct err *err)
 	if (result == 0)
 		result = identify(c, err);
 	if (result == 0 && !c->is_discovery)
-		result = connect_io(c, err);
+		result = connect_io(c, &was, err);
+	if (result < 0 && !list_empty(&c->paths))
+		c->info = was; /* what the devices stand on */
 	return result == 0 ? check_alive(c, err) : result;
 }
 
