@@ -300,6 +300,7 @@ static void ctrlr_finish(struct nvmf_ctrlr *c)
 	timer_disarm(reactor_self(), &c->retry);
 	timer_disarm(reactor_self(), &c->loss);
 	ctrlr_disconnect(c, -ESHUTDOWN);
+	ctrlr_decided(c); /* a reset may have been asked for while a path of it stood */
 	assert(list_empty(&c->paths) && list_empty(&c->ioqs));
 	task_mutex_unlock(&c->lock);
 	ctrlr_free(c);
