@@ -162,40 +162,22 @@ void ctrlr_shutdown(struct nvmf_ctrlr *c)
 
 /* ---- what the controller is --------------------------------------------------------------- */
 
-static bool has_namespace(const struct nvmf_ctrlr *c)
+/*
+ * Devices stand on what the controller could do when they were made. Only what they use of it is
+ * looked at, and only where the namespace is there: what a controller offers may depend on the
+ * namespaces that it has at the time.
+ */
+static int check_not_smaller(const struct nvmf_ctrlr *c, struct err *err)
 {
 	const struct nvmf_path *path;
 
 	list_for_each (path, &c->paths, in_ctrlr) {
-		if (!path->is_gone)
-			return true;
+		if (!path->is_gone && !head_fits(path->head, &c->info))
+			return err_set(err, -ENOTSUP,
+				       "the controller came back with less than %s needs: transfers "
+				       "of %u bytes, commands %#x; make the device again",
+				       path->head->dev.name, c->info.data_max, c->info.oncs);
 	}
-	return false;
-}
-
-/*
- * Devices stand on the old limits. A controller without our namespaces is not judged, as what it can
- * do may depend on those it has: it stays connected and tells when they are back.
- */
-static int check_not_smaller(struct nvmf_ctrlr *c, const struct nvmf_ctrl_info *was,
-			     struct err *err)
-{
-	const struct nvmf_ctrl_info *now = &c->info;
-
-	if (list_empty(&c->paths))
-		return 0;
-	if (!has_namespace(c)) {
-		c->info.oncs |= was->oncs;
-		c->info.fuse_nlb = MAX(now->fuse_nlb, was->fuse_nlb);
-		return 0;
-	}
-	if (now->data_max < was->data_max || (was->oncs & (unsigned)~now->oncs) != 0 ||
-	    now->fuse_nlb < was->fuse_nlb || (now->has_write_cache && !was->has_write_cache))
-		return err_set(err, -ENOTSUP,
-			       "the controller came back with less than it had: transfers of %u "
-			       "instead of %u bytes, commands %#x instead of %#x; make the device "
-			       "again",
-			       now->data_max, was->data_max, now->oncs, was->oncs);
 	return 0;
 }
 
@@ -318,7 +300,7 @@ static int check_alive(struct nvmf_ctrlr *c, struct err *err)
 	return c->is_leaving ? err_set(err, -ECANCELED, "not wanted any more") : 0;
 }
 
-static int connect_io(struct nvmf_ctrlr *c, const struct nvmf_ctrl_info *was, struct err *err)
+static int connect_io(struct nvmf_ctrlr *c, struct err *err)
 {
 	struct nvmf_path *path;
 	int result = set_queues(c, err);
@@ -333,13 +315,12 @@ static int connect_io(struct nvmf_ctrlr *c, const struct nvmf_ctrl_info *was, st
 		return result;
 	list_for_each (path, &c->paths, in_ctrlr)
 		path_rescan(path);
-	result = check_not_smaller(c, was, err);
+	result = check_not_smaller(c, err);
 	return result == 0 ? connect_ioqs(c, err) : result;
 }
 
 int ctrlr_connect(struct nvmf_ctrlr *c, struct err *err)
 {
-	const struct nvmf_ctrl_info was = c->info;
 	int result = resolve_host(c->opts.host, c->addr, err);
 
 	if (result == 0 && c->is_leaving)
@@ -353,9 +334,7 @@ int ctrlr_connect(struct nvmf_ctrlr *c, struct err *err)
 	if (result == 0)
 		result = identify(c, err);
 	if (result == 0 && !c->is_discovery)
-		result = connect_io(c, &was, err);
-	if (result < 0 && !list_empty(&c->paths))
-		c->info = was; /* what the devices stand on */
+		result = connect_io(c, err);
 	return result == 0 ? check_alive(c, err) : result;
 }
 

@@ -315,6 +315,8 @@ void head_destroy(struct device *dev);
 int head_rescan(struct device *dev, uint64_t *ret_nblocks, struct err *err);
 int head_leave(struct device *dev, const char *uri);
 void head_removing(struct device *dev);
+/* Can a controller carry what the device promises? */
+bool head_fits(const struct nvmf_head *head, const struct nvmf_ctrl_info *info);
 /* Look at the paths again and tell the channels. */
 void head_refresh(struct nvmf_head *head);
 /* The view of @chan as the head sees it. */

@@ -456,6 +456,15 @@ static struct nvmf_head *head_find(const struct nvmf_path *path, const struct nv
 	return NULL;
 }
 
+bool head_fits(const struct nvmf_head *head, const struct nvmf_ctrl_info *info)
+{
+	const struct device *dev = &head->dev;
+
+	return info->data_max / dev->block_size >= dev->max_io_nlb &&
+	       (dev->ops & ~ops_of(info)) == 0 &&
+	       (dev->has_write_cache || !info->has_write_cache);
+}
+
 static int check_join(const struct nvmf_head *head, const struct nvmf_path *path, struct err *err)
 {
 	const struct nvmf_ctrl_info *info = &path->ctrlr->info;
@@ -463,8 +472,7 @@ static int check_join(const struct nvmf_head *head, const struct nvmf_path *path
 	if ((head->slots & ((1u << PATHS_MAX) - 1)) == (1u << PATHS_MAX) - 1)
 		return err_set(err, -EMLINK, "%s has %d paths, more are not possible",
 			       head->dev.name, PATHS_MAX);
-	if (info->data_max / head->dev.block_size < head->dev.max_io_nlb ||
-	    (head->dev.ops & ~ops_of(info)) != 0)
+	if (!head_fits(head, info))
 		return err_set(err, -ENOTSUP,
 			       "the controller can do less than that of the first path of %s "
 			       "(transfers of %u bytes, operations %#x)",
