@@ -298,6 +298,8 @@ static void open_and_judge(struct scene *scene, struct device *dev, unsigned fla
 	if (result < 0)
 		return;
 	result = handle_open(desc, r, &h, &err);
+	if (scene->remote > 0 && pair_had_trouble(scene, world_now())) /* a queue cannot connect */
+		may_lack_memory = true;
 	if (result < 0 && !may_lack_memory && !dev->is_removed && !scene->is_stopping)
 		world_fail("cannot get a handle of %s: %s", dev->name, err.msg);
 	task_sleep(world_rand(100 * USEC));

@@ -43,6 +43,8 @@
 #include "target/target.h"
 
 enum {
+	ON_TIMEOUT_ABORT = 1, /* in the table of pair_choose_host() */
+	ON_TIMEOUT_REMOVE = 3,
 	PATHS_MAX = 2,
 	PAIR_PORT = 4420,
 	SETTLE_STEPS = 200000,
@@ -50,6 +52,7 @@ enum {
 	MEMORY_NS_LOG2 = 34, /* 17 virtual seconds: trouble that ended so long ago fails nothing */
 };
 
+#define LATE_NS   (3 * SEC)  /* of a far device, at most */
 #define SETTLE_NS (20 * SEC) /* connect, keep alive and reconnect time-outs several times over */
 #define NEAR_HOST "10.0.0.1"
 #define PAIR_NQN  "nqn.2024-01.invalid.sim:pair"
@@ -67,6 +70,8 @@ static struct {
 	struct target_opts opts;
 	uint32_t nsid;
 	bool has_ana;
+	unsigned on_timeout;
+	uint64_t io_timeout_ns;
 	bool may_lose; /* the URI lets a controller be given up */
 	bool may_fail; /* the URI lets requests fail while there is no connection */
 	char params[SCENE_URI_MAX - 128];
@@ -124,16 +129,19 @@ static void pair_choose_host(void)
 {
 	static const char *const actions[] = { "ignore", "abort", "reset", "remove" };
 	unsigned action = (unsigned)world_rand(world_chance(1, 4) ? 4 : 3);
+	uint64_t io_timeout_ms = 200 + world_rand(1800);
 	bool loses = world_chance(1, 6);
 
-	pair.may_lose = loses || action == 3;
-	pair.may_fail = loses || action == 3 || world_chance(1, 4);
+	pair.may_lose = loses || action == ON_TIMEOUT_REMOVE;
+	pair.may_fail = loses || action == ON_TIMEOUT_REMOVE || world_chance(1, 4);
 	(void)snprintf(pair.params, sizeof(pair.params),
 		       "hostnqn=%s&hostid=00000000-0000-4000-8000-000000000001&nsid=%u"
 		       "&queue_depth=%u",
 		       PAIR_HOST, pair.nsid, 2 + (unsigned)world_rand(31));
 	param("on_timeout", actions[action]);
-	param_ms("io_timeout", 200 + world_rand(1800));
+	param_ms("io_timeout", io_timeout_ms);
+	pair.on_timeout = action;
+	pair.io_timeout_ns = io_timeout_ms * MSEC;
 	param_ms("admin_timeout", 500 + world_rand(500));
 	param_ms("connect_timeout", 200 + world_rand(800));
 	param_ms("reconnect_delay", 10 + world_rand(500));
@@ -319,17 +327,27 @@ static void lost_for_good(struct scene *scene)
 	pair.nlost = 0;
 }
 
+bool pair_had_trouble(const struct scene *scene, uint64_t since_ns)
+{
+	uint64_t memory_ns = UINT64_C(1) << MEMORY_NS_LOG2;
+
+	return cause_since(scene, CAUSE_NET, since_ns > memory_ns ? since_ns - memory_ns : 0);
+}
+
 /*
  * A reset needs a connection, and half a compare-and-write cannot be sent again: these two may fail
  * whenever there was trouble.
  */
 bool pair_may_fail(const struct scene *scene, uint8_t op, uint64_t submit_ns)
 {
-	uint64_t memory_ns = UINT64_C(1) << MEMORY_NS_LOG2;
-
 	if (!pair.may_fail && op != IO_RESET && op != IO_COMPARE_WRITE)
 		return false;
-	return cause_since(scene, CAUSE_NET, submit_ns > memory_ns ? submit_ns - memory_ns : 0);
+	return pair_had_trouble(scene, submit_ns);
+}
+
+bool pair_may_time_out(uint64_t submit_ns)
+{
+	return pair.on_timeout == ON_TIMEOUT_ABORT && world_now() - submit_ns >= pair.io_timeout_ns;
 }
 
 bool pair_may_be_lost(uint64_t since_ns)
@@ -456,16 +474,20 @@ static void far_late(struct scene *scene)
 	struct err err = {};
 
 	cover_fault_begin(COVER_LATE);
+	cause_begin(scene, CAUSE_ABORT);
 	pair_stats.late++;
 	(void)snprintf(uri, sizeof(uri),
 		       "inject://%s?op=all&method=delay&delay_us=%u&probability=0.%u&seed=%u",
-		       scene->name[scene->remote - 1], 100000 + (unsigned)world_rand(3000000),
+		       scene->name[scene->remote - 1],
+		       100000 + (unsigned)world_rand(LATE_NS / USEC - 100000),
 		       1 + (unsigned)world_rand(9), (unsigned)world_rand(1000000));
 	if (far_device(scene) != NULL && fault_add(uri, &err) == 0) {
 		task_sleep(world_latency(0, 2 * MSEC));
 		if (fault_remove(uri, &err) < 0)
 			world_fail("cannot remove %s: %s", uri, err.msg);
 	}
+	cause_end(scene, CAUSE_ABORT);
+	scene->last_ns[CAUSE_ABORT] += LATE_NS; /* some are held still */
 	cover_fault_end(COVER_LATE);
 }
 

@@ -32,8 +32,12 @@ void pair_stop(struct scene *scene) MAY_SUSPEND;
 /* Both ends are gone: no stream and no listener is left. */
 void pair_end(struct scene *scene) MAY_SUSPEND;
 
+/* Was there trouble that may still have consequences for what began then? */
+bool pair_had_trouble(const struct scene *scene, uint64_t since_ns);
 /* May a request that was submitted then have failed for reasons of network and target? */
 bool pair_may_fail(const struct scene *scene, uint8_t op, uint64_t submit_ns);
+/* A request that was submitted then may have been aborted, as the URI says. */
+bool pair_may_time_out(uint64_t submit_ns);
 /* A write failed. What became of it is open for as long as the target lives. */
 void pair_lost(struct scene *scene, uint64_t id, uint64_t lba, uint64_t nlb);
 /* A controller that was lost since then may be given up for good by now. */

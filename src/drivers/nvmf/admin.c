@@ -436,7 +436,13 @@ static void forward_done(struct slot *slot)
 		ctrlr_answer(io, IO_TRANSPORT);
 	else
 		ctrlr_answer(io, io_status_from_nvme(slot->status >> 8 & 7, slot->status & 0xff));
-	while (c->admin_waiting.head != NULL && forward_has_room(c))
+	ctrlr_forward_waiting(c);
+}
+
+void ctrlr_forward_waiting(struct nvmf_ctrlr *c)
+{
+	while (c->state == CTRLR_LIVE && c->admin_waiting.head != NULL && forward_has_room(c) &&
+	       queue_state(c->admin) == QUEUE_LIVE)
 		ctrlr_forward_admin(c,
 				    container_of(msg_list_pop(&c->admin_waiting), struct io, msg));
 }
@@ -468,13 +474,13 @@ void ctrlr_forward_admin(struct nvmf_ctrlr *c, struct io *io)
 		ctrlr_answer(io, IO_INVALID);
 		return;
 	}
-	slot = forward_has_room(c) ? queue_get(c->admin) : NULL;
-	if (slot == NULL && queue_state(c->admin) == QUEUE_LIVE) {
-		msg_list_push(&c->admin_waiting, &io->msg);
+	if (c->state == CTRLR_DEAD) {
+		ctrlr_answer(io, IO_TRANSPORT);
 		return;
 	}
-	if (slot == NULL) {
-		ctrlr_answer(io, IO_TRANSPORT);
+	slot = c->state == CTRLR_LIVE && forward_has_room(c) ? queue_get(c->admin) : NULL;
+	if (slot == NULL) { /* until there is room, or the next attempt has ended */
+		msg_list_push(&c->admin_waiting, &io->msg);
 		return;
 	}
 	slot->sqe = *cmd;

@@ -30,7 +30,8 @@
  * after the delay that it names (CRDT), else RETRY_NS. All together NVMF_TRIES_MAX times.
  *
  * Late commands: see ioq_late(). An aborted command ends with IO_TIMED_OUT; it is not sent again,
- * because the medium, not the path, was slow.
+ * because the medium, not the path, was slow. One that an Abort was sent for in vain and whose
+ * connection then ended is lost as any other: silence says nothing about the medium.
  *
  * Large write-zeroes and unmaps are cut to what the controller takes and sent one after the other.
  *
@@ -237,7 +238,7 @@ static void ioq_kick_arrived(struct msg *msg)
 
 	atomic_store(&ioq->is_kicking, false);
 	kicks = atomic_exchange(&ioq->kick, 0);
-	/* an error told of the state: look a little later, once for all such errors */
+	/* errors told of another state: look a little later, once for all of them */
 	if (kicks & KICK_ANA && !c->ana_timer.is_armed && c->state == CTRLR_LIVE)
 		timer_arm(reactor_self(), &c->ana_timer, NEW_VIEW_MS * NS_PER_MS);
 	if (kicks & KICK_RESET && c->state == CTRLR_LIVE) {
@@ -342,14 +343,14 @@ static bool chan_retry(struct nvmf_chan *chan, struct io *io, struct nvmf_ioq *i
 	struct req *req = req_of(io);
 	bool is_lost = status & NVMF_LOST || (status & 0x7ffu) == NVME_SC_ABORTED_SQ_DELETION;
 
-	if (req->is_aborted || req->tries >= NVMF_TRIES_MAX)
+	if ((req->is_aborted && !is_lost) || req->tries >= NVMF_TRIES_MAX)
 		return false;
 	if (is_lost && req->is_sent && !is_repeatable(io))
 		return false;
 	if (!is_lost && !is_path_error(status) && !is_busy(status))
 		return false;
 	req->tries++;
-	req->is_sent = false;
+	req->is_sent = req->is_aborted = false;
 	chan->retries++;
 	if (is_path_error(status)) {
 		chan_exclude(chan, ioq);
@@ -386,7 +387,7 @@ static struct nvmf_ioq *slot_came_back(struct slot *slot)
 		atomic_store_explicit(&ioq->has_traffic, true, memory_order_relaxed);
 	if (unlikely(ioq->aborting == slot)) {
 		ioq->aborting = NULL;
-		req->is_aborted = true;
+		req->is_aborted = slot->status != 0 && !(slot->status & NVMF_LOST);
 	}
 	if (unlikely(slot->status & NVMF_LOST))
 		req->is_sent |= !slot->is_unsent;

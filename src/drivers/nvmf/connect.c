@@ -83,6 +83,9 @@ static int admin_connect(struct nvmf_ctrlr *c, struct err *err)
 		result = c->admin_result;
 		if (result < 0)
 			(void)err_set(err, result, "%s", err_text(queue_err(c->admin)));
+		if (result < 0 && queue_connect_status(c->admin) != 0 &&
+		    !(queue_connect_status(c->admin) & NVMF_LOST))
+			(void)err_hint(err, "%s", nvmf_status_text(queue_connect_status(c->admin)));
 	}
 	c->admin_up = NULL;
 	return result;

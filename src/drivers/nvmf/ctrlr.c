@@ -112,6 +112,9 @@ static void ctrlr_decided(struct nvmf_ctrlr *c)
 	}
 	while ((msg = msg_list_pop(&c->resets)) != NULL)
 		ctrlr_answer(container_of(msg, struct io, msg), status);
+	if (c->state == CTRLR_DEAD)
+		ctrlr_fail_waiting(c);
+	ctrlr_forward_waiting(c);
 	ctrlr_refresh_heads(c);
 }
 
@@ -127,7 +130,7 @@ static void ctrlr_die(struct nvmf_ctrlr *c)
 	ctrlr_disconnect(c, -ENOTCONN);
 	if (c->lost_ns != 0) {
 		c->stats.outage_ns += reactor_self()->now_ns - c->lost_ns;
-		log_error("%s: given up %s after the connection was lost (%s)", c->name,
+		log_error("%s: given up %s after the loss (%s)", c->name,
 			  duration_format(reactor_self()->now_ns - c->lost_ns, text),
 			  err_text(&c->why));
 	}

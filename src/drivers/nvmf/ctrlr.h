@@ -25,7 +25,6 @@
 #include "reactor/task.h"
 
 enum {
-	PATHS_MAX = 8,          /* of one namespace */
 	CTRLRS_MAX = 1024,      /* of a process */
 	CTRLR_WORKERS_MAX = 16, /* tasks at work on controllers at once; further ones wait */
 	ADMIN_DEPTH = 32,       /* entries of an admin queue */
@@ -212,6 +211,8 @@ void ctrlr_events_start(struct nvmf_ctrlr *c);
 void ctrlr_events_stop(struct nvmf_ctrlr *c);
 /* A request's pass-through command or reset, on the primary. */
 void ctrlr_forward_admin(struct nvmf_ctrlr *c, struct io *io);
+/* Those that waited for room or for the connection. */
+void ctrlr_forward_waiting(struct nvmf_ctrlr *c);
 void ctrlr_forward_reset(struct nvmf_ctrlr *c, struct io *io);
 /* Send a request back to its reactor with @status. Primary. */
 void ctrlr_answer(struct io *io, uint16_t status);
@@ -322,7 +323,7 @@ void head_refresh(struct nvmf_head *head);
 /* The view of @chan as the head sees it. */
 void head_view(const struct nvmf_head *head, const struct nvmf_chan *chan,
 	       struct nvmf_view *ret_view);
-/* The best controller for an admin command; NULL: none is connected. */
+/* The best controller for an admin command: one that is connected, or will be; NULL: none. */
 struct nvmf_ctrlr *head_ctrlr(const struct nvmf_head *head);
 /* Read the path's namespace again; the caller holds the controller's lock. */
 void path_rescan(struct nvmf_path *path) MAY_SUSPEND;

@@ -125,6 +125,10 @@ struct nvmf_ctrlr *head_ctrlr(const struct nvmf_head *head)
 		if (path->ctrlr->state == CTRLR_LIVE)
 			return path->ctrlr;
 	}
+	list_for_each (path, &head->paths, link) {
+		if (path->ctrlr->state != CTRLR_DEAD)
+			return path->ctrlr;
+	}
 	return NULL;
 }
 
@@ -558,21 +562,61 @@ static int head_new(const struct nvmf_opts *opts, struct nvmf_path *path, struct
 	return 0;
 }
 
-/*
- * A device keeps the name that its first path gave it, also when that path is gone and comes back;
- * then the name is no obstacle.
- */
-static bool name_is_taken(const char *name, const struct nvmf_opts *opts)
+/* Into a device that exists, or into a new one. On success the path is the head's. */
+static int head_adopt(const struct nvmf_opts *opts, struct nvmf_path *path, struct device **ret_dev,
+		      struct err *err)
 {
-	const struct device *dev = device_lookup(name);
+	struct nvmf_head *head = head_find(path, opts);
+	int result;
+
+	if (head == NULL)
+		return head_new(opts, path, ret_dev, err);
+	device_pin(&head->dev);
+	result = head_join(head, path, err);
+	if (result == 0)
+		*ret_dev = &head->dev;
+	device_unpin(&head->dev);
+	return result;
+}
+
+/* One of the places of paths=. What cannot be reached now is left out: there is another path. */
+static int head_also(struct device *dev, const struct nvmf_opts *opts, unsigned i, const char *uri,
+		     struct err *err)
+{
+	CLEANUP(path_freep) struct nvmf_path *path = NULL;
+	struct nvmf_opts also = *opts;
+	struct device *joined;
+	struct err why = {};
+	int result;
+
+	memcpy(also.host, opts->also[i].host, sizeof(also.host));
+	also.port = opts->also[i].port;
+	result = path_new(&also, uri, &path, &why);
+	if (result < 0) {
+		log_warn("%s: goes without the path %s:%u: %s", dev->name, also.host, also.port,
+			 err_text(&why));
+		return 0;
+	}
+	if (head_find(path, &also) != head_of(dev))
+		return err_set(err, -EINVAL,
+			       "paths: %s:%u leads to another namespace, or to one that is not "
+			       "shared",
+			       also.host, also.port);
+	result = head_adopt(&also, path, &joined, err);
+	if (result == 0)
+		path = NULL;
+	return result;
+}
+
+/* A device keeps the name of its first path, which may have gone and may come back. */
+static bool has_path(const struct device *dev, const struct nvmf_opts *opts)
+{
 	const struct nvmf_path *path;
 
-	if (dev == NULL)
-		return false;
 	if (dev->driver != &driver_nvmf)
 		return true;
 	list_for_each (path, &head_of(dev)->paths, link) {
-		if (nvmf_opts_same_ctrlr(&path->ctrlr->opts, opts) && path->ns.nsid == opts->nsid)
+		if (path->ns.nsid == opts->nsid && nvmf_opts_same_ctrlr(&path->ctrlr->opts, opts))
 			return true;
 	}
 	return false;
@@ -583,54 +627,68 @@ int head_create(struct uri *uri, struct device **ret_dev, struct err *err)
 	CLEANUP(path_freep) struct nvmf_path *path = NULL;
 	char name[DEVICE_NAME_MAX];
 	struct nvmf_opts opts;
-	struct nvmf_head *head;
+	struct device *dev;
 	int result = nvmf_opts_parse(uri, &opts, err);
 
 	if (result == 0)
 		result = nvmf_opts_name(&opts, name, sizeof(name), err);
 	if (result < 0)
 		return result;
-	if (name_is_taken(name, &opts) || device_lookup(uri->text) != NULL)
+	dev = device_lookup(name);
+	if (device_lookup(uri->text) != NULL || (dev != NULL && has_path(dev, &opts)))
 		return err_set(err, -EEXIST, "a device named '%s' exists already", name);
 	result = path_new(&opts, uri->text, &path, err);
+	if (result == 0)
+		result = head_adopt(&opts, path, &dev, err);
 	if (result < 0)
 		return result;
-	head = head_find(path, &opts);
-	if (head == NULL) {
-		result = head_new(&opts, path, ret_dev, err);
-	} else {
-		device_pin(&head->dev);
-		result = head_join(head, path, err);
-		*ret_dev = &head->dev;
-		device_unpin(&head->dev);
-	}
+	path = NULL;
+	for (unsigned i = 0; result == 0 && i < opts.nalso; i++)
+		result = head_also(dev, &opts, i, uri->text, err);
 	if (result == 0)
-		path = NULL;
+		*ret_dev = dev;
+	else if (head_leave(dev, uri->text) != 0 && device_remove(dev, NULL) < 0)
+		log_warn("%s stays, somebody else removes it", name);
 	return result;
 }
 
 /* ---- going -------------------------------------------------------------------------------- */
 
+/* A path that came with @uri; NULL: none. *@ret_staying: how many came with others. */
+static struct nvmf_path *path_of_uri(struct nvmf_head *head, const char *uri, unsigned *ret_staying)
+{
+	struct nvmf_path *path, *found = NULL;
+
+	*ret_staying = 0;
+	list_for_each (path, &head->paths, link) {
+		if (path->is_leaving)
+			continue;
+		if (strcmp(path->uri, uri) == 0)
+			found = path;
+		else
+			(*ret_staying)++;
+	}
+	return found;
+}
+
 int head_leave(struct device *dev, const char *uri)
 {
 	struct nvmf_head *head = head_of(dev);
-	struct nvmf_path *path, *leaving = NULL;
-	unsigned nstaying = 0;
+	struct nvmf_path *path;
+	unsigned nstaying;
 
-	list_for_each (path, &head->paths, link) {
-		if (strcmp(path->uri, uri) == 0 && !path->is_leaving)
-			leaving = path;
-		else
-			nstaying += !path->is_leaving;
-	}
-	if (leaving == NULL || nstaying == 0)
+	path = path_of_uri(head, uri, &nstaying);
+	if (path == NULL || nstaying == 0)
 		return 1;
-	leaving->is_leaving = true;
-	task_mutex_lock(&head->lock);
-	head_unlink(head, leaving);
-	task_mutex_unlock(&head->lock);
-	log_info("%s: the path through %s is gone", dev->name, leaving->ctrlr->name);
-	path_free(leaving);
+	while (path != NULL) {
+		path->is_leaving = true;
+		task_mutex_lock(&head->lock);
+		head_unlink(head, path);
+		task_mutex_unlock(&head->lock);
+		log_info("%s: the path through %s is gone", dev->name, path->ctrlr->name);
+		path_free(path);
+		path = path_of_uri(head, uri, &nstaying);
+	}
 	return 0;
 }
 

@@ -251,6 +251,53 @@ static int read_numbers(struct uri *uri, struct nvmf_opts *opts, struct err *err
 	return result;
 }
 
+/* One HOST:PORT or [HOST]:PORT of @len characters. */
+static int read_also(const char *text, size_t len, struct nvmf_place *ret, struct err *err)
+{
+	char copy[NVMF_HOST_MAX + 16];
+	char *colon, *host = copy, *end;
+	uint64_t port = 0;
+
+	if (len >= sizeof(copy))
+		return err_set(err, -EINVAL, "paths: '%.64s...' is too long", text);
+	memcpy(copy, text, len);
+	copy[len] = '\0';
+	colon = strrchr(copy, ':');
+	if (colon == NULL || number_parse(colon + 1, &port, NULL) < 0 || port == 0 ||
+	    port > UINT16_MAX)
+		return err_set(err, -EINVAL,
+			       "paths: '%s' is not HOST:PORT; several are separated by commas",
+			       copy);
+	*colon = '\0';
+	end = colon - 1;
+	if (*host == '[' && end > host && *end == ']') {
+		*end = '\0';
+		host++;
+	}
+	if (*host == '\0' || strlen(host) >= sizeof(ret->host))
+		return err_set(err, -EINVAL, "paths: a place without a host");
+	memcpy(ret->host, host, strlen(host) + 1);
+	ret->port = (uint16_t)port;
+	return 0;
+}
+
+static int read_paths(struct uri *uri, struct nvmf_opts *opts, struct err *err)
+{
+	const char *text = NULL;
+	int result = uri_param_str(uri, "paths", &text, err);
+
+	while (result == 0 && text != NULL) {
+		size_t len = strcspn(text, ",");
+
+		if (opts->nalso == ARRAY_LEN(opts->also))
+			return err_set(err, -EINVAL, "paths: more than %d paths are not possible",
+				       PATHS_MAX);
+		result = read_also(text, len, &opts->also[opts->nalso++], err);
+		text = text[len] == ',' ? text + len + 1 : NULL;
+	}
+	return result;
+}
+
 /* host, port and the one path segment */
 static int read_place(const struct uri *uri, struct nvmf_opts *opts, struct err *err)
 {
@@ -306,6 +353,8 @@ int nvmf_opts_parse(struct uri *uri, struct nvmf_opts *ret_opts, struct err *err
 		result = read_durations(uri, &opts, err);
 	if (result == 0)
 		result = read_numbers(uri, &opts, err);
+	if (result == 0)
+		result = read_paths(uri, &opts, err);
 	if (result == 0)
 		result = uri_param_str(uri, "hostnqn", &hostnqn, err);
 	if (result == 0)

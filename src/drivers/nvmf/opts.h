@@ -20,6 +20,12 @@
 enum {
 	NVMF_HOST_MAX = 256, /* a host name or an address, with the NUL */
 	NVMF_PORT = 8420,    /* the original's default */
+	PATHS_MAX = 8,       /* of one namespace */
+};
+
+struct nvmf_place {
+	char host[NVMF_HOST_MAX]; /* IPv6 without brackets */
+	uint16_t port;
 };
 
 /* What to do about a command that has been in flight for io_timeout. */
@@ -36,6 +42,8 @@ enum nvmf_iopolicy {
 };
 
 struct nvmf_opts {
+	struct nvmf_place also[PATHS_MAX - 1]; /* paths=: further places of the same subsystem */
+	unsigned nalso;
 	char host[NVMF_HOST_MAX]; /* IPv6 without brackets */
 	uint16_t port;
 	char subnqn[NVME_NQN_SIZE];
