@@ -28,6 +28,13 @@ struct look_up {
 	int result;
 };
 
+static int errno_of(int eai)
+{
+	if (eai == EAI_MEMORY)
+		return -ENOMEM;
+	return eai == EAI_AGAIN ? -EAGAIN : -ENOENT;
+}
+
 static int system_resolve(const char *host, char addr[RESOLVE_ADDR_MAX], struct err *err)
 {
 	struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = AI_ADDRCONFIG };
@@ -39,14 +46,14 @@ static int system_resolve(const char *host, char addr[RESOLVE_ADDR_MAX], struct 
 		result = getaddrinfo(host, NULL, &hints, &info);
 	}
 	if (result != 0)
-		return err_set(err, -ENOENT, "host '%s' cannot be found: %s", host,
+		return err_set(err, errno_of(result), "host '%s' cannot be found: %s", host,
 			       gai_strerror(result));
 	result = getnameinfo(info->ai_addr, info->ai_addrlen, addr, RESOLVE_ADDR_MAX, NULL, 0,
 			     NI_NUMERICHOST);
 	freeaddrinfo(info);
 	if (result != 0)
-		return err_set(err, -ENOENT, "host '%s' has an address that has no text: %s", host,
-			       gai_strerror(result));
+		return err_set(err, errno_of(result), "host '%s' has an address without text: %s",
+			       host, gai_strerror(result));
 	return 0;
 }
 

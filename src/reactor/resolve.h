@@ -15,12 +15,12 @@
 
 enum { RESOLVE_ADDR_MAX = 64 }; /* "fe80::1%eth0" and its NUL */
 
-/* Look @host up; may block. 0, or -ENOENT and the resolver's reason in @err. */
+/* Look @host up; may block. 0, or a negative errno and the resolver's reason in @err. */
 typedef int (*resolve_fn)(const char *host, char addr[RESOLVE_ADDR_MAX], struct err *err);
 
 /*
  * The first address of @host, as text without brackets; a numeric address is its own answer.
- * -ENOENT: nobody knows the name.
+ * -ENOENT: nobody knows the name; -EAGAIN: nobody who would know it answers; -ENOMEM.
  */
 int resolve_host(const char *host, char addr[RESOLVE_ADDR_MAX],
 		 struct err *err) MAY_SUSPEND WARN_UNUSED;

@@ -24,8 +24,8 @@
  * Invariants
  *   1. ss->ana is NULL, and nothing of this shows on the wire, unless the subsystem was made with
  *      has_ana.
- *   2. The table has a row for each possible listener from the start, so a listener that comes later
- *      finds its states there.
+ *   2. The table has a row for each possible listener from the start, so a listener that comes
+ *      later finds its states there.
  *   3. Change counts never go down, and rise with whatever a host can see in its page.
  *
  * Thread: the primary reactor, in tasks where it says so; sc_* and ana_io_status() on the reactor.
@@ -272,8 +272,8 @@ void ana_ns_changed(struct subsystem *ss)
 /* ---- what hosts see ------------------------------------------------------------------------- */
 
 /*
- * Linux takes the size of its buffer from NANAGRPID and MNAN and refuses the controller if MNAN is 0
- * or above NN, or if a group is above ANAGRPMAX; without ANATT it never gives up on "change".
+ * Linux takes the size of its buffer from NANAGRPID and MNAN and refuses the controller if MNAN is
+ * 0 or above NN, or if a group is above ANAGRPMAX; without ANATT it never gives up on "change".
  */
 void ana_identify_ctrl(const struct subsystem *ss, struct nvme_id_ctrl *id)
 {

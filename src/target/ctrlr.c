@@ -15,7 +15,11 @@
  *
  * Keep alive is traffic based (CTRATT.TBKAS): a byte on any of its connections is a sign of life,
  * so the Keep Alive command needs no code of its own, and a busy host is never thrown out because
- * its admin queue was slow. The timer looks at what the connections noted and sleeps on.
+ * its admin queue was slow. The timer looks at what the connections noted and sleeps on. A host
+ * that asked for no keep alive may be silent for target_opts.idle_timeout_ms instead.
+ *
+ * A controller that drains (disconnect.c) is closing too: it gets no new queue and no event, but
+ * its admin commands are still answered; the timer then bounds how long that lasts.
  *
  * Events: a change is remembered per kind (due), announced when the host left an Asynchronous Event
  * Request with us, enabled the kind (feature 0Bh) and has read the log of the last one (mask).

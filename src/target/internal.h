@@ -256,10 +256,10 @@ struct conn {
 	struct subsystem *counted; /* whose conns count includes this one */
 	uint16_t linked_qid;
 	bool is_close_posted;
-	bool is_load;           /* counted in core->load */
-	uint64_t memory;        /* bytes counted in target->conn_memory */
+	bool is_load;             /* counted in core->load */
+	uint64_t memory;          /* bytes counted in target->conn_memory */
 	struct list counted_link; /* subsystem.conn_list */
-	struct fence *fence;    /* somebody waits for its end; NULL: nobody */
+	struct fence *fence;      /* somebody waits for its end; NULL: nobody */
 	uint64_t instance;      /* of its controller, which may be gone before it; 0: none */
 };
 
@@ -275,8 +275,8 @@ struct subsys_core {
 	struct subsystem *subsystem;
 	struct reactor *reactor;
 	struct ana_masks ana[TARGET_LISTENERS_MAX]; /* all zero without ANA */
-	struct ns_core *ns[TARGET_NAMESPACES_MAX]; /* by NSID - 1; owned by struct ns */
-	uint32_t ns_generation;                    /* counts changes of ns[] */
+	struct ns_core *ns[TARGET_NAMESPACES_MAX];  /* by NSID - 1; owned by struct ns */
+	uint32_t ns_generation;                     /* counts changes of ns[] */
 	bool is_paused;
 	uint32_t inflight; /* commands with devices */
 	struct list held;
@@ -373,8 +373,8 @@ struct ctrlr {
 	uint8_t ciu;       /* tells instances of one id apart, with: */
 	uint64_t instance; /* CIRN: random, never 0 */
 	unsigned ncross;   /* of its commands in ss->resets */
-	uint8_t listener; /* the one its admin queue came over, by number */
-	bool is_acre;     /* the host honours retry delays (Host Behavior Support) */
+	uint8_t listener;      /* the one its admin queue came over, by number */
+	bool is_acre;          /* the host honours retry delays (Host Behavior Support) */
 	uint32_t async_config; /* feature 0Bh */
 	struct cmd *aer[ADMIN_AER_MAX];
 	unsigned naer;

@@ -3,13 +3,13 @@
  * Limits: how much of the target one connection, one host, one subsystem, all of them may take; and
  * which reactor the next connection gets.
  *
- *   accepted      conns_max, conn_memory_max (struct conn)             else closed
- *   Connect       conns_per_host_max, conns_per_subsystem_max,         else Controller Busy, without
- *                 conn_memory_max (its queue)                          Do Not Retry: it may pass
- *   no Connect    connect_timeout_ms                                   closed
- *   silence       idle_timeout_ms, where the host wanted no keep       closed
- *                 alive
- *   list of hosts hosts_max                                            the operation fails
+ *   accepted       conns_max, conn_memory_max (struct conn)        else closed
+ *   Connect        conns_per_host_max, conns_per_subsystem_max,    else Controller Busy without Do
+ *                  conn_memory_max (its queue)                     Not Retry: it may pass
+ *   no Connect     connect_timeout_ms                              closed
+ *   silence        idle_timeout_ms, where the host wanted no       closed
+ *                  keep alive
+ *   list of hosts  hosts_max                                       the operation fails
  *
  * The memory of a connection is known from the depth its host asks for, so it is judged and counted
  * before any of it is taken, and given back when the connection is dead. Memory of a reactor
@@ -138,14 +138,18 @@ struct core *limits_pick_core(struct target *target)
 	struct core *best = &target->cores[target->next_core];
 
 	for (unsigned i = 1; i < target->core_count; i++) {
-		struct core *core =
-			&target->cores[(target->next_core + i) % target->core_count];
+		struct core *core = &target->cores[(target->next_core + i) % target->core_count];
 
 		if (core->load < best->load)
 			best = core;
 	}
 	target->next_core = (unsigned)(best - target->cores + 1) % target->core_count;
 	return best;
+}
+
+unsigned target_core_load(const struct target *target, unsigned index)
+{
+	return target->cores[index].load;
 }
 
 void limits_is_admin(struct conn *conn)

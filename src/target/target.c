@@ -190,8 +190,8 @@ static void target_accepted(struct listener *listener, struct stream *stream, vo
 
 	target->conns_accepted++;
 	if (!limits_admit(target) || target->is_stopping ||
-	    conn_new(target, limits_pick_core(target), stream,
-		     listener_index(target, listener)) < 0) {
+	    conn_new(target, limits_pick_core(target), stream, listener_index(target, listener)) <
+		    0) {
 		target->conns_refused++;
 		log_warn("refusing a connection peer=%s conns=%u limit=%u memory=%" PRIu64
 			 " limit=%" PRIu64,

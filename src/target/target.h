@@ -47,12 +47,12 @@ struct target_opts {
 	uint32_t hosts_max;               /* names in a subsystem's list of allowed hosts; 256 */
 	uint64_t conn_memory_max;         /* bytes that connections take in all; 2 GiB */
 	uint32_t connect_timeout_ms;      /* from accept to a good Connect command; 10000 */
-	/* Without a byte on any of its queues a controller that has no keep-alive time ends; 0: it
-	 * may be silent for ever; 3600000. */
+	/* A controller without a keep-alive time ends when all its queues were silent for so long;
+	 * 0: it may be silent for ever; 3600000. */
 	uint32_t idle_timeout_ms;
-	/* CRDT1 to 3 of Identify Controller, units of 100 ms, TARGET_CRDT_MAX at most: see crd.c. */
+	/* CRDT1 to 3 of Identify Controller, units of 100 ms, at most TARGET_CRDT_MAX: see crd.c */
 	uint16_t crdt[3];
-	bool no_success_flag;        /* end each read with a response capsule of its own */
+	bool no_success_flag; /* end each read with a response capsule */
 };
 
 /* The defaults named above. */
@@ -205,7 +205,7 @@ void subsystem_serial(const struct uuid *uuid, char serial[SUBSYSTEM_SERIAL_SIZE
 struct target_stats {
 	uint64_t conns_accepted, conns_refused; /* refused: over conns_max, or no memory */
 	uint64_t conns_terminated;              /* ended by us with a termination request */
-	uint64_t connects_refused; /* over a limit of host, subsystem or memory */
+	uint64_t connects_refused;              /* over a limit of host, subsystem or memory */
 	uint64_t connect_timeouts, keep_alive_timeouts, idle_timeouts;
 	uint64_t commands;
 	uint64_t buffer_waits; /* commands that found no buffer and waited */
@@ -216,6 +216,8 @@ struct target_stats {
 	uint64_t conn_memory_peak; /* highest seen */
 	uint64_t conn_memory_each; /* what the largest queue a host may ask for takes */
 };
+/* Connections of reactor @index, without admin queues: what the next one is placed by. */
+unsigned target_core_load(const struct target *target, unsigned index);
 void target_stats(struct target *target, struct target_stats *ret_stats) MAY_SUSPEND;
 
 #endif

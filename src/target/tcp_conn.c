@@ -13,6 +13,9 @@
  *                               awaited
  *                       unlinked and nothing busy            --gone----> primary: uncount, free
  *
+ * LIVE becomes DRAINING when its host is disconnected gracefully: answers go out, new commands are
+ * dropped, and the primary closes it when all queues of the controller are done (disconnect.c).
+ *
  * The primary learns of a closing connection first and lets go of it (its controller no longer
  * points to it), so that it sends no more messages; the answer "unlinked" comes behind everything
  * the primary sent before, because messages of one sender keep their order. When then the last

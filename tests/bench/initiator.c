@@ -5,13 +5,14 @@
  *   bench-initiator --port P [--nqn NQN] [options]
  *
  * One reactor makes an admin queue and N I/O queues and keeps each full of reads or writes of one
- * size, into and from one buffer per command. Prints what bench-target prints (nvmetcp_load.c), with
- * one figure more: cpu_ns, the time of all turns in which something was done, per command. Both
- * programs count it the same way, so their difference is what the initiator costs more than the
- * least that a client can do. Time spent polling in vain is nobody's cost.
+ * size, into and from one buffer per command. Prints what bench-target prints (nvmetcp_load.c); of
+ * that, cpu_ns is the time of all turns in which something was done, per command. Both programs
+ * count it the same way, so their difference is what the initiator costs more than the least that
+ * a client can do. Time spent polling in vain is nobody's cost.
  *
  * Options: --rw read|write, --bs BYTES, --qd N, --conns N, --time S, --core N, --nsid N,
- *          --blocks N (of 512 bytes, to choose from), --in-capsule BYTES, --hdgst, --ddgst
+ *          --blocks N (of 512 bytes, to choose from), --in-capsule BYTES, --hdgst, --ddgst,
+ *          --poll-always (never sleep)
  */
 #include <errno.h>
 #include <getopt.h>
@@ -33,7 +34,7 @@ enum {
 static struct {
 	const char *nqn;
 	uint16_t port;
-	bool is_write, hdgst, ddgst;
+	bool is_write, hdgst, ddgst, poll_always;
 	uint32_t bs, qd, conns, nsid, in_capsule;
 	double time_s;
 	int core;
@@ -64,7 +65,8 @@ static struct {
 	struct hist latency;
 	struct timer end;
 	struct poller clock;
-	uint64_t begin_ns, last_ns, busy_ns, done, done_before;
+	uint64_t begin_ns, last_ns, busy_ns, done;
+	uint64_t busy_turn, busy_before; /* the last two in which a command ended */
 	bool is_ending, has_failed;
 	sem_t finished;
 } run;
@@ -82,6 +84,7 @@ static void job_send(struct job *job);
 static void job_done(struct slot *slot)
 {
 	struct job *job = slot->owner;
+	uint64_t turn = reactor_self()->stats.turns;
 
 	if (slot->status != 0 && !run.is_ending) {
 		(void)fprintf(stderr, "bench-initiator: status %#x\n", slot->status);
@@ -89,6 +92,10 @@ static void job_done(struct slot *slot)
 	}
 	hist_add(&run.latency, run.last_ns - job->started_ns, 1);
 	run.done++;
+	if (run.busy_turn != turn) {
+		run.busy_before = run.busy_turn;
+		run.busy_turn = turn;
+	}
 	if (!run.is_ending)
 		job_send(job);
 }
@@ -116,16 +123,16 @@ static void job_send(struct job *job)
 	queue_send(slot);
 }
 
-/* Called first in every turn: what did the turn before cost, and was it of use? */
+/* Once per turn: what did the turn before cost, and was it of use? */
 static unsigned clock_poll(struct poller *poller)
 {
-	uint64_t now_ns = reactor_self()->now_ns;
+	const struct reactor *r = reactor_self();
 
 	(void)poller;
-	if (run.done != run.done_before)
-		run.busy_ns += now_ns - run.last_ns;
-	run.done_before = run.done;
-	run.last_ns = now_ns;
+	if ((run.busy_turn == r->stats.turns ? run.busy_before : run.busy_turn) + 1 ==
+	    r->stats.turns)
+		run.busy_ns += r->now_ns - run.last_ns;
+	run.last_ns = r->now_ns;
 	return 0;
 }
 
@@ -263,13 +270,11 @@ static void begin(struct msg *msg)
 /* ---- the program ---------------------------------------------------------------------------- */
 
 static const struct option options[] = {
-	{ "port", 1, NULL, 'p' },       { "nqn", 1, NULL, 'n' },
-	{ "rw", 1, NULL, 'r' },         { "bs", 1, NULL, 'b' },
-	{ "qd", 1, NULL, 'q' },         { "conns", 1, NULL, 'c' },
-	{ "time", 1, NULL, 't' },       { "core", 1, NULL, 'C' },
-	{ "blocks", 1, NULL, 'B' },     { "nsid", 1, NULL, 'N' },
-	{ "hdgst", 0, NULL, 'H' },      { "ddgst", 0, NULL, 'D' },
-	{ "in-capsule", 1, NULL, 'I' }, {},
+	{ "port", 1, NULL, 'p' },       { "nqn", 1, NULL, 'n' },         { "rw", 1, NULL, 'r' },
+	{ "bs", 1, NULL, 'b' },         { "qd", 1, NULL, 'q' },          { "conns", 1, NULL, 'c' },
+	{ "time", 1, NULL, 't' },       { "core", 1, NULL, 'C' },        { "blocks", 1, NULL, 'B' },
+	{ "nsid", 1, NULL, 'N' },       { "hdgst", 0, NULL, 'H' },       { "ddgst", 0, NULL, 'D' },
+	{ "in-capsule", 1, NULL, 'I' }, { "poll-always", 0, NULL, 'P' }, {},
 };
 
 static bool parse_one(int c)
@@ -291,6 +296,9 @@ static bool parse_one(int c)
 		return true;
 	case 'D':
 		opt.ddgst = true;
+		return true;
+	case 'P':
+		opt.poll_always = true;
 		return true;
 	case 'p':
 		opt.port = (uint16_t)value;
@@ -343,6 +351,7 @@ int main(int argc, char **argv)
 		(void)fprintf(stderr, "bench-initiator: wrong usage, see the head of its source\n");
 		return 2;
 	}
+	opts.poll_always = opt.poll_always;
 	opts.core_mask = opt.core >= 0 ? 1ull << opt.core : 0;
 	(void)sem_init(&run.finished, 0, 0);
 	if (reactors_start(&opts, &err) < 0)

@@ -668,7 +668,7 @@ enum nvme_tcp_fes {                                 /* fatal error status, TCP 3
 		    NVME_TCP_FES_UNSUPPORTED = 6, /* FEI: offset of the field */
 };
 
-/* ---- asymmetric access (Base 5.16.1.13, 8.1) -------------------------------------------------- */
+/* ---- asymmetric access (Base 5.16.1.13, 8.1) ------------------------------------------------ */
 
 enum nvme_ana_state {
 	NVME_ANA_OPTIMIZED = 0x1,
@@ -680,7 +680,7 @@ enum nvme_ana_state {
 
 enum { NVME_ANA_LOG_RGO = 1 << 0 }; /* log specific field: groups only, no namespaces */
 
-/* ---- what a host needs besides ---------------------------------------------------------------- */
+/* ---- what a host needs besides -------------------------------------------------------------- */
 
 enum {
 	NVME_SC_FUSED_FAILED = 0x009, /* Base: Command Aborted due to Failed Fused Command */

@@ -18,9 +18,9 @@
  *
  * Exactly once. The queue calls back once for each command, and a request is sent again only after
  * that. Sent again is what a repeat changes nothing about: reads, writes, zeroes, unmap, flush,
- * compare. A write whose answer was lost may thus be carried out twice, with the same data; that is
- * what Linux does as well, and harmless as long as nobody else writes to the blocks, since its
- * owner has not been told that it is done and so has not sent another there. A compare-and-write is
+ * compare. A write whose answer was lost may thus be carried out twice, with the same data. It waits
+ * until nothing of its first copy is left at the target (fence.c), so none can land on top of what
+ * its owner writes there once he knows that it is done. A compare-and-write is
  * not sent again once any of it has left: its first half would meet its own result and report a
  * difference that never was. Nor is what users pass through, whose meaning we do not know. Both
  * end with IO_TRANSPORT, and the owner knows what that means for them.
@@ -63,6 +63,7 @@ struct req {
 	uint8_t out;     /* slots that have not come back */
 	bool is_aborted; /* we sent an Abort for it */
 	bool is_sent;    /* some of a lost one may have taken effect */
+	uint32_t serial; /* then: of the association that had it (fence.c) */
 };
 static_assert(sizeof(struct req) <= sizeof(((struct io *)0)->scratch), "it fits");
 
@@ -116,6 +117,41 @@ static void chan_drain_soon(struct nvmf_chan *chan)
 	chan->is_draining = true;
 	chan->drain.fn = chan_drain;
 	reactor_defer(chan->ch.reactor, &chan->drain);
+}
+
+/* May what a lost association had still be carried out? */
+static bool view_may_act(const struct nvmf_view *view, uint32_t serial)
+{
+	if ((int32_t)(serial - view->horizon) > 0)
+		return true;
+	for (unsigned i = 0; i < view->nacting; i++) {
+		if (view->acting[i] == serial)
+			return true;
+	}
+	return false;
+}
+
+/* Lost writes go on when nothing of their first copy is left, and fail with the channel. */
+static void chan_unfence(struct nvmf_chan *chan)
+{
+	const struct nvmf_view *view = &chan->view;
+	bool has_failed = view->fail != IO_OK && (view->n == 0 || view->fail == IO_NO_DEVICE);
+	struct msg_list list = chan->fenced;
+	struct msg *msg;
+
+	chan->fenced = (struct msg_list){};
+	while ((msg = msg_list_pop(&list)) != NULL) {
+		struct io *io = container_of(msg, struct io, msg);
+
+		if (has_failed) {
+			io_complete(io, view->fail);
+		} else if (view_may_act(view, req_of(io)->serial)) {
+			msg_list_push(&chan->fenced, msg);
+		} else {
+			req_of(io)->serial = 0;
+			msg_list_push(&chan->waiting, msg);
+		}
+	}
 }
 
 static void chan_hold(struct nvmf_chan *chan, struct io *io)
@@ -185,7 +221,7 @@ static unsigned chan_least_busy(const struct nvmf_chan *chan)
 	return best;
 }
 
-/* The first path from @turn on that has a slot; NULL: none, and then wait for room if that helps. */
+/* The first path from @turn on that has a slot; NULL: none, then wait for room if that helps. */
 static struct slot *chan_slot(struct nvmf_chan *chan, uint32_t *ret_nsid)
 {
 	const struct nvmf_view *view = &chan->view;
@@ -303,6 +339,11 @@ static bool is_repeatable(const struct io *io)
 	return io->op != IO_COMPARE_WRITE && io->op != IO_NVME_IO;
 }
 
+static bool slot_is_lost(uint16_t status)
+{
+	return status & NVMF_LOST || (status & 0x7ffu) == NVME_SC_ABORTED_SQ_DELETION;
+}
+
 static uint16_t io_status_of(uint16_t status)
 {
 	if (status & NVMF_LOST)
@@ -341,7 +382,7 @@ static bool is_path_error(uint16_t status)
 static bool chan_retry(struct nvmf_chan *chan, struct io *io, struct nvmf_ioq *ioq, uint16_t status)
 {
 	struct req *req = req_of(io);
-	bool is_lost = status & NVMF_LOST || (status & 0x7ffu) == NVME_SC_ABORTED_SQ_DELETION;
+	bool is_lost = slot_is_lost(status);
 
 	if ((req->is_aborted && !is_lost) || req->tries >= NVMF_TRIES_MAX)
 		return false;
@@ -352,6 +393,10 @@ static bool chan_retry(struct nvmf_chan *chan, struct io *io, struct nvmf_ioq *i
 	req->tries++;
 	req->is_sent = req->is_aborted = false;
 	chan->retries++;
+	if (req->serial != 0) {
+		msg_list_push(&chan->fenced, &io->msg); /* until a view comes */
+		return true;
+	}
 	if (is_path_error(status)) {
 		chan_exclude(chan, ioq);
 		ioq_kick(ioq, KICK_ANA);
@@ -377,6 +422,25 @@ static void chan_end(struct nvmf_chan *chan, struct io *io, struct nvmf_ioq *ioq
 		io_complete(io, io_status_of(status));
 }
 
+static bool is_writing(const struct io *io)
+{
+	return IO_BIT(io->op) & (IO_OPS_WRITING | IO_BIT(IO_NVME_IO));
+}
+
+/* The connection ended. What was sent may have taken effect, or may still do so. */
+static void req_lost(struct req *req, const struct slot *slot, struct nvmf_ioq *ioq)
+{
+	const struct io *io = slot->owner;
+
+	if (slot->is_unsent)
+		return;
+	req->is_sent = true;
+	if (!is_writing(io))
+		return;
+	req->serial = ioq->serial;
+	ioq->has_lost_write = true;
+}
+
 /* What every answer does first. */
 static struct nvmf_ioq *slot_came_back(struct slot *slot)
 {
@@ -389,8 +453,8 @@ static struct nvmf_ioq *slot_came_back(struct slot *slot)
 		ioq->aborting = NULL;
 		req->is_aborted = slot->status != 0 && !(slot->status & NVMF_LOST);
 	}
-	if (unlikely(slot->status & NVMF_LOST))
-		req->is_sent |= !slot->is_unsent;
+	if (unlikely(slot_is_lost(slot->status)))
+		req_lost(req, slot, ioq);
 	return ioq;
 }
 
@@ -726,6 +790,7 @@ static void chan_land(struct msg *msg)
 
 	chan->view = chan->next;
 	chan->turn = 0;
+	chan_unfence(chan);
 	list_del(&chan->room); /* it may have waited for a queue that is not in it any more */
 	chan_drain_soon(chan);
 	msg->fn = chan_landed;
@@ -779,7 +844,8 @@ static void chan_close_here(void *arg)
 {
 	struct nvmf_chan *chan = arg;
 
-	assert(chan->waiting.head == NULL && chan->later.head == NULL);
+	assert(chan->waiting.head == NULL && chan->later.head == NULL &&
+	       chan->fenced.head == NULL);
 	timer_disarm(chan->ch.reactor, &chan->later_timer);
 	list_del(&chan->room);
 }

@@ -328,6 +328,8 @@ int ctrlr_connect(struct nvmf_ctrlr *c, struct err *err)
 
 	if (result == 0 && c->is_leaving)
 		result = err_set(err, -ECANCELED, "not wanted any more");
+	if (result == 0 && !c->is_discovery)
+		result = fence_begin(c, err);
 	if (result == 0)
 		result = admin_connect(c, err);
 	if (result < 0)
@@ -426,6 +428,8 @@ static void ioq_connect_here(void *arg)
 {
 	struct ioq_call *call = arg;
 
+	call->ioq->serial = call->ioq->ctrlr->serial;
+	call->ioq->has_lost_write = false;
 	call->result = queue_connect(call->ioq->q, &call->target, call->err);
 }
 
@@ -579,6 +583,7 @@ void ioq_put(struct nvmf_ioq *ioq)
 	task_mutex_lock(&c->lock);
 	if (--ioq->refs == 0) {
 		ioq_disconnect(ioq, -ESHUTDOWN);
+		c->has_lost_write |= ioq->has_lost_write;
 		list_del(&ioq->link);
 		ioq_free(ioq);
 	}
@@ -594,4 +599,5 @@ void ctrlr_disconnect(struct nvmf_ctrlr *c, int reason)
 		ioq_disconnect(ioq, reason);
 	admin_disconnect(c, reason);
 	ctrlr_fail_waiting(c);
+	fence_end(c);
 }

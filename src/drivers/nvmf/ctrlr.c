@@ -91,6 +91,13 @@ static void ctrlr_go(struct nvmf_ctrlr *c, enum ctrlr_state to)
 	c->state = to;
 }
 
+struct nvmf_ctrlr *ctrlr_next(const struct nvmf_ctrlr *prev)
+{
+	struct list *next = prev == NULL ? table.next : prev->link.next;
+
+	return next == &table ? NULL : container_of(next, struct nvmf_ctrlr, link);
+}
+
 void ctrlr_refresh_heads(struct nvmf_ctrlr *c)
 {
 	struct nvmf_path *path;
@@ -176,6 +183,7 @@ static void ctrlr_back(struct nvmf_ctrlr *c)
 	c->lost_ns = 0;
 	c->attempt = 0;
 	ctrlr_decided(c);
+	fence_kick();
 }
 
 static void ctrlr_attempt(struct nvmf_ctrlr *c)
@@ -214,8 +222,8 @@ static void announce_all(struct nvmf_ctrlr *c, enum device_event_type type)
 		device_announce(&path->head->dev, type);
 }
 
-/* Reading a page is what makes its event possible again; the contents of these two are for people
- * who ask for them. */
+/* Reading a page is what makes its event possible again; what is in these two is for people who
+ * ask for it. */
 static void read_event_page(struct nvmf_ctrlr *c, uint8_t lid, uint32_t len)
 {
 	CLEANUP(freep) void *page = malloc(len);
@@ -260,7 +268,7 @@ static void ctrlr_ana(struct nvmf_ctrlr *c)
 		log_warn("%s: %s", c->name, err_text(&err));
 	for (unsigned i = 0; i < c->ngroups; i++)
 		is_changing |= c->groups[i].state == NVME_ANA_CHANGE;
-	/* an event tells the end of a change; if it gets lost, look after the longest it may take */
+	/* an event tells the end of a change; if it gets lost, look when it must be over */
 	if (is_changing)
 		timer_arm(reactor_self(), &c->ana_timer, MAX(c->info.anatt_s, 1u) * NS_PER_S);
 	ctrlr_refresh_heads(c);
@@ -286,6 +294,7 @@ static void ctrlr_live_work(struct nvmf_ctrlr *c, unsigned kicks)
 
 static void ctrlr_free(struct nvmf_ctrlr *c)
 {
+	fence_forget(c);
 	queue_free(c->admin);
 	list_del(&c->link);
 	nctrlrs--;
@@ -293,6 +302,7 @@ static void ctrlr_free(struct nvmf_ctrlr *c)
 	free(c);
 }
 
+/* The lock is held and goes with it. */
 static void ctrlr_finish(struct nvmf_ctrlr *c)
 {
 	struct task_event *deleted = c->deleted;
@@ -303,11 +313,14 @@ static void ctrlr_finish(struct nvmf_ctrlr *c)
 	timer_disarm(reactor_self(), &c->retry);
 	timer_disarm(reactor_self(), &c->loss);
 	ctrlr_disconnect(c, -ESHUTDOWN);
+	while (c->fencing > 0) /* their commands have ended with the queue */
+		task_yield();
 	ctrlr_decided(c); /* a reset may have been asked for while a path of it stood */
 	assert(list_empty(&c->paths) && list_empty(&c->ioqs));
 	task_mutex_unlock(&c->lock);
 	ctrlr_free(c);
-	task_event_fire(deleted);
+	if (deleted != NULL)
+		task_event_fire(deleted);
 }
 
 /* One round of what was asked for. False: the controller is gone. */
@@ -451,23 +464,25 @@ static int ctrlr_new(const struct nvmf_opts *opts, bool is_discovery, struct nvm
 /* The first time: in the caller's task, and a failure is the end of it. */
 static int ctrlr_bring_up(struct nvmf_ctrlr *c, struct err *err)
 {
+	struct err why = {};
 	int result;
 
 	task_mutex_lock(&c->lock);
 	ctrlr_go(c, CTRLR_CONNECTING);
-	result = ctrlr_connect(c, err);
+	result = ctrlr_connect(c, &why);
 	if (result == 0) {
 		ctrlr_go(c, CTRLR_LIVE);
 		c->stats.connects++;
 		log_debug("%s: connected, controller %u, %s, serial %s", c->name, c->cntlid,
 			  c->info.mn, c->info.sn);
 	} else {
-		if (err != NULL)
-			c->why = *err;
+		c->why = why;
+		(void)err_set(err, result, "%s", err_text(&why));
 		ctrlr_disconnect(c, -ECONNABORTED);
 		ctrlr_go(c, CTRLR_DEAD);
 	}
 	ctrlr_decided(c);
+	fence_kick();
 	task_mutex_unlock(&c->lock);
 	return result;
 }
@@ -543,10 +558,18 @@ void ctrlr_put(struct nvmf_ctrlr *c)
 	if (c == NULL || --c->refs > 0)
 		return;
 	c->is_leaving = true;
-	c->deleted = &deleted;
-	/* an attempt under way would only be in the way */
-	if (c->state == CTRLR_CONNECTING)
-		queue_disconnect(c->admin, -ECANCELED);
-	ctrlr_kick(c, KICK_DELETE);
-	task_event_wait(&deleted);
+	if (c->is_queued && list_empty(&c->work)) {
+		/* its worker is at it; an attempt under way would only be in the way */
+		if (c->state == CTRLR_CONNECTING)
+			queue_disconnect(c->admin, -ECANCELED);
+		c->deleted = &deleted;
+		ctrlr_kick(c, KICK_DELETE);
+		task_event_wait(&deleted);
+		return;
+	}
+	/* here and now: the end of things must need nothing, not even a task */
+	list_del(&c->work);
+	c->is_queued = true;
+	task_mutex_lock(&c->lock);
+	ctrlr_finish(c);
 }

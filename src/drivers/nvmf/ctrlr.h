@@ -7,8 +7,8 @@
  *     | 1 per reactor                          | 1 per reactor, on demand
  *   chan ------------- view: usable ---------> ioq                          their reactor
  *
- * Owner:  a head owns its paths; a path counts its ctrlr; a ctrlr owns its queues; a chan counts the
- *         ioqs of its head's paths.
+ * Owner:  a head owns its paths; a path counts its ctrlr; a ctrlr owns its queues; a chan counts
+ *         the ioqs of its head's paths.
  * Thread: all of it is the primary reactor's but for chan and ioq, whose parts say whose they are.
  * Rules:  ctrlr->lock is held by whoever connects or disconnects one of its queues. Nothing that
  *         holds it takes a lock of the device layer or waits for I/O of a device.
@@ -29,11 +29,14 @@ enum {
 	CTRLR_WORKERS_MAX = 16, /* tasks at work on controllers at once; further ones wait */
 	ADMIN_DEPTH = 32,       /* entries of an admin queue */
 	AERS_MAX = 2,           /* event requests kept with a controller */
+	FENCES_MAX = 16,        /* lost associations of one subsystem and host that may still act */
+	VIEW_ACTING_MAX = FENCES_MAX + 2 * PATHS_MAX,
 	NVMF_TRIES_MAX = 8,     /* how often one request is sent before its error is believed */
 };
 
 struct nvmf_head;
 struct nvmf_chan;
+struct nvmf_fence;
 
 /* ---- controller --------------------------------------------------------------------------- */
 
@@ -112,6 +115,10 @@ struct nvmf_ctrlr {
 
 	uint64_t lost_ns; /* when the connection was lost; 0: it was not */
 	unsigned attempt; /* since then */
+	uint32_t serial;  /* of the association that is or is being made, 0: none (fence.c) */
+	bool has_lost_write; /* on a queue of it that is gone */
+	unsigned fencing;    /* tasks that end another controller through this one */
+	struct nvmf_fence *spare; /* owned */
 	struct err why;   /* the last failure */
 	struct ctrlr_stats stats;
 };
@@ -136,6 +143,10 @@ struct nvmf_ioq {
 	atomic_bool is_kicking, is_abort_posted;
 	int down_reason;
 
+	/* the reactor's; the primary's while the queue is down */
+	uint32_t serial;     /* of the association it was connected for */
+	bool has_lost_write; /* a write was sent and not answered */
+
 	/* the reactor's */
 	struct nvmf_dsm *dsm;  /* owned: by slot */
 	struct list waiters;   /* channels that wait for room */
@@ -150,7 +161,7 @@ struct ctrlr_wait {
 	struct task_event event;
 };
 
-/* Find or make the controller of @opts and bring it up; counted. Fails with what the target said. */
+/* Find or make the controller of @opts, bring it up, count it. Fails with what the target said. */
 int ctrlr_get(const struct nvmf_opts *opts, struct nvmf_ctrlr **ret,
 	      struct err *err) MAY_SUSPEND WARN_UNUSED;
 /* The last one disconnects it and frees it. NULL is fine. */
@@ -164,7 +175,22 @@ bool ctrlr_may_go(enum ctrlr_state from, enum ctrlr_state to);
 /* All usable facts of a controller changed: its heads look again. */
 void ctrlr_refresh_heads(struct nvmf_ctrlr *c);
 
-/* connect.c: from no queue to LIVE's facts; c->lock is held. On failure the queues are as they are. */
+/* All there are. NULL starts; NULL ends. */
+struct nvmf_ctrlr *ctrlr_next(const struct nvmf_ctrlr *prev);
+
+/* fence.c: an association begins. -EBUSY, -ENOMEM: it must not. */
+int fence_begin(struct nvmf_ctrlr *c, struct err *err) WARN_UNUSED;
+/* All its queues are closed. Nothing happens where none had begun. */
+void fence_end(struct nvmf_ctrlr *c);
+/* A controller is about to be freed. */
+void fence_forget(struct nvmf_ctrlr *c);
+/* A controller became LIVE: fences may be asked for through it. */
+void fence_kick(void);
+struct nvmf_view;
+/* What of the view tells which lost writes may be sent again. */
+void fence_view(const struct nvmf_opts *opts, struct nvmf_view *view);
+
+/* connect.c: from no queue to LIVE's facts; c->lock is held. A failure leaves queues open. */
 int ctrlr_connect(struct nvmf_ctrlr *c, struct err *err) MAY_SUSPEND WARN_UNUSED;
 /* Close every queue and wait until they are. */
 void ctrlr_disconnect(struct nvmf_ctrlr *c, int reason) MAY_SUSPEND;
@@ -189,6 +215,7 @@ struct admin_call {
 	struct nvme_cmd cmd;
 	void *buf;
 	uint32_t len;
+	uint64_t timeout_ns; /* 0: the queue's */
 	uint16_t status; /* answer: NVMe type << 8 | code, DNR; NVMF_LOST */
 	uint32_t dw0, dw1;
 };
@@ -264,6 +291,9 @@ struct nvmf_view {
 	uint32_t nsid[PATHS_MAX];
 	uint8_t n;
 	uint16_t fail; /* status for what finds no path; 0: hold it */
+	uint8_t nacting;
+	uint32_t horizon; /* the newest association that was known */
+	uint32_t acting[VIEW_ACTING_MAX]; /* associations whose lost writes may still be carried out */
 };
 
 struct nvmf_dsm { /* memory of a slot for the list of ranges */
@@ -282,6 +312,7 @@ struct nvmf_chan {
 	bool is_draining;
 	struct list room;      /* in an ioq's waiters */
 	struct msg_list later; /* for a retry after a while */
+	struct msg_list fenced; /* lost writes whose association may still act */
 	struct timer later_timer;
 	uint64_t retries;
 

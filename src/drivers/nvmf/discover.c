@@ -119,17 +119,15 @@ int nvmf_discover(const char *host, uint16_t port, const char *hostnqn,
 	struct nvmf_ctrlr *c;
 	int result;
 
-	nvmf_opts_init(&opts);
+	result = nvmf_opts_init(&opts, hostnqn, err);
+	if (result < 0)
+		return result;
 	if (strlen(host) >= sizeof(opts.host))
 		return err_set(err, -ENAMETOOLONG, "the host's name is too long");
 	memcpy(opts.host, host, strlen(host) + 1);
 	opts.port = port;
 	opts.kato_ms = 0; /* it is over before one is due */
 	(void)snprintf(opts.subnqn, sizeof(opts.subnqn), "%s", NVME_DISCOVERY_NQN);
-	if (hostnqn != NULL && !nvmf_nqn_is_valid(hostnqn))
-		return err_set(err, -EINVAL, "'%s' is no qualified name of a host", hostnqn);
-	if (hostnqn != NULL)
-		(void)snprintf(opts.hostnqn, sizeof(opts.hostnqn), "%s", hostnqn);
 	result = ctrlr_get_discovery(&opts, &c, err);
 	if (result < 0)
 		return result;

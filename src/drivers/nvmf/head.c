@@ -105,6 +105,7 @@ void head_view(const struct nvmf_head *head, const struct nvmf_chan *chan,
 	unsigned n = head_choose(head, paths);
 
 	*ret_view = (struct nvmf_view){ .fail = head_fail_status(head) };
+	fence_view(&head->opts, ret_view);
 	for (unsigned i = 0; i < n; i++) {
 		struct nvmf_ioq *ioq = chan->ioq[paths[i]->slot];
 

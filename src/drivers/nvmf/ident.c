@@ -118,6 +118,9 @@ int nvmf_ctrl_check(const struct nvme_id_ctrl *id, const char *subnqn,
 	if (id->mdts != 0 && id->mdts < MDTS_SHIFT_MAX)
 		info.data_max = MIN(info.data_max, (uint32_t)NVME_PAGE_SIZE << id->mdts);
 	info.oaes = le32_get(id->oaes);
+	info.ccrl = id->ccrl;
+	info.ciu = id->ciu;
+	info.cirn = le64_get(id->cirn);
 	info.oncs = le16_get(id->oncs);
 	info.aerl = id->aerl;
 	if (le16_get(id->fuses) & NVME_FUSES_COMPARE_WRITE)

@@ -77,26 +77,34 @@ bool nvmf_nqn_is_valid(const char *nqn)
 struct whoami {
 	char hostnqn[NVME_NQN_SIZE];
 	char hostid[UUID_TEXT_SIZE];
-	char machine[256];
+	char machine[128];
 	char node[128];
+	int result;
 };
 
-static void read_line(const char *path, char *text, size_t size)
+/* The first word of a file; "" without the file. A file that is there but cannot be opened now (no
+ * memory, no descriptor) is an error: we must not become another host for a moment. */
+static int read_line(const char *path, char *text, size_t size)
 {
 	CLEANUP(fclosep) FILE *file = fopen(path, "re");
 
 	text[0] = '\0';
 	if (file != NULL && fgets(text, (int)size, file) != NULL)
 		text[strcspn(text, " \t\r\n")] = '\0';
+	if (file == NULL && (errno == ENOMEM || errno == EMFILE || errno == ENFILE))
+		return -errno;
+	return 0;
 }
 
 static void whoami_read(void *arg)
 {
 	struct whoami *who = arg;
 
-	read_line("/etc/nvme/hostnqn", who->hostnqn, sizeof(who->hostnqn));
-	read_line("/etc/nvme/hostid", who->hostid, sizeof(who->hostid));
-	identity_machine(who->machine, sizeof(who->machine));
+	who->result = read_line("/etc/nvme/hostnqn", who->hostnqn, sizeof(who->hostnqn));
+	if (who->result == 0)
+		who->result = read_line("/etc/nvme/hostid", who->hostid, sizeof(who->hostid));
+	if (who->result == 0)
+		who->result = read_line("/etc/machine-id", who->machine, sizeof(who->machine));
 	if (gethostname(who->node, sizeof(who->node)) < 0)
 		who->node[0] = '\0';
 	who->node[sizeof(who->node) - 1] = '\0';
@@ -113,7 +121,8 @@ static void set_hostid(struct nvmf_opts *opts, const struct whoami *who, bool is
 	}
 	if (env == NULL &&
 	    (!is_systems || uuid_from_text(who->hostid, &id, NULL) < 0 || uuid_is_zero(&id)))
-		identity_derive(who->machine, opts->hostnqn, &id);
+		identity_derive(who->machine[0] != '\0' ? who->machine : who->node, opts->hostnqn,
+				&id);
 	memcpy(opts->hostid, id.b, sizeof(opts->hostid));
 }
 
@@ -123,6 +132,8 @@ static int set_host(struct nvmf_opts *opts, const char *hostnqn, struct err *err
 	bool is_systems = false;
 
 	task_blocking(whoami_read, &who);
+	if (who.result < 0)
+		return err_set_sys(err, who.result, "cannot find out which host this is");
 	if (hostnqn == NULL)
 		hostnqn = getenv("HOSTNQN");
 	if (hostnqn == NULL && nvmf_nqn_is_valid(who.hostnqn)) {
@@ -370,12 +381,10 @@ int nvmf_opts_parse(struct uri *uri, struct nvmf_opts *ret_opts, struct err *err
 	return 0;
 }
 
-void nvmf_opts_init(struct nvmf_opts *opts)
+int nvmf_opts_init(struct nvmf_opts *opts, const char *hostnqn, struct err *err)
 {
 	set_defaults(opts);
-	if (set_host(opts, NULL, NULL) < 0) /* HOSTNQN is no name: any other will do */
-		(void)snprintf(opts->hostnqn, sizeof(opts->hostnqn),
-			       "nqn.2019-05.io.openebs:node-name:unnamed");
+	return set_host(opts, hostnqn, err);
 }
 
 int nvmf_opts_name(const struct nvmf_opts *opts, char *name, size_t size, struct err *err)

@@ -72,8 +72,9 @@ int nvmf_opts_name(const struct nvmf_opts *opts, char *name, size_t size,
 		   struct err *err) WARN_UNUSED;
 /* Do both lead to the same controller? */
 bool nvmf_opts_same_ctrlr(const struct nvmf_opts *a, const struct nvmf_opts *b);
-/* Defaults alone: for a discovery controller. */
-void nvmf_opts_init(struct nvmf_opts *opts) MAY_SUSPEND;
+/* Defaults alone, for a discovery controller; @hostnqn: NULL for the default. */
+int nvmf_opts_init(struct nvmf_opts *opts, const char *hostnqn,
+		   struct err *err) MAY_SUSPEND WARN_UNUSED;
 /* A qualified name has 1 ... 223 bytes, no space or control character (Base 4.5). */
 bool nvmf_nqn_is_valid(const char *nqn);
 

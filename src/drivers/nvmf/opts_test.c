@@ -43,14 +43,14 @@ ENGINE_TEST(nvmf_opts_are_read)
 	char name[DEVICE_NAME_MAX];
 	struct err err = {};
 
-	CHECK_EQ(
-		parse("nvmf+tcp://[::1]:4420/nqn.a:b?nsid=9&hdgst&ddgst=no&keep_alive=5s&"
-		      "queue_depth=16&queues=2&io_timeout=250ms&ctrl_loss=0&fast_io_fail=2s&"
-		      "on_timeout=remove&iopolicy=queue-depth&hostnqn=nqn.h:1&"
-		      "hostid=11111111-2222-3333-4444-555555555555&reftag&guard&"
-		      "paths=10.0.0.2:4420,%5Bfe80::1%5D:1&uuid=5f5cd0a8-6ac9-4ac6-a6cd-a8d4d7fc4fd2",
-		      &opts, &err),
-		0);
+	CHECK_EQ(parse("nvmf+tcp://[::1]:4420/nqn.a:b?nsid=9&hdgst&ddgst=no&keep_alive=5s&"
+		       "queue_depth=16&queues=2&io_timeout=250ms&ctrl_loss=0&fast_io_fail=2s&"
+		       "on_timeout=remove&iopolicy=queue-depth&hostnqn=nqn.h:1&"
+		       "hostid=11111111-2222-3333-4444-555555555555&reftag&guard&"
+		       "paths=10.0.0.2:4420,%5Bfe80::1%5D:1&"
+		       "uuid=5f5cd0a8-6ac9-4ac6-a6cd-a8d4d7fc4fd2",
+		       &opts, &err),
+		 0);
 	CHECK_STR(err.msg, "");
 	CHECK_STR(opts.host, "::1");
 	CHECK_EQ(opts.nsid, 9);

@@ -12,8 +12,8 @@
  *
  * A slot:
  *
- *   FREE --get--> LENT --send--> QUEUED --in the kernel--> SENT --answer--> DONE (in done()) --> FREE
- *                   |              +----------- NVMF_LOST ---+---------------^
+ *   FREE --get--> LENT --send--> QUEUED --in the kernel--> SENT --answer--> DONE --> FREE
+ *                   |              +----------- NVMF_LOST ---+---------------^ done() runs
  *                   +--put--> FREE
  *
  * There is one slot more than may be in flight: the one whose done() runs does not count, so that
@@ -641,6 +641,7 @@ int queue_connect(struct queue *q, const struct queue_target *target, struct err
 	q->capsule_data_target = target->capsule_data_max;
 	q->io_timeout_ns = target->io_timeout_ns;
 	q->is_send_blocked = false;
+	q->send_error = 0;
 	q->rules = (struct pdu_rules){ .is_host = true, .c2h_data_max = QUEUE_DATA_MAX };
 	q->state = QUEUE_DIAL;
 	q->life.fn = queue_connect_timeout;

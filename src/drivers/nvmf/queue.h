@@ -79,8 +79,8 @@ struct slot {
 	uint64_t timeout_ns; /* 0: the queue's */
 
 	/* the answer, valid in done() */
-	uint16_t
-		status; /* 0; NVMe type << 8 | code, NVME_STATUS_DNR, CRD in bits 12:11; NVMF_LOST */
+	/* 0; NVMe type << 8 | code, NVME_STATUS_DNR, CRD in bits 12:11; NVMF_LOST */
+	uint16_t status;
 	uint32_t dw0, dw1;
 	bool is_unsent; /* with NVMF_LOST: no byte of it was sent, so it cannot have taken effect */
 
@@ -114,8 +114,8 @@ struct queue_opts {
 	/* The end of a queue that was connecting or live; @reason: negative errno, see queue_err().
 	 * The queue is IDLE then: it may be connected again or freed from here. */
 	void (*down)(struct queue *q, int reason);
-	/* A slot has been in flight for longer than its time. Again after another such time. NULL: nobody
-	 * cares. */
+	/* A slot has been in flight for longer than its time. Again after another such time. May be
+	 * NULL. */
 	void (*late)(struct queue *q, struct slot *slot);
 };
 
@@ -157,8 +157,8 @@ uint16_t queue_depth(const struct queue *q);  /* commands that may be in flight:
 uint32_t queue_inflight(const struct queue *q);
 const char *queue_peer(const struct queue *q);
 
-/* A free slot; NULL: all are in flight, or the queue is not LIVE. Never waits. The slot whose done()
- * runs does not count as in flight. */
+/* A free slot; NULL: all are in flight, or the queue is not LIVE. Never waits. The slot whose
+ * done() runs does not count as in flight. */
 struct slot *queue_get(struct queue *q);
 /* Give a slot back that was not sent. */
 void queue_put(struct slot *slot);

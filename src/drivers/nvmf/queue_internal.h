@@ -110,6 +110,7 @@ struct queue {
 	struct timer life;   /* connect, then linger */
 	struct timer late;
 	int reason;
+	int send_error; /* negative errno: the socket takes nothing any more */
 	struct err err;
 	bool hdgst, ddgst; /* asked for */
 	uint32_t kato_ms;

@@ -12,8 +12,8 @@
  *
  * Large data pays no copy. As soon as the header of a C2HData is known and RX_DIRECT_MIN bytes and
  * more are still to come, they are received straight into the caller's memory, the first elements
- * of the scatter list. While large reads are in flight only RX_SMALL bytes are received behind that,
- * so that the next header comes with little of its data and the rest of it directly, too.
+ * of the scatter list. While large reads are in flight only RX_SMALL bytes are received behind
+ * that, so that the next header comes with little of its data and the rest of it directly, too.
  *
  *   queue:  active (recv tried each turn) --RX_IDLE_US without a byte or a command--> armed
  *             ^------------------------ ready(), queue_send() ----------------------'
@@ -32,7 +32,7 @@
  *
  * Decisions where the text leaves room
  *   - C2HData and R2T must come in order of their offsets, as every known controller sends them.
- *   - The last C2HData need not carry LAST if a response follows; after one with LAST there is none.
+ *   - The last C2HData need not carry LAST if a response follows; behind one with LAST is no data.
  *   - Only one R2T per command at a time, as we said in ICReq: the next may come when the last byte
  *     for the one before is in the kernel.
  *
@@ -364,8 +364,11 @@ static unsigned queue_recv(struct queue *q)
 
 	direct = queue_scatter(q, &iovcnt);
 	got = stream_recv(q->stream, hub->iov, iovcnt);
-	if (got == -EAGAIN)
-		return 0;
+	if (got == -EAGAIN) {
+		if (likely(q->send_error == 0))
+			return 0;
+		got = q->send_error;
+	}
 	if (unlikely(got <= 0)) {
 		queue_broke(q, got);
 		return 1;

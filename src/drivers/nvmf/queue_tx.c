@@ -13,9 +13,9 @@
  *   slot:  queue_send --> OUT_CMD --in the kernel--> (R2T) --> OUT_H2C --more of it--+--> nothing
  *                                                                ^-------------------'
  *
- * Write data travels in the capsule if it fits there, else when the controller asks for it (R2T), in
- * PDUs of at most what it takes at once. Such PDUs queue behind one another like commands, one per
- * slot, so that a large write does not hold up small ones.
+ * Write data travels in the capsule if it fits there, else when the controller asks for it (R2T),
+ * in PDUs of at most what it takes at once. Such PDUs queue behind one another like commands, one
+ * per slot, so that a large write does not hold up small ones.
  *
  *   queued --flush--> gathered --sendmsg--> all taken:  next
  *                        ^                  part taken: blocked --STREAM_OUT--+
@@ -350,7 +350,10 @@ void queue_flush(struct queue *q)
 		ssize_t n = stream_send(q->stream, iov, g.count);
 
 		if (unlikely(n < 0 && n != -EAGAIN)) {
-			queue_drop(q, (int)n);
+			/* Why may still lie in the receive buffer. */
+			q->is_send_blocked = true;
+			q->send_error = (int)n;
+			hub_activate(q);
 			return;
 		}
 		if (n != (ssize_t)total) {
