@@ -753,6 +753,9 @@ void pair_end(struct scene *scene)
 {
 	unsigned left;
 
+	/* who deleted a controller says so before he has gone himself */
+	for (unsigned i = 0; i < 100 && task_count() > 1; i++)
+		task_sleep(STEP_NS);
 	pair_stats.bytes += simnet_stats()->bytes;
 	pair_stats.connects += simnet_stats()->connects;
 	left = simnet_stop();
