@@ -63,7 +63,7 @@ static const struct {
 	{ IO_SEEK_HOLE, 2 }, { IO_RESET, 1 },
 };
 
-static uint8_t op_choose(void)
+static uint8_t op_choose(const struct scene *scene)
 {
 	unsigned total = 0, roll;
 
@@ -71,8 +71,10 @@ static uint8_t op_choose(void)
 		total += mix[i].weight;
 	roll = (unsigned)world_rand(total);
 	for (unsigned i = 0; i < ARRAY_LEN(mix); i++) {
-		if (roll < mix[i].weight)
-			return mix[i].op;
+		if (roll < mix[i].weight) /* a reset is no calm */
+			return mix[i].op == IO_RESET && scene->remote > 0 && pair_is_calm()
+				       ? IO_FLUSH
+				       : mix[i].op;
 		roll -= mix[i].weight;
 	}
 	return IO_READ;
@@ -233,7 +235,7 @@ static void request_prepare(struct request *req)
 	struct client *client = req->client;
 	struct scene *scene = client->scene;
 
-	req->io = (struct io){ .op = op_choose(), .done = request_done, .owner = req };
+	req->io = (struct io){ .op = op_choose(scene), .done = request_done, .owner = req };
 	req->write_id = req->token = 0;
 	req->is_refused = false;
 	req->is_counted = true;
@@ -511,6 +513,8 @@ static void request_end(struct request *req)
 	req->is_flying = false;
 	if (breaks_connections(req))
 		cause_end(scene, CAUSE_NET);
+	if (scene->remote > 0)
+		pair_check_stall(req);
 	request_judge(req);
 	request_count(req);
 	cover_state_end(op_state(req->io.op));

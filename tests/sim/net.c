@@ -84,7 +84,7 @@ struct listener {
 static struct {
 	struct simnet_opts opts;
 	struct list links, listeners;
-	char from[HOST_MAX];
+	char from[HOST_MAX], aim[HOST_MAX];
 	char cut[PARTITIONS_MAX][2][HOST_MAX];
 	unsigned ncuts, slow;
 	uint16_t next_port;
@@ -258,20 +258,36 @@ static void end_break(struct end *end, int error)
 	end_poke(end);
 }
 
+static bool link_is_whole(const struct link *link)
+{
+	return link->is_accepted && !link->end[0].is_closed && !link->end[1].is_closed;
+}
+
+static bool link_is_aimed_at(const struct link *link)
+{
+	return link_is_whole(link) && (net.aim[0] == '\0' || strcmp(link->end[1].host, net.aim) == 0);
+}
+
 static struct link *any_link(void)
 {
 	struct link *link;
-	uint64_t skip = simnet_count();
+	uint64_t skip = 0;
 
+	list_for_each (link, &net.links, list)
+		skip += link_is_aimed_at(link);
 	if (skip == 0)
 		return NULL;
 	skip = world_rand(skip);
 	list_for_each (link, &net.links, list) {
-		if (link->is_accepted && !link->end[0].is_closed && !link->end[1].is_closed &&
-		    skip-- == 0)
+		if (link_is_aimed_at(link) && skip-- == 0)
 			return link;
 	}
 	return NULL;
+}
+
+void simnet_aim(const char *host)
+{
+	(void)snprintf(net.aim, sizeof(net.aim), "%s", host == NULL ? "" : host);
 }
 
 unsigned simnet_count(void)
@@ -280,7 +296,7 @@ unsigned simnet_count(void)
 	unsigned count = 0;
 
 	list_for_each (link, &net.links, list)
-		count += link->is_accepted && !link->end[0].is_closed && !link->end[1].is_closed;
+		count += link_is_whole(link);
 	return count;
 }
 

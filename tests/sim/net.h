@@ -38,6 +38,8 @@ void simnet_slow(unsigned factor);
 
 /* Connections with both ends open. */
 unsigned simnet_count(void);
+/* From now on the two below strike connections with this host only; NULL: with any. */
+void simnet_aim(const char *host);
 /* Break one of them, drawn by the seed: both ends get -ECONNRESET. False: there is none. */
 bool simnet_drop(void);
 /* One end learns that the connection broke, the other only hears silence. */

@@ -54,6 +54,7 @@ enum {
 };
 
 #define LATE_NS   (3 * SEC)  /* of a far device, at most */
+#define STALL_SLACK_NS (100 * MSEC)
 #define SETTLE_NS (20 * SEC) /* connect, keep alive and reconnect time-outs several times over */
 #define NEAR_HOST "10.0.0.1"
 #define PAIR_NQN  "nqn.2024-01.invalid.sim:pair"
@@ -72,7 +73,7 @@ static struct {
 	uint32_t nsid;
 	bool has_ana;
 	unsigned on_timeout;
-	uint64_t io_timeout_ns;
+	uint64_t io_timeout_ns, stall_ns; /* stall: what a failover may take */
 	bool may_lose; /* the URI lets a controller be given up */
 	bool may_fail; /* the URI lets requests fail while there is no connection */
 	char params[SCENE_URI_MAX - 128];
@@ -80,7 +81,7 @@ static struct {
 	/* one epoch's */
 	struct target *target; /* NULL: down */
 	struct subsystem *subsystem;
-	bool has_trouble, is_busy, is_crashed;
+	bool has_trouble, is_busy, is_crashed, is_calm;
 	unsigned left, hard_left; /* troubles still to come, and the long ones among them */
 	uint64_t pace_ns;         /* about so long between two */
 	struct lost_write *lost; /* owned */
@@ -130,7 +131,7 @@ static void pair_choose_host(void)
 {
 	static const char *const actions[] = { "ignore", "abort", "reset", "remove" };
 	unsigned action = (unsigned)world_rand(world_chance(1, 4) ? 4 : 3);
-	uint64_t io_timeout_ms = 200 + world_rand(1800);
+	uint64_t io_timeout_ms = 200 + world_rand(1800), keep_alive_ms = 500 + world_rand(1000);
 	bool loses = world_chance(1, 6);
 
 	pair.may_lose = loses || action == ON_TIMEOUT_REMOVE;
@@ -146,7 +147,9 @@ static void pair_choose_host(void)
 	param_ms("admin_timeout", 500 + world_rand(500));
 	param_ms("connect_timeout", 200 + world_rand(800));
 	param_ms("reconnect_delay", 10 + world_rand(500));
-	param_ms("keep_alive", 500 + world_rand(1000));
+	param_ms("keep_alive", keep_alive_ms);
+	/* Found by two and a half ticks of keep alive, or by an abort and then a reset. */
+	pair.stall_ns = MAX(keep_alive_ms * 5 / 4, io_timeout_ms * 2) * MSEC + STALL_SLACK_NS;
 	if (pair.may_fail && world_chance(1, 2))
 		param_ms("fast_io_fail", 1 + world_rand(500));
 	if (loses)
@@ -255,6 +258,9 @@ bool pair_start(struct scene *scene)
 	pair.hard_left = (unsigned)world_rand(4);
 	pair.pace_ns = world_chance(1, 2) ? MSEC : 20 * MSEC;
 	pair.is_busy = pair.is_crashed = false;
+	pair.is_calm = pair.npaths == 2 && !pair.may_fail && world_chance(1, 2);
+	simnet_aim(pair.is_calm ? path_host[0] : NULL);
+	pair_stats.calm += pair.is_calm;
 	oracle_set_repeats(scene->oracle, true);
 	return far_start(scene);
 }
@@ -356,6 +362,22 @@ bool pair_may_be_lost(uint64_t since_ns)
 	return pair.may_lose && world_now() - since_ns > 5 * SEC;
 }
 
+bool pair_is_calm(void)
+{
+	return pair.is_calm;
+}
+
+void pair_check_stall(const struct request *req)
+{
+	uint64_t age_ns = world_now() - req->submit_ns;
+
+	if (pair.is_calm && age_ns > pair.stall_ns)
+		world_fail("%s %" PRIu64 "+%u took %" PRIu64 " ms although one path was well; a "
+			   "failover may take %" PRIu64 " ms",
+			   io_op_name(req->io.op), req->io.lba, req->io.nlb, age_ns / MSEC,
+			   pair.stall_ns / MSEC);
+}
+
 bool pair_is_down(void)
 {
 	return pair.is_crashed;
@@ -385,7 +407,7 @@ static void net_half_open(struct scene *scene)
 
 static void net_partition(struct scene *scene)
 {
-	const char *host = path_host[world_rand(pair.npaths)];
+	const char *host = path_host[pair.is_calm ? 0 : world_rand(pair.npaths)];
 
 	(void)scene;
 	cover_fault_begin(COVER_NET_PARTITION);
@@ -613,16 +635,17 @@ static void path_change(struct scene *scene)
 static const struct {
 	void (*act)(struct scene *scene);
 	unsigned weight;
+	bool is_calm;  /* strikes one path only, if aimed */
 	bool is_hard;  /* requests may have to wait for seconds */
 	bool is_alone; /* changes target or paths */
 } troubles[] = {
-	{ net_drop, 20, false, false },     { net_half_open, 6, true, false },
-	{ net_partition, 10, true, false }, { net_slow, 10, false, false },
-	{ far_restart, 8, true, true },     { far_crash, 5, true, true },
-	{ far_resubsystem, 5, true, true }, { far_pause, 10, false, true },
-	{ far_late, 6, true, false },       { path_change, 6, false, true },
-	{ far_ana, 12, true, true },        { far_disconnect, 6, false, true },
-	{ far_decoy, 8, false, true },
+	{ net_drop, 20, true, false, false },      { net_half_open, 6, true, true, false },
+	{ net_partition, 10, true, true, false },  { net_slow, 10, false, false, false },
+	{ far_restart, 8, false, true, true },     { far_crash, 5, false, true, true },
+	{ far_resubsystem, 5, false, true, true }, { far_pause, 10, false, false, true },
+	{ far_late, 6, false, true, false },       { path_change, 6, false, false, true },
+	{ far_ana, 12, false, true, true },        { far_disconnect, 6, false, false, true },
+	{ far_decoy, 8, true, false, true },
 };
 
 static void trouble_once(struct scene *scene)
@@ -634,6 +657,8 @@ static void trouble_once(struct scene *scene)
 	roll = (unsigned)world_rand(total);
 	while (roll >= troubles[i].weight)
 		roll -= troubles[i++].weight;
+	if (pair.is_calm && !troubles[i].is_calm)
+		return;
 	if ((troubles[i].is_hard && pair.hard_left == 0) || (troubles[i].is_alone && pair.is_busy))
 		return;
 	pair.left--;

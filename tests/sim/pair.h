@@ -23,6 +23,9 @@ bool pair_add_paths(struct scene *scene) MAY_SUSPEND;
 void pair_destroy(struct scene *scene) MAY_SUSPEND;
 /* A device that could not be made had connections: wait until the target has let go of them. */
 void pair_forgotten(void) MAY_SUSPEND;
+/* One path suffers, nothing else happens: no request may take longer than a failover does. */
+bool pair_is_calm(void);
+void pair_check_stall(const struct request *req);
 /* A disturber of the network and the target; it counts in scene->nchaos. */
 void pair_trouble(struct scene *scene);
 /* All trouble is over: wait until the far side does nothing any more. */
@@ -46,7 +49,7 @@ bool pair_may_be_lost(uint64_t since_ns);
 bool pair_is_down(void);
 
 struct pair_stats {
-	uint64_t epochs, two_paths, drops, half_opens, partitions, restarts, crashes, late, lost;
+	uint64_t epochs, two_paths, calm, drops, half_opens, partitions, restarts, crashes, late, lost;
 	uint64_t subsystems, paths, ana, disconnects, decoys, bytes, connects;
 };
 extern struct pair_stats pair_stats;

@@ -437,7 +437,8 @@ static void scene_play(struct scene *scene)
 	if (scene->has_capacity)
 		load_prefill(scene);
 	cover_state_begin(COVER_IDLE);
-	chaos_start(scene);
+	if (scene->remote == 0 || !pair_is_calm())
+		chaos_start(scene);
 	if (scene->remote > 0)
 		pair_trouble(scene);
 	load_start(scene);
