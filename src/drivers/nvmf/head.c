@@ -210,6 +210,8 @@ static void head_resize(void *arg)
 		uint64_t nblocks = head->want_nblocks, was = head->dev.nblocks;
 
 		head->want_nblocks = 0;
+		if (nblocks == was)
+			continue;
 		if (device_resize(&head->dev, nblocks, &err) < 0)
 			log_warn("%s: %s", head->dev.name, err_text(&err));
 		else if (nblocks != was)
@@ -224,7 +226,10 @@ static void head_resize(void *arg)
 /* Not in the caller's task: it holds a controller, and a resize waits for I/O that may need it. */
 static void head_want_size(struct nvmf_head *head, uint64_t nblocks)
 {
-	if (nblocks == head->dev.nblocks || !head->is_registered || head->is_removed)
+	if (!head->is_registered || head->is_removed)
+		return;
+	/* a resize under way may be to what another path said before: the last word counts */
+	if (nblocks == head->dev.nblocks && !head->is_resizing)
 		return;
 	head->want_nblocks = nblocks;
 	if (head->is_resizing)
