@@ -120,6 +120,13 @@ def test_options(ashlar, more):
     assert "all as written" in done.stdout
 
 
+def test_fewer_queues_than_cores(ashlar):
+    target = export(ashlar)
+    done = ashlar("bench", url(target.port, "?queues=1"), "--time", 0.2, *cores(2))
+    assert done.returncode == 1
+    assert "grants 1 I/O queues" in done.stderr
+
+
 def test_large_requests_and_second_namespace(ashlar):
     target = export(ashlar)
     for more in ("?nsid=1", "?nsid=2"):
@@ -248,8 +255,17 @@ def restart_under_io(ashlar, more, down_s, *words):
     return load.communicate(timeout=60) + (load.returncode,)
 
 
-def test_restart_of_the_target_under_io(ashlar):
-    out, err, status = restart_under_io(ashlar, "?reconnect_delay=200ms", 0.5)
+def cores(count):
+    """Options for so many reactors; skips where there are not so many cores."""
+    ids = sorted(os.sched_getaffinity(0))[:count]
+    if len(ids) < count:
+        pytest.skip(f"fewer than {count} cores")
+    return ["--cores", hex(sum(1 << i for i in ids))]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_restart_of_the_target_under_io(ashlar, count):
+    out, err, status = restart_under_io(ashlar, "?reconnect_delay=200ms", 0.5, *cores(count))
     assert status == 0, err
     assert "all as written" in out
     assert "connection lost" in err and "back after" in err
@@ -273,19 +289,19 @@ def test_fast_io_fail(ashlar):
     assert "no usable path" in err and "given up" not in err
 
 
-def two_paths(ashlar, wire, more):
+def two_paths(ashlar, wire, more, *words):
     target = export(ashlar)
     a, b = wire(target.port), wire(target.port)
     load = ashlar.start("bench", url(a.port, f"?paths=127.0.0.1:{b.port}" + more), "--time", 4,
-                        "--rw", "randrw", "--verify", "--json")
+                        "--rw", "randrw", "--verify", "--json", *words)
     wait_until(lambda: len(a.pairs) >= 4 and len(b.pairs) >= 4, what="both paths")
     wait_until(lambda: target.disk.stat().st_blocks > 200, what="I/O")
     return target, a, b, load
 
 
-@pytest.mark.parametrize("victim", [0, 1])
-def test_a_path_dies(ashlar, wire, victim):
-    _, a, b, load = two_paths(ashlar, wire, "")
+@pytest.mark.parametrize("victim, count", [(0, 1), (1, 1), (0, 2)])
+def test_a_path_dies(ashlar, wire, victim, count):
+    _, a, b, load = two_paths(ashlar, wire, "", *cores(count))
     (a, b)[victim].kill()
     out, err = load.communicate(timeout=60)
     assert load.returncode == 0, err
@@ -302,6 +318,102 @@ def test_a_path_is_cut_off(ashlar, wire):
     assert result["errors"] == 0
     assert result["lat_ns"]["max"] < 2.5e9  # noticed within the keep alive, then sent elsewhere
     assert "keep alive" in err
+
+
+def test_two_fronts_of_one_backend(ashlar, tmp_path):
+    """One volume, exported by two processes under one name: one is killed with SIGKILL."""
+    backend = export(ashlar)
+    fronts = []
+    for i, ids in enumerate(("1-100", "101-200")):
+        place = tmp_path / f"front{i}"
+        place.mkdir()
+        process = ashlar.start("export", url(backend.port), "--listen", "127.0.0.1:0", "--nqn",
+                               NQN + "-front", "--cntlid-range", ids, "--port-file",
+                               place / "port")
+        wait_until((place / "port").exists, what="the port file")
+        fronts.append((process, int((place / "port").read_text())))
+    uri = url(fronts[0][1], f"?paths=127.0.0.1:{fronts[1][1]}&keep_alive=2s", nqn=NQN + "-front")
+    load = ashlar.start("bench", uri, "--time", 4, "--rw", "randrw", "--verify", "--json")
+    wait_until(lambda: backend.disk.stat().st_blocks > 200, what="I/O")
+    fronts[0][0].kill()
+    out, err = load.communicate(timeout=60)
+    assert load.returncode == 0, err
+    result = json.loads(out)
+    assert result["errors"] == 0
+    assert result["lat_ns"]["max"] < 2e9
+    fronts[1][0].send_signal(signal.SIGTERM)
+    fronts[1][0].communicate(timeout=20)
+
+
+class TwoListeners:
+    """A target with ANA and two listeners, and a verifying load over both."""
+
+    def __init__(self, ashlar, more="", load_s=4):
+        self.target = export(ashlar, "--ana", "--listen", "127.0.0.1:0", "--listen",
+                             "127.0.0.2:0")
+        a, b = [x["listener"] for x in json.loads(self.target.ok("ana"))]
+        self.load = ashlar.start("bench", f"nvmf://{a}/{NQN}?paths={b}{more}", "--time", load_s,
+                                 "--rw", "randrw", "--verify", "--json")
+        wait_until(lambda: len(json.loads(self.target.ok("controllers"))) == 2, what="two paths")
+        self.wait_io()
+
+    def wait_io(self):
+        before = self.commands()
+        wait_until(lambda: self.commands() > before + 1000, what="I/O")
+
+    def commands(self):
+        return json.loads(self.target.ok("stats"))["commands"]
+
+    def set(self, *states):
+        for number, state in enumerate(states):
+            self.target.ok(f"ana {state} {number}")
+
+    def end(self):
+        out, err = self.load.communicate(timeout=60)
+        return self.load.returncode, json.loads(out) if out else None, err
+
+
+def test_ana_changes_under_io(ashlar):
+    """Every state that leaves one way, one after the other: nobody above notices."""
+    two = TwoListeners(ashlar, load_s=5)
+    for states in (("non-optimized", "optimized"), ("inaccessible", "optimized"),
+                   ("optimized", "inaccessible"), ("non-optimized", "inaccessible"),
+                   ("persistent-loss", "non-optimized"), ("change", "optimized"),
+                   ("optimized", "optimized")):
+        # the better one first, so that there is a way at any time
+        for number in sorted((0, 1), key=lambda n: "opt" not in states[n]):
+            two.target.ok(f"ana {states[number]} {number}")
+        two.wait_io()
+    status, result, err = two.end()
+    assert status == 0, err
+    assert result["errors"] == 0
+
+
+def test_ana_no_way_for_a_while(ashlar):
+    """Inaccessible everywhere: I/O waits, and goes on when a path is back."""
+    two = TwoListeners(ashlar)
+    two.set("inaccessible", "inaccessible")
+    seen = [two.commands()]
+
+    def is_silent():
+        threading.Event().wait(0.1)
+        seen.append(two.commands())
+        return seen[-1] == seen[-2]
+
+    wait_until(is_silent, what="silence")
+    two.set("inaccessible", "optimized")
+    two.wait_io()
+    status, result, err = two.end()
+    assert status == 0, err
+    assert result["errors"] == 0
+
+
+def test_ana_no_way_for_too_long(ashlar):
+    two = TwoListeners(ashlar, "&fast_io_fail=300ms")
+    two.set("inaccessible", "inaccessible")
+    status, _, err = two.end()
+    assert status == 1
+    assert "no usable path" in err
 
 
 @pytest.mark.parametrize("action", ["abort", "reset"])

@@ -678,17 +678,15 @@ enum nvme_ana_state {
 	NVME_ANA_CHANGE = 0xf,
 };
 
-enum { NVME_ANA_LOG_RGO = 1 << 0 }; /* log specific field: groups only, no namespaces */
-
 /* ---- what a host needs besides -------------------------------------------------------------- */
 
 enum {
 	NVME_SC_FUSED_FAILED = 0x009, /* Base: Command Aborted due to Failed Fused Command */
 	NVME_SC_COMMAND_INTERRUPTED = 0x021,
 	NVME_SCT_PATH = 3,
-	NVME_AEN_TYPE_ERROR = 0,    /* Base 5.2, figure "Asynchronous Event Type" */
+	NVME_AEN_TYPE_ERROR = 0, /* Base 5.2, figure "Asynchronous Event Type" */
 	NVME_AEN_TYPE_HEALTH = 1,
-	NVME_AEN_TYPE_IO_SET = 6,    /* NVM: reservation log page available is information 0 */
+	NVME_AEN_TYPE_IO_SET = 6, /* NVM: reservation log page available is information 0 */
 	NVME_FUSES_COMPARE_WRITE = 1 << 0,
 	NVME_ADMIN_DELETE_SQ = 0x00, /* memory based queues only */
 	NVME_ADMIN_CREATE_SQ = 0x01,

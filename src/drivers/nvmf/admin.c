@@ -30,7 +30,10 @@
 #include "base/units.h"
 #include "drivers/nvmf/ctrlr.h"
 
-enum { ADMIN_RESERVE = 8 };
+enum {
+	ADMIN_RESERVE = 8,
+	ANA_GROUPS_ONLY = 1 << 0, /* RGO, in the log specific field (Base 5.16.1.13) */
+};
 
 /* Longer than any event takes: requests for events are never late. */
 #define AER_TIMEOUT_NS (1ull << 60)
@@ -266,7 +269,7 @@ int ctrlr_read_ana(struct nvmf_ctrlr *c, struct err *err)
 	log = malloc(len);
 	if (log == NULL)
 		return err_set(err, -ENOMEM, "%s: no memory for the ANA log", c->name);
-	result = ctrlr_log_page(c, NVME_LOG_ANA, NVME_ANA_LOG_RGO, 0, log, len, err);
+	result = ctrlr_log_page(c, NVME_LOG_ANA, ANA_GROUPS_ONLY, 0, log, len, err);
 	if (result == 0)
 		result = ana_parse(log, len, c->groups, c->info.nanagrpid, err);
 	if (result < 0)

@@ -269,6 +269,22 @@ static int set_events(struct nvmf_ctrlr *c, struct err *err)
 	return result < 0 ? err_set(err, result, "%s", err_text(&local)) : 0;
 }
 
+/* Ask for retry delays in statuses (Base 5.27.1.18); without them ours are used. */
+static int set_behavior(struct nvmf_ctrlr *c, struct err *err)
+{
+	struct nvme_host_behavior behavior = { .acre = 1 };
+	struct admin_call call = { .buf = &behavior, .len = sizeof(behavior) };
+	struct err local = {};
+	int result;
+
+	if (c->info.crdt[0] == 0 && c->info.crdt[1] == 0 && c->info.crdt[2] == 0)
+		return 0;
+	call.cmd.opcode = NVME_ADMIN_SET_FEATURES;
+	le32_put(&call.cmd.cdw10, NVME_FEAT_HOST_BEHAVIOR);
+	result = ctrlr_admin(c, &call, "asking for retry delays", &local);
+	return result == 0 || result == -EIO ? 0 : err_set(err, result, "%s", err_text(&local));
+}
+
 static int connect_ioqs(struct nvmf_ctrlr *c, struct err *err)
 {
 	struct nvmf_ioq *ioq;
@@ -310,6 +326,8 @@ static int connect_io(struct nvmf_ctrlr *c, struct err *err)
 
 	if (result == 0)
 		result = set_events(c, err);
+	if (result == 0)
+		result = set_behavior(c, err);
 	if (result < 0)
 		return result;
 	ctrlr_events_start(c);
