@@ -55,8 +55,13 @@ enum cover_state {
 	COVER_RESIZING,
 	COVER_OPENING, /* some opening or closing is under way */
 	COVER_REMOVING,
+	/* of an initiator's controllers: some controller is ... */
+	COVER_CTRLR_CONNECTING,
+	COVER_CTRLR_LIVE,
+	COVER_CTRLR_RESETTING, /* without connection */
+	COVER_FAILED_OVER,     /* one is live, another is not */
 	COVER_STATES_,
-	COVER_STATES_LOCAL_ = COVER_STATES_,
+	COVER_STATES_LOCAL_ = COVER_CTRLR_CONNECTING,
 };
 
 void cover_fault_begin(enum cover_fault fault);

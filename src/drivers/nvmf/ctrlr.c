@@ -297,7 +297,8 @@ static void ctrlr_free(struct nvmf_ctrlr *c)
 	fence_forget(c);
 	queue_free(c->admin);
 	list_del(&c->link);
-	nctrlrs--;
+	if (--nctrlrs == 0) /* nobody is in line any more */
+		timer_disarm(reactor_self(), &spawn_again);
 	free(c->groups);
 	free(c);
 }

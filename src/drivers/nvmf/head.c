@@ -435,7 +435,10 @@ static void head_take_slot(struct nvmf_head *head, struct nvmf_path *path)
 	head->slots |= 1u << path->slot;
 }
 
-/* Into both lists; the device is registered. */
+/*
+ * Into both lists; the device is registered. The namespace is read once more: an event about it that
+ * came before found no path, and a path that was away may have missed some.
+ */
 static void head_link(struct nvmf_head *head, struct nvmf_path *path)
 {
 	path->head = head;
@@ -444,6 +447,7 @@ static void head_link(struct nvmf_head *head, struct nvmf_path *path)
 	task_mutex_lock(&path->ctrlr->lock);
 	list_add_tail(&path->ctrlr->paths, &path->in_ctrlr);
 	task_mutex_unlock(&path->ctrlr->lock);
+	ctrlr_kick(path->ctrlr, KICK_RESCAN);
 }
 
 /* Does @path lead to what @head is? */
