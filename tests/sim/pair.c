@@ -534,7 +534,7 @@ static void far_ana(struct scene *scene)
 	world_trace("ana", (uint64_t)listener, state);
 	if (subsystem_set_ana(pair.subsystem, listener, 0, state, &err) < 0)
 		world_fail("the ANA state cannot be set: %s", err.msg);
-	task_sleep(MIN(world_latency(0, 100 * MSEC), 3 * SEC));
+	task_sleep(world_chance(1, 3) ? SEC + world_rand(2 * SEC) : world_latency(0, 10 * MSEC));
 	if (subsystem_set_ana(pair.subsystem, listener, 0, ANA_OPTIMIZED, &err) < 0)
 		world_fail("the ANA state cannot be set back: %s", err.msg);
 	world_trace("ana is back", (uint64_t)listener, state);

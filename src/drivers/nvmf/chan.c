@@ -50,6 +50,7 @@ enum {
 	CRDT_UNIT_MS = 100,      /* Base 5.17.2.1 */
 	CRDT_MAX_MS = 10 * 1000, /* a controller that wants more is not waited for longer */
 	FUSED_PARTS = 2,
+	DRAIN_MS = 2000,  /* for what is in flight on a path that is taken away */
 	NEW_VIEW_MS = 50, /* before the ANA log is read because of an error */
 };
 
@@ -828,14 +829,41 @@ int chan_add_path(struct nvmf_chan *chan, struct nvmf_path *path, struct err *er
 	return ioq_get(path->ctrlr, chan->ch.reactor, &chan->ioq[path->slot], err);
 }
 
-/* The view without it has landed before its queue goes; what is in flight there is lost then, and
- * finds another path. */
+struct inflight_call {
+	const struct nvmf_ioq *ioq;
+	uint32_t count;
+};
+
+static void ioq_inflight_here(void *arg)
+{
+	struct inflight_call *call = arg;
+
+	call->count = queue_inflight(call->ioq->q);
+}
+
+/* What was sent over a path that is healthy is answered before it goes. */
+static void ioq_drain(struct nvmf_ioq *ioq)
+{
+	struct inflight_call call = { .ioq = ioq };
+
+	for (unsigned ms = 0; ms < DRAIN_MS && ioq->ctrlr->state == CTRLR_LIVE; ms++) {
+		task_call(ioq->reactor, ioq_inflight_here, &call);
+		if (call.count == 0)
+			break;
+		task_sleep(NS_PER_MS);
+	}
+}
+
+/* The view without it has landed before its queue goes; what is in flight there is given a while to
+ * end, is lost then, and finds another path. */
 void chan_remove_path(struct nvmf_chan *chan, struct nvmf_path *path)
 {
 	struct nvmf_ioq *ioq = chan->ioq[path->slot];
 
 	chan_publish(chan);
 	chan_settle(chan);
+	if (ioq != NULL && !chan->head->is_removed)
+		ioq_drain(ioq);
 	chan->ioq[path->slot] = NULL;
 	ioq_put(ioq);
 }

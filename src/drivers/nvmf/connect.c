@@ -602,6 +602,8 @@ void ioq_put(struct nvmf_ioq *ioq)
 	if (--ioq->refs == 0) {
 		ioq_disconnect(ioq, -ESHUTDOWN);
 		c->has_lost_write |= ioq->has_lost_write;
+		if (ioq->has_lost_write && c->refs > 1) /* it waits for the end of all (fence.c) */
+			ctrlr_kick(c, KICK_RESET);
 		list_del(&ioq->link);
 		ioq_free(ioq);
 	}
