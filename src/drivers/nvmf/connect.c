@@ -37,6 +37,7 @@
 #include "reactor/resolve.h"
 
 enum {
+	FUSED_ENTRIES = 3, /* of a queue that takes a pair at all: one stays empty */
 	READY_POLL_MS = 20,
 	READY_MAX_S = 30, /* CAP.TO may say up to 127 s; nobody waits that long */
 	SHUTDOWN_MAX_MS = 500,
@@ -211,6 +212,8 @@ static int identify(struct nvmf_ctrlr *c, struct err *err)
 		else if (result != -EIO)
 			return err_set(err, result, "%s", err_text(&ignored));
 	}
+	if (MIN((uint32_t)c->opts.queue_depth, c->entries_max) < FUSED_ENTRIES)
+		info.fuse_nlb = 0;
 	c->info = info;
 	free(c->groups);
 	c->ngroups = 0;
