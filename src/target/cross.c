@@ -110,8 +110,8 @@ void cross_reset(struct ctrlr *ctrlr, struct cmd *cmd)
 		return;
 	}
 	if (other != NULL && (!other->is_closing || other->is_draining)) {
-		log_info("host ends a controller from another nqn=%s cntlid=%u by=%u host=%s", ss->nqn,
-			 cntlid, ctrlr->cntlid, ctrlr->hostnqn);
+		log_info("host ends a controller from another nqn=%s cntlid=%u by=%u host=%s",
+			 ss->nqn, cntlid, ctrlr->cntlid, ctrlr->hostnqn);
 		ctrlr_close(other);
 	}
 	if (!instance_lives(ss, instance)) {

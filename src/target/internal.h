@@ -300,7 +300,7 @@ struct conn {
 	uint64_t memory;          /* bytes counted in target->conn_memory */
 	struct list counted_link; /* subsystem.conn_list */
 	struct fence *fence;      /* somebody waits for its end; NULL: nobody */
-	uint64_t instance;      /* of its controller, which may be gone before it; 0: none */
+	uint64_t instance;        /* of its controller, which may be gone before it; 0: none */
 };
 
 /* Which groups a listener's hosts cannot use, and why. Bit 0 is group 1. */
@@ -436,9 +436,9 @@ struct ctrlr {
 	unsigned nqueues;
 	unsigned drain_left; /* queues that have commands in flight */
 	bool is_closing, is_draining;
-	uint8_t ciu;       /* tells instances of one id apart, with: */
-	uint64_t instance; /* CIRN: random, never 0 */
-	unsigned ncross;   /* of its commands in ss->resets */
+	uint8_t ciu;           /* tells instances of one id apart, with: */
+	uint64_t instance;     /* CIRN: random, never 0 */
+	unsigned ncross;       /* of its commands in ss->resets */
 	uint8_t listener;      /* the one its admin queue came over, by number */
 	bool is_acre;          /* the host honours retry delays (Host Behavior Support) */
 	uint32_t async_config; /* feature 0Bh */

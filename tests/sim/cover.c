@@ -47,12 +47,21 @@ static const char *const fault_names[COVER_FAULTS_] = {
 };
 
 static const char *const state_names[COVER_STATES_] = {
-	[COVER_IDLE] = "idle",         [COVER_READING] = "reading",   [COVER_WRITING] = "writing",
-	[COVER_FLUSHING] = "flushing", [COVER_UNMAPPING] = "unmap",   [COVER_COMPARING] = "compare",
-	[COVER_QUIESCED] = "quiesced", [COVER_LOCKED] = "locked",     [COVER_RESIZING] = "resizing",
-	[COVER_OPENING] = "opening",   [COVER_REMOVING] = "removing",
-	[COVER_CTRLR_CONNECTING] = "connects", [COVER_CTRLR_LIVE] = "live",
-	[COVER_CTRLR_RESETTING] = "resetting", [COVER_FAILED_OVER] = "failover",
+	[COVER_IDLE] = "idle",
+	[COVER_READING] = "reading",
+	[COVER_WRITING] = "writing",
+	[COVER_FLUSHING] = "flushing",
+	[COVER_UNMAPPING] = "unmap",
+	[COVER_COMPARING] = "compare",
+	[COVER_QUIESCED] = "quiesced",
+	[COVER_LOCKED] = "locked",
+	[COVER_RESIZING] = "resizing",
+	[COVER_OPENING] = "opening",
+	[COVER_REMOVING] = "removing",
+	[COVER_CTRLR_CONNECTING] = "connects",
+	[COVER_CTRLR_LIVE] = "live",
+	[COVER_CTRLR_RESETTING] = "resetting",
+	[COVER_FAILED_OVER] = "failover",
 };
 
 static struct {

@@ -54,7 +54,7 @@ struct version {
 	uint8_t kind;     /* enum value_kind */
 	bool is_applied;  /* acknowledged or seen */
 	bool is_stable, is_gone;
-	bool is_crash; /* survived a power cut, perhaps */
+	bool is_crash;    /* survived a power cut, perhaps */
 	bool is_repeated; /* may take effect again until it ends */
 };
 

@@ -53,12 +53,12 @@ enum {
 	MEMORY_NS_LOG2 = 34, /* 17 virtual seconds: trouble that ended so long ago fails nothing */
 };
 
-#define LATE_NS   (3 * SEC)  /* of a far device, at most */
+#define LATE_NS        (3 * SEC) /* of a far device, at most */
 #define STALL_SLACK_NS (100 * MSEC)
-#define SETTLE_NS (20 * SEC) /* connect, keep alive and reconnect time-outs several times over */
-#define NEAR_HOST "10.0.0.1"
-#define PAIR_NQN  "nqn.2024-01.invalid.sim:pair"
-#define PAIR_HOST "nqn.2024-01.invalid.sim:near"
+#define SETTLE_NS      (20 * SEC) /* connect, keep alive and reconnect time-outs several times over */
+#define NEAR_HOST      "10.0.0.1"
+#define PAIR_NQN       "nqn.2024-01.invalid.sim:pair"
+#define PAIR_HOST      "nqn.2024-01.invalid.sim:near"
 
 static const char *const path_host[PATHS_MAX] = { "10.0.0.2", "10.0.0.5" };
 
@@ -74,7 +74,7 @@ static struct {
 	bool has_ana;
 	unsigned on_timeout;
 	uint64_t io_timeout_ns, stall_ns; /* stall: what a failover may take */
-	bool may_lose; /* the URI lets a controller be given up */
+	bool may_lose;                    /* the URI lets a controller be given up */
 	bool may_fail; /* the URI lets requests fail while there is no connection */
 	char params[SCENE_URI_MAX - 128];
 
@@ -84,7 +84,7 @@ static struct {
 	bool has_trouble, is_busy, is_crashed, is_calm;
 	unsigned left, hard_left; /* troubles still to come, and the long ones among them */
 	uint64_t pace_ns;         /* about so long between two */
-	struct lost_write *lost; /* owned */
+	struct lost_write *lost;  /* owned */
 	size_t nlost, lost_room;
 } pair;
 

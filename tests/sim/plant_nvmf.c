@@ -50,7 +50,8 @@ static struct slot *another(struct slot *slot, uint8_t opcode, bool is_half)
 	while ((other = queue_next_inflight(slot->queue, other)) != NULL) {
 		bool fits = !is_half || other->got < other->len;
 
-		if (other != slot && other->state == SLOT_SENT && other->sqe.opcode == opcode && fits)
+		if (other != slot && other->state == SLOT_SENT && other->sqe.opcode == opcode &&
+		    fits)
 			return other;
 	}
 	return NULL;

@@ -53,7 +53,8 @@ static const char *program;
 static void print_replay(FILE *to)
 {
 	fprintf(to, "seed %" PRIu64 "; replay: %s%s --seed %" PRIu64 "%s%s --trace\n", current_seed,
-		program, scene_is_paired ? " --pair" : "", current_seed, sim_plant != PLANT_NONE ? " --plant " : "",
+		program, scene_is_paired ? " --pair" : "", current_seed,
+		sim_plant != PLANT_NONE ? " --plant " : "",
 		sim_plant != PLANT_NONE ? plant_name(sim_plant) : "");
 }
 
@@ -173,14 +174,14 @@ static void print_pair(void)
 	const struct pair_stats *s = &pair_stats;
 
 	printf("both ends: %" PRIu64 " epochs, %" PRIu64 " with two paths, %" PRIu64
-	       " of them with one that is well; %" PRIu64
-	       " connects, %" PRIu64 " MiB; %" PRIu64 " drops, %" PRIu64 " half-open, %" PRIu64
-	       " partitions, %" PRIu64 " restarts, %" PRIu64 " crashes, %" PRIu64
-	       " subsystems and %" PRIu64 " paths changed, %" PRIu64 " ANA changes, %" PRIu64
-	       " disconnects, %" PRIu64 " decoys, %" PRIu64 " late, %" PRIu64 " writes lost\n",
-	       s->epochs, s->two_paths, s->calm, s->connects, s->bytes >> 20, s->drops, s->half_opens,
-	       s->partitions, s->restarts, s->crashes, s->subsystems, s->paths, s->ana, s->disconnects,
-	       s->decoys, s->late, s->lost);
+	       " of them with one that is well; %" PRIu64 " connects, %" PRIu64 " MiB; %" PRIu64
+	       " drops, %" PRIu64 " half-open, %" PRIu64 " partitions, %" PRIu64
+	       " restarts, %" PRIu64 " crashes, %" PRIu64 " subsystems and %" PRIu64
+	       " paths changed, %" PRIu64 " ANA changes, %" PRIu64 " disconnects, %" PRIu64
+	       " decoys, %" PRIu64 " late, %" PRIu64 " writes lost\n",
+	       s->epochs, s->two_paths, s->calm, s->connects, s->bytes >> 20, s->drops,
+	       s->half_opens, s->partitions, s->restarts, s->crashes, s->subsystems, s->paths,
+	       s->ana, s->disconnects, s->decoys, s->late, s->lost);
 }
 
 static bool run_all(void)

@@ -610,7 +610,7 @@ static enum sent send_fused(struct nvmf_chan *chan, struct slot *first, struct i
 	struct req *req = req_of(io);
 	struct slot *second;
 
-	if (io->nlb > ioq->ctrlr->info.fuse_nlb) {
+	if (io->nlb > chan->head->fuse_nlb) {
 		queue_put(first);
 		io->status = IO_INVALID; /* more than it does atomically */
 		return SENT_DONE;
@@ -872,8 +872,7 @@ static void chan_close_here(void *arg)
 {
 	struct nvmf_chan *chan = arg;
 
-	assert(chan->waiting.head == NULL && chan->later.head == NULL &&
-	       chan->fenced.head == NULL);
+	assert(chan->waiting.head == NULL && chan->later.head == NULL && chan->fenced.head == NULL);
 	timer_disarm(chan->ch.reactor, &chan->later_timer);
 	list_del(&chan->room);
 }

@@ -177,10 +177,11 @@ static int check_not_smaller(const struct nvmf_ctrlr *c, struct err *err)
 
 	list_for_each (path, &c->paths, in_ctrlr) {
 		if (!path->is_gone && !head_fits(path->head, &c->info))
-			return err_set(err, -ENOTSUP,
-				       "the controller came back with less than %s needs: transfers "
-				       "of %u bytes, commands %#x; make the device again",
-				       path->head->dev.name, c->info.data_max, c->info.oncs);
+			return err_set(
+				err, -ENOTSUP,
+				"the controller came back with less than %s needs: transfers "
+				"of %u bytes, commands %#x; make the device again",
+				path->head->dev.name, c->info.data_max, c->info.oncs);
 	}
 	return 0;
 }

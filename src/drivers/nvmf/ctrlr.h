@@ -31,7 +31,7 @@ enum {
 	AERS_MAX = 2,           /* event requests kept with a controller */
 	FENCES_MAX = 16,        /* lost associations of one subsystem and host that may still act */
 	VIEW_ACTING_MAX = FENCES_MAX + 2 * PATHS_MAX,
-	NVMF_TRIES_MAX = 8,     /* how often one request is sent before its error is believed */
+	NVMF_TRIES_MAX = 8, /* how often one request is sent before its error is believed */
 };
 
 struct nvmf_head;
@@ -94,7 +94,7 @@ struct nvmf_ctrlr {
 
 	uint16_t cntlid;
 	uint32_t entries_max; /* of an I/O queue: CAP.MQES, not 0's based */
-	uint16_t nqueues; /* I/O queues granted, 0: not connected yet */
+	uint16_t nqueues;     /* I/O queues granted, 0: not connected yet */
 	struct nvmf_ctrl_info info;
 	struct ana_group *groups; /* owned; info.nanagrpid of them */
 	unsigned ngroups;
@@ -113,13 +113,13 @@ struct nvmf_ctrlr {
 	struct list waiters;        /* struct ctrlr_wait: until LIVE or not */
 	struct msg_list resets;     /* IO_RESETs to be answered after the reset */
 
-	uint64_t lost_ns; /* when the connection was lost; 0: it was not */
-	unsigned attempt; /* since then */
-	uint32_t serial;  /* of the association that is or is being made, 0: none (fence.c) */
+	uint64_t lost_ns;    /* when the connection was lost; 0: it was not */
+	unsigned attempt;    /* since then */
+	uint32_t serial;     /* of the association that is or is being made, 0: none (fence.c) */
 	bool has_lost_write; /* on a queue of it that is gone */
 	unsigned fencing;    /* tasks that end another controller through this one */
 	struct nvmf_fence *spare; /* owned */
-	struct err why;   /* the last failure */
+	struct err why;           /* the last failure */
 	struct ctrlr_stats stats;
 };
 
@@ -216,7 +216,7 @@ struct admin_call {
 	void *buf;
 	uint32_t len;
 	uint64_t timeout_ns; /* 0: the queue's */
-	uint16_t status; /* answer: NVMe type << 8 | code, DNR; NVMF_LOST */
+	uint16_t status;     /* answer: NVMe type << 8 | code, DNR; NVMF_LOST */
 	uint32_t dw0, dw1;
 };
 int ctrlr_admin(struct nvmf_ctrlr *c, struct admin_call *call, const char *what,
@@ -268,6 +268,7 @@ struct nvmf_path {
 struct nvmf_head {
 	struct device dev;
 	struct nvmf_opts opts; /* of the first path */
+	uint32_t fuse_nlb;     /* blocks of an atomic compare-and-write; constant */
 	struct nvmf_ns_info ns;
 	struct task_mutex lock; /* paths and channels come and go; taken before a controller's */
 	struct list paths;
@@ -293,7 +294,8 @@ struct nvmf_view {
 	uint16_t fail; /* status for what finds no path; 0: hold it */
 	uint8_t nacting;
 	uint32_t horizon; /* the newest association that was known */
-	uint32_t acting[VIEW_ACTING_MAX]; /* associations whose lost writes may still be carried out */
+	uint32_t acting
+		[VIEW_ACTING_MAX]; /* associations whose lost writes may still be carried out */
 };
 
 struct nvmf_dsm { /* memory of a slot for the list of ranges */
@@ -310,8 +312,8 @@ struct nvmf_chan {
 	struct msg_list waiting; /* for a path or for room */
 	struct msg drain;        /* look at them again */
 	bool is_draining;
-	struct list room;      /* in an ioq's waiters */
-	struct msg_list later; /* for a retry after a while */
+	struct list room;       /* in an ioq's waiters */
+	struct msg_list later;  /* for a retry after a while */
 	struct msg_list fenced; /* lost writes whose association may still act */
 	struct timer later_timer;
 	uint64_t retries;

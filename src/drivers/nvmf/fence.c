@@ -43,10 +43,10 @@
 #include "drivers/nvmf/ctrlr.h"
 
 enum {
-	FENCE_TASKS_MAX = 8,  /* fences that are asked for at once */
-	AGAIN_MS = 100,       /* when a target was too busy, or we had no task */
-	CCR_IMMEDIATE = 1,    /* dword 0: the reset is complete */
-	CCR_CIU_SHIFT = 16,   /* dword 10: CNTLID below it */
+	FENCE_TASKS_MAX = 8, /* fences that are asked for at once */
+	AGAIN_MS = 100,      /* when a target was too busy, or we had no task */
+	CCR_IMMEDIATE = 1,   /* dword 0: the reset is complete */
+	CCR_CIU_SHIFT = 16,  /* dword 10: CNTLID below it */
 };
 
 /* The answer takes as long as the slowest command that the other controller has with a device. */

@@ -475,8 +475,7 @@ bool head_fits(const struct nvmf_head *head, const struct nvmf_ctrl_info *info)
 	const struct device *dev = &head->dev;
 
 	return info->data_max / dev->block_size >= dev->max_io_nlb &&
-	       (dev->ops & ~ops_of(info)) == 0 &&
-	       (dev->has_write_cache || !info->has_write_cache);
+	       (dev->ops & ~ops_of(info)) == 0 && (dev->has_write_cache || !info->has_write_cache);
 }
 
 static int check_join(const struct nvmf_head *head, const struct nvmf_path *path, struct err *err)
@@ -559,6 +558,7 @@ static int head_new(const struct nvmf_opts *opts, struct nvmf_path *path, struct
 	result = nvmf_opts_name(opts, head->dev.name, sizeof(head->dev.name), err);
 	if (result < 0)
 		return result;
+	head->fuse_nlb = path->ns.fuse_nlb != 0 ? path->ns.fuse_nlb : path->ctrlr->info.fuse_nlb;
 	set_limits(&head->dev, &path->ctrlr->info, &path->ns);
 	set_identity(&head->dev, opts, &path->ns);
 	result = device_register(&head->dev, err);
