@@ -15,8 +15,8 @@
  *     its way: the oracle stays strict about that, which is the hardest promise judged here.
  *   - A write that failed may still be carried out for as long as the target lives: it stays in
  *     flight for the oracle until the target has stopped or its machine has died (pair_lost).
- *   - Requests fail of the network only where the URI says that they may (fast_io_fail_ms), and only
- *     with trouble before. Without, the initiator has to get every request through.
+ *   - Requests fail of the network only where the URI says that they may (fast_io_fail), and
+ *     only with trouble before. Without, the initiator has to get every request through.
  *   - The far machine may lose its power while the near one lives: what was not flushed may be gone
  *     although nobody saw an error, as with any remote disk (oracle_crash).
  *
@@ -55,7 +55,7 @@ enum {
 
 #define LATE_NS        (3 * SEC) /* of a far device, at most */
 #define STALL_SLACK_NS (100 * MSEC)
-#define SETTLE_NS      (20 * SEC) /* connect, keep alive and reconnect time-outs several times over */
+#define SETTLE_NS      (20 * SEC) /* all time-outs several times over */
 #define NEAR_HOST      "10.0.0.1"
 #define PAIR_NQN       "nqn.2024-01.invalid.sim:pair"
 #define PAIR_HOST      "nqn.2024-01.invalid.sim:near"
@@ -441,7 +441,7 @@ static void far_restart(struct scene *scene)
 	cover_fault_end(COVER_TARGET_RESTART);
 }
 
-/* The far machine loses its power, and comes back; the near one sees a connection that is silent. */
+/* The far machine loses its power, and comes back; the near one hears nothing. */
 static void far_crash(struct scene *scene)
 {
 	struct medium *m = scene->medium;

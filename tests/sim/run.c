@@ -222,8 +222,8 @@ static bool run_all(void)
 static int usage(void)
 {
 	fprintf(stderr,
-		"usage: %s [--pair] [--seeds A..B | --seed N] [--trace] [--time SECONDS] [--coverage]\n"
-		"       [--hash] [--twice] [--plant BUG]\n"
+		"usage: %s [--pair] [--seeds A..B | --seed N] [--trace] [--time SECONDS]\n"
+		"       [--coverage] [--hash] [--twice] [--plant BUG]\n"
 		"  --pair         stacks with our initiator and our target in the middle\n"
 		"  --seeds A..B   run these seeds, both included (1..100)\n"
 		"  --seed N       run one\n"

@@ -18,12 +18,12 @@
  *
  * Exactly once. The queue calls back once for each command, and a request is sent again only after
  * that. Sent again is what a repeat changes nothing about: reads, writes, zeroes, unmap, flush,
- * compare. A write whose answer was lost may thus be carried out twice, with the same data. It waits
- * until nothing of its first copy is left at the target (fence.c), so none can land on top of what
- * its owner writes there once he knows that it is done. A compare-and-write is
- * not sent again once any of it has left: its first half would meet its own result and report a
- * difference that never was. Nor is what users pass through, whose meaning we do not know. Both
- * end with IO_TRANSPORT, and the owner knows what that means for them.
+ * compare. A write whose answer was lost may thus be carried out twice, with the same data. It
+ * waits until nothing of its first copy is left at the target (fence.c), so none can land on top of
+ * what its owner writes there once he knows that it is done. A compare-and-write is not sent again
+ * once any of it has left: its first half would meet its own result and report a difference that
+ * never was. Nor is what users pass through, whose meaning we do not know. Both end with
+ * IO_TRANSPORT, and the owner knows what that means for them.
  *
  * Errors of the path (type 3, an ANA state) take the path out of this reactor's view and ask the
  * head to look again. A controller that is busy or interrupted (no do-not-retry bit) is asked again

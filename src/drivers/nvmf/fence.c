@@ -24,7 +24,8 @@
  * Numbers: NVM Express Base Specification 2.3, 5.4.3 (Cross-Controller Reset).
  *
  * Invariants
- *   1. Memory for a fence is there before an association begins (ctrlr->spare), so none is forgotten.
+ *   1. Memory for a fence is there before an association begins (ctrlr->spare), so none is
+ *      forgotten.
  *   2. At most FENCES_MAX for one subsystem and host; beyond that nothing connects.
  *   3. A task at work counts in ctrlr->fencing, and the controller is not freed before it has gone.
  *   4. Fences go with the last controller of their subsystem and host: nobody is left who waits.

@@ -436,8 +436,8 @@ static void head_take_slot(struct nvmf_head *head, struct nvmf_path *path)
 }
 
 /*
- * Into both lists; the device is registered. The namespace is read once more: an event about it that
- * came before found no path, and a path that was away may have missed some.
+ * Into both lists; the device is registered. The namespace is read once more: an event about it
+ * that came before found no path, and a path that was away may have missed some.
  */
 static void head_link(struct nvmf_head *head, struct nvmf_path *path)
 {
