@@ -55,6 +55,7 @@ enum {
 
 #define LATE_NS        (3 * SEC) /* of a far device, at most */
 #define STALL_SLACK_NS (100 * MSEC)
+#define NOTICE_NS      (8 * SEC)  /* that a host may take to hear of a change, with trouble */
 #define SETTLE_NS      (20 * SEC) /* all time-outs several times over */
 #define NEAR_HOST      "10.0.0.1"
 #define PAIR_NQN       "nqn.2024-01.invalid.sim:pair"
@@ -559,6 +560,49 @@ static void far_disconnect(struct scene *scene)
 	cover_fault_end(COVER_DISCONNECT);
 }
 
+/* Only others are let in for a while. */
+static void far_shut_out(struct scene *scene)
+{
+	static const char *const others[] = { "nqn.2024-01.invalid.sim:somebody-else" };
+	struct err err = {};
+
+	(void)scene;
+	cover_fault_begin(COVER_SHUT_OUT);
+	pair_stats.shut_outs++;
+	world_trace("shut out", 0, 0);
+	if (subsystem_set_hosts(pair.subsystem, others, 1, &err) < 0)
+		world_fail("the host cannot be shut out: %s", err.msg);
+	task_sleep(MIN(world_latency(0, 20 * MSEC), 2 * SEC));
+	if (subsystem_set_hosts(pair.subsystem, NULL, 0, &err) < 0)
+		world_fail("the host cannot be let in again: %s", err.msg);
+	world_trace("let in", 0, 0);
+	cover_fault_end(COVER_SHUT_OUT);
+}
+
+/*
+ * Our namespace goes, in use, and comes back. Who asks meanwhile is refused at once, and the device may
+ * be called failed: then the epoch ends.
+ */
+static void far_renamespace(struct scene *scene)
+{
+	struct err err = {};
+
+	cause_begin(scene, CAUSE_GONE);
+	cover_fault_begin(COVER_NAMESPACE_GONE);
+	pair_stats.namespaces++;
+	world_trace("namespace goes", pair.nsid, 0);
+	if (subsystem_remove_ns(pair.subsystem, pair.nsid, &err) == 0) {
+		task_sleep(world_latency(0, 5 * MSEC));
+		far_wait_ns(scene);
+	} else if (far_device(scene) != NULL) {
+		world_fail("the namespace cannot be removed: %s", err.msg);
+	}
+	world_trace("namespace is back", pair.nsid, 0);
+	cover_fault_end(COVER_NAMESPACE_GONE);
+	cause_end(scene, CAUSE_GONE);
+	scene->last_ns[CAUSE_GONE] += NOTICE_NS; /* until hosts have heard of it */
+}
+
 /* Another namespace comes and goes: events, and scans that must find ours unchanged. */
 static void far_decoy(struct scene *scene)
 {
@@ -647,7 +691,8 @@ static const struct {
 	{ far_resubsystem, 5, false, true, true }, { far_pause, 10, false, false, true },
 	{ far_late, 6, false, true, false },       { path_change, 6, false, false, true },
 	{ far_ana, 12, false, true, true },        { far_disconnect, 6, false, false, true },
-	{ far_decoy, 8, true, false, true },
+	{ far_decoy, 8, true, false, true },       { far_shut_out, 5, false, true, true },
+	{ far_renamespace, 3, false, true, true },
 };
 
 static void trouble_once(struct scene *scene)
@@ -707,7 +752,7 @@ static bool device_is_idle(const struct device *dev)
 
 		if (ch != NULL && ch->inflight[0] + ch->inflight[1] > 0)
 			return false;
-		if (ch != NULL && ch->held.head != NULL)
+		if (ch != NULL && (ch->held.head != NULL || ch->nlocked > 0))
 			return false;
 	}
 	return true;
