@@ -580,8 +580,8 @@ static void far_shut_out(struct scene *scene)
 }
 
 /*
- * Our namespace goes, in use, and comes back. Who asks meanwhile is refused at once, and the device may
- * be called failed: then the epoch ends.
+ * Our namespace goes, in use, and comes back. Who asks meanwhile is refused at once, and the device
+ * may be called failed: then the epoch ends.
  */
 static void far_renamespace(struct scene *scene)
 {
