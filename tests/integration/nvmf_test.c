@@ -117,6 +117,7 @@ ENGINE_TEST(nvmf_does_every_operation)
 ENGINE_TEST(nvmf_passes_commands_through)
 {
 	static struct nvme_id_ctrl id;
+	static struct nvme_id_ns ns;
 	static uint8_t log[512];
 	struct nvme_cmd cmd = {};
 	uint8_t hostid[16] = {};
@@ -127,6 +128,8 @@ ENGINE_TEST(nvmf_passes_commands_through)
 		return;
 	CHECK_EQ(nvme_identify_ctrlr(o.h, &id, &err), 0);
 	CHECK_STR(id.subnqn, NQN);
+	CHECK_EQ(nvme_identify_ns(o.h, 0, &ns, &err), 0);
+	CHECK_EQ(le64_get(ns.nsze), o.dev->nblocks);
 	CHECK_EQ(nvme_log_page(o.h, NVME_LOG_SMART, NVME_NSID_ALL, 0, log, sizeof(log), &err), 0);
 	CHECK_EQ(nvme_host_id(o.h, hostid, &err), 0);
 	CHECK_STR(err.msg, "");

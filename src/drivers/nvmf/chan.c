@@ -393,7 +393,7 @@ static bool chan_retry(struct nvmf_chan *chan, struct io *io, struct nvmf_ioq *i
 		return false;
 	req->tries++;
 	req->is_sent = req->is_aborted = false;
-	chan->retries++;
+	ioq->retries++;
 	if (req->serial != 0) {
 		msg_list_push(&chan->fenced, &io->msg); /* until a view comes */
 		return true;

@@ -512,6 +512,7 @@ static void ioq_free(struct nvmf_ioq *ioq)
 		task_call(ioq->reactor, ioq_free_here, ioq);
 	while (has_mail(ioq))
 		task_yield();
+	ioq->ctrlr->stats.retries += ioq->retries;
 	free(ioq->dsm);
 	free(ioq);
 }
@@ -573,9 +574,28 @@ static struct nvmf_ioq *ioq_find(struct nvmf_ctrlr *c, const struct reactor *r)
 	return NULL;
 }
 
+/*
+ * A queue that a LIVE controller did not take. A refusal, or what we lack, is the caller's to know.
+ * Anything else is a connection that was lost, and is made again like any other.
+ */
+static int ioq_judge(struct nvmf_ioq *ioq, int result, const struct err *why, struct err *err)
+{
+	uint16_t status = queue_connect_status(ioq->q);
+
+	bool is_lost = result == -ECONNREFUSED || result == -ECONNRESET || result == -ENOTCONN ||
+		       result == -EPIPE || result == -ETIMEDOUT;
+
+	if (!is_lost || (status != 0 && !(status & NVMF_LOST)))
+		return err_set(err, result, "%s", err_text(why));
+	ioq->ctrlr->why = *why;
+	ctrlr_kick(ioq->ctrlr, KICK_LOST);
+	return 0;
+}
+
 int ioq_get(struct nvmf_ctrlr *c, struct reactor *r, struct nvmf_ioq **ret, struct err *err)
 {
 	struct nvmf_ioq *ioq;
+	struct err why = {};
 	int result = 0;
 
 	task_mutex_lock(&c->lock);
@@ -583,7 +603,9 @@ int ioq_get(struct nvmf_ctrlr *c, struct reactor *r, struct nvmf_ioq **ret, stru
 	if (ioq == NULL)
 		result = ioq_new(c, r, &ioq, err);
 	if (result == 0 && !ioq->is_open && c->state == CTRLR_LIVE && !(c->kicks & KICK_LOST))
-		result = ioq_connect(ioq, err);
+		result = ioq_connect(ioq, &why);
+	if (result < 0 && why.code < 0)
+		result = ioq_judge(ioq, result, &why, err);
 	if (result == 0) {
 		ioq->refs++;
 		*ret = ioq;

@@ -306,7 +306,15 @@ static void ctrlr_free(struct nvmf_ctrlr *c)
 /* The lock is held and goes with it. */
 static void ctrlr_finish(struct nvmf_ctrlr *c)
 {
+	const struct ctrlr_stats *stats = &c->stats;
 	struct task_event *deleted = c->deleted;
+	char text[UNITS_TEXT_MAX];
+
+	if (stats->lost > 0)
+		log_info("%s: was lost %lu times, %s in all, %lu attempts to reconnect, %lu "
+			 "requests sent again",
+			 c->name, stats->lost, duration_format(stats->outage_ns, text),
+			 stats->attempts, stats->retries);
 
 	if (c->state == CTRLR_LIVE)
 		ctrlr_shutdown(c);

@@ -71,6 +71,7 @@ struct ctrlr_stats {
 	uint64_t attempts;   /* to reconnect, failed ones included */
 	uint64_t late_admin; /* admin commands that timed out */
 	uint64_t events;     /* asynchronous ones */
+	uint64_t retries;    /* requests of its channels that were sent again */
 	uint64_t outage_ns;  /* sum of all times without connection */
 };
 
@@ -153,6 +154,7 @@ struct nvmf_ioq {
 	struct slot *aborting; /* the command that an Abort was sent for */
 	uint16_t abort_cid;
 	struct msg abort_msg;
+	uint64_t retries;
 	_Alignas(64) atomic_bool has_traffic; /* since the last keep alive tick */
 };
 
@@ -316,7 +318,6 @@ struct nvmf_chan {
 	struct msg_list later;  /* for a retry after a while */
 	struct msg_list fenced; /* lost writes whose association may still act */
 	struct timer later_timer;
-	uint64_t retries;
 
 	/* primary */
 	struct nvmf_head *head;
