@@ -225,12 +225,13 @@ static bool far_start(const struct scene *scene)
 
 	if (result == 0)
 		result = far_add_subsystem(&err);
+	if (result == 0)
+		far_wait_ns(
+			scene); /* before anybody can look: who finds none calls the device failed */
 	for (unsigned i = 0; result == 0 && i < pair.npaths; i++)
 		result = target_listen(pair.target, path_host[i], PAIR_PORT, &err);
 	if (result < 0)
 		world_fail("the target does not start: %s", err.msg);
-	else
-		far_wait_ns(scene);
 	world_trace("target starts", (uint64_t)-result, 0);
 	return !world_failed();
 }
@@ -468,10 +469,12 @@ static void far_crash(struct scene *scene)
 	cover_fault_end(COVER_TARGET_CRASH);
 }
 
+/* It is there for a moment before it has its namespace; who looks then finds none. */
 static void far_resubsystem(struct scene *scene)
 {
 	struct err err = {};
 
+	cause_begin(scene, CAUSE_GONE);
 	cover_fault_begin(COVER_SUBSYSTEM_GONE);
 	pair_stats.subsystems++;
 	world_trace("subsystem goes", 0, 0);
@@ -483,6 +486,8 @@ static void far_resubsystem(struct scene *scene)
 		far_wait_ns(scene);
 	world_trace("subsystem is back", 0, 0);
 	cover_fault_end(COVER_SUBSYSTEM_GONE);
+	cause_end(scene, CAUSE_GONE);
+	scene->last_ns[CAUSE_GONE] += NOTICE_NS;
 }
 
 static void far_pause(struct scene *scene)
