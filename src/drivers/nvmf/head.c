@@ -256,6 +256,9 @@ void path_rescan(struct nvmf_path *path)
 	struct err err = {};
 	int result = ctrlr_read_ns(path->ctrlr, path->ns.nsid, &now, &err);
 
+	/* An answer that was long under way may be older than what another path said since. */
+	if (result == 0 && now.nblocks != path->head->dev.nblocks)
+		result = ctrlr_read_ns(path->ctrlr, path->ns.nsid, &now, &err);
 	if (result == -ENODEV) {
 		path_set_gone(path, true);
 		return;
