@@ -18,7 +18,8 @@
  * and every channel is sent it. Without a usable path I/O is held in the channels, until one is
  * back, or
  *   - all controllers were given up, or none has the namespace any more: DEVICE_FAILED is
- *     announced and I/O fails; should the namespace return, the device works again;
+ *     announced and I/O fails, without a device where a target says so, else for want of a path;
+ *     should the namespace return, the device works again;
  *   - fast_io_fail has passed since the last path went (without that parameter: ctrl_loss; with
  *     ctrl_loss=0 the time a controller may take to change its ANA state): I/O fails, and works
  *     again once a path is back;
@@ -91,9 +92,25 @@ static unsigned head_choose(const struct nvmf_head *head, const struct nvmf_path
 	return n;
 }
 
+/* Is a target there that says it does not have the namespace, or has another in its place? */
+static bool head_is_denied(const struct nvmf_head *head)
+{
+	const struct nvmf_path *path;
+
+	list_for_each (path, &head->paths, link) {
+		if (path->ctrlr->state == CTRLR_LIVE && (path->is_gone || path->is_foreign))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * A namespace that was taken away is no trouble of a path: a host that it is exported to again
+ * would try its only path for ever.
+ */
 static uint16_t head_fail_status(const struct nvmf_head *head)
 {
-	if (head->is_removed)
+	if (head->is_removed || (head_is_lost(head) && head_is_denied(head)))
 		return IO_NO_DEVICE;
 	return head->is_failing || head_is_lost(head) ? IO_TRANSPORT : IO_OK;
 }
