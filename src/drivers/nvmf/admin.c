@@ -8,10 +8,11 @@
  * controller that does not answer its admin queue cannot be managed any more. So no waiting form
  * can hang, and no caller needs a timer.
  *
- * Keep alive (Base 2.0c, 3.9). A tick every half of the time-out. A tick that finds the last
- * command unanswered ends the connection, so a peer that was cut off is noticed within the time-out
- * even while nothing else is in flight. Where the controller counts any command (TBKAS) a tick
- * sends nothing if an answer arrived on an I/O queue since the last.
+ * Keep alive (Base 2.0c, 3.9). KEEP_ALIVE_TICKS ticks per time-out; a command that is unanswered
+ * after half of them ends the connection. Where the controller counts any command (TBKAS) a tick
+ * sends nothing if an answer arrived on an I/O queue since the last. So a peer that was cut off just
+ * behind a tick is seen with traffic by the next one, asked by the one after that, and given up two
+ * ticks later: within the time-out, and not before half of it.
  *
  * Events. AERS_MAX requests stand with the controller. An answer names a log page; reading it is
  * work for the controller's task, so the answer only kicks it, and the request goes out again at
@@ -35,6 +36,7 @@
 enum {
 	ADMIN_RESERVE = 8,
 	EVENTS_PER_S = 32,
+	KEEP_ALIVE_TICKS = 4,     /* of a time-out */
 	VENDOR_FIRST = 0xc0,      /* of the admin opcodes (Base 5) */
 	ANA_GROUPS_ONLY = 1 << 0, /* RGO, in the log specific field (Base 5.16.1.13) */
 };
@@ -408,7 +410,13 @@ static void keep_alive_send(struct nvmf_ctrlr *c)
 		return; /* full: answers will come or be late */
 	slot_fill(slot, NVME_ADMIN_KEEP_ALIVE, keep_alive_done, c);
 	c->has_keep_alive_out = true;
+	c->keep_alive_age = 0;
 	queue_send(slot);
+}
+
+static uint64_t keep_alive_tick_ns(const struct nvmf_ctrlr *c)
+{
+	return c->opts.kato_ms * NS_PER_MS / KEEP_ALIVE_TICKS;
 }
 
 static void keep_alive_tick(struct timer *timer)
@@ -417,15 +425,15 @@ static void keep_alive_tick(struct timer *timer)
 
 	if (queue_state(c->admin) != QUEUE_LIVE)
 		return;
-	if (c->has_keep_alive_out) {
+	if (c->has_keep_alive_out && ++c->keep_alive_age == KEEP_ALIVE_TICKS / 2) {
 		log_warn("%s: no answer to keep alive within %u ms, giving the connection up",
 			 c->name, c->opts.kato_ms / 2);
 		queue_disconnect(c->admin, -ETIMEDOUT);
 		return;
 	}
-	if (!has_traffic(c) || !c->info.has_tbkas)
+	if (!c->has_keep_alive_out && (!has_traffic(c) || !c->info.has_tbkas))
 		keep_alive_send(c);
-	timer_arm(reactor_self(), timer, c->opts.kato_ms * NS_PER_MS / 2);
+	timer_arm(reactor_self(), timer, keep_alive_tick_ns(c));
 }
 
 void ctrlr_events_start(struct nvmf_ctrlr *c)
@@ -437,7 +445,7 @@ void ctrlr_events_start(struct nvmf_ctrlr *c)
 	c->aer_timer.fn = aer_again;
 	c->keep_alive.fn = keep_alive_tick;
 	if (c->opts.kato_ms > 0 && c->info.has_keep_alive)
-		timer_arm(reactor_self(), &c->keep_alive, c->opts.kato_ms * NS_PER_MS / 2);
+		timer_arm(reactor_self(), &c->keep_alive, keep_alive_tick_ns(c));
 }
 
 void ctrlr_events_stop(struct nvmf_ctrlr *c)

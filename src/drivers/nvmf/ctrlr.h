@@ -93,6 +93,7 @@ struct nvmf_ctrlr {
 	unsigned aer_count;     /* events in it */
 	struct timer keep_alive;
 	bool has_keep_alive_out; /* one was sent and is not answered */
+	unsigned keep_alive_age; /* for so many ticks */
 
 	uint16_t cntlid;
 	uint16_t nqueues; /* I/O queues granted, 0: not connected yet */
