@@ -5,10 +5,10 @@
     ... nvmf://127.0.0.1:{fake.port}/{fake.nqn} ...
     fake.stop()
 
-Each thing that an initiator asks for is a step with a name (`name_of`): accept, ic, connect-admin,
+Each thing that an initiator asks for is a step with a name (Cmd.name): accept, ic, connect-admin,
 connect-io, property-get, property-set, identify-CNS, set-feature-FID, log-LID, aer, keep-alive,
-read, write. A *lie* for a step is called as lie(peer, cmd) instead of the honest answer; it may call
-peer.honest(cmd), and ends the connection with an exception. Each connection is a thread.
+read, write. A *lie* for a step is called as lie(peer, cmd) instead of the honest answer; it may
+call peer.honest(cmd), and ends the connection with an exception. Each connection is a thread.
 """
 
 import socket

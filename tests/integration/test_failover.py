@@ -10,8 +10,8 @@ that can be cut without anybody being told: the front lives in a network namespa
 veth devices, and its end is taken down; needs root.
 
 A front that is cut off from its backend as well must not carry a write out that its host has sent
-elsewhere meanwhile, and overwritten. Time is what keeps it from that: it gives up (FRONT) before its
-host does, which is not before half of keep_alive. Without that these tests find lost writes.
+elsewhere meanwhile, and overwritten. Time is what keeps it from that: it gives up (FRONT) before
+its host does, which is not before half of keep_alive. Without that these tests find lost writes.
 
 The longest stall is the longest latency that the benchmark saw. It may be as long as the URI says:
 keep_alive for a path that fell silent, next to nothing for one that was killed. MARGIN_S is for the
@@ -127,7 +127,7 @@ def network():
 class Rig:
     """A backend, two fronts, and a verifying load over both."""
 
-    def __init__(self, ashlar, networks=(None, None), load_s=5, more="", words=()):
+    def __init__(self, ashlar, networks=(None, None), load_s=5, more=""):
         self.ashlar, self.networks = ashlar, networks
         self.backend = Export(ashlar, "backend", "malloc:///m?size_mb=32", "--nqn", NQN,
                               listen="0.0.0.0:0")
@@ -135,16 +135,16 @@ class Rig:
         for i, net in enumerate(networks):
             gate = net.addr.rsplit(".", 1)[0] + ".1" if net else "127.0.0.1"
             self.fronts.append(Export(
-                ashlar, f"front{i}", f"nvmf://{gate}:{self.backend.port}/{NQN}{FRONT}", "--nqn",
-                NQN + "-front", "--cntlid-range", f"{1 + 100 * i}-{100 + 100 * i}",
+                ashlar, f"front{i}", f"nvmf://{gate}:{self.backend.port}/{NQN}{FRONT}",
+                "--nqn", NQN + "-front", "--cntlid-range", f"{1 + 100 * i}-{100 + 100 * i}",
                 listen=f"{net.addr if net else '127.0.0.1'}:0", prefix=net.prefix if net else ()))
         a, b = [f"{f.host}:{f.port}" for f in self.fronts]
         self.log = ashlar.dir / "load.log"
         with self.log.open("w") as log:
             self.load = subprocess.Popen(
                 [ASHLAR, "bench", f"nvmf://{a}/{NQN}-front?paths={b}&reconnect_delay=100ms"
-                 f"&connect_timeout=1s{more or f'&keep_alive={KEEP_ALIVE_S}s'}", "--time", str(load_s), "--rw",
-                 "randrw", "--verify", "--json", "--qd", "16", *words],
+                 f"&connect_timeout=1s{more or f'&keep_alive={KEEP_ALIVE_S}s'}", "--time",
+                 str(load_s), "--rw", "randrw", "--verify", "--json", "--qd", "16"],
                 env=ashlar.env, stdout=subprocess.PIPE, stderr=log, text=True)
         ashlar.started.append(self.load)
         self.wait("2 paths are used")

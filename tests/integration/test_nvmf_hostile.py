@@ -382,7 +382,7 @@ def test_floods_under_io(good, fake, step, start):
 
 
 def test_no_io_queue(good, fake):
-    """Admin commands are served, but no I/O queue ever comes: I/O waits for ctrl_loss, then fails."""
+    """Admin commands are served, but no I/O queue ever comes: I/O fails after ctrl_loss."""
     lies = (silence, drip, hang_up, reset)
     all_end_badly(good, fake, {lie.__name__: {"connect-io": lie, "read": hang_up} for lie in lies},
                   start_read)
@@ -449,7 +449,7 @@ def head(generation, count):
 
 
 def entry(**over):
-    return (struct.pack("<BBBBHHH", 3, over.get("adrfam", 1), 2, 0, 1, 0xFFFF, 32).ljust(32, b"\0") +
+    return (struct.pack("<BBBBHHH", 3, 1, 2, 0, 1, 0xFFFF, 32).ljust(32, b"\0") +
             over.get("service", b"4420").ljust(32, b"\0") + bytes(192) +
             over.get("nqn", b"nqn.x:y").ljust(256, b"\0") +
             over.get("addr", b"127.0.0.1").ljust(256, b"\0") + bytes(256))

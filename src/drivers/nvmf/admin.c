@@ -10,9 +10,9 @@
  *
  * Keep alive (Base 2.0c, 3.9). KEEP_ALIVE_TICKS ticks per time-out; a command that is unanswered
  * after half of them ends the connection. Where the controller counts any command (TBKAS) a tick
- * sends nothing if an answer arrived on an I/O queue since the last. So a peer that was cut off just
- * behind a tick is seen with traffic by the next one, asked by the one after that, and given up two
- * ticks later: within the time-out, and not before half of it.
+ * sends nothing if an answer arrived on an I/O queue since the last. So a peer that was cut off
+ * just behind a tick is seen with traffic by the next one, asked by the one after that, and given
+ * up two ticks later: within the time-out, and not before half of it.
  *
  * Events. AERS_MAX requests stand with the controller. An answer names a log page; reading it is
  * work for the controller's task, so the answer only kicks it, and the request goes out again at
