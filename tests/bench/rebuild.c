@@ -291,7 +291,8 @@ static int beside_hosts(struct err *err) MAY_SUSPEND
 		return err_set(err, ne.err.code, "%s", err_text(&ne.err));
 	nexus_rebuild_wait(nx);
 	beside = (double)(host.nios - nios) * 1e9 / (double)(now_ns() - start);
-	printf("claim rebuild-beside-hosts value=%.3f unit=x target=>=:0.5 hosts wrote %.0f/s alone, "
+	printf("claim rebuild-beside-hosts value=%.3f unit=x target=>=:0.5 "
+	       "hosts wrote %.0f/s alone, "
 	       "%.0f/s while a child was rebuilt at %.2f GB/s, one core\n",
 	       beside / alone, alone, beside,
 	       (double)nexus_rebuild_history(nx, 0)->stats.bytes_per_s / 1e9);
