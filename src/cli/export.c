@@ -246,7 +246,7 @@ static int export_add_locked(struct export *e, const char *uri, uint32_t nsid, u
 	if (ns == NULL)
 		return err_set(err, -ENOSPC, "a subsystem holds at most %d namespaces",
 			       TARGET_NAMESPACES_MAX);
-	rc = store_prepare(uri, e->opts.store, err);
+	rc = cli_store_for(uri, err);
 	if (rc == 0)
 		rc = device_create(uri, &dev, err);
 	if (rc != 0)
@@ -520,7 +520,7 @@ static int export_open(struct export *e, struct err *err)
 	opts.ptpl_dir = e->opts.ptpl_dir;
 	rc = access_target_opts(&e->opts, &opts, err);
 	if (rc == 0)
-		rc = store_prepare(first_uri, e->opts.store, err);
+		rc = cli_store_for(first_uri, err);
 	if (rc == 0)
 		rc = device_create(first_uri, &first, err);
 	if (rc == 0)
@@ -683,6 +683,7 @@ static int export_run(int argc, char **argv)
 		fprintf(stderr, "Try 'ashlar export --help'.\n");
 		return CLI_USAGE;
 	}
+	cli_store_at(e->opts.store);
 	engine.reactor.core_mask = e->opts.cores;
 	engine.reactor.poll_always = e->opts.poll == 1;
 	return cli_run_engine(&engine, export_main, e);

@@ -5,7 +5,7 @@
  *	nexus [@NAME]  |  nexus-resize SIZE  |  events [AFTER]
  *	child-add URI [norebuild]  |  child-remove URI  |  child-online URI  |  child-offline URI
  *	child-fault URI  |  rebuild URI start|stop|pause|resume  |  rebuilds [@NAME]
- *	rebuild-limits [rate=BYTES] [latency=TIME|off]
+ *	rebuild-limits [rate=BYTES] [latency=TIME|auto|off]
  *	scrub [start|stop|status] [repair] [repair-from URI]
  *
  * Each may be preceded by @NAME, the name or uuid of a nexus. It is needed only where several are
@@ -454,8 +454,8 @@ static int limit_take(const struct request *req, const char *word, struct err *e
 
 	if (strncmp(word, "rate=", 5) == 0) {
 		rc = size_parse(word + 5, &new.rate, err);
-	} else if (strcmp(word, "latency=off") == 0) {
-		new.latency_ns = UINT64_MAX;
+	} else if (strcmp(word, "latency=off") == 0 || strcmp(word, "latency=auto") == 0) {
+		new.latency_ns = strcmp(word, "latency=off") == 0 ? UINT64_MAX : 0;
 		rc = 0;
 	} else if (strncmp(word, "latency=", 8) == 0) {
 		rc = duration_parse(word + 8, &new.latency_ns, err);
@@ -471,7 +471,7 @@ static int run_rebuild_limits(struct request *req, struct err *err)
 {
 	CLEANUP(words_done) struct words w;
 	int rc = words_split(req, &w, err);
-	uint64_t latency_ns;
+	char latency[UNITS_TEXT_MAX];
 
 	for (unsigned i = 0; rc == 0 && i < w.count; i++)
 		rc = limit_take(req, w.word[i], err);
@@ -479,12 +479,14 @@ static int run_rebuild_limits(struct request *req, struct err *err)
 		return rc;
 	if (w.count > 0)
 		rebuild_settings_set(&limits);
-	latency_ns = limits.latency_ns != 0 ? limits.latency_ns : REBUILD_LATENCY_NS;
-	return say_object(
-		req,
-		json_pack("{s:I, s:o}", "rate", (json_int_t)limits.rate, "latency_ns",
-			  latency_ns == UINT64_MAX ? json_null() : json_number(latency_ns)),
-		err);
+	if (limits.latency_ns != 0 && limits.latency_ns != UINT64_MAX)
+		(void)duration_format(limits.latency_ns, latency);
+	return say_object(req,
+			  json_pack("{s:I, s:s}", "rate", (json_int_t)limits.rate, "latency",
+				    limits.latency_ns == 0            ? "auto"
+				    : limits.latency_ns == UINT64_MAX ? "off"
+								      : latency),
+			  err);
 }
 
 static json_t *json_scrub(const struct scrub_stats *s, uint64_t bs)
@@ -678,7 +680,7 @@ const struct command nexus_commands[] = {
 	{ "child-fault", "URI", "give a replica up for good", run_child_fault },
 	{ "rebuild", "URI start|stop|pause|resume", "of one replica", run_rebuild },
 	{ "rebuilds", "[@NAME]", "progress and history, as JSON", run_rebuilds },
-	{ "rebuild-limits", "[rate=BYTES] [latency=TIME|off]",
+	{ "rebuild-limits", "[rate=BYTES] [latency=TIME|auto|off]",
 	  "per second, and what hosts may wait", run_rebuild_limits },
 	{ "scrub", "[start|stop|status] [repair] [repair-from URI]", "compare all copies",
 	  run_scrub },

@@ -270,6 +270,8 @@ struct nexus {
 	_Atomic uint8_t fallen;     /* slots that retire.c has not looked at yet */
 	atomic_bool wants_shutdown; /* somebody else holds the reservation */
 	uint64_t generation;
+	struct uuid absent[RECORD_CHILDREN_MAX]; /* recorded once, not given: stale from now on */
+	unsigned nabsent;
 	struct record_writer *writer; /* owned */
 	struct task_mutex record_lock;
 

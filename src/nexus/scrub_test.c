@@ -3,7 +3,7 @@
 #include "nexus/scrub.h"
 
 #include "base/units.h"
-#include "nexus/testing.h"
+#include "nexus/rebuild_testing.h"
 
 static struct {
 	unsigned nmismatches, nblocks, nunknown, nok;
