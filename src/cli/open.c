@@ -26,6 +26,7 @@
 
 #include "base/log.h"
 #include "cli/cli.h"
+#include "cli/store.h"
 #include "device/fault.h"
 
 int opened_explain(const char *uri, int rc, struct err *err)
@@ -57,7 +58,9 @@ int opened_make(struct opened *o, const char *uri, struct err *err)
 	int rc;
 
 	*o = (struct opened){ .uri = uri };
-	rc = device_create(uri, &o->dev, err);
+	rc = cli_store_for(uri, err);
+	if (rc == 0)
+		rc = device_create(uri, &o->dev, err);
 	if (rc == 0)
 		return 0;
 	o->dev = NULL;

@@ -138,7 +138,7 @@ static struct fault_reactor per_reactor[REACTORS_MAX];
 static struct list faults, channels;
 static struct task_mutex control;
 static _Atomic(struct fault *) slots[FAULTS_MAX]; /* for fault_match() */
-static _Atomic unsigned domain_count[FAULT_DOMAIN_COUNT_];
+_Atomic unsigned fault_domain_count[FAULT_DOMAIN_COUNT_];
 static bool is_ready;
 
 /* First call from the primary, before any channel exists. */
@@ -287,7 +287,7 @@ static struct plan plan_make(struct fault_channel *fch, const struct io *io,
 const struct fault_spec *fault_match(enum fault_domain domain, enum fault_stage stage,
 				     const char *name, const struct io *io)
 {
-	if (atomic_load_explicit(&domain_count[domain], memory_order_relaxed) == 0)
+	if (!fault_domain_armed(domain))
 		return NULL;
 	for (unsigned i = 0; i < FAULTS_MAX; i++) {
 		struct fault *fault = atomic_load_explicit(&slots[i], memory_order_acquire);
@@ -729,7 +729,7 @@ static void fault_end(struct fault *fault) MAY_SUSPEND
 	fault->is_going = true;
 	if (atomic_load(&slots[fault->slot]) == fault) {
 		atomic_store(&slots[fault->slot], NULL);
-		atomic_fetch_sub(&domain_count[fault->spec.domain], 1);
+		atomic_fetch_sub(&fault_domain_count[fault->spec.domain], 1);
 	}
 	while ((arm = list_first_entry(&fault->arms, struct arm, fault_link)) != NULL) {
 		task_call(arm->fch->ch->reactor, disarm_here, arm);
@@ -791,7 +791,7 @@ static int fault_take_slot(struct fault *fault)
 			continue;
 		fault->slot = i;
 		atomic_store_explicit(&slots[i], fault, memory_order_release);
-		atomic_fetch_add(&domain_count[fault->spec.domain], 1);
+		atomic_fetch_add(&fault_domain_count[fault->spec.domain], 1);
 		return 0;
 	}
 	return -ENOSPC;

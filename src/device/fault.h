@@ -149,6 +149,15 @@ void io_resume_unwind(struct io *io);
 
 /* ---- for others that have a domain of their own --------------------------------------------- */
 
+/* How many faults of each domain are armed; fault.c's. */
+extern _Atomic unsigned fault_domain_count[FAULT_DOMAIN_COUNT_];
+
+/* May fault_match() find anything? A load and a branch, for those who ask per request. */
+static inline bool fault_domain_armed(enum fault_domain domain)
+{
+	return atomic_load_explicit(&fault_domain_count[domain], memory_order_relaxed) != 0;
+}
+
 /*
  * Does an armed fault of @domain for @name fire now for this operation? Then what it does, borrowed
  * until the calling reactor is back in its loop, else NULL. Cheap when nothing of that domain is

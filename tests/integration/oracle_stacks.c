@@ -50,6 +50,13 @@ static const struct stack stacks[] = {
 	  "passthru:///top?base=bdev%%3A%%2F%%2F%%2Fm" }, .knows_holes = true },
 	{ "passthru over passthru", { "malloc:///m?size_mb=4", "passthru:///p?base=m",
 	  "passthru:///top?base=p" }, .knows_holes = true },
+	{ "nexus over two malloc", { "nexus:///top?size=4M&label=v2&children="
+	  "malloc:///a?size_mb=16,malloc:///b?size_mb=16" }, .knows_holes = true },
+	{ "nexus over three malloc 4096", { "nexus:///top?size=4M&children="
+	  "malloc:///a?size_mb=16%%26blk_size=4096,malloc:///b?size_mb=16%%26blk_size=4096,"
+	  "malloc:///c?size_mb=16%%26blk_size=4096" }, .knows_holes = true },
+	{ "nexus over null and null", { "nexus:///top?size=4M&label=v2&children="
+	  "null:///a?size_mb=16,null:///b?size_mb=16" }, .has_no_data = true },
 	{ "aio 512 on disk", { "aio://%s" }, "disk" },
 	{ "aio 4096 on disk", { "aio://%s?blk_size=4096" }, "disk" },
 	{ "uring 512 on disk", { "uring://%s" }, "disk" },

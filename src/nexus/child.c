@@ -1,0 +1,546 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * child.c - the children of a nexus: their devices, and what a client may do with them.
+ *
+ * A child is a URI first. Its device is made from it when the child is opened, and removed when
+ * it is closed; so a child that was offline comes back as whatever the URI leads to then.
+ *
+ *   operation   allowed                                 then
+ *   add         open, not frozen; unknown URI; fits     opened out of sync, recorded, rebuilt
+ *   remove      not the last; not the last healthy      leaves (retire.c), then forgotten
+ *   fault       not the last healthy                    leaves, stays listed
+ *   online      closed, or its fault can be mended      opened out of sync, rebuilt
+ *
+ * Removing goes through retirement: the child becomes stale in the record before it disappears
+ * from it, so that a crash between the two leaves a record that is true.
+ *
+ * Decisions: an add or an online whose rebuild cannot start fails, and says so; the child stays
+ * listed, out of sync. A child's uuid is the one in its URI, else that of its device: never a
+ * reason to refuse it.
+ *
+ * Thread: tasks on the primary; child_event() in the announcing task.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "nexus/internal.h"
+#include "nexus/marks.h"
+
+const struct nexus_rebuilder *nexus_rebuilder = &rebuild_jobs;
+
+void nexus_set_rebuilder(const struct nexus_rebuilder *rebuilder)
+{
+	nexus_rebuilder = rebuilder;
+}
+
+/* ---- coming and going ----------------------------------------------------------------------- */
+
+static bool is_remote(const char *uri)
+{
+	return strncmp(uri, "nvmf", 4) == 0;
+}
+
+/*
+ * The replica's uuid, and the URI of the device. A remote child must not come back by itself after
+ * its connection was lost: what it had not flushed may be gone. So its device is told to give up at
+ * once, unless the URI says something else.
+ */
+static int child_read_uri(struct child *child, struct nexus_err *ne)
+{
+	struct uri *uri CLEANUP(uri_freep) = NULL;
+	struct err *err = ne != NULL ? &ne->err : NULL;
+	int result = uri_parse(child->uri, &uri, err), len;
+	const char *more = "";
+
+	if (result == 0)
+		result = uri_param_uuid(uri, "uuid", &child->uuid, err);
+	if (result < 0)
+		return nexus_fail(ne, NEXUS_E_CREATE_CHILD, "child %s", child->uri);
+	if (!child->is_local && !uri_has(uri, "ctrl_loss"))
+		more = strchr(child->uri, '?') != NULL ? "&ctrl_loss=0" : "?ctrl_loss=0";
+	len = asprintf(&child->device_uri, "%s%s", child->uri, more);
+	if (len < 0) {
+		child->device_uri = NULL;
+		return nexus_fail(ne, NEXUS_E_INTERNAL, "no memory for child %s", child->uri);
+	}
+	return 0;
+}
+
+void child_free(struct child *child)
+{
+	if (child == NULL)
+		return;
+	segmap_done(&child->missed);
+	free(child->uri);
+	free(child->device_uri);
+	free(child);
+}
+
+struct child *child_new(struct nexus *nx, const char *uri, struct nexus_err *ne)
+{
+	struct child *child = calloc(1, sizeof(*child));
+
+	if (child == NULL || (child->uri = strdup(uri)) == NULL) {
+		child_free(child);
+		(void)nexus_fail(ne, NEXUS_E_INTERNAL, "no memory for child %s", uri);
+		return NULL;
+	}
+	child->nx = nx;
+	child->is_local = !is_remote(uri);
+	if (child_read_uri(child, ne) < 0) {
+		child_free(child);
+		return NULL;
+	}
+	while (nx->child[child->slot] != NULL)
+		child->slot++;
+	return child;
+}
+
+struct child *child_find(struct nexus *nx, const char *uri)
+{
+	for (unsigned i = 0; i < nx->nchildren; i++) {
+		if (strcmp(nx->child[nx->order[i]]->uri, uri) == 0)
+			return nx->child[nx->order[i]];
+	}
+	return NULL;
+}
+
+/* Its device says something. No suspending here. */
+static void child_event(struct desc *desc, const struct device_event *event)
+{
+	struct child *child = desc->owner;
+
+	switch (event->type) {
+	case DEVICE_REMOVED:
+	case DEVICE_LOOPBACK_REMOVED:
+		/* one that fell before is being closed; one that never served is closed, too */
+		(void)nexus_child_fail(child, CHILD_CLOSED, NEXUS_REASON_NONE);
+		break;
+	case DEVICE_FAILED:
+		(void)nexus_child_fail(child, CHILD_FAULTED, NEXUS_REASON_ADMIN_FAILED);
+		break;
+	case DEVICE_RESIZED:
+	case DEVICE_MEDIA:
+	case DEVICE_RESERVATION: /* a write that meets it says so itself */
+	case DEVICE_EVENT_COUNT_:
+		break;
+	}
+}
+
+static void child_take_over(struct child *child, const struct device *dev)
+{
+	(void)snprintf(child->device_name, sizeof(child->device_name), "%s", dev->name);
+	if (uuid_is_zero(&child->uuid))
+		child->uuid = dev->uuid;
+	child->zeroes_for_unmap = !(dev->ops & IO_BIT(IO_UNMAP)) || !dev->unmap_reads_zero;
+}
+
+int child_open(struct child *child, struct nexus_err *ne)
+{
+	struct desc_opts opts = { .flags = DESC_WRITE, .event = child_event, .owner = child };
+	struct err *err = ne != NULL ? &ne->err : NULL;
+	struct device *dev;
+	struct desc *desc;
+
+	if (device_create(child->device_uri, &dev, err) < 0)
+		return nexus_fail(ne, NEXUS_E_CREATE_CHILD, "child %s", child->uri);
+	if (desc_open(dev, &opts, &desc, err) < 0) {
+		if (device_destroy(child->device_uri, NULL) < 0)
+			log_debug("child %s went by itself", child->uri);
+		return nexus_fail(ne, NEXUS_E_OPEN_CHILD, "child %s", child->uri);
+	}
+	child_take_over(child, dev);
+	child->desc = desc;
+	return 0;
+}
+
+void child_close(struct child *child)
+{
+	struct nexus *nx = child->nx;
+	struct desc *desc;
+	struct err err = {};
+
+	if (nx->is_registered)
+		task_mutex_lock(&nx->dev.control); /* channels that are being made look at it */
+	desc = take(child->desc);
+	if (nx->is_registered)
+		task_mutex_unlock(&nx->dev.control);
+	if (desc == NULL)
+		return;
+	desc_close(desc);
+	/* -ENOENT, -EALREADY: it was removed first, that is why we are here */
+	if (device_destroy(child->device_uri, &err) < 0 && err.code != -ENOENT &&
+	    err.code != -EALREADY)
+		log_warn("nexus %s: the device of child %s stays: %s", nx->dev.name, child->uri,
+			 err_text(&err));
+}
+
+/* ---- rules ---------------------------------------------------------------------------------- */
+
+static int check_serving(struct nexus *nx, struct nexus_err *ne)
+{
+	if (nx->state != NEXUS_OPEN || nx->is_ended)
+		return nexus_fail(ne, NEXUS_E_NOT_ALLOWED, "nexus %s is %s: it cannot be changed",
+				  nx->dev.name, nexus_state_name(nx->state));
+	if (nx->is_frozen)
+		return nexus_fail(ne, NEXUS_E_NOT_ALLOWED,
+				  "nexus %s is frozen, no child is healthy: destroy it and make it "
+				  "again",
+				  nx->dev.name);
+	return 0;
+}
+
+static int find_child(struct nexus *nx, const char *uri, struct child **ret, struct nexus_err *ne)
+{
+	*ret = child_find(nx, uri);
+	if (*ret == NULL)
+		return nexus_fail(ne, NEXUS_E_CHILD_NOT_FOUND, "nexus %s has no child %s",
+				  nx->dev.name, uri);
+	return 0;
+}
+
+static int check_not_last(struct nexus *nx, const struct child *child, struct nexus_err *ne)
+{
+	if (nx->nchildren == 1)
+		return nexus_fail(ne, NEXUS_E_REMOVE_LAST_CHILD, "%s is the only child of nexus %s",
+				  child->uri, nx->dev.name);
+	if (child_is_healthy(child) && nexus_nhealthy(nx) == 1)
+		return nexus_fail(ne, NEXUS_E_REMOVE_LAST_HEALTHY,
+				  "%s is the last healthy child of nexus %s", child->uri,
+				  nx->dev.name);
+	return 0;
+}
+
+/* Blocks; 0: none is healthy. */
+static uint64_t smallest_healthy(const struct nexus *nx)
+{
+	uint64_t smallest = 0;
+
+	for (unsigned i = 0; i < nx->nchildren; i++) {
+		const struct child *child = nx->child[nx->order[i]];
+
+		if (child_is_healthy(child) && child->desc != NULL &&
+		    (smallest == 0 || child->desc->dev->nblocks < smallest))
+			smallest = child->desc->dev->nblocks;
+	}
+	return smallest;
+}
+
+/* Does a child that has just been opened fit what is served? */
+static int check_fits(struct nexus *nx, const struct child *child, struct nexus_err *ne)
+{
+	const struct device *dev = child->desc->dev;
+	struct geometry_child shape = { dev->nblocks, dev->block_size };
+	struct geometry geometry;
+
+	if (dev->block_size != nx->dev.block_size)
+		return nexus_fail(ne, NEXUS_E_CHILD_GEOMETRY,
+				  "child %s has blocks of %u bytes, nexus %s of %u", child->uri,
+				  dev->block_size, nx->dev.name, nx->dev.block_size);
+	if (geometry_of_child(nx->label, &shape, device_size(&nx->dev), true, &geometry) !=
+	    GEOMETRY_OK)
+		return nexus_fail(ne, NEXUS_E_CHILD_GEOMETRY,
+				  "child %s is too small: nexus %s needs %lu blocks after its "
+				  "reserved area",
+				  child->uri, nx->dev.name, nx->dev.nblocks);
+	if (dev->stack_depth >= nx->dev.stack_depth)
+		return nexus_fail(ne, NEXUS_E_CHILD_GEOMETRY,
+				  "child %s is %u devices deep, nexus %s was made for %u",
+				  child->uri, dev->stack_depth, nx->dev.name,
+				  nx->dev.stack_depth - 1);
+	if (dev->nblocks < smallest_healthy(nx))
+		return nexus_fail(ne, NEXUS_E_CHILD_GEOMETRY,
+				  "child %s has %lu blocks, the smallest healthy one %lu",
+				  child->uri, dev->nblocks, smallest_healthy(nx));
+	return 0;
+}
+
+/* ---- leaving -------------------------------------------------------------------------------- */
+
+/* Out, recorded, closed. */
+static void child_leave(struct child *child, enum child_state state, enum nexus_reason reason)
+{
+	struct nexus *nx = child->nx;
+
+	(void)nexus_child_fail(child, state, reason);
+	errand_wait(&nx->retire);
+	child_wait_closed(child);
+}
+
+int nexus_child_fault(struct nexus *nx, const char *uri, enum nexus_reason reason,
+		      struct nexus_err *ne)
+{
+	struct child *child;
+	int result;
+
+	control_begin(nx);
+	result = nx->state == NEXUS_OPEN ? find_child(nx, uri, &child, ne)
+					 : nexus_fail(ne, NEXUS_E_NOT_ALLOWED, "nexus %s is %s",
+						      nx->dev.name, nexus_state_name(nx->state));
+	if (result == 0)
+		result = check_not_last(nx, child, ne);
+	if (result == 0) {
+		uint32_t word = atomic_load(&child->word);
+
+		if (child_state_of(word) == CHILD_OPEN)
+			child_leave(child, CHILD_FAULTED, reason);
+		else if (reason == NEXUS_REASON_OFFLINE_PERMANENT)
+			atomic_store(&child->word,
+				     child_word(CHILD_FAULTED, reason, word & CHILD_SYNCED) |
+					     CHILD_SETTLED);
+		if (nx->state != NEXUS_OPEN)
+			result = nexus_fail(ne, NEXUS_E_STORE,
+					    "nexus %s ended itself: its record cannot be written",
+					    nx->dev.name);
+	}
+	control_end(nx);
+	return result;
+}
+
+/* Not in the list any more, on no channel. */
+static void child_forget(struct child *child) MAY_SUSPEND
+{
+	struct nexus *nx = child->nx;
+	unsigned n = 0;
+
+	task_mutex_lock(&nx->dev.control);
+	for (unsigned i = 0; i < nx->nchildren; i++) {
+		if (nx->order[i] != child->slot)
+			nx->order[n++] = nx->order[i];
+	}
+	nx->nchildren = n;
+	task_mutex_unlock(&nx->dev.control);
+	nexus_apply(nx);
+	nx->child[child->slot] = NULL;
+}
+
+int nexus_child_remove(struct nexus *nx, const char *uri, struct nexus_err *ne)
+{
+	struct child *child;
+	int result;
+
+	control_begin(nx);
+	result = check_serving(nx, ne);
+	if (result == 0)
+		result = find_child(nx, uri, &child, ne);
+	if (result == 0)
+		result = check_not_last(nx, child, ne);
+	if (result == 0) {
+		struct err err = {};
+
+		child_leave(child, CHILD_CLOSED, NEXUS_REASON_NONE);
+		marks_lock(nx);
+		child->is_missed_known = false; /* no fold any more */
+		marks_note_missed(child);
+		marks_unlock(nx);
+		child_forget(child);
+		nexus_tell(nx, NEXUS_EVENT_CHILD_REMOVED, child);
+		child_free(child);
+		if (nx->state == NEXUS_OPEN && nexus_persist(nx, false, &err) < 0)
+			nexus_self_shutdown(nx, err_text(&err));
+		if (nx->state != NEXUS_OPEN)
+			result = nexus_fail(ne, NEXUS_E_STORE,
+					    "nexus %s ended itself: its record cannot be written",
+					    nx->dev.name);
+		nexus_tell_status(nx);
+	}
+	control_end(nx);
+	return result;
+}
+
+/* ---- coming --------------------------------------------------------------------------------- */
+
+/* A map for what it misses from now on; what was known stays. */
+static int child_map(struct child *child, struct nexus_err *ne)
+{
+	struct device *dev = &child->nx->dev;
+
+	if (child->missed.words != NULL)
+		return 0;
+	if (segmap_init(&child->missed, dev->nblocks,
+			segment_shift(dev->nblocks, dev->block_shift)) < 0)
+		return nexus_fail(ne, NEXUS_E_INTERNAL, "no memory for child %s", child->uri);
+	return 0;
+}
+
+int nexus_child_attach(struct child *child, struct err *err)
+{
+	struct nexus *nx = child->nx;
+	int result = nexus_open_legs(nx, child, err);
+
+	if (result < 0)
+		return result;
+	device_quiesce(&nx->dev);
+	/* channels that were made meanwhile; nothing runs now */
+	result = nexus_open_legs(nx, child, err);
+	marks_lock(nx);
+	if (result == 0 && !marks_write_children(nx, child))
+		result = err_set(err, -EIO, "write-intent records cannot be written to %s",
+				 child->uri);
+	child->is_writer = result == 0;
+	nexus_apply(nx);
+	if (result == 0)
+		marks_note_missed(child);
+	marks_unlock(nx);
+	device_resume(&nx->dev);
+	return result;
+}
+
+int nexus_child_synced(struct child *child, struct err *err)
+{
+	struct nexus *nx = child->nx;
+	uint32_t word = child_word(CHILD_OPEN, NEXUS_REASON_NONE, false);
+	int result;
+
+	segmap_zero(&child->missed);
+	if (!child->is_writer ||
+	    !atomic_compare_exchange_strong(&child->word, &word, word | CHILD_SYNCED))
+		return err_set(err, -ECANCELED, "child %s fell before it was in sync", child->uri);
+	child->is_missed_known = true;
+	child->is_healthy = true;
+	nexus_apply(nx);
+	result = nexus_persist(nx, false, err);
+	if (result < 0)
+		nexus_self_shutdown(nx, "its record cannot be written");
+	nexus_tell(nx, NEXUS_EVENT_CHILD_STATE, child);
+	nexus_tell_status(nx);
+	return result;
+}
+
+/* Opened, out of sync: writes to it, and a rebuild if there is one who does it. */
+int child_start(struct child *child, bool is_rebuilt, struct nexus_err *ne)
+{
+	struct nexus *nx = child->nx;
+	struct err err = {};
+	int result;
+
+	atomic_store(&child->word, child_word(CHILD_OPEN, NEXUS_REASON_NONE, false));
+	nexus_apply(nx);
+	if (is_rebuilt && nexus_rebuilder != NULL)
+		result = nexus_rebuilder->start(child, ne);
+	else if ((result = nexus_child_attach(child, &err)) < 0)
+		result = nexus_fail(ne, NEXUS_E_OPEN_CHILD, "child %s: %s", child->uri,
+				    err_text(&err));
+	if (result < 0)
+		(void)nexus_child_fail(child, CHILD_FAULTED, NEXUS_REASON_REBUILD_FAILED);
+	nexus_tell(nx, NEXUS_EVENT_CHILD_STATE, child);
+	return result;
+}
+
+static int child_list(struct child *child, struct nexus_err *ne) MAY_SUSPEND
+{
+	struct nexus *nx = child->nx;
+
+	if (child_map(child, ne) < 0)
+		return ne != NULL ? ne->err.code : -ENOMEM;
+	child->is_missed_known = false;
+	child->is_healthy = false;
+	task_mutex_lock(&nx->dev.control);
+	nx->child[child->slot] = child;
+	nx->order[nx->nchildren++] = child->slot;
+	task_mutex_unlock(&nx->dev.control);
+	return 0;
+}
+
+int nexus_child_add(struct nexus *nx, const char *uri, bool is_rebuilt, struct nexus_err *ne)
+{
+	struct child *child = NULL;
+	struct err err = {};
+	int result;
+
+	control_begin(nx);
+	result = check_serving(nx, ne);
+	if (result == 0 && child_find(nx, uri) != NULL)
+		result = nexus_fail(ne, NEXUS_E_CHILD_EXISTS, "nexus %s has child %s already",
+				    nx->dev.name, uri);
+	if (result == 0 && nx->nchildren == NEXUS_CHILDREN_MAX)
+		result = nexus_fail(ne, NEXUS_E_NOT_ALLOWED,
+				    "nexus %s has %d children, no more fit", nx->dev.name,
+				    NEXUS_CHILDREN_MAX);
+	if (result == 0) {
+		child = child_new(nx, uri, ne);
+		result = child == NULL ? -EINVAL : child_open(child, ne);
+	}
+	if (result == 0)
+		result = check_fits(nx, child, ne);
+	if (result == 0)
+		result = child_list(child, ne);
+	if (result < 0 && child != NULL) {
+		child_close(child);
+		child_free(child);
+	}
+	if (result == 0) {
+		nexus_tell(nx, NEXUS_EVENT_CHILD_ADDED, child);
+		if (nexus_persist(nx, false, &err) < 0) {
+			nexus_self_shutdown(nx, err_text(&err));
+			result = nexus_fail(ne, NEXUS_E_STORE, "nexus %s ended itself: %s",
+					    nx->dev.name, err_text(&err));
+		} else {
+			result = child_start(child, is_rebuilt, ne);
+		}
+		nexus_tell_status(nx);
+	}
+	control_end(nx);
+	return result;
+}
+
+static bool can_come_back(uint32_t word)
+{
+	switch (child_reason_of(word)) {
+	case NEXUS_REASON_NO_SPACE:
+	case NEXUS_REASON_TIMED_OUT:
+	case NEXUS_REASON_IO_ERROR:
+	case NEXUS_REASON_REBUILD_FAILED:
+	case NEXUS_REASON_ADMIN_FAILED:
+	case NEXUS_REASON_OFFLINE:
+		return child_state_of(word) == CHILD_FAULTED;
+	default:
+		return child_state_of(word) == CHILD_CLOSED;
+	}
+}
+
+static int child_online(struct child *child, struct nexus_err *ne) MAY_SUSPEND
+{
+	struct nexus *nx = child->nx;
+	int result;
+
+	errand_wait(&nx->retire);
+	child_wait_closed(child);
+	result = check_serving(nx, ne);
+	if (result == 0)
+		result = child_open(child, ne);
+	if (result == 0)
+		result = check_fits(nx, child, ne);
+	if (result == 0)
+		result = child_map(child, ne);
+	if (result < 0) {
+		child_close(child);
+		return result;
+	}
+	return child_start(child, true, ne);
+}
+
+int nexus_child_online(struct nexus *nx, const char *uri, struct nexus_err *ne)
+{
+	struct child *child;
+	int result;
+
+	control_begin(nx);
+	result = check_serving(nx, ne);
+	if (result == 0)
+		result = find_child(nx, uri, &child, ne);
+	if (result == 0 && child_state_of(atomic_load(&child->word)) != CHILD_OPEN) {
+		if (can_come_back(atomic_load(&child->word)))
+			result = child_online(child, ne);
+		else
+			result = nexus_fail(
+				ne, NEXUS_E_NOT_ALLOWED,
+				"child %s is faulted for good (%s): remove it, and add "
+				"another",
+				uri, nexus_reason_name(child_reason_of(atomic_load(&child->word))));
+		nexus_tell_status(nx);
+	}
+	control_end(nx);
+	return result;
+}

@@ -1,0 +1,876 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * io.c - the data path: reads from one leg, writes to all.
+ *
+ *   read:  pick a leg --io_forward()--> read_done: an error? another leg, and if the medium failed,
+ *                                       a repair.  a writer at work on these blocks? wait for him
+ *
+ *   write: may it go? (held) -> marked? (unmarked) -> a fork? (starved) -> blocks free? (blocked)
+ *            -> fork_send: one part per writer -> all answered: fork_finish
+ *                 all well:  acknowledged
+ *                 some not:  those legs are dropped here, their children retired; the write is
+ *                            parked, with its blocks, until the record says so; then acknowledged
+ *                 none well: parked likewise, then sent again to whoever is left, or held
+ *
+ * Each word in brackets is a list of the channel. A request is in one of them, or on legs, or
+ * parked, or its owner's; who takes it off a list starts it from the beginning, so there is one way
+ * in, write_start(), and the order of the tests is the order of the lists.
+ *
+ * A read is the owner's own request with another address (no copy, no fork). Where it has been is
+ * kept in frame.priv. A write's parts are requests of a fork, which the channel allocated when it
+ * was opened, by slot, so that a part's place tells its leg. Parts share the caller's iovec. The
+ * parent waits for all of them, even for those on a leg that was dropped: they point to its memory.
+ *
+ * Which leg reads: the one with the least outstanding work, where a remote leg counts REMOTE_COST
+ * requests more than a local one; equals take turns, beginning with the second.
+ *
+ * Unmap becomes write-zeroes on legs whose unmap leaves the contents open: otherwise two legs could
+ * answer differently for ever after. Compare and compare-and-write are not here: the device layer
+ * makes them of our reads and writes under a range lock of the whole nexus, and so they are atomic
+ * over all legs and all reactors.
+ *
+ * Thread: the channel's reactor.
+ *
+ * Rejected: a quiesce for retirement (it waits for what is in flight, and a leg that hangs would
+ * keep the record from being written); answering a write while one leg is still at it (its parts
+ * point to the owner's memory); the first part in the owner's own request (a second way to end).
+ */
+#include <string.h>
+
+#include "nexus/internal.h"
+#include "reactor/mem.h"
+
+enum {
+	ARENA_SIZE_MIN = 2 << 20, /* bytes: from there on memory comes in huge pages */
+};
+
+/* ---- what a read remembers in its frame ----------------------------------------------------- */
+
+struct read_note {
+	uint8_t slot;   /* where it is */
+	uint8_t tried;  /* legs that could not, 1 << slot */
+	uint8_t medium; /* of those, by a fault of the medium */
+	uint8_t again;  /* how often it was asked to be patient */
+	uint32_t unused;
+};
+
+static_assert(sizeof(struct read_note) == sizeof(uint64_t), "a note fits the frame");
+
+static struct read_note note_get(const struct io *io)
+{
+	struct read_note note;
+
+	memcpy(&note, &io->frame[io->depth - 1].priv, sizeof(note));
+	return note;
+}
+
+static void note_put(struct io *io, struct read_note note)
+{
+	memcpy(&io_top(io)->priv, &note, sizeof(note));
+}
+
+static struct nexus_channel *channel_of(struct io *io)
+{
+	return container_of(io_top(io)->ch, struct nexus_channel, ch);
+}
+
+/* ---- legs ----------------------------------------------------------------------------------- */
+
+/* An answer came from a leg. */
+static inline void leg_back(struct nexus_channel *nc, struct leg *leg)
+{
+	if (--leg->inflight == 0 && unlikely(leg->is_leaving))
+		nexus_gone_ring(nc->nx);
+}
+
+static void slot_remove(uint8_t *slots, uint8_t *count, uint8_t slot)
+{
+	uint8_t n = 0;
+
+	for (uint8_t i = 0; i < *count; i++) {
+		if (slots[i] != slot)
+			slots[n++] = slots[i];
+	}
+	*count = n;
+}
+
+/* This channel uses the leg no more. What is on it comes back. */
+static void leg_drop(struct nexus_channel *nc, uint8_t slot)
+{
+	uint32_t word = atomic_load(&nc->nx->child[slot]->word);
+
+	slot_remove(nc->readers, &nc->nreaders, slot);
+	slot_remove(nc->writers, &nc->nwriters, slot);
+	if (child_is_pending(word))
+		nc->stale |= (uint8_t)(1u << slot);
+	channel_judge(nc);
+}
+
+/* The child is out. The first who says so, on whichever reactor, has it retired. */
+static void leg_fail(struct nexus_channel *nc, uint8_t slot, enum nexus_reason reason)
+{
+	nexus_child_fail(nc->nx->child[slot], CHILD_FAULTED, reason);
+	leg_drop(nc, slot);
+}
+
+/* Faults of the domain "child" speak of blocks of the nexus. True: the request ends here. */
+static COLD bool child_fault(struct nexus_channel *nc, uint8_t slot, enum fault_stage stage,
+			     struct io *io)
+{
+	const struct fault_spec *spec;
+
+	if (stage == FAULT_COMPLETION && io->status != IO_OK)
+		return false;
+	spec = fault_match(FAULT_CHILD, stage, nc->nx->child[slot]->device_name, io);
+	if (spec == NULL || spec->method != FAULT_STATUS)
+		return false;
+	io->status = spec->status;
+	return true;
+}
+
+/* ---- reads ---------------------------------------------------------------------------------- */
+
+static enum io_result read_done(struct io *io);
+static enum io_result blocked_wait(struct nexus_channel *nc, struct io *io);
+
+static enum io_result hold(struct nexus_channel *nc, struct io *io)
+{
+	msg_list_push(&nc->held, &io->msg);
+	return IO_PENDING;
+}
+
+static enum io_result end(struct io *io, uint16_t status)
+{
+	io->status = status;
+	return IO_DONE;
+}
+
+/* The reader with the least to do that is not in @tried; NEXUS_CHILDREN_MAX: none. */
+static inline uint8_t read_pick(struct nexus_channel *nc, uint8_t tried)
+{
+	uint8_t best = NEXUS_CHILDREN_MAX, at = nc->turn;
+	uint32_t least = UINT32_MAX;
+
+	for (uint8_t n = nc->nreaders; n > 0; n--) {
+		uint8_t slot;
+		uint32_t cost;
+
+		at = at + 1 < nc->nreaders ? at + 1 : 0;
+		slot = nc->readers[at];
+		cost = (nc->leg[slot].inflight & nc->load_mask) + nc->leg[slot].cost;
+		if (cost >= least || tried >> slot & 1)
+			continue;
+		least = cost;
+		best = slot;
+		nc->turn = at;
+		if (cost == 0)
+			break;
+	}
+	return best;
+}
+
+static inline enum io_result read_send(struct nexus_channel *nc, struct io *io,
+				       struct read_note note)
+{
+	struct leg *leg = &nc->leg[note.slot];
+
+	note_put(io, note);
+	leg->inflight++;
+	io->status = IO_OK;
+	if (unlikely(fault_domain_armed(FAULT_CHILD)) &&
+	    child_fault(nc, note.slot, FAULT_SUBMIT, io)) {
+		io->lba += nc->data_start;
+		return read_done(io);
+	}
+	io->lba += nc->data_start;
+	return io_forward(leg->h, io, read_done);
+}
+
+static enum io_result read_start(struct nexus_channel *nc, struct io *io, struct read_note note)
+{
+	if (unlikely(nc->is_ended))
+		return end(io, IO_NO_DEVICE);
+	note.slot = read_pick(nc, note.tried);
+	if (unlikely(note.slot == NEXUS_CHILDREN_MAX))
+		return hold(nc, io);
+	return read_send(nc, io, note);
+}
+
+static enum io_result again_later(struct nexus_channel *nc, struct io *io)
+{
+	msg_list_push(&nc->again, &io->msg);
+	if (!nc->again_timer.is_armed)
+		timer_arm(nc->ch.reactor, &nc->again_timer, CHILD_AGAIN_MS * 1000000ull);
+	return IO_PENDING;
+}
+
+/* One leg could not. Another? */
+static COLD enum io_result read_failed(struct nexus_channel *nc, struct io *io)
+{
+	struct read_note note = note_get(io);
+	struct child_verdict verdict = child_verdict(io->op, io->status);
+	uint8_t bit = (uint8_t)(1u << note.slot);
+
+	nc->leg[note.slot].read_errors++;
+	switch (verdict.action) {
+	case CHILD_KEEP:
+		if (io->status != IO_UNSUPPORTED)
+			return IO_DONE;
+		break;
+	case CHILD_AGAIN:
+		note.again++;
+		if (note.again > CHILD_AGAIN_MAX)
+			leg_fail(nc, note.slot, verdict.reason);
+		break;
+	case CHILD_REPAIR:
+		note.medium |= bit;
+		break;
+	case CHILD_RETIRE:
+		leg_fail(nc, note.slot, verdict.reason);
+		break;
+	case CHILD_SHUTDOWN:
+		nexus_shutdown_ring(nc->nx);
+		return IO_DONE;
+	}
+	note.tried |= bit;
+	if (read_pick(nc, note.tried) != NEXUS_CHILDREN_MAX)
+		return read_start(nc, io, note);
+	if (nc->nreaders == 0)
+		return read_start(nc, io, (struct read_note){});
+	if (verdict.action != CHILD_AGAIN)
+		return IO_DONE;   /* every copy has said no, and this one's word stands */
+	note.tried = note.medium; /* those who only asked for patience */
+	note_put(io, note);
+	return again_later(nc, io);
+}
+
+/* From a leg that could not read these blocks, another could. */
+static COLD void read_mend(struct nexus_channel *nc, struct io *io, struct read_note note)
+{
+	for (uint8_t slot = 0; slot < NEXUS_CHILDREN_MAX; slot++) {
+		if (note.medium >> slot & 1)
+			nexus_repair_ring(nc->nx, slot, io->lba, io->nlb);
+	}
+}
+
+static enum io_result read_done(struct io *io)
+{
+	struct nexus_channel *nc = channel_of(io);
+	struct read_note note = note_get(io);
+
+	io->lba -= nc->data_start;
+	leg_back(nc, &nc->leg[note.slot]);
+	if (unlikely(fault_domain_armed(FAULT_CHILD)))
+		(void)child_fault(nc, note.slot, FAULT_COMPLETION, io);
+	if (unlikely(io->status != IO_OK))
+		return read_failed(nc, io);
+	if (unlikely(note.medium != 0))
+		read_mend(nc, io, note);
+	if (unlikely(!overlap_is_free(nc->nx->overlap, io->lba, io->nlb)))
+		return blocked_wait(nc, io);
+	return IO_DONE;
+}
+
+/* ---- seeking -------------------------------------------------------------------------------- */
+
+static enum io_result seek_done(struct io *io)
+{
+	struct nexus_channel *nc = channel_of(io);
+	struct read_note note = note_get(io);
+	uint64_t found;
+
+	io->lba -= nc->data_start;
+	leg_back(nc, &nc->leg[note.slot]);
+	if (io->status != IO_OK) {
+		/* holes are a hint: all is data, and reading tells what is wrong */
+		io->status = IO_OK;
+		io->result = io->op == IO_SEEK_DATA ? io->lba : nc->ch.nblocks;
+		return IO_DONE;
+	}
+	found = io->result > nc->data_start ? io->result - nc->data_start : 0;
+	io->result = CLAMP(found, io->lba, nc->ch.nblocks);
+	return IO_DONE;
+}
+
+static enum io_result seek_start(struct nexus_channel *nc, struct io *io)
+{
+	struct read_note note = {};
+
+	if (nc->is_ended)
+		return end(io, IO_NO_DEVICE);
+	note.slot = read_pick(nc, 0);
+	if (note.slot == NEXUS_CHILDREN_MAX)
+		return hold(nc, io);
+	note_put(io, note);
+	nc->leg[note.slot].inflight++;
+	io->lba += nc->data_start;
+	return io_forward(nc->leg[note.slot].h, io, seek_done);
+}
+
+/* ---- forks ---------------------------------------------------------------------------------- */
+
+static enum io_result fork_finish(struct fork *fork);
+static void part_ended(struct nexus_channel *nc, struct fork *fork, uint8_t slot);
+static enum io_result blocked_write(struct nexus_channel *nc, struct io *io);
+static void starved_start(struct nexus_channel *nc);
+
+static struct io *fork_part(struct fork *fork, uint8_t slot)
+{
+	return &fork->part[slot];
+}
+
+/* Its blocks and itself go back; the parent is the caller's to end. */
+static inline void fork_free(struct nexus_channel *nc, struct fork *fork)
+{
+	struct io *parent = fork->parent;
+
+	if (likely(fork->owns_blocks)) {
+		overlap_give(nc->nx->overlap, parent->lba, parent->nlb);
+		if (unlikely(atomic_load(&nc->nx->nblocked) != 0))
+			nexus_bells_ring(nc->nx);
+	}
+	nc->busy[fork->parity]--;
+	fork->next = nc->free;
+	nc->free = fork;
+	if (unlikely(nc->starved.head != NULL))
+		starved_start(nc);
+}
+
+static inline void part_prepare(struct io *part, const struct leg *leg, const struct io *io,
+				uint64_t lba)
+{
+	part->lba = lba;
+	part->nlb = io->nlb;
+	part->op = io->op;
+	part->depth = 0;
+	part->flags = io->flags & (uint16_t)~IO_LOCK_HOLDER;
+	part->status = IO_OK;
+	part->iovcnt = io->iovcnt;
+	part->iov = io->iov;
+	if (unlikely(leg->zeroes_for_unmap && io->op == IO_UNMAP))
+		part->op = IO_WRITE_ZEROES;
+}
+
+/* True: the leg has it and answers later. */
+static inline bool part_send(struct nexus_channel *nc, struct fork *fork, uint8_t slot)
+{
+	struct leg *leg = &nc->leg[slot];
+	struct io *part = fork_part(fork, slot);
+
+	if (unlikely(fault_domain_armed(FAULT_CHILD)) &&
+	    child_fault(nc, slot, FAULT_SUBMIT, fork->parent)) {
+		part->status = fork->parent->status;
+		fork->failed |= (uint8_t)(1u << slot);
+		return false;
+	}
+	if (io_issue(leg->h->ch, part, NULL) == IO_PENDING) {
+		leg->inflight++;
+		return true;
+	}
+	if (unlikely(part->status != IO_OK) || unlikely(fault_domain_armed(FAULT_CHILD)))
+		part_ended(nc, fork, slot);
+	return false;
+}
+
+static COLD void missing_mark(struct nexus_channel *nc, const struct io *io)
+{
+	for (uint8_t slot = 0; slot < NEXUS_CHILDREN_MAX; slot++) {
+		if (nc->missing >> slot & 1)
+			segmap_set_range(&nc->nx->child[slot]->missed, io->lba, io->nlb);
+	}
+}
+
+/* To every writer. The blocks, if it is about blocks, are the fork's. */
+static inline enum io_result fork_send(struct nexus_channel *nc, struct io *io, bool has_range)
+{
+	struct fork *fork = nc->free;
+	uint64_t lba = has_range ? io->lba + nc->data_start : 0;
+
+	nc->free = fork->next;
+	fork->parent = io;
+	fork->remaining = 1;
+	fork->sent = fork->failed = 0;
+	fork->again = 0;
+	fork->parity = nc->parity;
+	fork->owns_blocks = has_range;
+	nc->busy[nc->parity]++;
+	if (unlikely(nc->missing != 0) && has_range)
+		missing_mark(nc, io);
+	for (uint8_t i = 0; i < nc->nwriters; i++) {
+		uint8_t slot = nc->writers[i];
+
+		fork->sent |= (uint8_t)(1u << slot);
+		part_prepare(fork_part(fork, slot), &nc->leg[slot], io, lba);
+		fork->remaining += part_send(nc, fork, slot);
+	}
+	if (--fork->remaining > 0)
+		return IO_PENDING;
+	return fork_finish(fork);
+}
+
+/* ---- writes --------------------------------------------------------------------------------- */
+
+/* Are all segments of the request known to be marked, by this channel? */
+static inline bool is_hot(const struct nexus_channel *nc, const struct io *io)
+{
+	uint64_t seg = io->lba >> nc->hot.shift, last = (io->lba + io->nlb - 1) >> nc->hot.shift;
+
+	for (; seg <= last; seg++) {
+		if (!segmap_test(&nc->hot, (uint32_t)seg))
+			return false;
+	}
+	return true;
+}
+
+static COLD enum io_result all_wait(struct nexus_channel *nc, struct io *io)
+{
+	return nc->is_ended ? end(io, IO_NO_DEVICE) : hold(nc, io);
+}
+
+static inline enum io_result write_start(struct nexus_channel *nc, struct io *io)
+{
+	if (unlikely(nc->is_waiting))
+		return all_wait(nc, io);
+	if (unlikely(io->nlb == 0))
+		return end(io, IO_OK);
+	if (unlikely(!is_hot(nc, io)) && !marks_heat(nc, io)) {
+		msg_list_push(&nc->unmarked, &io->msg);
+		return IO_PENDING;
+	}
+	if (unlikely(nc->free == NULL)) {
+		msg_list_push(&nc->starved, &io->msg);
+		return IO_PENDING;
+	}
+	if (unlikely(nc->nblocked > 0 || io->nlb > OVERLAP_NLB_MAX) ||
+	    unlikely(!overlap_take(nc->nx->overlap, io->lba, io->nlb)))
+		return blocked_write(nc, io);
+	return fork_send(nc, io, true);
+}
+
+/* Flush, reset: the whole device. */
+static enum io_result all_start(struct nexus_channel *nc, struct io *io)
+{
+	if (unlikely(nc->is_waiting))
+		return all_wait(nc, io);
+	if (unlikely(nc->free == NULL)) {
+		msg_list_push(&nc->starved, &io->msg);
+		return IO_PENDING;
+	}
+	return fork_send(nc, io, false);
+}
+
+/* ---- the way back of a write ---------------------------------------------------------------- */
+
+/* Not OK, or to be looked at by faults: the leg's answer. */
+static COLD void part_ended(struct nexus_channel *nc, struct fork *fork, uint8_t slot)
+{
+	struct io *part = fork_part(fork, slot);
+
+	if (fault_domain_armed(FAULT_CHILD)) {
+		part->lba = fork->parent->lba;
+		part->nlb = fork->parent->nlb;
+		(void)child_fault(nc, slot, FAULT_COMPLETION, part);
+	}
+	if (part->status == IO_OK)
+		return;
+	fork->failed |= (uint8_t)(1u << slot);
+	nc->leg[slot].write_errors++;
+}
+
+static void part_done(struct io *part)
+{
+	struct fork *fork = part->owner;
+	struct nexus_channel *nc = fork->nc;
+	struct io *parent = fork->parent;
+
+	leg_back(nc, &nc->leg[part->tag]);
+	if (unlikely(part->status != IO_OK) || unlikely(fault_domain_armed(FAULT_CHILD)))
+		part_ended(nc, fork, (uint8_t)part->tag);
+	if (--fork->remaining > 0 || fork_finish(fork) == IO_PENDING)
+		return;
+	/* we are in the loop, as done() must be: no need to come back to it */
+	if (likely(!(nc->ch.gate & GATE_FAULTS)))
+		io_resume_unwind(parent);
+	else
+		io_complete(parent, parent->status);
+}
+
+/* Send those parts again that asked for patience, unless their leg went meanwhile. */
+static void part_again(struct nexus_channel *nc, struct io *part)
+{
+	struct fork *fork = part->owner;
+	struct io *parent = fork->parent;
+	uint8_t slot = (uint8_t)part->tag;
+	bool is_writer = false;
+
+	for (uint8_t i = 0; i < nc->nwriters; i++)
+		is_writer |= nc->writers[i] == slot;
+	if (is_writer) {
+		part_prepare(part, &nc->leg[slot], parent,
+			     fork->owns_blocks ? parent->lba + nc->data_start : 0);
+		if (part_send(nc, fork, slot))
+			return;
+	} else {
+		part->status = IO_ABORTED;
+		fork->failed |= (uint8_t)(1u << slot);
+	}
+	if (--fork->remaining == 0 && fork_finish(fork) == IO_DONE)
+		io_complete(parent, parent->status);
+}
+
+/* Parts whose child is short of something: later. True: there are some, the fork goes on. */
+static bool fork_again(struct nexus_channel *nc, struct fork *fork)
+{
+	uint8_t failed = fork->failed;
+
+	if (nc->is_ended || fork->again >= CHILD_AGAIN_MAX)
+		return false;
+	for (uint8_t slot = 0; slot < NEXUS_CHILDREN_MAX; slot++) {
+		struct io *part = fork_part(fork, slot);
+
+		if (!(failed >> slot & 1) ||
+		    child_verdict(part->op, part->status).action != CHILD_AGAIN)
+			continue;
+		fork->failed &= (uint8_t) ~(1u << slot);
+		fork->remaining++;
+		(void)again_later(nc, part);
+	}
+	fork->again += fork->remaining > 0;
+	return fork->remaining > 0;
+}
+
+/* Each copy says that the request itself is at fault: then nobody has missed anything. */
+static bool fork_is_refused(struct fork *fork)
+{
+	if (fork->failed != fork->sent)
+		return false;
+	for (uint8_t slot = 0; slot < NEXUS_CHILDREN_MAX; slot++) {
+		const struct io *part = fork_part(fork, slot);
+
+		if (fork->sent >> slot & 1 &&
+		    child_verdict(part->op, part->status).action != CHILD_KEEP)
+			return false;
+	}
+	return true;
+}
+
+/* The status of the first leg in @slots; there is one. */
+static uint16_t fork_status(struct fork *fork, uint8_t slots)
+{
+	return fork_part(fork, (uint8_t)__builtin_ctz(slots))->status;
+}
+
+static enum io_result fork_end(struct nexus_channel *nc, struct fork *fork, uint16_t status)
+{
+	struct io *parent = fork->parent;
+
+	fork_free(nc, fork);
+	return end(parent, status);
+}
+
+/* Legs that failed are out: their children missed this write, if others have it or may have it. */
+static void fork_drop_legs(struct nexus_channel *nc, struct fork *fork)
+{
+	for (uint8_t slot = 0; slot < NEXUS_CHILDREN_MAX; slot++) {
+		const struct io *part = fork_part(fork, slot);
+		struct child_verdict verdict;
+
+		if (!(fork->failed >> slot & 1))
+			continue;
+		verdict = child_verdict(part->op, part->status);
+		if (fork->owns_blocks)
+			segmap_set_range(&nc->nx->child[slot]->missed, fork->parent->lba,
+					 fork->parent->nlb);
+		leg_fail(nc, slot,
+			 verdict.action == CHILD_RETIRE ? verdict.reason : NEXUS_REASON_IO_ERROR);
+	}
+}
+
+/*
+ * A fork with failed legs, none of whom is undecided any more: every child that is still in sync
+ * has it: acknowledged. Else those who are left get it again, but for want of space, which is the
+ * host's to know. IO_PENDING: it stays, or is on its way again.
+ */
+static enum io_result fork_resolve(struct nexus_channel *nc, struct fork *fork)
+{
+	uint8_t healthy = 0, ok = fork->sent & (uint8_t)~fork->failed;
+	struct io *parent = fork->parent;
+
+	if (nc->is_ended)
+		return fork_end(nc, fork, IO_ABORTED);
+	if (nc->is_waiting) {
+		fork->next = nc->parked;
+		nc->parked = fork;
+		return IO_PENDING;
+	}
+	for (uint8_t i = 0; i < nc->nreaders; i++)
+		healthy |= (uint8_t)(1u << nc->readers[i]);
+	if ((healthy & ~ok) == 0)
+		return fork_end(nc, fork, IO_OK);
+	if (healthy & fork->failed) {
+		uint16_t status = fork_status(fork, healthy & fork->failed);
+
+		if (child_verdict(parent->op, status).reason == NEXUS_REASON_NO_SPACE)
+			return fork_end(nc, fork, status);
+	}
+	fork_free(nc, fork);
+	parent->msg.fn = nexus_restart;
+	reactor_defer(nc->ch.reactor, &parent->msg);
+	return IO_PENDING;
+}
+
+static COLD enum io_result fork_failed(struct nexus_channel *nc, struct fork *fork)
+{
+	if (fork_again(nc, fork))
+		return IO_PENDING;
+	for (uint8_t slot = 0; slot < NEXUS_CHILDREN_MAX; slot++) {
+		const struct io *part = fork_part(fork, slot);
+
+		if (fork->failed >> slot & 1 &&
+		    child_verdict(part->op, part->status).action == CHILD_SHUTDOWN) {
+			nexus_shutdown_ring(nc->nx);
+			return fork_end(nc, fork, part->status);
+		}
+	}
+	if (fork_is_refused(fork))
+		return fork_end(nc, fork, fork_status(fork, fork->failed));
+	fork_drop_legs(nc, fork);
+	return fork_resolve(nc, fork);
+}
+
+static enum io_result fork_finish(struct fork *fork)
+{
+	struct nexus_channel *nc = fork->nc;
+	struct io *parent = fork->parent;
+
+	if (unlikely(fork->failed != 0))
+		return fork_failed(nc, fork);
+	fork_free(nc, fork);
+	return end(parent, IO_OK);
+}
+
+/* The mark is durable, or there will be none: forks that waited for it. */
+void nexus_parked_resolve(struct nexus_channel *nc)
+{
+	struct fork *fork = take(nc->parked);
+
+	while (fork != NULL) {
+		struct fork *next = fork->next;
+		struct io *parent = fork->parent;
+
+		if (fork_resolve(nc, fork) == IO_DONE)
+			io_complete(parent, parent->status);
+		fork = next;
+	}
+}
+
+/* ---- waiting for blocks --------------------------------------------------------------------- */
+
+static void blocked_count(struct nexus_channel *nc, int by)
+{
+	struct nexus *nx = nc->nx;
+
+	nc->nblocked += (uint32_t)by;
+	atomic_fetch_add(&nx->bell[nc->ch.reactor->id].nblocked, (uint32_t)by);
+	atomic_fetch_add(&nx->nblocked, (uint32_t)by);
+}
+
+/* Would @io jump the queue of one that has waited longer? */
+static bool is_behind(const struct msg_list *list, const struct io *io)
+{
+	for (struct msg *m = list->head; m != NULL;
+	     m = atomic_load_explicit(&m->next, memory_order_relaxed)) {
+		const struct io *other = container_of(m, struct io, msg);
+
+		if (io->nlb > OVERLAP_NLB_MAX || other->nlb > OVERLAP_NLB_MAX ||
+		    (io->lba < other->lba + other->nlb && other->lba < io->lba + io->nlb))
+			return true;
+	}
+	return false;
+}
+
+/* A request too large for a span keeps what it has got of the table; its frame knows how much. */
+static void blocked_give_back(struct nexus_channel *nc, struct io *io)
+{
+	for (uint64_t i = 0; i < io_top(io)->priv; i++)
+		atomic_store(&nc->nx->overlap->word[i], 0);
+	io_top(io)->priv = 0;
+}
+
+static bool blocked_take(struct nexus_channel *nc, const struct msg_list *earlier, struct io *io)
+{
+	struct overlap *o = nc->nx->overlap;
+
+	if (io->op == IO_READ)
+		return overlap_is_free(o, io->lba, io->nlb);
+	if (is_behind(earlier, io))
+		return false;
+	if (io->nlb > OVERLAP_NLB_MAX)
+		return overlap_take_all(o, &io_top(io)->priv);
+	return overlap_take(o, io->lba, io->nlb);
+}
+
+/* One who waited for blocks. True: he is on his way, or waits for something else. */
+static bool blocked_try(struct nexus_channel *nc, const struct msg_list *earlier, struct io *io)
+{
+	if (nc->is_ended && io->op != IO_READ) {
+		blocked_give_back(nc, io);
+		io_complete(io, IO_ABORTED);
+		return true;
+	}
+	if (io->op != IO_READ && (nc->is_waiting || nc->free == NULL || !is_hot(nc, io))) {
+		blocked_give_back(nc, io);
+		io->msg.fn = nexus_restart;
+		reactor_defer(nc->ch.reactor, &io->msg);
+		return true;
+	}
+	if (!blocked_take(nc, earlier, io))
+		return false;
+	if (io->op == IO_READ)
+		io_complete(io, IO_OK);
+	else if (fork_send(nc, io, true) == IO_DONE)
+		io_complete(io, io->status);
+	return true;
+}
+
+/* From the first to the last, those who can go. Also called where nobody gave up anything. */
+void nexus_blocked_walk(struct nexus_channel *nc)
+{
+	struct msg *msg = msg_list_take_all(&nc->blocked);
+	struct msg_list kept = {};
+
+	while (msg != NULL) {
+		struct msg *next = atomic_load_explicit(&msg->next, memory_order_relaxed);
+
+		if (blocked_try(nc, &kept, container_of(msg, struct io, msg)))
+			blocked_count(nc, -1);
+		else
+			msg_list_push(&kept, msg);
+		msg = next;
+	}
+	nc->blocked = kept;
+}
+
+static COLD enum io_result blocked_wait(struct nexus_channel *nc, struct io *io)
+{
+	io_top(io)->priv = 0;
+	atomic_fetch_add_explicit(&nc->nx->noverlaps, 1, memory_order_relaxed);
+	msg_list_push(&nc->blocked, &io->msg);
+	blocked_count(nc, 1); /* before looking again: see overlap.h */
+	nexus_blocked_walk(nc);
+	return IO_PENDING;
+}
+
+static COLD enum io_result blocked_write(struct nexus_channel *nc, struct io *io)
+{
+	if (io->nlb <= OVERLAP_NLB_MAX && !is_behind(&nc->blocked, io) &&
+	    overlap_take(nc->nx->overlap, io->lba, io->nlb))
+		return fork_send(nc, io, true);
+	return blocked_wait(nc, io);
+}
+
+/* ---- in, and in again ----------------------------------------------------------------------- */
+
+static inline enum io_result start(struct nexus_channel *nc, struct io *io)
+{
+	switch ((enum io_op)io->op) {
+	case IO_READ:
+		return read_start(nc, io, (struct read_note){});
+	case IO_WRITE:
+	case IO_WRITE_ZEROES:
+	case IO_UNMAP:
+		return write_start(nc, io);
+	case IO_FLUSH:
+	case IO_RESET:
+		return all_start(nc, io);
+	case IO_SEEK_DATA:
+	case IO_SEEK_HOLE:
+		return seek_start(nc, io);
+	default:
+		return end(io, IO_UNSUPPORTED);
+	}
+}
+
+enum io_result nexus_submit(struct channel *ch, struct io *io)
+{
+	return start(container_of(ch, struct nexus_channel, ch), io);
+}
+
+static void starved_start(struct nexus_channel *nc)
+{
+	struct msg *msg = msg_list_pop(&nc->starved);
+
+	if (msg == NULL)
+		return;
+	msg->fn = nexus_restart;
+	reactor_defer(nc->ch.reactor, msg);
+}
+
+/* From the loop: a request that waited is looked at as if it came now. */
+void nexus_restart(struct msg *msg)
+{
+	struct io *io = container_of(msg, struct io, msg);
+	struct nexus_channel *nc = channel_of(io);
+
+	if (start(nc, io) == IO_DONE)
+		io_complete(io, io->status);
+	if (nc->free != NULL)
+		starved_start(nc);
+}
+
+/* All of a list, in order. */
+void nexus_list_start(struct nexus_channel *nc, struct msg_list *list)
+{
+	struct msg *msg = msg_list_take_all(list);
+
+	while (msg != NULL) {
+		struct msg *next = atomic_load_explicit(&msg->next, memory_order_relaxed);
+
+		msg->fn = nexus_restart;
+		reactor_defer(nc->ch.reactor, msg);
+		msg = next;
+	}
+}
+
+void nexus_again_due(struct timer *timer)
+{
+	struct nexus_channel *nc = container_of(timer, struct nexus_channel, again_timer);
+	struct msg *msg = msg_list_take_all(&nc->again);
+
+	while (msg != NULL) {
+		struct msg *next = atomic_load_explicit(&msg->next, memory_order_relaxed);
+		struct io *io = container_of(msg, struct io, msg);
+
+		if (io->done == part_done)
+			part_again(nc, io);
+		else if (read_start(nc, io, note_get(io)) == IO_DONE)
+			io_complete(io, io->status);
+		msg = next;
+	}
+}
+
+/* ---- the arena ------------------------------------------------------------------------------ */
+
+int nexus_arena_make(struct nexus_channel *nc)
+{
+	size_t size = sizeof(struct fork) + NEXUS_CHILDREN_MAX * sizeof(struct io);
+
+	nc->fork_size = ALIGN_UP(size, (size_t)64);
+	nc->arena_size = MAX(NEXUS_WRITES_MAX * nc->fork_size, (size_t)ARENA_SIZE_MIN);
+	nc->arena = dma_alloc(nc->arena_size);
+	if (nc->arena == NULL)
+		return -ENOMEM;
+	for (unsigned i = NEXUS_WRITES_MAX; i-- > 0;) {
+		struct fork *fork = (struct fork *)(void *)(nc->arena + i * nc->fork_size);
+
+		fork->nc = nc;
+		for (uint8_t slot = 0; slot < NEXUS_CHILDREN_MAX; slot++) {
+			fork->part[slot].owner = fork;
+			fork->part[slot].tag = slot;
+			fork->part[slot].done = part_done;
+		}
+		fork->next = nc->free;
+		nc->free = fork;
+	}
+	return 0;
+}

@@ -1,0 +1,669 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * marks.c - keeps the write-intent records: which segments may differ between the children.
+ *
+ *   channel: is the segment hot here? (one bit) --yes--> write
+ *               | no: is it durable? (one bit of the nexus) --yes--> hot, write
+ *               | no: wanted; the write waits
+ *   task:    wanted -> pages on every writer, with FUA -> durable -> waiting writes start
+ *
+ * Clearing, by a timer (a "tick") while anything is marked. A segment is cleared at a tick if no
+ * write to it began since the tick before, none that began earlier is still under way, and what was
+ * written has been flushed:
+ *
+ *   1 every channel: what was hot since the last tick is noted, and is hot no more; the parity of
+ *     new writes is turned, if none of the other parity is left: then all that began before the
+ *     last tick have ended
+ *   2 candidates = durable, not noted: no longer durable, for channels, from now on
+ *   3 every channel again: who has made a candidate hot between 1 and 2 keeps it
+ *   4 flush every writer; what lost children missed goes to their missed maps, durably
+ *   5 pages without the candidates
+ *
+ * Anything that goes wrong in 4 puts the candidates back: a mark too many costs time at the next
+ * rebuild, one too few costs data. A child that cannot be marked is retired like one that cannot be
+ * written to.
+ *
+ * A nexus of one child has nobody to differ from: its marks are kept in memory only, and written
+ * when a second child is attached. Where the area is too small for the pages (blocks above 8 KiB),
+ * no marks are kept, every segment is hot, and a rebuild after a crash is full.
+ *
+ * Invariants
+ *   1. hot on a channel implies durable, but between steps 2 and 3.
+ *   2. A page is written to the copy that was not written last; the sequence grows over all pages.
+ *   3. marks->lock is held while pages are written or the set of writers changes (attach).
+ *
+ * Thread: marks_heat() on the channel's reactor; the rest in tasks on the primary.
+ */
+#include "nexus/marks.h"
+
+#include <string.h>
+
+#include "base/log.h"
+#include "base/units.h"
+#include "nexus/internal.h"
+#include "reactor/mem.h"
+
+struct marks {
+	struct nexus *nx;
+	struct segmap durable, wanted;
+	struct segmap noted, candidates; /* of a tick */
+	struct task_mutex lock;
+	struct timer timer;
+	bool is_tick_due, is_fold_due;
+	uint64_t sequence;
+	uint8_t copy[INTENT_PAGES]; /* of a pair: which is written next */
+	uint32_t unit;              /* bytes per page on disk */
+	void *buf;                  /* owned; unit bytes */
+	uint64_t nwrites;           /* pages, all children */
+};
+
+/* ---- the data path's ------------------------------------------------------------------------ */
+
+bool marks_heat(struct nexus_channel *nc, const struct io *io)
+{
+	struct marks *marks = nc->nx->marks;
+	uint64_t last = (io->lba + io->nlb - 1) >> nc->hot.shift;
+	bool is_wanting = false;
+
+	for (uint64_t seg = io->lba >> nc->hot.shift; seg <= last; seg++) {
+		if (marks == NULL || segmap_test(&marks->durable, (uint32_t)seg)) {
+			segmap_set(&nc->hot, (uint32_t)seg);
+		} else {
+			segmap_set(&marks->wanted, (uint32_t)seg);
+			is_wanting = true;
+		}
+	}
+	if (is_wanting)
+		errand_ring(&nc->nx->mark);
+	return !is_wanting;
+}
+
+/* ---- pages ---------------------------------------------------------------------------------- */
+
+static bool is_writer(const struct child *child)
+{
+	uint32_t word = atomic_load(&child->word);
+
+	return child_state_of(word) == CHILD_OPEN && (word & CHILD_SYNCED || child->is_writer);
+}
+
+static struct intent_id id_of(const struct marks *marks, const struct child *child)
+{
+	return (struct intent_id){ .nexus = marks->nx->uuid,
+				   .replica = child->uuid,
+				   .generation = marks->nx->generation,
+				   .nsegments = marks->durable.nsegments,
+				   .shift = marks->durable.shift };
+}
+
+/* One copy of one page on one child. */
+static uint16_t page_io(struct marks *marks, struct child *child, enum io_op op, unsigned index,
+			unsigned copy) MAY_SUSPEND
+{
+	struct nexus *nx = marks->nx;
+	uint32_t nlb = marks->unit >> nx->dev.block_shift;
+	struct desc *desc = child_use(child);
+	struct io io = { .op = (uint8_t)op,
+			 .flags = op == IO_WRITE ? IO_FUA : 0,
+			 .nlb = op == IO_FLUSH ? 0 : nlb,
+			 .lba = op == IO_FLUSH ? 0
+					       : nx->geometry.meta_start +
+							 (uint64_t)(2 * index + copy) * nlb };
+	uint16_t status = IO_NO_DEVICE;
+	struct handle *h;
+
+	if (desc == NULL)
+		return status;
+	io_set_buf(&io, marks->buf, marks->unit);
+	if (handle_open(desc, reactor_primary(), &h, NULL) == 0)
+		status = io_wait(h, &io);
+	child_unuse(child);
+	marks->nwrites += op == IO_WRITE;
+	return status;
+}
+
+static uint16_t page_io_patient(struct marks *marks, struct child *child, enum io_op op,
+				unsigned index, unsigned copy) MAY_SUSPEND
+{
+	uint16_t status;
+
+	for (unsigned i = 0; i < CHILD_AGAIN_MAX; i++) {
+		status = page_io(marks, child, op, index, copy);
+		if (child_verdict(op, status).action != CHILD_AGAIN)
+			break;
+		task_sleep(CHILD_AGAIN_MS * NS_PER_MS);
+	}
+	return status;
+}
+
+/* A child that cannot be marked is one that cannot be written to. */
+static bool page_done(struct child *child, enum io_op op, uint16_t status)
+{
+	struct child_verdict verdict = child_verdict(op, status);
+
+	if (status == IO_OK)
+		return true;
+	if (verdict.action == CHILD_SHUTDOWN)
+		nexus_shutdown_ring(child->nx);
+	else
+		(void)nexus_child_fail(child, CHILD_FAULTED,
+				       verdict.action == CHILD_RETIRE ? verdict.reason
+								      : NEXUS_REASON_IO_ERROR);
+	return false;
+}
+
+static bool page_write(struct marks *marks, struct child *child, unsigned index, unsigned copy,
+		       const struct uuid *subject, const struct segmap *map) MAY_SUSPEND
+{
+	struct intent_id id = id_of(marks, child);
+
+	memset(marks->buf, 0, marks->unit);
+	intent_page_encode(marks->buf, &id, index, marks->sequence, subject, map);
+	return page_done(child, IO_WRITE, page_io_patient(marks, child, IO_WRITE, index, copy));
+}
+
+/* The page on every writer. How many have it. */
+static unsigned page_write_all(struct marks *marks, unsigned index, const struct uuid *subject,
+			       const struct segmap *map) MAY_SUSPEND
+{
+	struct nexus *nx = marks->nx;
+	unsigned copy = marks->copy[index], n = 0;
+
+	if (nx->nchildren < 2)
+		return 1; /* nobody to differ from */
+	marks->sequence++;
+	for (unsigned slot = 0; slot < NEXUS_CHILDREN_MAX; slot++) {
+		if (nx->child[slot] != NULL && is_writer(nx->child[slot]))
+			n += page_write(marks, nx->child[slot], index, copy, subject, map);
+	}
+	marks->copy[index] = !copy;
+	return n;
+}
+
+static unsigned npages(const struct segmap *map)
+{
+	return (unsigned)DIV_ROUND_UP(map->nsegments, (uint32_t)INTENT_BITS_BYTES * 8);
+}
+
+/* Does the part of @map that page @part holds have a bit? */
+static bool has_bits(const struct segmap *map, unsigned part)
+{
+	uint32_t first = part * INTENT_BITS_BYTES * 8;
+
+	return segmap_next(map, first) < MIN(map->nsegments, first + INTENT_BITS_BYTES * 8);
+}
+
+/* ---- marking -------------------------------------------------------------------------------- */
+
+static void unmarked_start(struct nexus_channel *nc, void *arg)
+{
+	(void)arg;
+	nexus_list_start(nc, &nc->unmarked);
+}
+
+/* Bits of @from that are in the words of page @part go to @to, and leave @from. */
+static void move_bits(struct segmap *to, struct segmap *from, unsigned part)
+{
+	size_t first = (size_t)part * INTENT_BITS_BYTES / 8;
+
+	for (size_t i = first; i < segmap_nwords(from) && i < first + INTENT_BITS_BYTES / 8; i++)
+		atomic_fetch_or(&to->words[i], atomic_exchange(&from->words[i], 0));
+}
+
+/*
+ * What is wanted becomes durable. The bits enter the map before the pages are written, so channels
+ * must not see them: the map that is written is noted, durable follows.
+ */
+static void mark_wanted(struct marks *marks) MAY_SUSPEND
+{
+	bool is_any = false;
+
+	segmap_zero(&marks->noted);
+	for (unsigned part = 0; part < npages(&marks->wanted); part++) {
+		size_t first = (size_t)part * INTENT_BITS_BYTES / 8;
+		size_t end = MIN(first + INTENT_BITS_BYTES / 8, segmap_nwords(&marks->wanted));
+
+		if (!has_bits(&marks->wanted, part))
+			continue;
+		move_bits(&marks->noted, &marks->wanted, part);
+		for (size_t i = first; i < end; i++)
+			atomic_fetch_or(&marks->noted.words[i],
+					atomic_load(&marks->durable.words[i]));
+		if (page_write_all(marks, INTENT_PAGE_IN_FLIGHT + part, NULL, &marks->noted) == 0)
+			continue; /* no writer left: whoever waits is held anyway */
+		for (size_t i = first; i < end; i++)
+			atomic_store(&marks->durable.words[i], atomic_load(&marks->noted.words[i]));
+		is_any = true;
+	}
+	if (!is_any)
+		return;
+	nexus_each_channel(marks->nx, unmarked_start, NULL);
+	if (!marks->timer.is_armed && !marks->nx->is_ended)
+		timer_arm(reactor_primary(), &marks->timer, nexus_settings.intent_idle_ns);
+}
+
+/* ---- clearing ------------------------------------------------------------------------------- */
+
+struct tick {
+	struct marks *marks;
+	bool is_drained;
+};
+
+static void tick_note(struct nexus_channel *nc, void *arg)
+{
+	struct tick *tick = arg;
+
+	segmap_or(&tick->marks->noted, &nc->hot);
+	segmap_zero(&nc->hot);
+	if (nc->busy[!nc->parity] == 0)
+		nc->parity = !nc->parity;
+	else
+		tick->is_drained = false;
+}
+
+static void tick_look_again(struct nexus_channel *nc, void *arg)
+{
+	struct marks *marks = ((struct tick *)arg)->marks;
+
+	for (size_t i = 0; i < segmap_nwords(&nc->hot); i++) {
+		uint64_t kept = atomic_load(&nc->hot.words[i]) &
+				atomic_load(&marks->candidates.words[i]);
+
+		if (kept == 0)
+			continue;
+		atomic_fetch_and(&marks->candidates.words[i], ~kept);
+		atomic_fetch_or(&marks->durable.words[i], kept);
+	}
+}
+
+static void pick_candidates(struct marks *marks)
+{
+	for (size_t i = 0; i < segmap_nwords(&marks->durable); i++) {
+		uint64_t idle = atomic_load(&marks->durable.words[i]) &
+				~atomic_load(&marks->noted.words[i]);
+
+		atomic_store(&marks->candidates.words[i], idle);
+		atomic_fetch_and(&marks->durable.words[i], ~idle);
+	}
+}
+
+static bool flush_writers(struct marks *marks) MAY_SUSPEND
+{
+	struct nexus *nx = marks->nx;
+
+	for (unsigned slot = 0; slot < NEXUS_CHILDREN_MAX; slot++) {
+		struct child *child = nx->child[slot];
+
+		if (child == NULL || !is_writer(child) || child->desc == NULL ||
+		    !child->desc->dev->has_write_cache)
+			continue;
+		if (!page_done(child, IO_FLUSH, page_io_patient(marks, child, IO_FLUSH, 0, 0)))
+			return false;
+	}
+	return true;
+}
+
+/* The map of what @child misses; where that is not known, a page that is about nobody. */
+static bool write_missed(struct marks *marks, const struct child *child) MAY_SUSPEND
+{
+	unsigned first = intent_page_missed(child->slot);
+
+	if (!child->is_missed_known)
+		return page_write_all(marks, first, NULL, NULL) > 0;
+	for (unsigned part = 0; part < npages(&child->missed); part++) {
+		if (page_write_all(marks, first + part, &child->uuid, &child->missed) == 0)
+			return false;
+	}
+	return true;
+}
+
+/*
+ * What lost children miss goes to the others' pages: the in-flight map may forget it then. A child
+ * that is being rebuilt keeps its page as it was when it was attached: what it has missed since is
+ * in flight, as it is a writer, and what was copied since is copied again after a crash.
+ */
+static bool fold_missed(struct marks *marks) MAY_SUSPEND
+{
+	struct nexus *nx = marks->nx;
+
+	for (unsigned slot = 0; slot < NEXUS_CHILDREN_MAX; slot++) {
+		struct child *child = nx->child[slot];
+
+		if (child != NULL && !is_writer(child) && !write_missed(marks, child))
+			return false;
+	}
+	return true;
+}
+
+static void candidates_back(struct marks *marks)
+{
+	segmap_or(&marks->durable, &marks->candidates);
+}
+
+static void clear_idle(struct marks *marks) MAY_SUSPEND
+{
+	struct tick tick = { .marks = marks, .is_drained = true };
+
+	segmap_zero(&marks->noted);
+	nexus_each_channel(marks->nx, tick_note, &tick);
+	if (tick.is_drained) {
+		pick_candidates(marks);
+		nexus_each_channel(marks->nx, tick_look_again, &tick);
+		if (!flush_writers(marks) || !fold_missed(marks))
+			candidates_back(marks);
+		else
+			for (unsigned part = 0; part < npages(&marks->candidates); part++) {
+				if (has_bits(&marks->candidates, part))
+					(void)page_write_all(marks, INTENT_PAGE_IN_FLIGHT + part,
+							     NULL, &marks->durable);
+			}
+	}
+	if (segmap_next(&marks->durable, 0) < marks->durable.nsegments && !marks->nx->is_ended)
+		timer_arm(reactor_primary(), &marks->timer, nexus_settings.intent_idle_ns);
+}
+
+static void tick_due(struct timer *timer)
+{
+	struct marks *marks = container_of(timer, struct marks, timer);
+
+	marks->is_tick_due = true;
+	errand_ring(&marks->nx->mark);
+}
+
+void nexus_mark_run(struct nexus *nx)
+{
+	struct marks *marks = nx->marks;
+
+	if (marks == NULL)
+		return;
+	task_mutex_lock(&marks->lock);
+	if (marks->is_tick_due) {
+		marks->is_tick_due = false;
+		clear_idle(marks);
+	}
+	if (marks->is_fold_due) {
+		marks->is_fold_due = false;
+		(void)fold_missed(marks);
+	}
+	mark_wanted(marks);
+	task_mutex_unlock(&marks->lock);
+}
+
+/* ---- children come -------------------------------------------------------------------------- */
+
+/* Everything, both copies: what was there before is of no use to anybody then. */
+static bool child_write_all(struct marks *marks, struct child *child) MAY_SUSPEND
+{
+	bool is_ok = true;
+
+	for (unsigned copy = 0; copy < 2 && is_ok; copy++) {
+		is_ok = page_write(marks, child, INTENT_PAGE_HEAD, copy, NULL, NULL);
+		for (unsigned part = 0; part < npages(&marks->durable) && is_ok; part++)
+			is_ok = page_write(marks, child, INTENT_PAGE_IN_FLIGHT + part, copy, NULL,
+					   &marks->durable);
+	}
+	return is_ok;
+}
+
+void marks_lock(struct nexus *nx)
+{
+	if (nx->marks != NULL)
+		task_mutex_lock(&nx->marks->lock);
+}
+
+void marks_unlock(struct nexus *nx)
+{
+	if (nx->marks != NULL)
+		task_mutex_unlock(&nx->marks->lock);
+}
+
+bool marks_write_children(struct nexus *nx, struct child *coming)
+{
+	struct marks *marks = nx->marks;
+	bool is_ok = true;
+
+	if (marks == NULL || nx->nchildren < 2)
+		return true;
+	marks->sequence++;
+	for (unsigned slot = 0; slot < NEXUS_CHILDREN_MAX; slot++) {
+		struct child *child = nx->child[slot];
+
+		/* the second child of all: the first has no pages yet */
+		if (child != NULL && child != coming && is_writer(child) &&
+		    (coming == NULL || nx->nchildren == 2))
+			(void)child_write_all(marks, child);
+	}
+	if (coming != NULL)
+		is_ok = child_write_all(marks, coming);
+	else
+		is_ok = fold_missed(marks);
+	return is_ok;
+}
+
+void marks_note_missed(struct child *child)
+{
+	if (child->nx->marks != NULL)
+		(void)write_missed(child->nx->marks, child);
+}
+
+void marks_fold(struct nexus *nx)
+{
+	if (nx->marks == NULL)
+		return;
+	nx->marks->is_fold_due = true;
+	errand_ring(&nx->mark);
+}
+
+void marks_fold_cache(struct child *child)
+{
+	if (child->nx->marks != NULL && child->missed.words != NULL)
+		segmap_or(&child->missed, &child->nx->marks->durable);
+}
+
+/* ---- life ----------------------------------------------------------------------------------- */
+
+static void marks_free(struct marks *marks)
+{
+	segmap_done(&marks->durable);
+	segmap_done(&marks->wanted);
+	segmap_done(&marks->noted);
+	segmap_done(&marks->candidates);
+	if (marks->buf != NULL)
+		dma_free(marks->buf, marks->unit);
+	free(marks);
+}
+
+int marks_open(struct nexus *nx, struct err *err)
+{
+	struct marks *marks;
+	uint8_t shift = segment_shift(nx->dev.nblocks, nx->dev.block_shift);
+	uint32_t unit = MAX((uint32_t)INTENT_PAGE_SIZE, nx->dev.block_size);
+
+	if ((uint64_t)2 * INTENT_PAGES * (unit >> nx->dev.block_shift) > nx->geometry.meta_nlb) {
+		log_warn("nexus %s: blocks of %u bytes leave no room for write-intent records: "
+			 "rebuilds after a crash are full",
+			 nx->dev.name, nx->dev.block_size);
+		return 0;
+	}
+	marks = calloc(1, sizeof(*marks));
+	if (marks == NULL)
+		return err_set(err, -ENOMEM, "no memory for write-intent records");
+	marks->nx = nx;
+	marks->unit = unit;
+	marks->buf = dma_alloc(unit);
+	marks->timer.fn = tick_due;
+	task_mutex_init(&marks->lock);
+	if (marks->buf == NULL || segmap_init(&marks->durable, nx->dev.nblocks, shift) < 0 ||
+	    segmap_init(&marks->wanted, nx->dev.nblocks, shift) < 0 ||
+	    segmap_init(&marks->noted, nx->dev.nblocks, shift) < 0 ||
+	    segmap_init(&marks->candidates, nx->dev.nblocks, shift) < 0) {
+		marks_free(marks);
+		return err_set(err, -ENOMEM, "no memory for write-intent records");
+	}
+	nx->marks = marks;
+	return 0;
+}
+
+void marks_finish(struct nexus *nx)
+{
+	struct marks *marks = nx->marks;
+
+	if (marks == NULL)
+		return;
+	task_mutex_lock(&marks->lock);
+	if (flush_writers(marks) && fold_missed(marks)) {
+		segmap_zero(&marks->durable);
+		for (unsigned part = 0; part < npages(&marks->durable); part++)
+			(void)page_write_all(marks, INTENT_PAGE_IN_FLIGHT + part, NULL,
+					     &marks->durable);
+	}
+	task_mutex_unlock(&marks->lock);
+}
+
+void marks_close(struct nexus *nx)
+{
+	if (nx->marks == NULL)
+		return;
+	timer_disarm(reactor_primary(), &nx->marks->timer);
+	marks_free(take(nx->marks));
+}
+
+/* ---- another size --------------------------------------------------------------------------- */
+
+/* The blocks of @from, in the segments of @to. */
+static void convert(struct segmap *to, const struct segmap *from)
+{
+	for (uint32_t seg = segmap_next(from, 0); seg < from->nsegments;
+	     seg = segmap_next(from, seg + 1))
+		segmap_set_range(to, (uint64_t)seg << from->shift, 1ull << from->shift);
+}
+
+/* The map in another shape. It is larger, so that no bit falls off its end. */
+static int reshape(struct segmap *map, uint64_t nblocks, uint8_t shift)
+{
+	struct segmap next;
+
+	if (map->words == NULL)
+		return 0;
+	if (segmap_init(&next, nblocks, shift) < 0)
+		return -ENOMEM;
+	convert(&next, map);
+	segmap_done(map);
+	*map = next;
+	return 0;
+}
+
+struct reshape {
+	uint64_t nblocks;
+	uint8_t shift;
+	bool is_full;
+	struct segmap hot[REACTORS_MAX];
+};
+
+static void hot_swap(struct nexus_channel *nc, void *arg)
+{
+	struct segmap *next = &((struct reshape *)arg)->hot[nc->ch.reactor->id];
+	struct segmap old = nc->hot;
+
+	nc->hot = *next;
+	*next = old;
+}
+
+static int reshape_all(struct nexus *nx, uint64_t nblocks, uint8_t shift)
+{
+	struct marks *marks = nx->marks;
+	int result = 0;
+
+	if (marks != NULL) {
+		struct segmap *maps[] = { &marks->durable, &marks->wanted, &marks->noted,
+					  &marks->candidates };
+
+		for (size_t i = 0; i < ARRAY_LEN(maps) && result == 0; i++)
+			result = reshape(maps[i], nblocks, shift);
+	}
+	for (unsigned i = 0; i < nx->nchildren && result == 0; i++)
+		result = reshape(&nx->child[nx->order[i]]->missed, nblocks, shift);
+	return result;
+}
+
+int marks_resize(struct nexus *nx, uint64_t nblocks, struct err *err)
+{
+	struct reshape re = { .nblocks = nblocks,
+			      .shift = segment_shift(nblocks, nx->dev.block_shift),
+			      .is_full = nx->marks == NULL };
+	int result = 0;
+
+	marks_lock(nx);
+	for (unsigned i = 0; i < reactor_count() && result == 0; i++) {
+		result = segmap_init(&re.hot[i], nblocks, re.shift);
+		if (result == 0 && re.is_full)
+			segmap_fill(&re.hot[i]);
+	}
+	if (result == 0)
+		result = reshape_all(nx, nblocks, re.shift);
+	if (result == 0)
+		nexus_each_channel(nx, hot_swap, &re);
+	for (unsigned i = 0; i < reactor_count(); i++)
+		segmap_done(&re.hot[i]);
+	if (result == 0)
+		(void)marks_write_children(nx, NULL);
+	marks_unlock(nx);
+	return result < 0 ? err_set(err, result, "no memory for write-intent records") : 0;
+}
+
+uint32_t marks_count(const struct nexus *nx)
+{
+	return nx->marks != NULL ? segmap_count(&nx->marks->durable) : 0;
+}
+
+uint64_t marks_nwrites(const struct nexus *nx)
+{
+	return nx->marks != NULL ? nx->marks->nwrites : 0;
+}
+
+/* The map of pages @first.. is added to @map; @subject, if not NULL, is what they must be about. */
+static bool map_read(struct nexus *nx, struct child *child, uint64_t generation, unsigned first,
+		     const struct uuid *subject, struct segmap *map) MAY_SUSPEND
+{
+	struct marks *marks = nx->marks;
+	struct intent_page *pair = dma_alloc((size_t)2 * INTENT_PAGE_SIZE);
+	bool is_ok = pair != NULL;
+
+	for (unsigned part = 0; is_ok && part < npages(&marks->durable); part++) {
+		struct intent_id id = id_of(marks, child);
+		int which;
+
+		id.generation = generation;
+		for (unsigned copy = 0; copy < 2; copy++) {
+			if (page_io(marks, child, IO_READ, first + part, copy) != IO_OK)
+				memset(marks->buf, 0, marks->unit);
+			memcpy(&pair[copy], marks->buf, INTENT_PAGE_SIZE);
+		}
+		which = intent_pair_pick(pair, &id, first + part);
+		is_ok = which >= 0 && (subject == NULL || memcmp(pair[which].subject, subject->b,
+								 sizeof(subject->b)) == 0);
+		if (is_ok)
+			intent_page_or(&pair[which], map);
+	}
+	if (pair != NULL)
+		dma_free(pair, (size_t)2 * INTENT_PAGE_SIZE);
+	return is_ok;
+}
+
+bool marks_read_in_flight(struct nexus *nx, struct child *source, uint64_t generation,
+			  struct segmap *map)
+{
+	return nx->marks != NULL &&
+	       map_read(nx, source, generation, INTENT_PAGE_IN_FLIGHT, NULL, map);
+}
+
+bool marks_read_missed(struct nexus *nx, struct child *source, uint64_t generation,
+		       const struct uuid *subject, struct segmap *map)
+{
+	for (unsigned slot = 0; nx->marks != NULL && slot < INTENT_SUBJECTS_MAX; slot++) {
+		if (map_read(nx, source, generation, intent_page_missed(slot), subject, map))
+			return true;
+		segmap_zero(map); /* of pages that were about somebody else in part */
+	}
+	return false;
+}

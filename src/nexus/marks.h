@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * marks.h - keeping the write-intent records of a nexus; marks.c has the how.
+ *
+ * Owner:  the nexus owns its marks, from marks_open() to marks_close().
+ * Thread: tasks on the primary.
+ */
+#ifndef ASHLAR_NEXUS_MARKS_H
+#define ASHLAR_NEXUS_MARKS_H
+
+#include "base/err.h"
+#include "base/uuid.h"
+#include "nexus/segmap.h"
+#include "reactor/task.h"
+
+struct child;
+struct nexus;
+
+/* The device's shape is known. Leaves nx->marks NULL where there is no room for the pages. */
+int marks_open(struct nexus *nx, struct err *err) WARN_UNUSED;
+void marks_close(struct nexus *nx);
+/* I/O has ended in order: what lost children missed is written, nothing is in flight. */
+void marks_finish(struct nexus *nx) MAY_SUSPEND;
+
+/* Quiesced: maps for @nblocks, more than before. */
+int marks_resize(struct nexus *nx, uint64_t nblocks, struct err *err) MAY_SUSPEND WARN_UNUSED;
+
+/* While the set of writers changes. I/O is quiesced before this, or a write that waits for its mark
+ * would be waited for. */
+void marks_lock(struct nexus *nx) MAY_SUSPEND;
+void marks_unlock(struct nexus *nx);
+/* All pages to every writer (@coming NULL), or to a child that will be one. False: it failed. */
+bool marks_write_children(struct nexus *nx, struct child *coming) MAY_SUSPEND;
+
+/* A child with a volatile cache is lost: what was not flushed may be, too. */
+void marks_fold_cache(struct child *child);
+
+/* A child fell: what it misses is written to the others soon. */
+void marks_fold(struct nexus *nx);
+/* What @child misses now, to the others' pages; not known: they say nothing any more. marks_lock()
+ * is held. */
+void marks_note_missed(struct child *child) MAY_SUSPEND;
+
+/* Add what was in flight, or what @subject missed, in @generation, as @source has it, to @map.
+ * False: not to be believed. */
+bool marks_read_in_flight(struct nexus *nx, struct child *source, uint64_t generation,
+			  struct segmap *map) MAY_SUSPEND;
+bool marks_read_missed(struct nexus *nx, struct child *source, uint64_t generation,
+		       const struct uuid *subject, struct segmap *map) MAY_SUSPEND;
+
+uint32_t marks_count(const struct nexus *nx);   /* segments in flight */
+uint64_t marks_nwrites(const struct nexus *nx); /* pages written, all children */
+
+#endif

@@ -1,0 +1,752 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * nexus.c - a nexus as a device: made, found, grown, shut down, taken away.
+ *
+ *   nexus_create --> INIT: children made and opened, geometry, record --> device_register --> OPEN
+ *   OPEN --nexus_shutdown--> SHUTTING_DOWN: I/O ended, children closed, record clean --> SHUTDOWN
+ *   OPEN --self-shutdown (retire.c)--> SHUTDOWN, nothing recorded
+ *   any --device removed--> end errand: I/O ended, own descriptor closed --> nexus_free_device:
+ *                           children closed, record clean if it was OPEN
+ *
+ * All children must open or nothing is made. A record that cannot be written at the start is a
+ * reason to make nothing, too: what is not recorded cannot be trusted later.
+ *
+ * A nexus keeps a descriptor of itself: through it it hears that it is being removed, while its
+ * openers still wait for I/O that may be held here for good (frozen), and lets that I/O go.
+ *
+ * A volatile cache is reported always, and flushes go to all children: one that is added later may
+ * have a cache when the first had none, and hosts ask only once.
+ *
+ * Decisions: a name or uuid that exists is refused, whatever its children are (the engine that this
+ * one stands in for said yes without comparing). A nexus never shrinks.
+ *
+ * Thread: tasks on the primary.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/units.h"
+#include "device/emulate.h"
+#include "nexus/internal.h"
+#include "nexus/marks.h"
+#include "nexus/scrub.h"
+
+static struct list all = { &all, &all };
+static struct nexus_store *memory; /* where nobody set a store; lives as long as the process */
+
+struct nexus_settings nexus_settings;
+
+void nexus_settings_set(const struct nexus_settings *settings)
+{
+	nexus_settings = *settings;
+	if (nexus_settings.store_tries == 0)
+		nexus_settings.store_tries = 30;
+	if (nexus_settings.store_pause_ns == 0)
+		nexus_settings.store_pause_ns = NS_PER_S;
+	if (nexus_settings.store_timeout_ns == 0)
+		nexus_settings.store_timeout_ns = 5 * NS_PER_S;
+	if (nexus_settings.intent_idle_ns == 0)
+		nexus_settings.intent_idle_ns = 5 * NS_PER_S;
+	if (nexus_settings.store == NULL) {
+		if (memory == NULL)
+			memory = store_memory_new();
+		nexus_settings.store = memory;
+	}
+}
+
+/* ---- finding -------------------------------------------------------------------------------- */
+
+struct nexus *nexus_next(struct nexus *prev)
+{
+	struct list *link = prev == NULL ? all.next : prev->link.next;
+
+	return link == &all ? NULL : container_of(link, struct nexus, link);
+}
+
+struct nexus *nexus_lookup(const char *name)
+{
+	struct uuid uuid;
+	bool is_uuid = uuid_from_text(name, &uuid, NULL) == 0;
+	struct nexus *nx;
+
+	list_for_each (nx, &all, link) {
+		if (strcmp(nx->dev.name, name) == 0 || (is_uuid && uuid_equal(&nx->uuid, &uuid)))
+			return nx;
+	}
+	return NULL;
+}
+
+struct device *nexus_device(struct nexus *nx)
+{
+	return &nx->dev;
+}
+
+struct nexus *nexus_of_device(struct device *dev)
+{
+	return dev->driver == &driver_nexus ? nexus_of(dev) : NULL;
+}
+
+void nexus_info(struct nexus *nx, struct nexus_info *ret)
+{
+	*ret = (struct nexus_info){
+		.name = nx->dev.name,
+		.uuid = nx->uuid,
+		.device_uuid = nx->dev.uuid,
+		.size = nx->size,
+		.device_size = device_size(&nx->dev),
+		.label = nx->label,
+		.state = nx->state,
+		.status = nexus_status_of(nx),
+		.nchildren = nx->nchildren,
+		.is_frozen = nx->is_frozen,
+		.repairs = atomic_load(&nx->nrepairs),
+		.repairs_failed = atomic_load(&nx->nrepairs_failed),
+		.overlaps = atomic_load(&nx->noverlaps),
+		.segments_in_flight = marks_count(nx),
+		.mark_writes = marks_nwrites(nx),
+		.segment_size = 1ull << (segment_shift(nx->dev.nblocks, nx->dev.block_shift) +
+					 nx->dev.block_shift),
+	};
+}
+
+bool nexus_child_info(struct nexus *nx, unsigned index, struct nexus_child_info *ret)
+{
+	const struct child *child;
+	uint32_t word;
+
+	if (index >= nx->nchildren)
+		return false;
+	child = nx->child[nx->order[index]];
+	word = atomic_load(&child->word);
+	*ret = (struct nexus_child_info){
+		.uri = child->uri,
+		.device_name = child->device_name,
+		.uuid = child->uuid,
+		.state = child_state_of(word),
+		.health = child_health_of(child),
+		.reason = child_reason_of(word),
+		.is_synced = child_is_healthy(child),
+		.is_local = child->is_local,
+		.has_io_log = !child_is_healthy(child) && child->is_missed_known,
+		.fault_ns = child->fault_ns,
+		.read_errors = child->read_errors,
+		.write_errors = child->write_errors,
+	};
+	if (ret->has_io_log)
+		ret->missed_segments = segmap_count(&child->missed);
+	for (unsigned i = 0; i < reactor_count(); i++) {
+		const struct leg *leg;
+
+		if (nx->dev.channel[i] == NULL)
+			continue;
+		leg = &container_of(nx->dev.channel[i], struct nexus_channel, ch)->leg[child->slot];
+		ret->read_errors += leg->read_errors;
+		ret->write_errors += leg->write_errors;
+	}
+	return true;
+}
+
+/* ---- freeing -------------------------------------------------------------------------------- */
+
+static void noop(void *arg)
+{
+	(void)arg;
+}
+
+static void errands_wait(struct nexus *nx)
+{
+	struct nexus_errand *errands[] = { &nx->retire, &nx->monitor, &nx->mend,
+					   &nx->mark,   &nx->rebuild, &nx->end };
+	bool is_idle;
+
+	do {
+		is_idle = true;
+		for (size_t i = 0; i < ARRAY_LEN(errands); i++) {
+			is_idle &= errand_is_idle(errands[i]);
+			errand_wait(errands[i]);
+		}
+	} while (!is_idle);
+	for (unsigned i = 0; i < reactor_count(); i++)
+		task_call(reactor_get(i), noop, NULL); /* bells on their way have arrived */
+}
+
+static void nexus_free(struct nexus *nx) MAY_SUSPEND
+{
+	errands_wait(nx);
+	while (nx->nchildren > 0) {
+		struct child *child = nx->child[nx->order[--nx->nchildren]];
+
+		child_close(child);
+		nx->child[child->slot] = NULL;
+		child_free(child);
+	}
+	list_del(&nx->link);
+	marks_close(nx);
+	nexus_scrub_free(nx);
+	nexus_rebuild_free(nx);
+	record_writer_free(nx->writer);
+	free(nx->overlap);
+	free(nx);
+}
+
+static void nexus_freep(struct nexus **nx)
+{
+	if (*nx != NULL)
+		nexus_free(*nx);
+}
+
+/* ---- creating ------------------------------------------------------------------------------- */
+
+static int check_opts(const struct nexus_opts *opts, struct nexus_err *ne)
+{
+	bool wants_resv = opts->resv_key != 0 || opts->preempt_key != 0 ||
+			  opts->preempt_policy != NEXUS_PREEMPT_ARG_KEY;
+	unsigned min = opts->cntlid_min != 0 ? opts->cntlid_min : 1;
+	unsigned max = opts->cntlid_max != 0 ? opts->cntlid_max : NEXUS_CNTLID_MAX;
+
+	if (opts->name == NULL || opts->name[0] == '\0' || strlen(opts->name) >= DEVICE_NAME_MAX)
+		return nexus_fail(ne, NEXUS_E_INVALID_ARGUMENTS,
+				  "a nexus needs a name of 1 to %d "
+				  "characters",
+				  DEVICE_NAME_MAX - 1);
+	if (opts->nchildren == 0 || opts->nchildren > NEXUS_CHILDREN_MAX)
+		return nexus_fail(ne, NEXUS_E_INVALID_ARGUMENTS,
+				  "nexus %s: %u children, 1 to %d are possible", opts->name,
+				  opts->nchildren, NEXUS_CHILDREN_MAX);
+	if (opts->size == 0)
+		return nexus_fail(ne, NEXUS_E_INVALID_ARGUMENTS, "nexus %s: no size given",
+				  opts->name);
+	if (min > max || max > NEXUS_CNTLID_MAX)
+		return nexus_fail(ne, NEXUS_E_INVALID_ARGUMENTS,
+				  "nexus %s: controller ids %u to %u, they go from 1 to %d",
+				  opts->name, min, max, NEXUS_CNTLID_MAX);
+	if (opts->resv_type > 6)
+		return nexus_fail(ne, NEXUS_E_INVALID_RESERVATION,
+				  "nexus %s: reservation type %u, there are 0 to 6", opts->name,
+				  opts->resv_type);
+	if (wants_resv && (opts->resv_key == 0 || (opts->preempt_policy == NEXUS_PREEMPT_HOLDER &&
+						   opts->preempt_key != 0)))
+		return nexus_fail(ne, NEXUS_E_INVALID_ARGUMENTS,
+				  "nexus %s: reservations need a key, and a key to preempt goes "
+				  "with the policy ArgKey only",
+				  opts->name);
+	return 0;
+}
+
+static int check_duplicate(const char *name, const struct uuid *uuid, struct nexus_err *ne)
+{
+	struct nexus *nx;
+
+	list_for_each (nx, &all, link) {
+		bool is_name = strcmp(nx->dev.name, name) == 0;
+
+		if (!is_name && !uuid_equal(&nx->uuid, uuid))
+			continue;
+		if (nx->state == NEXUS_INIT)
+			return nexus_fail(ne, NEXUS_E_INITIALISING, "nexus %s is being made",
+					  nx->dev.name);
+		return nexus_fail(ne, is_name ? NEXUS_E_NAME_EXISTS : NEXUS_E_UUID_EXISTS,
+				  "nexus %s exists", nx->dev.name);
+	}
+	if (device_lookup(name) != NULL)
+		return nexus_fail(ne, NEXUS_E_NAME_EXISTS, "a device named %s exists", name);
+	return 0;
+}
+
+static void nexus_init(struct nexus *nx)
+{
+	list_init(&nx->link);
+	list_init(&nx->gone_waiters);
+	task_mutex_init(&nx->control);
+	task_mutex_init(&nx->record_lock);
+	atomic_flag_clear(&nx->repair_lock);
+	for (unsigned i = 0; i < REACTORS_MAX; i++)
+		nx->bell[i].nx = nx;
+}
+
+static void nexus_end_run(struct nexus *nx) MAY_SUSPEND
+{
+	nexus_end_io(nx);
+	errand_wait(&nx->mend);
+	nexus_scrub_stop(nx);
+	nexus_rebuild_end_all(nx);
+	desc_close(take(nx->self));
+}
+
+static struct nexus *nexus_new(const struct nexus_opts *opts)
+{
+	struct nexus *nx = calloc(1, sizeof(*nx));
+	struct uuid name_uuid;
+	char text[UUID_TEXT_SIZE];
+
+	if (nx == NULL)
+		return NULL;
+	nexus_init(nx);
+	errand_init(&nx->retire, nx, "retire", nexus_retire_run);
+	errand_init(&nx->monitor, nx, "monitor", nexus_monitor_run);
+	errand_init(&nx->mend, nx, "mend", nexus_mend_run);
+	errand_init(&nx->mark, nx, "mark", nexus_mark_run);
+	errand_init(&nx->rebuild, nx, "rebuild", nexus_rebuild_run);
+	errand_init(&nx->end, nx, "end", nexus_end_run);
+	nx->overlap = aligned_alloc(64, sizeof(*nx->overlap));
+	nx->writer = record_writer_new();
+	if (nx->overlap == NULL || nx->writer == NULL) {
+		nexus_free(nx);
+		return NULL;
+	}
+	memset(nx->overlap, 0, sizeof(*nx->overlap));
+	nx->dev.driver = &driver_nexus;
+	(void)snprintf(nx->dev.name, sizeof(nx->dev.name), "%s", opts->name);
+	nx->uuid = opts->uuid;
+	if (uuid_is_zero(&nx->uuid))
+		uuid_random(&nx->uuid);
+	nx->dev.uuid = uuid_from_text(opts->name, &name_uuid, NULL) == 0 ? name_uuid : nx->uuid;
+	nx->size = opts->size;
+	nx->label = opts->label != 0 ? opts->label : NEXUS_LABEL_V1;
+	nx->is_size_required = opts->is_size_required;
+	nx->is_round_robin = opts->is_round_robin;
+	nx->cntlid_min = opts->cntlid_min != 0 ? opts->cntlid_min : 1;
+	nx->cntlid_max = opts->cntlid_max != 0 ? opts->cntlid_max : NEXUS_CNTLID_MAX;
+	nx->resv_key = opts->resv_key;
+	nx->preempt_key = opts->preempt_key;
+	nx->resv_type = opts->resv_type;
+	nx->preempt_policy = opts->preempt_policy;
+	(void)snprintf(nx->key, sizeof(nx->key), "%s",
+		       opts->info_key != NULL && opts->info_key[0] != '\0'
+			       ? opts->info_key
+			       : uuid_to_text(&nx->uuid, text));
+	do
+		nx->generation = reactor_random(reactor_primary());
+	while (nx->generation == 0);
+	nx->told = NEXUS_DEGRADED;
+	list_add_tail(&all, &nx->link);
+	return nx;
+}
+
+/* All of them, or none. */
+static int open_children(struct nexus *nx, const struct nexus_opts *opts, struct nexus_err *ne)
+{
+	for (unsigned i = 0; i < opts->nchildren; i++) {
+		struct child *child;
+
+		if (child_find(nx, opts->children[i]) != NULL)
+			return nexus_fail(ne, NEXUS_E_CHILD_EXISTS, "nexus %s: child %s twice",
+					  opts->name, opts->children[i]);
+		child = child_new(nx, opts->children[i], ne);
+		if (child == NULL)
+			return -EINVAL;
+		nx->child[child->slot] = child;
+		nx->order[nx->nchildren++] = child->slot;
+		if (child_open(child, ne) < 0)
+			return -EINVAL;
+		if (device_size(child->desc->dev) < opts->size) {
+			atomic_store(&child->word,
+				     child_word(CHILD_CONFIG_INVALID, NEXUS_REASON_NONE, false));
+			return nexus_fail(ne, NEXUS_E_INCOMPLETE,
+					  "nexus %s: child %s has %lu bytes, less than the %lu "
+					  "asked",
+					  opts->name, child->uri, device_size(child->desc->dev),
+					  opts->size);
+		}
+	}
+	return 0;
+}
+
+static int fit_children(struct nexus *nx, struct nexus_err *ne)
+{
+	static const struct {
+		enum nexus_error why;
+		const char *text;
+	} texts[] = {
+		[GEOMETRY_TOO_SMALL] = { NEXUS_E_CHILD_TOO_SMALL,
+					 "is too small for what the nexus keeps on it" },
+		[GEOMETRY_BLOCK_SIZE] = { NEXUS_E_CHILD_GEOMETRY, "has an odd block size" },
+		[GEOMETRY_MIXED_BLOCKS] = { NEXUS_E_MIXED_BLOCK_SIZES,
+					    "has another block size than the first" },
+	};
+	struct geometry_child shapes[NEXUS_CHILDREN_MAX];
+	enum geometry_error error;
+	unsigned which = 0;
+
+	for (unsigned i = 0; i < nx->nchildren; i++) {
+		const struct device *dev = nx->child[nx->order[i]]->desc->dev;
+
+		shapes[i] = (struct geometry_child){ dev->nblocks, dev->block_size };
+	}
+	error = geometry_of(nx->label, shapes, nx->nchildren, nx->size, nx->is_size_required,
+			    &nx->geometry, &which);
+	if (error != GEOMETRY_OK)
+		return nexus_fail(ne, texts[error].why, "nexus %s: child %s %s", nx->dev.name,
+				  nx->child[nx->order[which]]->uri, texts[error].text);
+	return 0;
+}
+
+/* What the device can do: what its children have in common. */
+static void inherit(struct nexus *nx)
+{
+	struct device *dev = &nx->dev;
+	bool can_unmap = true;
+
+	dev->nblocks = nx->geometry.nblocks;
+	dev->buf_align = 1;
+	dev->stack_depth = STACK_DEPTH_MIN;
+	for (unsigned i = 0; i < nx->nchildren; i++) {
+		const struct device *base = nx->child[nx->order[i]]->desc->dev;
+
+		dev->block_size = base->block_size;
+		dev->buf_align = MAX(dev->buf_align, base->buf_align);
+		dev->physical_block_size = MAX(dev->physical_block_size, base->physical_block_size);
+		dev->optimal_io_nlb = MAX(dev->optimal_io_nlb, base->optimal_io_nlb);
+		dev->is_thin |= base->is_thin;
+		dev->is_rotational |= base->is_rotational;
+		dev->is_void |= base->is_void;
+		dev->stack_depth = MAX(dev->stack_depth, base->stack_depth + 1);
+		can_unmap &= base->ops >> IO_UNMAP & 1;
+	}
+	dev->has_write_cache = true;
+	dev->unmap_reads_zero = can_unmap;
+	dev->ops = IO_BIT(IO_READ) | IO_BIT(IO_WRITE) | IO_BIT(IO_FLUSH) | IO_BIT(IO_RESET) |
+		   IO_BIT(IO_WRITE_ZEROES) | IO_BIT(IO_SEEK_DATA) | IO_BIT(IO_SEEK_HOLE);
+	if (can_unmap)
+		dev->ops |= IO_BIT(IO_UNMAP);
+	dev->block_shift = (uint8_t)u64_log2(dev->block_size); /* needed before it is registered */
+}
+
+/* In sync, all of them. */
+static int start_children(struct nexus *nx, struct nexus_err *ne)
+{
+	for (unsigned i = 0; i < nx->nchildren; i++) {
+		struct child *child = nx->child[nx->order[i]];
+
+		if (segmap_init(&child->missed, nx->dev.nblocks,
+				segment_shift(nx->dev.nblocks, nx->dev.block_shift)) < 0)
+			return nexus_fail(ne, NEXUS_E_INTERNAL, "no memory for child %s",
+					  child->uri);
+		child->is_missed_known = true;
+		child->is_healthy = true;
+		atomic_store(&child->word, child_word(CHILD_OPEN, NEXUS_REASON_NONE, true));
+	}
+	return 0;
+}
+
+static void self_event(struct desc *desc, const struct device_event *event)
+{
+	struct nexus *nx = desc->owner;
+
+	if (event->type == DEVICE_REMOVED) {
+		nx->is_removed = true;
+		errand_ring(&nx->end);
+	}
+}
+
+static int serve(struct nexus *nx, struct nexus_err *ne) MAY_SUSPEND
+{
+	struct desc_opts opts = { .flags = DESC_WRITE, .event = self_event, .owner = nx };
+	struct err *err = ne != NULL ? &ne->err : NULL;
+
+	if (device_register(&nx->dev, err) < 0) { /* a child has taken the name */
+		int result = nexus_fail(ne, NEXUS_E_NAME_EXISTS, "nexus %s", nx->dev.name);
+
+		nexus_free(nx);
+		return result;
+	}
+	nx->is_registered = true;
+	nx->state = NEXUS_OPEN;
+	if (desc_open(&nx->dev, &opts, &nx->self, err) < 0) {
+		(void)nexus_fail(ne, NEXUS_E_INTERNAL, "nexus %s", nx->dev.name);
+		return device_remove(&nx->dev, NULL) < 0 ? -EIO : -ENOMEM;
+	}
+	nexus_tell(nx, NEXUS_EVENT_CREATED, NULL);
+	nexus_tell_status(nx);
+	return 0;
+}
+
+static bool all_open(const struct nexus *nx)
+{
+	for (unsigned i = 0; i < nx->nchildren; i++) {
+		if (child_state_of(atomic_load(&nx->child[nx->order[i]]->word)) != CHILD_OPEN)
+			return false;
+	}
+	return nexus_nhealthy(nx) > 0;
+}
+
+/* Those that the record had as stale, or that may differ. One that cannot start is faulted. */
+static void start_rebuilds(struct nexus *nx) MAY_SUSPEND
+{
+	for (unsigned i = 0; i < nx->nchildren; i++) {
+		struct child *child = nx->child[nx->order[i]];
+		struct nexus_err ne = {};
+
+		if (!child_is_healthy(child) && child_start(child, true, &ne) < 0)
+			log_error("nexus %s: child %s stays out of sync: %s", nx->dev.name,
+				  child->uri, err_text(&ne.err));
+	}
+}
+
+int nexus_create(const struct nexus_opts *opts, struct nexus **ret_nexus, struct nexus_err *ne)
+{
+	struct nexus *nx CLEANUP(nexus_freep) = NULL;
+	int result;
+
+	if (nexus_settings.store_tries == 0)
+		nexus_settings_set(&(struct nexus_settings){});
+	result = check_opts(opts, ne);
+	if (result == 0)
+		result = check_duplicate(opts->name, &opts->uuid, ne);
+	if (result < 0)
+		return result;
+	nx = nexus_new(opts);
+	if (nx == NULL || nexus_settings.store == NULL)
+		return nexus_fail(ne, NEXUS_E_INTERNAL, "no memory for nexus %s", opts->name);
+	result = open_children(nx, opts, ne);
+	if (result == 0)
+		result = fit_children(nx, ne);
+	if (result < 0)
+		return result;
+	inherit(nx);
+	result = start_children(nx, ne);
+	if (result == 0 && marks_open(nx, ne != NULL ? &ne->err : NULL) < 0)
+		result = nexus_fail(ne, NEXUS_E_INTERNAL, "nexus %s", opts->name);
+	if (result == 0)
+		result = nexus_recover(nx, ne);
+	if (result == 0)
+		(void)marks_write_children(nx, NULL); /* who fails is found below */
+	if (result == 0 && nexus_persist(nx, false, ne != NULL ? &ne->err : NULL) < 0)
+		result = nexus_fail(ne, NEXUS_E_STORE, "nexus %s: its record cannot be written",
+				    opts->name);
+	if (result == 0 && !all_open(nx))
+		result = nexus_fail(ne, NEXUS_E_INCOMPLETE, "nexus %s: a child went meanwhile",
+				    opts->name);
+	if (result < 0)
+		return result;
+	*ret_nexus = nx;
+	result = serve(take(nx), ne);
+	if (result == 0) {
+		control_begin(*ret_nexus);
+		start_rebuilds(*ret_nexus);
+		control_end(*ret_nexus);
+	}
+	return result;
+}
+
+/* ---- changing and ending -------------------------------------------------------------------- */
+
+/* Close all children; nothing of them is used on any channel. */
+static void close_children(struct nexus *nx)
+{
+	for (unsigned i = 0; i < nx->nchildren; i++) {
+		struct child *child = nx->child[nx->order[i]];
+		uint32_t word = atomic_load(&child->word);
+
+		if (child_state_of(word) == CHILD_OPEN)
+			atomic_store(&child->word, child_word(CHILD_CLOSED, NEXUS_REASON_NONE,
+							      word & CHILD_SYNCED));
+		child->is_leaving = child->desc != NULL;
+	}
+	nexus_apply(nx);
+	errand_ring(&nx->monitor);
+	for (unsigned i = 0; i < nx->nchildren; i++)
+		child_wait_closed(nx->child[nx->order[i]]);
+}
+
+static void record_clean(struct nexus *nx) MAY_SUSPEND
+{
+	struct err err = {};
+
+	if (nexus_persist(nx, true, &err) < 0)
+		log_warn("nexus %s: the record does not say that it was shut down in order: %s",
+			 nx->dev.name, err_text(&err));
+}
+
+int nexus_shutdown(struct nexus *nx, struct nexus_err *ne)
+{
+	if (nx->state == NEXUS_SHUTDOWN)
+		return 0;
+	if (nx->state != NEXUS_OPEN)
+		return nexus_fail(ne, NEXUS_E_NOT_ALLOWED, "nexus %s is %s", nx->dev.name,
+				  nexus_state_name(nx->state));
+	nx->state = NEXUS_SHUTTING_DOWN;
+	nexus_tell_status(nx);
+	control_begin(nx);
+	nexus_end_io(nx);
+	nexus_scrub_stop(nx);
+	nexus_rebuild_end_all(nx);
+	errand_wait(&nx->retire);
+	marks_finish(nx);
+	close_children(nx);
+	record_clean(nx);
+	nx->state = NEXUS_SHUTDOWN;
+	nexus_tell_status(nx);
+	control_end(nx);
+	return 0;
+}
+
+int nexus_destroy(struct nexus *nx, struct nexus_err *ne)
+{
+	if (device_remove(&nx->dev, ne != NULL ? &ne->err : NULL) < 0)
+		return nexus_fail(ne, NEXUS_E_NOT_ALLOWED, "nexus is going already");
+	return 0;
+}
+
+/* Driver: all descriptors are closed, no channel is left. */
+static void nexus_free_device(struct device *dev)
+{
+	struct nexus *nx = nexus_of(dev);
+	bool is_open = nx->state == NEXUS_OPEN;
+
+	errands_wait(nx);
+	nx->is_registered = false;
+	if (is_open) {
+		marks_finish(nx);
+		record_clean(nx);
+	}
+	nx->state = NEXUS_CLOSED;
+	nexus_tell(nx, NEXUS_EVENT_DESTROYED, NULL);
+	nexus_free(nx);
+}
+
+int nexus_resize(struct nexus *nx, uint64_t size, struct nexus_err *ne)
+{
+	struct geometry old = nx->geometry;
+	uint64_t old_size = nx->size;
+	int result = 0;
+
+	control_begin(nx);
+	if (nx->state != NEXUS_OPEN || nx->is_frozen)
+		result = nexus_fail(ne, NEXUS_E_NOT_ALLOWED, "nexus %s is %s", nx->dev.name,
+				    nx->is_frozen ? "frozen" : nexus_state_name(nx->state));
+	for (unsigned i = 0; i < nx->nchildren && result == 0; i++) {
+		if (nx->child[nx->order[i]]->desc == NULL)
+			result = nexus_fail(ne, NEXUS_E_RESIZE,
+					    "nexus %s: child %s is not open, its size is not known",
+					    nx->dev.name, nx->child[nx->order[i]]->uri);
+	}
+	if (result == 0) {
+		nx->size = size;
+		result = fit_children(nx, ne);
+	}
+	if (result == 0 && nx->geometry.nblocks < old.nblocks)
+		result = nexus_fail(ne, NEXUS_E_CHILD_TOO_SMALL,
+				    "nexus %s has %lu blocks and does not shrink to %lu: grow its "
+				    "replicas first",
+				    nx->dev.name, old.nblocks, nx->geometry.nblocks);
+	if (result == 0 && nx->geometry.nblocks > old.nblocks) {
+		result = device_resize(&nx->dev, nx->geometry.nblocks,
+				       ne != NULL ? &ne->err : NULL);
+		if (result < 0)
+			result = nexus_fail(ne, NEXUS_E_RESIZE, "nexus %s", nx->dev.name);
+		else
+			nexus_tell(nx, NEXUS_EVENT_RESIZED, NULL);
+	}
+	if (result < 0) {
+		nx->geometry = old;
+		nx->size = old_size;
+	}
+	control_end(nx);
+	return result;
+}
+
+/* Driver: quiesced, dev->nblocks is the new size. */
+static int nexus_resized(struct device *dev, uint64_t old_nblocks, struct err *err)
+{
+	(void)old_nblocks;
+	return marks_resize(nexus_of(dev), dev->nblocks, err);
+}
+
+/* ---- the driver ----------------------------------------------------------------------------- */
+
+/* URIs between commas; a comma inside one is encoded once more. Freed by the caller. */
+static unsigned split_children(char *text, const char *ret[NEXUS_CHILDREN_MAX + 1])
+{
+	unsigned n = 0;
+	char *at = text, *next;
+
+	while (at != NULL && n <= NEXUS_CHILDREN_MAX) {
+		next = strchr(at, ',');
+		if (next != NULL)
+			*next++ = '\0';
+		ret[n++] = at;
+		at = next;
+	}
+	return n;
+}
+
+struct create_args {
+	struct nexus_opts opts;
+	char *text; /* owned */
+	const char *children[NEXUS_CHILDREN_MAX + 1];
+};
+
+static int args_of_uri(struct uri *uri, struct create_args *args, struct err *err)
+{
+	static const char *const labels[] = { "v1", "v2" }, *const picks[] = { "load",
+									       "round-robin" };
+	const char *children = NULL;
+	unsigned label = 0, pick = 0;
+	int result;
+
+	args->opts.name = uri_name(uri);
+	if (uri->authority[0] != '\0')
+		return err_set(err, -EINVAL, "nexus://%s: three slashes are meant", uri->authority);
+	result = uri_param_size(uri, "size", &args->opts.size, err);
+	if (result == 0)
+		result = uri_param_str(uri, "children", &children, err);
+	if (result == 0)
+		result = driver_param_uuid(uri, &args->opts.uuid, err);
+	if (result == 0)
+		result = uri_param_choice(uri, "label", labels, ARRAY_LEN(labels), &label, err);
+	if (result == 0)
+		result = uri_param_bool(uri, "required_size", &args->opts.is_size_required, err);
+	if (result == 0)
+		result = uri_param_choice(uri, "read", picks, ARRAY_LEN(picks), &pick, err);
+	if (result == 0)
+		result = uri_param_str(uri, "key", &args->opts.info_key, err);
+	if (result == 0)
+		result = uri_reject_unused(uri, err);
+	if (result < 0)
+		return result;
+	if (children == NULL)
+		return err_set(err, -EINVAL, "a nexus wants children=URI,URI");
+	args->text = strdup(children);
+	if (args->text == NULL)
+		return err_set(err, -ENOMEM, "no memory for a nexus");
+	args->opts.label = label == 0 ? NEXUS_LABEL_V1 : NEXUS_LABEL_V2;
+	args->opts.is_round_robin = pick == 1;
+	args->opts.children = args->children;
+	args->opts.nchildren = split_children(args->text, args->children);
+	return 0;
+}
+
+static int nexus_create_uri(struct uri *uri, struct device **ret_dev, struct err *err)
+{
+	struct create_args args = {};
+	struct nexus_err ne = {};
+	struct nexus *nx;
+	int result = args_of_uri(uri, &args, err);
+
+	if (result == 0) {
+		result = nexus_create(&args.opts, &nx, &ne);
+		if (result < 0)
+			(void)err_set(err, result, "%s", err_text(&ne.err));
+		else
+			*ret_dev = &nx->dev;
+	}
+	free(args.text);
+	return result;
+}
+
+const struct driver driver_nexus = {
+	.name = "nexus",
+	.product = NEXUS_PRODUCT,
+	.schemes = (const char *const[]){ "nexus", NULL },
+	.help = "nexus:///NAME?size=BYTES&children=URI,URI[&uuid=UUID][&label=v1|v2]"
+		"[&required_size][&read=load|round-robin][&key=KEY]",
+	.channel_size = sizeof(struct nexus_channel),
+	.create = nexus_create_uri,
+	.destroy = nexus_free_device,
+	.channel_open = nexus_channel_open,
+	.channel_close = nexus_channel_close,
+	.submit = nexus_submit,
+	.resized = nexus_resized,
+};

@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * record_writer.c - one put at a time, by a task of its own, so that a store that hangs holds
+ * nobody for longer than a time limit.
+ *
+ *   IDLE --put--> task: store->put() --> IDLE          the caller waits for it, or for the limit
+ *                    | limit passed: the caller gets -ETIMEDOUT and may come again: he then waits
+ *                    v for the put that hangs, because a second one beside it could be overtaken
+ *                    by
+ *                 HANGING  it, and an old record replace a newer one
+ *
+ * A writer that is freed while it hangs frees itself when the store lets go of it.
+ *
+ * Thread: primary.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "nexus/internal.h"
+
+struct record_writer {
+	struct task *waiter; /* NULL: nobody waits */
+	struct timer timer;
+	bool is_busy, is_late, is_orphan;
+	int result;
+	struct err err;
+	char key[STORE_KEY_MAX];
+	char text[RECORD_TEXT_MAX];
+};
+
+static void writer_wake(struct record_writer *writer)
+{
+	if (writer->waiter != NULL)
+		task_resume(take(writer->waiter));
+}
+
+static void writer_task(void *arg)
+{
+	struct record_writer *writer = arg;
+	struct nexus_store *store = nexus_settings.store;
+
+	err_clear(&writer->err);
+	writer->result = store->put(store, writer->key, writer->text, &writer->err);
+	writer->is_busy = false;
+	if (writer->is_orphan)
+		free(writer);
+	else
+		writer_wake(writer);
+}
+
+static void writer_due(struct timer *timer)
+{
+	struct record_writer *writer = container_of(timer, struct record_writer, timer);
+
+	writer->is_late = true;
+	writer_wake(writer);
+}
+
+/* Until the put under way has ended, or the timer. */
+static void writer_wait(struct record_writer *writer)
+{
+	while (writer->is_busy && !writer->is_late) {
+		writer->waiter = task_self();
+		task_suspend();
+	}
+	writer->waiter = NULL;
+}
+
+struct record_writer *record_writer_new(void)
+{
+	struct record_writer *writer = calloc(1, sizeof(*writer));
+
+	if (writer != NULL)
+		writer->timer.fn = writer_due;
+	return writer;
+}
+
+int record_writer_put(struct record_writer *writer, const char *key, const char *text,
+		      uint64_t timeout_ns, struct err *err)
+{
+	struct reactor *r = reactor_primary();
+	int result = -ETIMEDOUT;
+
+	writer->is_late = false;
+	timer_arm(r, &writer->timer, timeout_ns);
+	writer_wait(writer);
+	if (!writer->is_busy) {
+		(void)snprintf(writer->key, sizeof(writer->key), "%s", key);
+		(void)snprintf(writer->text, sizeof(writer->text), "%s", text);
+		writer->is_busy = true;
+		if (task_spawn("record", writer_task, writer) < 0) {
+			writer->is_busy = false;
+			result = err_set(err, -ENOMEM, "no memory for a task");
+		} else {
+			writer_wait(writer);
+			result = writer->is_busy ? -ETIMEDOUT : writer->result;
+		}
+	}
+	timer_disarm(r, &writer->timer);
+	if (result == -ETIMEDOUT)
+		return err_set(err, result, "the store '%s' does not answer",
+			       nexus_settings.store->name);
+	if (result < 0 && err != NULL && err->code == 0)
+		*err = writer->err;
+	return result;
+}
+
+void record_writer_free(struct record_writer *writer)
+{
+	if (writer == NULL)
+		return;
+	if (writer->is_busy)
+		writer->is_orphan = true;
+	else
+		free(writer);
+}
