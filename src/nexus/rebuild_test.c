@@ -824,6 +824,24 @@ ENGINE_TEST(a_child_that_does_not_keep_what_it_is_given)
 	}
 }
 
+/* Not in sync before what was copied is on stable media. */
+ENGINE_TEST(a_child_that_cannot_flush)
+{
+	if (!all_make(2))
+		return;
+	put_all();
+	offline(1);
+	touch(7, 1, 3);
+	inject("inject://m1?op=flush&stage=completion");
+	online(1);
+	nexus_rebuild_wait(nx);
+	settle_down();
+	CHECK_EQ(last()->stats.state, REBUILD_FAILED);
+	CHECK_HAS(err_text(&last()->why), "flush failed");
+	CHECK_EQ(child(1).reason, NEXUS_REASON_REBUILD_FAILED);
+	all_unmake();
+}
+
 /* Events: one at the beginning, one at the end. */
 static unsigned nevents;
 
