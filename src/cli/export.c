@@ -683,7 +683,7 @@ static int export_run(int argc, char **argv)
 		fprintf(stderr, "Try 'ashlar export --help'.\n");
 		return CLI_USAGE;
 	}
-	cli_store_at(e->opts.store);
+	cli_store_choose(e->opts.store);
 	engine.reactor.core_mask = e->opts.cores;
 	engine.reactor.poll_always = e->opts.poll == 1;
 	return cli_run_engine(&engine, export_main, e);

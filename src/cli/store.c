@@ -32,7 +32,7 @@
 static struct nexus_store *store; /* lives as long as the process */
 static const char *place;         /* as an option said */
 
-void cli_store_at(const char *where)
+void cli_store_choose(const char *where)
 {
 	place = where;
 }
