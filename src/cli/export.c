@@ -89,6 +89,10 @@ static const struct opt export_options[] = {
 	  "keep reservations there that hosts want to survive a\n"
 	  "loss of power, a file per device; made if missing",
 	  OPT_TEXT, FIELD(ptpl_dir) },
+	{ "store", "DIR",
+	  "where nexuses keep their record of healthy replicas\n"
+	  "(~/.local/state/ashlar/nexus); memory: nowhere",
+	  OPT_TEXT, FIELD(store) },
 	{ "inject", "URI", "arm a fault: inject://DEVICE?op=...; may be given several times",
 	  OPT_LIST, FIELD(inject) },
 	{ NULL },
@@ -291,20 +295,29 @@ int export_remove(struct export *e, uint32_t nsid, struct err *err)
 }
 
 /* Ask the driver for the size and take it over. */
-static int ns_rescan(const struct export_ns *ns, struct err *err)
+int export_rescan_device(struct device *dev, struct err *err)
 {
-	uint64_t nblocks = 0, old_nblocks = ns->dev->nblocks;
+	uint64_t nblocks = 0;
 	int rc;
 
-	if (ns->dev->driver->rescan == NULL)
+	if (dev->driver->rescan == NULL)
 		return 0;
-	rc = ns->dev->driver->rescan(ns->dev, &nblocks, err);
-	if (rc != 0 || nblocks == ns->dev->nblocks)
-		return rc;
-	rc = device_resize(ns->dev, nblocks, err);
-	if (rc == 0)
+	device_pin(dev);
+	rc = dev->driver->rescan(dev, &nblocks, err);
+	if (rc == 0 && nblocks != dev->nblocks)
+		rc = device_resize(dev, nblocks, err);
+	device_unpin(dev);
+	return rc;
+}
+
+static int ns_rescan(const struct export_ns *ns, struct err *err)
+{
+	uint64_t old_nblocks = ns->dev->nblocks;
+	int rc = export_rescan_device(ns->dev, err);
+
+	if (rc == 0 && ns->dev->nblocks != old_nblocks)
 		log_info("size changed nsid=%u uri=%s blocks=%" PRIu64 " before=%" PRIu64, ns->nsid,
-			 ns->uri, nblocks, old_nblocks);
+			 ns->uri, ns->dev->nblocks, old_nblocks);
 	return rc;
 }
 
@@ -626,6 +639,7 @@ static void export_close(struct export *e)
 			ns_destroy_device(e->ns[i].uri);
 		free(e->ns[i].uri);
 	}
+	export_events_stop(e);
 	task_mutex_unlock(&e->lock);
 }
 
@@ -635,7 +649,9 @@ static int export_main(void *arg, struct err *err)
 	int rc;
 
 	task_mutex_init(&e->lock);
-	rc = export_open(e, err);
+	rc = export_events_start(e, err);
+	if (rc == 0)
+		rc = export_open(e, err);
 	if (rc == 0)
 		rc = faults_arm(&e->opts.inject, err);
 	if (rc == 0)
@@ -674,6 +690,7 @@ static int export_run(int argc, char **argv)
 		fprintf(stderr, "Try 'ashlar export --help'.\n");
 		return CLI_USAGE;
 	}
+	cli_store_choose(e->opts.store);
 	engine.reactor.core_mask = e->opts.cores;
 	engine.reactor.poll_always = e->opts.poll == 1;
 	return cli_run_engine(&engine, export_main, e);

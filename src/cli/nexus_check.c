@@ -45,7 +45,7 @@ static const struct opt nexus_options[] = {
 	  FIELD(record) },
 	{ "key", "KEY",
 	  "look the record up in the store that commands use:\n"
-	  "uuid of the nexus, or the key= of its URI",
+	  "uuid of the nexus, the key= of its URI, or its name",
 	  OPT_TEXT, FIELD(key) },
 	{ "json", NULL, "print one JSON object", OPT_FLAG, FIELD(json) },
 	{ NULL },

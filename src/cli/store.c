@@ -2,17 +2,20 @@
 /*
  * store.c - the records of mirrors, for commands: files below the user's state directory.
  *
- *   ASHLAR_STORE=DIRECTORY   there
- *   ASHLAR_STORE=memory      nowhere: who is healthy is forgotten with the process, and that is
- * said
- *   otherwise                $XDG_STATE_HOME/ashlar/nexus, or ~/.local/state/ashlar/nexus
+ *   export --store, ASHLAR_STORE    a directory, or
+ *             memory                nowhere: who is healthy is forgotten with the process, and that
+ *                                   is said
+ *   otherwise                       $XDG_STATE_HOME/ashlar/nexus, or ~/.local/state/ashlar/nexus
  *
- * A mirror is known by its uuid, or by the key= of its URI. One with neither gets a random uuid, so
- * nobody finds its record again: that is said, too.
+ * A mirror's record is found by the key= of its URI, by its uuid=, or else by its name. A record of
+ * that name which knows none of the replicas is not believed, so another volume with the same name
+ * does no harm.
  *
  * The directory is made when the first mirror is: commands that have to do with other devices leave
- * nothing behind. An environment variable and no option, as it is the same for all commands of a
- * user, and a record that lies in another place than last time would be worse than none.
+ * nothing behind. One that cannot be made ends the command: forgetting must be asked for. The
+ * environment, as it is the same for all commands of a user, and a record that lies in another
+ * place than last time is as good as none; the option for who serves, since a unit file says it all
+ * in one line.
  *
  * Thread: a task on the primary.
  */
@@ -27,10 +30,17 @@
 #include "nexus/nexus.h"
 
 static struct nexus_store *store; /* lives as long as the process */
+static const char *place;         /* as an option said */
+
+void cli_store_choose(const char *where)
+{
+	place = where;
+}
 
 int cli_store(struct nexus_store **ret, struct err *err)
 {
-	const char *set = getenv("ASHLAR_STORE"), *base = getenv("XDG_STATE_HOME");
+	const char *set = place != NULL ? place : getenv("ASHLAR_STORE"),
+		   *base = getenv("XDG_STATE_HOME");
 	const char *home = getenv("HOME");
 	CLEANUP(freep) char *dir = NULL;
 	int len = -1, result;
@@ -54,6 +64,8 @@ int cli_store(struct nexus_store **ret, struct err *err)
 		return err_set(err, -ENOMEM, "no memory for a file name");
 	}
 	result = store_file_new(dir, &store, err);
+	if (result < 0)
+		(void)err_hint(err, "ASHLAR_STORE or export --store names another directory");
 	*ret = store;
 	return result;
 }
@@ -71,8 +83,6 @@ int cli_store_for(const char *uri, struct err *err)
 		return result;
 	if (found == NULL)
 		cli_warn("%s: the record of who is healthy is kept in memory only", uri);
-	else if (strstr(uri, "uuid=") == NULL && strstr(uri, "key=") == NULL)
-		cli_warn("%s: without uuid= or key= its record is not found again", uri);
 	nexus_settings_set(&(struct nexus_settings){ .store = found });
 	return 0;
 }
