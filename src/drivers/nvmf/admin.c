@@ -158,6 +158,7 @@ int ctrlr_admin(struct nvmf_ctrlr *c, struct admin_call *call, const char *what,
 		slot->dir = (call->cmd.opcode & 3) == 1 ? SLOT_H2C : SLOT_C2H;
 	slot->done = admin_wait_done;
 	slot->owner = &wait;
+	slot->timeout_ns = call->timeout_ns;
 	queue_send(slot);
 	task_event_wait(&wait.event);
 	if (call->status == 0)

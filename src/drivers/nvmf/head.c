@@ -105,6 +105,7 @@ void head_view(const struct nvmf_head *head, const struct nvmf_chan *chan,
 	unsigned n = head_choose(head, paths);
 
 	*ret_view = (struct nvmf_view){ .fail = head_fail_status(head) };
+	fence_view(&head->opts, ret_view);
 	for (unsigned i = 0; i < n; i++) {
 		struct nvmf_ioq *ioq = chan->ioq[paths[i]->slot];
 
@@ -209,6 +210,8 @@ static void head_resize(void *arg)
 		uint64_t nblocks = head->want_nblocks, was = head->dev.nblocks;
 
 		head->want_nblocks = 0;
+		if (nblocks == was)
+			continue;
 		if (device_resize(&head->dev, nblocks, &err) < 0)
 			log_warn("%s: %s", head->dev.name, err_text(&err));
 		else if (nblocks != was)
@@ -223,7 +226,10 @@ static void head_resize(void *arg)
 /* Not in the caller's task: it holds a controller, and a resize waits for I/O that may need it. */
 static void head_want_size(struct nvmf_head *head, uint64_t nblocks)
 {
-	if (nblocks == head->dev.nblocks || !head->is_registered || head->is_removed)
+	if (!head->is_registered || head->is_removed)
+		return;
+	/* a resize under way may be to what another path said before: the last word counts */
+	if (nblocks == head->dev.nblocks && !head->is_resizing)
 		return;
 	head->want_nblocks = nblocks;
 	if (head->is_resizing)
@@ -429,7 +435,10 @@ static void head_take_slot(struct nvmf_head *head, struct nvmf_path *path)
 	head->slots |= 1u << path->slot;
 }
 
-/* Into both lists; the device is registered. */
+/*
+ * Into both lists; the device is registered. The namespace is read once more: an event about it
+ * that came before found no path, and a path that was away may have missed some.
+ */
 static void head_link(struct nvmf_head *head, struct nvmf_path *path)
 {
 	path->head = head;
@@ -438,6 +447,7 @@ static void head_link(struct nvmf_head *head, struct nvmf_path *path)
 	task_mutex_lock(&path->ctrlr->lock);
 	list_add_tail(&path->ctrlr->paths, &path->in_ctrlr);
 	task_mutex_unlock(&path->ctrlr->lock);
+	ctrlr_kick(path->ctrlr, KICK_RESCAN);
 }
 
 /* Does @path lead to what @head is? */
@@ -460,6 +470,14 @@ static struct nvmf_head *head_find(const struct nvmf_path *path, const struct nv
 	return NULL;
 }
 
+bool head_fits(const struct nvmf_head *head, const struct nvmf_ctrl_info *info)
+{
+	const struct device *dev = &head->dev;
+
+	return info->data_max / dev->block_size >= dev->max_io_nlb &&
+	       (dev->ops & ~ops_of(info)) == 0 && (dev->has_write_cache || !info->has_write_cache);
+}
+
 static int check_join(const struct nvmf_head *head, const struct nvmf_path *path, struct err *err)
 {
 	const struct nvmf_ctrl_info *info = &path->ctrlr->info;
@@ -467,8 +485,7 @@ static int check_join(const struct nvmf_head *head, const struct nvmf_path *path
 	if ((head->slots & ((1u << PATHS_MAX) - 1)) == (1u << PATHS_MAX) - 1)
 		return err_set(err, -EMLINK, "%s has %d paths, more are not possible",
 			       head->dev.name, PATHS_MAX);
-	if (info->data_max / head->dev.block_size < head->dev.max_io_nlb ||
-	    (head->dev.ops & ~ops_of(info)) != 0)
+	if (!head_fits(head, info))
 		return err_set(err, -ENOTSUP,
 			       "the controller can do less than that of the first path of %s "
 			       "(transfers of %u bytes, operations %#x)",
@@ -541,6 +558,7 @@ static int head_new(const struct nvmf_opts *opts, struct nvmf_path *path, struct
 	result = nvmf_opts_name(opts, head->dev.name, sizeof(head->dev.name), err);
 	if (result < 0)
 		return result;
+	head->fuse_nlb = path->ns.fuse_nlb != 0 ? path->ns.fuse_nlb : path->ctrlr->info.fuse_nlb;
 	set_limits(&head->dev, &path->ctrlr->info, &path->ns);
 	set_identity(&head->dev, opts, &path->ns);
 	result = device_register(&head->dev, err);
