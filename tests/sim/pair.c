@@ -390,6 +390,7 @@ static void net_drop(struct scene *scene)
 	(void)scene;
 	cover_fault_begin(COVER_NET_DROP);
 	pair_stats.drops += simnet_drop();
+	task_sleep(world_latency(0, 500 * USEC)); /* until it may be mended */
 	cover_fault_end(COVER_NET_DROP);
 }
 
@@ -554,6 +555,7 @@ static void far_disconnect(struct scene *scene)
 		    0 &&
 	    err.code != -ENOENT)
 		world_fail("the host cannot be disconnected: %s", err.msg);
+	task_sleep(world_latency(0, 500 * USEC));
 	cover_fault_end(COVER_DISCONNECT);
 }
 
