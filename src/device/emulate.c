@@ -16,11 +16,11 @@
  *   step: next part --> driver --(IO_DONE)--> part_finish --> step ... --> parent is done
  *                          '----(IO_PENDING)--> part_done -----^
  *
- * Contexts are a reactor's, so those who wait for them may stand above each other: parts of an upper
- * device end in a lower one that needs contexts of its own, in one stack or, where a process serves
- * what it uses, across a connection. So each channel has one context of its own, its reserve, for
- * when the others are taken. Whatever waits, one request of each channel gets on, and the lowest of
- * them depends on nobody.
+ * Contexts are a reactor's, so those who wait for them may stand above each other: parts of an
+ * upper device end in a lower one that needs contexts of its own, in one stack or, where a process
+ * serves what it uses, across a connection. So each channel has one context of its own, its
+ * reserve, for when the others are taken. Whatever waits, one request of each channel gets on, and
+ * the lowest of them depends on nobody.
  *
  * Atomic compare-and-write takes a range lock of the whole device first, before the parent counts
  * as in flight, because the lock waits for what is in flight:
@@ -44,8 +44,8 @@
  *      most one.
  *   2. Buffers of the parent are read (write, compare) or written (read), its iovec never.
  *   3. Between GRANTED and lock_hook no other request of this process overlaps the range.
- *   4. Waiters are served in order of arrival, but for those whose channel's reserve is free; where a
- *      channel has one waiting, its reserve is at work.
+ *   4. Waiters are served in order of arrival, but for those whose channel's reserve is free; where
+ *      a channel has one waiting, its reserve is at work.
  *
  * Thread: the channel's reactor; locker() and its queue on the primary.
  *

@@ -44,6 +44,8 @@ static const char *const fault_names[COVER_FAULTS_] = {
 	[COVER_ANA] = "ana",
 	[COVER_DISCONNECT] = "disconnect",
 	[COVER_NAMESPACES] = "namespaces",
+	[COVER_SHUT_OUT] = "shut out",
+	[COVER_NAMESPACE_GONE] = "namespace gone",
 };
 
 static const char *const state_names[COVER_STATES_] = {

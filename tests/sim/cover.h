@@ -39,6 +39,8 @@ enum cover_fault {
 	COVER_ANA,            /* a path is worth less, or nothing */
 	COVER_DISCONNECT,     /* the target throws the host out */
 	COVER_NAMESPACES,     /* others come and go */
+	COVER_SHUT_OUT,       /* the host is not allowed any more */
+	COVER_NAMESPACE_GONE, /* ours is removed, and added again */
 	COVER_FAULTS_,
 	COVER_FAULTS_LOCAL_ = COVER_NET_DROP,
 };

@@ -54,7 +54,8 @@ void pair_states_restart(void);
 struct pair_stats {
 	uint64_t epochs, two_paths, calm, drops, half_opens, partitions, restarts, crashes, late,
 		lost;
-	uint64_t subsystems, paths, ana, disconnects, decoys, bytes, connects;
+	uint64_t subsystems, paths, ana, disconnects, shut_outs, namespaces, decoys, bytes,
+		connects;
 };
 extern struct pair_stats pair_stats;
 

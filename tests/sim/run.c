@@ -178,10 +178,11 @@ static void print_pair(void)
 	       " drops, %" PRIu64 " half-open, %" PRIu64 " partitions, %" PRIu64
 	       " restarts, %" PRIu64 " crashes, %" PRIu64 " subsystems and %" PRIu64
 	       " paths changed, %" PRIu64 " ANA changes, %" PRIu64 " disconnects, %" PRIu64
-	       " decoys, %" PRIu64 " late, %" PRIu64 " writes lost\n",
+	       " shut out, %" PRIu64 " namespaces gone, %" PRIu64 " decoys, %" PRIu64
+	       " late, %" PRIu64 " writes lost\n",
 	       s->epochs, s->two_paths, s->calm, s->connects, s->bytes >> 20, s->drops,
 	       s->half_opens, s->partitions, s->restarts, s->crashes, s->subsystems, s->paths,
-	       s->ana, s->disconnects, s->decoys, s->late, s->lost);
+	       s->ana, s->disconnects, s->shut_outs, s->namespaces, s->decoys, s->late, s->lost);
 }
 
 static bool run_all(void)
