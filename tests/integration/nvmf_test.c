@@ -88,6 +88,7 @@ ENGINE_TEST(nvmf_does_every_operation)
 		return;
 	CHECK_EQ(o.dev->nblocks, rig.back->nblocks);
 	CHECK(uuid_equal(&o.dev->uuid, &rig.back->uuid));
+	CHECK(rig.back->unmap_reads_zero && !o.dev->unmap_reads_zero); /* to unmap is advice */
 	memset(a, 0x5a, sizeof(a));
 	CHECK_EQ(do_io(&o, IO_WRITE, 16, 8, a, 0), IO_OK);
 	CHECK_EQ(do_io(&o, IO_WRITE, 24, 8, a, IO_FUA), IO_OK);
@@ -243,6 +244,11 @@ static void remove_task(void *arg)
 ENGINE_TEST(nvmf_removal_does_not_wait_for_the_target)
 {
 	static uint8_t buf[LBA_SIZE];
+	static struct {
+		struct io io;
+		struct task_event event;
+	} waits[2];
+	struct nvme_cmd cmd = {};
 	struct task_event event = {};
 	char uri[320];
 	struct opened o;
@@ -258,9 +264,23 @@ ENGINE_TEST(nvmf_removal_does_not_wait_for_the_target)
 	o.io = (struct io){ .op = IO_READ, .nlb = 1, .done = read_done, .owner = &event };
 	io_set_buf(&o.io, buf, sizeof(buf));
 	CHECK_EQ(io_start(o.h, &o.io), IO_PENDING);
+	/* what the primary does for a device waits elsewhere */
+	cmd.opcode = NVME_ADMIN_IDENTIFY;
+	for (unsigned i = 0; i < ARRAY_LEN(waits); i++) {
+		waits[i].io = (struct io){ .op = i == 0 ? IO_RESET : IO_NVME_ADMIN,
+					   .cmd = &cmd,
+					   .done = read_done,
+					   .owner = &waits[i].event };
+		CHECK_EQ(io_start(o.h, &waits[i].io), IO_PENDING);
+	}
+	task_sleep(50 * NS_PER_MS);
 	CHECK_EQ(task_spawn("remove", remove_task, o.dev), 0);
 	task_event_wait(&event);
+	task_event_wait(&waits[0].event);
+	task_event_wait(&waits[1].event);
 	CHECK_EQ(o.io.status, IO_NO_DEVICE);
+	CHECK_EQ(waits[0].io.status, IO_NO_DEVICE);
+	CHECK_EQ(waits[1].io.status, IO_NO_DEVICE);
 	CHECK_EQ(events[DEVICE_REMOVED], 1);
 	desc_close(o.desc);
 	while (device_lookup(uri) != NULL)

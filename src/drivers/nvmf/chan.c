@@ -276,8 +276,8 @@ static void ioq_kick_arrived(struct msg *msg)
 	atomic_store(&ioq->is_kicking, false);
 	kicks = atomic_exchange(&ioq->kick, 0);
 	/* errors told of another state: look a little later, once for all of them */
-	if (kicks & KICK_ANA && !c->ana_timer.is_armed && c->state == CTRLR_LIVE)
-		timer_arm(reactor_self(), &c->ana_timer, NEW_VIEW_MS * NS_PER_MS);
+	if (kicks & KICK_ANA && c->state == CTRLR_LIVE)
+		ctrlr_kick_later(c, KICK_ANA, NEW_VIEW_MS * NS_PER_MS);
 	if (kicks & KICK_RESET && c->state == CTRLR_LIVE) {
 		err_clear(&c->why);
 		(void)err_set(&c->why, -ETIMEDOUT, "a command was not answered in time");
@@ -563,7 +563,8 @@ static uint32_t flags_of(const struct io *io)
 		flags |= NVME_RW_UNWRITTEN_FAIL;
 	if (io->op == IO_READ && io->flags & IO_CURRENT_UNWRITTEN_FAIL)
 		flags |= NVME_RW_CURRENT_UNWRITTEN_FAIL;
-	if (io->op == IO_WRITE_ZEROES && !(io->flags & IO_NO_DEALLOCATE))
+	if (io->op == IO_WRITE_ZEROES && !(io->flags & IO_NO_DEALLOCATE) &&
+	    head_of(io->ch->dev)->ns.has_wz_deac)
 		flags |= NVME_RW_DEAC;
 	return flags;
 }
@@ -725,14 +726,8 @@ static enum sent chan_send(struct nvmf_chan *chan, struct io *io)
 static void forward_arrived(struct msg *msg)
 {
 	struct io *io = container_of(msg, struct io, msg);
-	struct nvmf_ctrlr *c = head_ctrlr(head_of(io_top(io)->ch->dev));
 
-	if (c == NULL)
-		ctrlr_answer(io, IO_TRANSPORT);
-	else if (io->op == IO_RESET)
-		ctrlr_forward_reset(c, io);
-	else
-		ctrlr_forward_admin(c, io);
+	head_forward(head_of(io_top(io)->ch->dev), io);
 }
 
 static enum io_result chan_submit_slow(struct channel *ch, struct io *io)

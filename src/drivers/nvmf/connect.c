@@ -338,8 +338,11 @@ static int connect_io(struct nvmf_ctrlr *c, struct err *err)
 	result = ctrlr_read_ana(c, err);
 	if (result < 0)
 		return result;
-	list_for_each (path, &c->paths, in_ctrlr)
-		path_rescan(path);
+	list_for_each (path, &c->paths, in_ctrlr) {
+		result = path_rescan(path, err);
+		if (result < 0)
+			return result;
+	}
 	result = check_not_smaller(c, err);
 	return result == 0 ? connect_ioqs(c, err) : result;
 }

@@ -99,7 +99,8 @@ struct nvmf_ctrlr {
 	struct nvmf_ctrl_info info;
 	struct ana_group *groups; /* owned; info.nanagrpid of them */
 	unsigned ngroups;
-	struct timer ana_timer;
+	struct timer again;   /* to look once more */
+	unsigned again_kicks; /* enum ctrlr_kick: at what */
 
 	struct list ioqs;
 	struct list paths;
@@ -111,7 +112,7 @@ struct nvmf_ctrlr {
 	struct timer retry;         /* next attempt */
 	struct timer loss;          /* when to give up */
 	struct task_event *deleted; /* who waits for the end */
-	struct list waiters;        /* struct ctrlr_wait: until LIVE or not */
+	struct list waiters;        /* struct ctrlr_wait: for the end of an attempt */
 	struct msg_list resets;     /* IO_RESETs to be answered after the reset */
 
 	uint64_t lost_ns;    /* when the connection was lost; 0: it was not */
@@ -172,6 +173,8 @@ void ctrlr_put(struct nvmf_ctrlr *c) MAY_SUSPEND;
 int ctrlr_get_discovery(const struct nvmf_opts *opts, struct nvmf_ctrlr **ret,
 			struct err *err) MAY_SUSPEND WARN_UNUSED;
 void ctrlr_kick(struct nvmf_ctrlr *c, unsigned kicks);
+/* The same after @delay_ns, or sooner; a lost connection ends it. */
+void ctrlr_kick_later(struct nvmf_ctrlr *c, unsigned kicks, uint64_t delay_ns);
 const char *ctrlr_state_name(enum ctrlr_state state);
 bool ctrlr_may_go(enum ctrlr_state from, enum ctrlr_state to);
 /* All usable facts of a controller changed: its heads look again. */
@@ -247,6 +250,10 @@ void ctrlr_forward_reset(struct nvmf_ctrlr *c, struct io *io);
 void ctrlr_answer(struct io *io, uint16_t status);
 /* Pass-through commands that wait for room end as if the connection had. */
 void ctrlr_fail_waiting(struct nvmf_ctrlr *c);
+/* Those of @dev that wait here, resets too, end with @status. */
+void ctrlr_end_waiting(struct nvmf_ctrlr *c, const struct device *dev, uint16_t status);
+/* ... go to another controller; resets stay. */
+void ctrlr_move_waiting(struct nvmf_ctrlr *c, const struct device *dev, struct nvmf_ctrlr *to);
 /* Ask the controller to abort a command of an I/O queue; what comes of it the command tells. */
 void ctrlr_abort(struct nvmf_ctrlr *c, uint16_t sqid, uint16_t cid);
 /* The text for an NVMe status; static. */
@@ -359,8 +366,13 @@ void head_view(const struct nvmf_head *head, const struct nvmf_chan *chan,
 	       struct nvmf_view *ret_view);
 /* The best controller for an admin command: one that is connected, or will be; NULL: none. */
 struct nvmf_ctrlr *head_ctrlr(const struct nvmf_head *head);
-/* Read the path's namespace again; the caller holds the controller's lock. */
-void path_rescan(struct nvmf_path *path) MAY_SUSPEND;
+/* A reset or a passed-through admin command goes to the best controller, or fails. Primary. */
+void head_forward(struct nvmf_head *head, struct io *io);
+/*
+ * Read the path's namespace again and judge it; the caller holds the controller's lock. An error:
+ * nothing could be found out, the path is what it was, and after a loss must not be used so.
+ */
+int path_rescan(struct nvmf_path *path, struct err *err) MAY_SUSPEND WARN_UNUSED;
 
 static inline struct nvmf_head *head_of(const struct device *dev)
 {

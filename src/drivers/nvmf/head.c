@@ -133,7 +133,21 @@ struct nvmf_ctrlr *head_ctrlr(const struct nvmf_head *head)
 	return NULL;
 }
 
-/* How long I/O may wait for a path; 0: for ever. */
+void head_forward(struct nvmf_head *head, struct io *io)
+{
+	struct nvmf_ctrlr *c = head_ctrlr(head);
+
+	if (head->is_removed)
+		ctrlr_answer(io, IO_NO_DEVICE);
+	else if (c == NULL || (c->state != CTRLR_LIVE && head->is_failing))
+		ctrlr_answer(io, IO_TRANSPORT);
+	else if (io->op == IO_RESET)
+		ctrlr_forward_reset(c, io);
+	else
+		ctrlr_forward_admin(c, io);
+}
+
+/* How long I/O may wait for a path. */
 static uint64_t head_patience_ns(const struct nvmf_head *head)
 {
 	const struct nvmf_path *path;
@@ -156,12 +170,36 @@ static void head_publish(struct nvmf_head *head)
 	}
 }
 
+/* What waits with the controllers instead of in a channel: resets and passed-through commands. */
+static void head_end_waiting(struct nvmf_head *head, uint16_t status)
+{
+	const struct nvmf_path *path;
+
+	list_for_each (path, &head->paths, link)
+		ctrlr_end_waiting(path->ctrlr, &head->dev, status);
+}
+
+/* A controller that is connected serves what waits with others that are not. */
+static void head_move_waiting(struct nvmf_head *head)
+{
+	struct nvmf_ctrlr *live = head_ctrlr(head);
+	const struct nvmf_path *path;
+
+	if (live == NULL || live->state != CTRLR_LIVE)
+		return;
+	list_for_each (path, &head->paths, link) {
+		if (path->ctrlr->state != CTRLR_LIVE)
+			ctrlr_move_waiting(path->ctrlr, &head->dev, live);
+	}
+}
+
 static void fast_fail_due(struct timer *timer)
 {
 	struct nvmf_head *head = container_of(timer, struct nvmf_head, fast_fail);
 	char text[UNITS_TEXT_MAX];
 
 	head->is_failing = true;
+	head_end_waiting(head, IO_TRANSPORT);
 	log_warn("%s: no usable path for %s, I/O fails until there is one", head->dev.name,
 		 duration_format(head_patience_ns(head), text));
 	head_publish(head);
@@ -190,6 +228,7 @@ void head_refresh(struct nvmf_head *head)
 	n = head_choose(head, paths);
 	if (n != head->nusable)
 		head_path_count_changed(head, n);
+	head_move_waiting(head);
 	head_publish(head);
 	if (n == 0 && head_is_lost(head) && !head->is_failed && !head->is_removed) {
 		head->is_failed = true;
@@ -250,25 +289,31 @@ static void path_set_gone(struct nvmf_path *path, bool is_gone)
 		log_info("%s: namespace %u is back", path->ctrlr->name, path->ns.nsid);
 }
 
-void path_rescan(struct nvmf_path *path)
+/* Does it tell of the namespace, or only that nothing could be found out now? */
+static bool is_verdict(int result)
+{
+	return result == -EPROTO || result == -ENOTSUP || result == -EFBIG;
+}
+
+int path_rescan(struct nvmf_path *path, struct err *err)
 {
 	struct nvmf_ns_info now;
-	struct err err = {};
-	int result = ctrlr_read_ns(path->ctrlr, path->ns.nsid, &now, &err);
+	struct err why = {};
+	int result = ctrlr_read_ns(path->ctrlr, path->ns.nsid, &now, &why);
 
 	if (result == -ENODEV) {
 		path_set_gone(path, true);
-		return;
+		return 0;
 	}
-	if (result == -ENOTCONN || result == -EBUSY || result == -ENOMEM)
-		return; /* the connection's trouble, not the namespace's */
+	if (result < 0 && !is_verdict(result))
+		return err_set(err, result, "namespace %u: %s", path->ns.nsid, err_text(&why));
 	if (result < 0 || !nvmf_ns_is_same(&now, &path->head->ns)) {
 		if (!path->is_foreign)
 			log_error("%s: namespace %u is not what it was (%s), it will not be used",
 				  path->ctrlr->name, path->ns.nsid,
-				  result < 0 ? err_text(&err) : "another identity");
+				  result < 0 ? err_text(&why) : "another identity");
 		path->is_foreign = true;
-		return;
+		return 0;
 	}
 	if (path->is_foreign)
 		log_info("%s: namespace %u is itself again", path->ctrlr->name, path->ns.nsid);
@@ -276,6 +321,7 @@ void path_rescan(struct nvmf_path *path)
 	path_set_gone(path, false);
 	path->ns = now;
 	head_want_size(path->head, now.nblocks);
+	return 0;
 }
 
 int head_rescan(struct device *dev, uint64_t *ret_nblocks, struct err *err)
@@ -423,7 +469,8 @@ static void set_limits(struct device *dev, const struct nvmf_ctrl_info *info,
 	dev->has_write_cache = info->has_write_cache;
 	dev->is_read_only = ns->is_read_only;
 	dev->is_thin = ns->is_thin;
-	dev->unmap_reads_zero = ns->unmap_reads_zero;
+	/* to deallocate is advice (NVM 3.2.3): what DLFEAT says holds for blocks that were */
+	dev->unmap_reads_zero = false;
 	dev->stack_depth = 1;
 }
 
@@ -707,6 +754,7 @@ void head_removing(struct device *dev)
 	struct nvmf_head *head = head_of(dev);
 
 	head->is_removed = true;
+	head_end_waiting(head, IO_NO_DEVICE);
 	head_publish(head);
 }
 
@@ -716,13 +764,13 @@ void head_destroy(struct device *dev)
 	struct task_event resized = {};
 	struct nvmf_path *path;
 
-	timer_disarm(reactor_self(), &head->fast_fail);
 	head->want_nblocks = 0;
 	if (head->is_resizing) {
 		head->resized = &resized;
 		task_event_wait(&resized);
 	}
-	head->is_registered = false; /* nothing is told to it any more */
+	head->is_registered = false; /* nothing is told to it any more, so nothing arms the timer */
+	timer_disarm(reactor_self(), &head->fast_fail);
 	while ((path = list_first_entry(&head->paths, struct nvmf_path, link)) != NULL) {
 		task_mutex_lock(&head->lock);
 		head_unlink(head, path);
