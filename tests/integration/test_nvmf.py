@@ -6,10 +6,11 @@ import os
 import select
 import signal
 import socket
+import subprocess
 import threading
 
 import pytest
-from conftest import wait_until
+from conftest import ASHLAR, wait_until
 from test_export import Export
 
 MIB = 1 << 20
@@ -205,6 +206,20 @@ def test_hosts_that_are_not_there(ashlar):
     assert done.returncode == 1 and "cannot be found" in done.stderr
 
 
+def test_is_not_connected_to_itself(ashlar):
+    """The kernel has only one port to give away, and that is the one that is dialled."""
+    world = ("ip link set lo up && echo '5000 5000' > /proc/sys/net/ipv4/ip_local_port_range && "
+             f"exec {ASHLAR} bench '{url(5000)}' --time 0.1")
+    try:
+        done = subprocess.run(["unshare", "--map-root-user", "--net", "sh", "-c", world],
+                              capture_output=True, text=True, timeout=60, env=ashlar.env)
+    except FileNotFoundError:
+        pytest.skip("no unshare")
+    if "unshare" in done.stderr or "not found" in done.stderr or "ip_local" in done.stderr:
+        pytest.skip(f"no network namespace here: {done.stderr.strip()}")
+    assert done.returncode == 1 and "connected to itself" in done.stderr
+
+
 def test_silent_host_ends_with_the_connect_timeout(ashlar):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
@@ -229,7 +244,7 @@ def test_unknown_parameters_are_warned_of(ashlar):
 
 def restart(ashlar, port, host="127.0.0.1", **more):
     """Export again on the port it had. On loopback a host that tries to reconnect may get the
-    port itself as its own, and so be connected to itself for an instant: then once more."""
+    port itself as its own, and hold it for the moment that it takes to see it: then once more."""
     for _ in range(20):
         try:
             return export(ashlar, "--listen", f"{host}:{port}", **more)
