@@ -150,6 +150,16 @@ def test_ipv6_and_names(ashlar):
     assert done.returncode == 0, done.stderr
 
 
+def test_leaves_politely(ashlar):
+    """A host that has done its work is no trouble for its target, so none is logged."""
+    target = export(ashlar)
+    done = ashlar("bench", url(target.port), "--time", 0.3, *cores(2))
+    assert done.returncode == 0, done.stderr
+    wait_until(lambda: json.loads(target.ok("stats"))["connections"] == 0, what="the end")
+    _, _, err = target.stop()
+    assert "controller gone" in err and "connection broke" not in err, err
+
+
 def test_copy_there_and_back(ashlar):
     target = export(ashlar)
     source = ashlar.dir / "source"

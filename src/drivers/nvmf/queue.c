@@ -376,11 +376,20 @@ static void queue_ended(struct msg *msg)
 	q->opts.down(q, q->reason);
 }
 
+/* Does the end of the connection take nothing away? Event requests wait with a controller. */
+static bool queue_owes_nothing(const struct queue *q)
+{
+	if (q->state != QUEUE_LIVE || q->out_head != NULL || q->send_error != 0)
+		return false;
+	return q->opts.qid == NVME_QID_ADMIN || q->inflight == 0;
+}
+
 /* Nothing is sent or judged from now on. */
 static void queue_stop(struct queue *q, int reason)
 {
 	struct reactor *r = q->hub->reactor;
 
+	q->is_clean = reason == -ESHUTDOWN && queue_owes_nothing(q);
 	q->state = QUEUE_DOWN;
 	q->reason = reason;
 	q->is_starved = false;
@@ -400,7 +409,10 @@ static void queue_abandon(struct queue *q)
 	timer_disarm(q->hub->reactor, &q->life);
 	hub_deactivate(q);
 	q->is_terminating = false;
-	stream_abort(take(q->stream));
+	if (q->is_clean)
+		stream_close(take(q->stream));
+	else
+		stream_abort(take(q->stream));
 	queue_end_soon(q);
 }
 

@@ -492,6 +492,43 @@ TEST(unsent_is_said_truthfully)
 	finish();
 }
 
+/* Closed is what nothing is taken from, and only when that was asked for. */
+TEST(queue_is_closed_or_aborted)
+{
+	static const struct {
+		const char *name;
+		int reason;
+		bool is_sent, is_answered, is_aborted;
+	} rows[] = {
+		{ "idle", -ESHUTDOWN, false, false, false },
+		{ "idle, but given up", -ETIMEDOUT, false, false, true },
+		{ "in flight", -ESHUTDOWN, true, false, true },
+		{ "answered", -ESHUTDOWN, true, true, false },
+	};
+	uint32_t len;
+	struct op op;
+
+	begin();
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+		TAP_ROW(rows[i].name);
+		go_live();
+		if (rows[i].is_sent) {
+			op_start(&op, NVME_IO_FLUSH, 0);
+			fake_turns(1);
+		}
+		if (rows[i].is_answered) {
+			give_resp(le16_get(take_capsule(NULL, &len)->cid), 0, 0);
+			fake_turns(2);
+		}
+		queue_disconnect(user.q, rows[i].reason);
+		CHECK_EQ(fake.is_aborted, rows[i].is_aborted);
+		fake_turns(3);
+		CHECK_EQ(user.ndown, i + 1);
+	}
+	TAP_ROW(NULL);
+	finish();
+}
+
 TEST(slot_sent_after_the_end_comes_back_unsent)
 {
 	struct op op[3];
