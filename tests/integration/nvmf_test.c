@@ -8,6 +8,10 @@
  *
  * Thread: test bodies run as a task on the primary reactor; both ends share it.
  */
+#include <arpa/inet.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
 #include "base/units.h"
 #include "device/nvme_cmds.h"
 #include "drivers/nvme/spec.h"
@@ -27,7 +31,7 @@ static struct rig {
 
 static bool rig_up(const char *back_uri)
 {
-	struct subsystem_opts opts = { .nqn = NQN };
+	struct subsystem_opts opts = { .nqn = NQN, .has_ana = true };
 	struct target_opts target_opts;
 	struct err err = {};
 	int result;
@@ -181,6 +185,74 @@ ENGINE_TEST(nvmf_second_uri_is_a_path)
 	CHECK_EQ(device_destroy(rig.uri[0], &err), 0);
 	CHECK_STR(err.msg, "");
 	CHECK(device_next(device_next(NULL)) == NULL); /* only the one that is served */
+	CHECK_EQ(subsystem_controller_count(rig.subsystem), 0);
+	rig_down();
+}
+
+ENGINE_TEST(nvmf_is_destroyed_by_a_shorter_uri)
+{
+	struct device *dev = NULL;
+	struct err err = {};
+	char uri[320];
+
+	if (!rig_up("malloc:///m?size_mb=8"))
+		return;
+	(void)snprintf(uri, sizeof(uri), "%s?queue_depth=8", rig.uri[0]);
+	CHECK_EQ(device_create(uri, &dev, &err), 0);
+	(void)snprintf(uri, sizeof(uri), "%s?queue_depth=9", rig.uri[1]);
+	CHECK_EQ(device_create(uri, &dev, &err), 0);
+	CHECK_EQ(device_destroy(rig.uri[0], &err), 0); /* a path */
+	CHECK_EQ(subsystem_controller_count(rig.subsystem), 1);
+	(void)snprintf(uri, sizeof(uri), "%s?nsid=2", rig.uri[1]);
+	CHECK_EQ(device_destroy(uri, NULL), -ENOENT);
+	CHECK_EQ(device_destroy(rig.uri[0], NULL), -ENOENT);
+	CHECK_EQ(device_destroy(rig.uri[1], &err), 0); /* the device */
+	CHECK_STR(err.msg, "");
+	CHECK(device_next(device_next(NULL)) == NULL);
+	rig_down();
+}
+
+/* A port that nobody else gets, and at which nobody listens. */
+static int port_hold(uint16_t *ret_port)
+{
+	struct sockaddr_in addr = { .sin_family = AF_INET,
+				    .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	socklen_t len = sizeof(addr);
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	CHECK_EQ(bind(fd, (struct sockaddr *)&addr, len), 0);
+	CHECK_EQ(getsockname(fd, (struct sockaddr *)&addr, &len), 0);
+	*ret_port = ntohs(addr.sin_port);
+	return fd;
+}
+
+ENGINE_TEST(nvmf_path_that_comes_later)
+{
+	static uint8_t buf[LBA_SIZE];
+	struct err err = {};
+	struct opened o;
+	uint16_t port;
+	char uri[400];
+	int fd = port_hold(&port);
+
+	if (!rig_up("malloc:///m?size_mb=8"))
+		return;
+	(void)snprintf(uri, sizeof(uri), "%s?paths=127.0.0.1:%u&reconnect_delay=20ms", rig.uri[0],
+		       port);
+	if (!open_remote(&o, uri))
+		return;
+	CHECK_EQ(subsystem_controller_count(rig.subsystem), 1);
+	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK);
+	(void)close(fd);
+	CHECK_EQ(target_listen(rig.target, "127.0.0.1", port, &err), 0);
+	for (unsigned i = 0; i < 500 && subsystem_controller_count(rig.subsystem) < 2; i++)
+		task_sleep(10 * NS_PER_MS);
+	CHECK_EQ(subsystem_controller_count(rig.subsystem), 2);
+	/* it is more than connected: it carries all that the other cannot */
+	CHECK_EQ(subsystem_set_ana(rig.subsystem, 0, 0, ANA_INACCESSIBLE, &err), 0);
+	CHECK_STR(err.msg, "");
+	CHECK_EQ(do_io(&o, IO_READ, 0, 1, buf, 0), IO_OK);
+	opened_close(&o);
 	CHECK_EQ(subsystem_controller_count(rig.subsystem), 0);
 	rig_down();
 }

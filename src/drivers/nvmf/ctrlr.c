@@ -49,8 +49,6 @@
 #include "base/units.h"
 #include "drivers/nvmf/ctrlr.h"
 
-enum { LOOK_AGAIN_MS = 1000 }; /* after what should have been read could not be */
-
 static struct list table = { &table, &table };
 static struct list line = { &line, &line }; /* controllers that wait for a worker */
 static unsigned nctrlrs, nworkers;
@@ -279,7 +277,7 @@ static void ctrlr_rescan(struct nvmf_ctrlr *c)
 			continue;
 		log_warn("%s: %s", c->name, err_text(&err));
 		err_clear(&err);
-		ctrlr_kick_later(c, KICK_RESCAN, LOOK_AGAIN_MS * NS_PER_MS);
+		ctrlr_kick_later(c, KICK_RESCAN, NVMF_LOOK_AGAIN_NS);
 	}
 	if (c->info.nanagrpid > 0)
 		c->kicks |= KICK_ANA;
@@ -293,7 +291,7 @@ static void ctrlr_ana(struct nvmf_ctrlr *c)
 
 	if (ctrlr_read_ana(c, &err) < 0) {
 		log_warn("%s: %s", c->name, err_text(&err));
-		ctrlr_kick_later(c, KICK_ANA, LOOK_AGAIN_MS * NS_PER_MS);
+		ctrlr_kick_later(c, KICK_ANA, NVMF_LOOK_AGAIN_NS);
 	}
 	for (unsigned i = 0; i < c->ngroups; i++)
 		is_changing |= c->groups[i].state == NVME_ANA_CHANGE;
@@ -571,6 +569,30 @@ int ctrlr_get(const struct nvmf_opts *opts, struct nvmf_ctrlr **ret, struct err 
 		ctrlr_put(c);
 		return result;
 	}
+	*ret = c;
+	return 0;
+}
+
+int ctrlr_get_later(const struct nvmf_opts *opts, const struct err *why, struct nvmf_ctrlr **ret,
+		    struct err *err)
+{
+	struct nvmf_ctrlr *c = ctrlr_find(opts);
+	int result;
+
+	if (c != NULL) {
+		c->refs++;
+		*ret = c;
+		return 0;
+	}
+	result = ctrlr_new(opts, false, &c, err);
+	if (result < 0)
+		return result;
+	c->why = *why;
+	c->lost_ns = reactor_self()->now_ns;
+	ctrlr_go(c, CTRLR_CONNECTING);
+	ctrlr_go(c, CTRLR_RESETTING);
+	timer_arm(reactor_self(), &c->loss, c->opts.ctrl_loss_ns);
+	timer_arm(reactor_self(), &c->retry, c->opts.reconnect_delay_ns);
 	*ret = c;
 	return 0;
 }

@@ -18,6 +18,7 @@
 
 #include <stdatomic.h>
 
+#include "base/units.h"
 #include "device/driver.h"
 #include "drivers/nvmf/ident.h"
 #include "drivers/nvmf/opts.h"
@@ -33,6 +34,8 @@ enum {
 	VIEW_ACTING_MAX = FENCES_MAX + 2 * PATHS_MAX,
 	NVMF_TRIES_MAX = 8, /* how often one request is sent before its error is believed */
 };
+
+#define NVMF_LOOK_AGAIN_NS NS_PER_S /* after what should have been read could not be */
 
 struct nvmf_head;
 struct nvmf_chan;
@@ -167,6 +170,9 @@ struct ctrlr_wait {
 /* Find or make the controller of @opts, bring it up, count it. Fails with what the target said. */
 int ctrlr_get(const struct nvmf_opts *opts, struct nvmf_ctrlr **ret,
 	      struct err *err) MAY_SUSPEND WARN_UNUSED;
+/* For one that could not be brought up (@why): it is tried again like one that was lost. */
+int ctrlr_get_later(const struct nvmf_opts *opts, const struct err *why, struct nvmf_ctrlr **ret,
+		    struct err *err) WARN_UNUSED;
 /* The last one disconnects it and frees it. NULL is fine. */
 void ctrlr_put(struct nvmf_ctrlr *c) MAY_SUSPEND;
 /* A controller of its own, to ask for one page and put again. */
@@ -268,6 +274,7 @@ struct nvmf_path {
 	struct nvmf_ctrlr *ctrlr; /* counted */
 	char *uri;                /* owned */
 	struct nvmf_ns_info ns;
+	bool is_unread;  /* it was never connected: what its namespace is nobody knows */
 	bool is_gone;    /* the namespace is not active on this controller */
 	bool is_foreign; /* another medium has its number: never used again until ours is back */
 	bool is_leaving;
@@ -355,6 +362,7 @@ void ioq_wake(struct nvmf_ioq *ioq);
 int head_create(struct uri *uri, struct device **ret_dev, struct err *err);
 void head_destroy(struct device *dev);
 int head_rescan(struct device *dev, uint64_t *ret_nblocks, struct err *err);
+struct device *head_find_uri(const struct uri *uri, const char **ret_alias);
 int head_leave(struct device *dev, const char *uri);
 void head_removing(struct device *dev);
 /* Can a controller carry what the device promises? */

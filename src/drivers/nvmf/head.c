@@ -53,7 +53,8 @@ static enum path_class path_class(const struct nvmf_path *path)
 {
 	const struct nvmf_ctrlr *c = path->ctrlr;
 
-	if (c->state != CTRLR_LIVE || path->is_gone || path->is_foreign || path->is_leaving)
+	if (c->state != CTRLR_LIVE || path->is_unread || path->is_gone || path->is_foreign ||
+	    path->is_leaving)
 		return PATH_NEVER;
 	if (c->info.nanagrpid == 0 || path->ns.anagrpid == 0)
 		return PATH_OPTIMIZED;
@@ -295,6 +296,16 @@ static bool is_verdict(int result)
 	return result == -EPROTO || result == -ENOTSUP || result == -EFBIG;
 }
 
+/* Is what a controller shows under the path's number what its head is? */
+static bool path_is_ours(const struct nvmf_path *path, const struct nvmf_ns_info *now)
+{
+	const struct nvmf_ns_info *ours = &path->head->ns;
+
+	if (path->is_unread && !(ours->is_shared && now->is_shared && nvmf_ns_has_identity(now)))
+		return false;
+	return nvmf_ns_is_same(now, ours);
+}
+
 int path_rescan(struct nvmf_path *path, struct err *err)
 {
 	struct nvmf_ns_info now;
@@ -307,7 +318,7 @@ int path_rescan(struct nvmf_path *path, struct err *err)
 	}
 	if (result < 0 && !is_verdict(result))
 		return err_set(err, result, "namespace %u: %s", path->ns.nsid, err_text(&why));
-	if (result < 0 || !nvmf_ns_is_same(&now, &path->head->ns)) {
+	if (result < 0 || !path_is_ours(path, &now)) {
 		if (!path->is_foreign)
 			log_error("%s: namespace %u is not what it was (%s), it will not be used",
 				  path->ctrlr->name, path->ns.nsid,
@@ -317,7 +328,7 @@ int path_rescan(struct nvmf_path *path, struct err *err)
 	}
 	if (path->is_foreign)
 		log_info("%s: namespace %u is itself again", path->ctrlr->name, path->ns.nsid);
-	path->is_foreign = false;
+	path->is_unread = path->is_foreign = false;
 	path_set_gone(path, false);
 	path->ns = now;
 	head_want_size(path->head, now.nblocks);
@@ -391,20 +402,31 @@ static int check_uuid(const struct nvmf_opts *opts, const struct nvmf_ns_info *n
 		       uuid_to_text(&uuid, is), uuid_to_text(&opts->uuid, want));
 }
 
+static struct nvmf_path *path_alloc(const struct nvmf_opts *opts, const char *uri, struct err *err)
+{
+	CLEANUP(path_freep) struct nvmf_path *path = calloc(1, sizeof(*path));
+
+	if (path != NULL)
+		path->uri = strdup(uri);
+	if (path == NULL || path->uri == NULL) {
+		(void)err_set(err, -ENOMEM, "no memory for a path");
+		return NULL;
+	}
+	path->ns.nsid = opts->nsid;
+	list_init(&path->link);
+	list_init(&path->in_ctrlr);
+	return take(path);
+}
+
 static int path_new(const struct nvmf_opts *opts, const char *uri, struct nvmf_path **ret,
 		    struct err *err)
 {
-	CLEANUP(path_freep) struct nvmf_path *path = calloc(1, sizeof(*path));
+	CLEANUP(path_freep) struct nvmf_path *path = path_alloc(opts, uri, err);
 	struct err why = {};
 	int result;
 
 	if (path == NULL)
-		return err_set(err, -ENOMEM, "no memory for a path");
-	path->uri = strdup(uri);
-	if (path->uri == NULL)
-		return err_set(err, -ENOMEM, "no memory for a path");
-	list_init(&path->link);
-	list_init(&path->in_ctrlr);
+		return -ENOMEM;
 	result = ctrlr_get(opts, &path->ctrlr, err);
 	if (result < 0)
 		return result;
@@ -488,13 +510,16 @@ static void head_take_slot(struct nvmf_head *head, struct nvmf_path *path)
  */
 static void head_link(struct nvmf_head *head, struct nvmf_path *path)
 {
+	struct nvmf_ctrlr *c = path->ctrlr;
+
 	path->head = head;
 	head_take_slot(head, path);
 	list_add_tail(&head->paths, &path->link);
-	task_mutex_lock(&path->ctrlr->lock);
-	list_add_tail(&path->ctrlr->paths, &path->in_ctrlr);
-	task_mutex_unlock(&path->ctrlr->lock);
-	ctrlr_kick(path->ctrlr, KICK_RESCAN);
+	task_mutex_lock(&c->lock);
+	list_add_tail(&c->paths, &path->in_ctrlr);
+	if (c->state == CTRLR_LIVE && path_rescan(path, NULL) < 0)
+		ctrlr_kick_later(c, KICK_RESCAN, NVMF_LOOK_AGAIN_NS);
+	task_mutex_unlock(&c->lock);
 }
 
 /* Does @path lead to what @head is? */
@@ -532,7 +557,7 @@ static int check_join(const struct nvmf_head *head, const struct nvmf_path *path
 	if ((head->slots & ((1u << PATHS_MAX) - 1)) == (1u << PATHS_MAX) - 1)
 		return err_set(err, -EMLINK, "%s has %d paths, more are not possible",
 			       head->dev.name, PATHS_MAX);
-	if (!head_fits(head, info))
+	if (!path->is_unread && !head_fits(head, info))
 		return err_set(err, -ENOTSUP,
 			       "the controller can do less than that of the first path of %s "
 			       "(transfers of %u bytes, operations %#x)",
@@ -572,8 +597,10 @@ static int head_join(struct nvmf_head *head, struct nvmf_path *path, struct err 
 	int result;
 
 	task_mutex_lock(&head->lock);
-	result = head->dev.is_removed ? err_set(err, -ENODEV, "%s was removed", head->dev.name)
-				      : check_join(head, path, err);
+	if (head->dev.is_removed)
+		result = err_set(err, -ENODEV, "%s was removed", head->dev.name);
+	else
+		result = check_join(head, path, err);
 	if (result == 0) {
 		head_link(head, path);
 		result = head_add_to_channels(head, path, err);
@@ -584,7 +611,8 @@ static int head_join(struct nvmf_head *head, struct nvmf_path *path, struct err 
 	if (result < 0)
 		return result;
 	head_refresh(head);
-	log_info("%s: %s is a further path", head->dev.name, path->ctrlr->name);
+	if (!path->is_unread)
+		log_info("%s: %s is a further path", head->dev.name, path->ctrlr->name);
 	return 0;
 }
 
@@ -611,6 +639,7 @@ static int head_new(const struct nvmf_opts *opts, struct nvmf_path *path, struct
 	result = device_register(&head->dev, err);
 	if (result < 0)
 		return result;
+	device_pin(&head->dev); /* from here on it may be removed by its name */
 	head->is_registered = true;
 	head->nusable = UINT32_MAX; /* not known: the first look tells */
 	head_link(head, path);
@@ -619,7 +648,10 @@ static int head_new(const struct nvmf_opts *opts, struct nvmf_path *path, struct
 	return 0;
 }
 
-/* Into a device that exists, or into a new one. On success the path is the head's. */
+/*
+ * Into a device that exists, or into a new one. On success the path is the head's, and the device
+ * is pinned.
+ */
 static int head_adopt(const struct nvmf_opts *opts, struct nvmf_path *path, struct device **ret_dev,
 		      struct err *err)
 {
@@ -632,11 +664,37 @@ static int head_adopt(const struct nvmf_opts *opts, struct nvmf_path *path, stru
 	result = head_join(head, path, err);
 	if (result == 0)
 		*ret_dev = &head->dev;
-	device_unpin(&head->dev);
+	else
+		device_unpin(&head->dev);
 	return result;
 }
 
-/* One of the places of paths=. What cannot be reached now is left out: there is another path. */
+/* A path to what cannot be reached now. It is used once it was, and is what @dev is. */
+static int head_also_later(struct device *dev, const struct nvmf_opts *opts, const char *uri,
+			   const struct err *why, struct err *err)
+{
+	CLEANUP(path_freep) struct nvmf_path *path = path_alloc(opts, uri, err);
+	char text[UNITS_TEXT_MAX];
+	int result;
+
+	if (path == NULL)
+		return -ENOMEM;
+	log_warn("%s: goes without the path %s:%u until it can be had: %s; trying again in %s",
+		 dev->name, opts->host, opts->port, err_text(why),
+		 duration_format(opts->reconnect_delay_ns, text));
+	path->is_unread = true;
+	result = ctrlr_get_later(opts, why, &path->ctrlr, err);
+	if (result == 0)
+		result = head_join(head_of(dev), path, err);
+	if (result == 0)
+		path = NULL;
+	return result;
+}
+
+/*
+ * One of the places of paths=. There is another path already, so what cannot be reached now may
+ * come later, as a lost path may, unless losing a path is the end of it (ctrl_loss=0).
+ */
 static int head_also(struct device *dev, const struct nvmf_opts *opts, unsigned i, const char *uri,
 		     struct err *err)
 {
@@ -649,6 +707,8 @@ static int head_also(struct device *dev, const struct nvmf_opts *opts, unsigned 
 	memcpy(also.host, opts->also[i].host, sizeof(also.host));
 	also.port = opts->also[i].port;
 	result = path_new(&also, uri, &path, &why);
+	if (result < 0 && result != -ENODEV && result != -EINVAL && also.ctrl_loss_ns > 0)
+		return head_also_later(dev, &also, uri, &why, err);
 	if (result < 0) {
 		log_warn("%s: goes without the path %s:%u: %s", dev->name, also.host, also.port,
 			 err_text(&why));
@@ -660,9 +720,11 @@ static int head_also(struct device *dev, const struct nvmf_opts *opts, unsigned 
 			       "shared",
 			       also.host, also.port);
 	result = head_adopt(&also, path, &joined, err);
-	if (result == 0)
-		path = NULL;
-	return result;
+	if (result < 0)
+		return result;
+	path = NULL;
+	device_unpin(joined);
+	return 0;
 }
 
 /* A device keeps the name of its first path, which may have gone and may come back. */
@@ -683,6 +745,7 @@ int head_create(struct uri *uri, struct device **ret_dev, struct err *err)
 {
 	CLEANUP(path_freep) struct nvmf_path *path = NULL;
 	char name[DEVICE_NAME_MAX];
+	bool is_ours;
 	struct nvmf_opts opts;
 	struct device *dev;
 	int result = nvmf_opts_parse(uri, &opts, err);
@@ -702,10 +765,15 @@ int head_create(struct uri *uri, struct device **ret_dev, struct err *err)
 	path = NULL;
 	for (unsigned i = 0; result == 0 && i < opts.nalso; i++)
 		result = head_also(dev, &opts, i, uri->text, err);
+	if (result == 0 && dev->is_removed)
+		result = err_set(err, -ENODEV, "%s was removed while it was made", name);
+	is_ours = result < 0 && !dev->is_removed && head_leave(dev, uri->text) != 0 &&
+		  !dev->is_removed;
+	device_unpin(dev);
+	if (is_ours)
+		(void)device_remove(dev, NULL);
 	if (result == 0)
 		*ret_dev = dev;
-	else if (head_leave(dev, uri->text) != 0 && device_remove(dev, NULL) < 0)
-		log_warn("%s stays, somebody else removes it", name);
 	return result;
 }
 
@@ -726,6 +794,32 @@ static struct nvmf_path *path_of_uri(struct nvmf_head *head, const char *uri, un
 			(*ret_staying)++;
 	}
 	return found;
+}
+
+/* By the place and the namespace of one of its paths: other parameters may be left out. */
+struct device *head_find_uri(const struct uri *uri, const char **ret_alias)
+{
+	struct nvmf_opts want;
+
+	if (nvmf_opts_place(uri, &want) < 0)
+		return NULL;
+	for (struct device *dev = device_next(NULL); dev != NULL; dev = device_next(dev)) {
+		const struct nvmf_path *path;
+
+		if (dev->driver != &driver_nvmf)
+			continue;
+		list_for_each (path, &head_of(dev)->paths, link) {
+			const struct nvmf_opts *is = &path->ctrlr->opts;
+
+			if (path->ns.nsid != want.nsid || is->port != want.port ||
+			    strcmp(is->host, want.host) != 0 ||
+			    strcmp(is->subnqn, want.subnqn) != 0)
+				continue;
+			*ret_alias = path->uri;
+			return dev;
+		}
+	}
+	return NULL;
 }
 
 int head_leave(struct device *dev, const char *uri)

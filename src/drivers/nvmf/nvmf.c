@@ -32,6 +32,7 @@ const struct driver driver_nvmf = {
 	.channel_close = chan_close,
 	.submit = chan_submit,
 	.rescan = head_rescan,
+	.find = head_find_uri,
 	.leave = head_leave,
 	.removing = head_removing,
 };
