@@ -152,6 +152,143 @@ ENGINE_TEST(nvmf_passes_commands_through)
 	rig_down();
 }
 
+/* ---- pairs: one counter, many who raise it by compare and write ---------------------------- */
+
+enum { RAISERS = 12, RAISES = 20, RAISE_NLB = 8, PIECES = 8 };
+
+static struct raiser {
+	struct opened *o;
+	struct io io;
+	uint8_t data[2 * RAISE_NLB * LBA_SIZE];
+	struct iovec iov[PIECES];
+	unsigned done, missed;
+	struct task_event event;
+} raisers[RAISERS];
+
+/* The counter is every byte of its blocks, so that halves of two writes would be seen. */
+static void raise_once(struct raiser *r, uint8_t from)
+{
+	const size_t half = sizeof(r->data) / 2, piece = sizeof(r->data) / PIECES;
+
+	memset(r->data, from, half);
+	memset(r->data + half, from + 1, half);
+	for (unsigned i = 0; i < PIECES; i++)
+		r->iov[i] = (struct iovec){ r->data + i * piece, piece };
+	r->io.op = IO_COMPARE_WRITE;
+	r->io.lba = 128;
+	r->io.nlb = RAISE_NLB;
+	r->io.iov = r->iov;
+	r->io.iovcnt = PIECES;
+	io_submit(r->o->h, &r->io);
+}
+
+/* On a miss the next guess: those who know the counter are a crowd, so it is soon right. */
+static void raised(struct io *io)
+{
+	struct raiser *r = io->owner;
+	uint8_t from = r->data[0];
+
+	if (io->status == IO_OK)
+		r->done++;
+	else if (CHECK_EQ(io->status, IO_MISCOMPARE))
+		r->missed++;
+	else
+		r->done = RAISES;
+	if (r->done == RAISES)
+		task_event_fire(&r->event);
+	else
+		raise_once(r, (uint8_t)(from + 1));
+}
+
+/* FUSES of our target is 1: pairs reach it as pairs, with other commands between them. */
+ENGINE_TEST(nvmf_pairs_are_atomic)
+{
+	static uint8_t buf[RAISE_NLB * LBA_SIZE];
+	unsigned missed = 0;
+	struct opened o;
+	char uri[320];
+
+	if (!rig_up("malloc:///m?size_mb=8"))
+		return;
+	(void)snprintf(uri, sizeof(uri), "%s?queue_depth=5", rig.uri[0]);
+	if (!open_remote(&o, uri))
+		return;
+	CHECK(o.dev->ops & IO_BIT(IO_COMPARE_WRITE));
+	for (unsigned i = 0; i < RAISERS; i++) {
+		raisers[i] = (struct raiser){ .o = &o,
+					      .io = { .done = raised, .owner = &raisers[i] } };
+		raise_once(&raisers[i], 0);
+	}
+	for (unsigned i = 0; i < RAISERS; i++) {
+		CHECK_EQ(do_io(&o, IO_WRITE, i, 1, buf, 0), IO_OK);
+		task_event_wait(&raisers[i].event);
+		CHECK_EQ(raisers[i].done, RAISES);
+		missed += raisers[i].missed;
+	}
+	CHECK(missed > 0);
+	CHECK_EQ(do_io(&o, IO_READ, 128, RAISE_NLB, buf, 0), IO_OK);
+	for (size_t i = 0; i < sizeof(buf); i++) {
+		if (buf[i] != (uint8_t)(RAISERS * RAISES) && !CHECK_EQ(buf[i], RAISERS * RAISES))
+			break;
+	}
+	CHECK_EQ(do_io(&o, IO_COMPARE_WRITE, 0, o.dev->max_io_nlb, NULL, 0), IO_INVALID);
+	opened_close(&o);
+	rig_down();
+}
+
+/* ---- reservations --------------------------------------------------------------------------- */
+
+/* Two hosts, one namespace, through what owners of a device use. */
+ENGINE_TEST(nvmf_reserves)
+{
+	static uint8_t buf[LBA_SIZE], report[4096];
+	const struct nvme_resv_status *status = (const void *)report;
+	struct opened one, two;
+	struct err err = {};
+	uint8_t id[16];
+	char uri[320];
+
+	if (!rig_up("malloc:///m?size_mb=8") || !open_remote(&one, rig.uri[0]))
+		return;
+	(void)snprintf(uri, sizeof(uri), "nvmf://127.0.0.2:%u/" NQN "?hostnqn=nqn.2000-01.x:other",
+		       target_listener_port(rig.target, 0));
+	if (!opened_open(&two, uri, DESC_WRITE))
+		return;
+	CHECK(one.dev != two.dev);
+	CHECK_EQ(nvme_resv_acquire(one.h, 1, 0, NVME_RESV_ACQUIRE, NVME_RESV_WRITE_EXCLUSIVE, NULL),
+		 -EBADE); /* not registered */
+	CHECK_EQ(nvme_resv_register(one.h, 0, 1, NVME_RESV_REGISTER, NVME_RESV_CPTPL_KEEP, &err),
+		 0);
+	CHECK_EQ(nvme_resv_acquire(one.h, 1, 0, NVME_RESV_ACQUIRE, NVME_RESV_WRITE_EXCLUSIVE, &err),
+		 0);
+	CHECK_EQ(do_io(&one, IO_WRITE, 0, 1, buf, 0), IO_OK);
+	CHECK_EQ(do_io(&two, IO_READ, 0, 1, buf, 0), IO_OK);
+	CHECK_EQ(do_io(&two, IO_WRITE, 0, 1, buf, 0), IO_RESERVED);
+	CHECK_EQ(nvme_resv_report(one.h, true, report, sizeof(report), &err), 0);
+	CHECK_EQ(status->rtype, NVME_RESV_WRITE_EXCLUSIVE);
+	CHECK_EQ(le16_get(status->regctl), 1);
+	CHECK_EQ(le64_get(status->registrant[0].rkey), 1);
+	CHECK_EQ(nvme_host_id(one.h, id, &err), 0);
+	CHECK_MEM(status->registrant[0].hostid, id, sizeof(id));
+	/* the other takes it away, and is told so is the first */
+	CHECK_EQ(nvme_resv_register(two.h, 0, 2, NVME_RESV_REGISTER, NVME_RESV_CPTPL_KEEP, &err),
+		 0);
+	CHECK_EQ(
+		nvme_resv_acquire(two.h, 2, 1, NVME_RESV_PREEMPT, NVME_RESV_EXCLUSIVE_ACCESS, &err),
+		0);
+	CHECK(wait_event(DEVICE_RESERVATION));
+	CHECK_EQ(do_io(&one, IO_READ, 0, 1, buf, 0), IO_RESERVED);
+	CHECK_EQ(nvme_resv_release(two.h, 2, NVME_RESV_RELEASE, NVME_RESV_EXCLUSIVE_ACCESS, &err),
+		 0);
+	CHECK_EQ(do_io(&one, IO_READ, 0, 1, buf, 0), IO_OK);
+	CHECK_EQ(nvme_resv_register(two.h, 2, 0, NVME_RESV_UNREGISTER, NVME_RESV_CPTPL_KEEP, &err),
+		 0);
+	CHECK_STR(err.msg, "");
+	opened_close(&two);
+	opened_close(&one);
+	rig_down();
+}
+
 ENGINE_TEST(nvmf_second_uri_is_a_path)
 {
 	static uint8_t buf[LBA_SIZE];
