@@ -180,10 +180,14 @@ static void slot_free(struct slot *slot)
 	slot->state = SLOT_FREE;
 	slot->cid = (uint16_t)(slot->cid + q->tag_mask + 1); /* the next generation */
 	q->free[q->nfree++] = slot->tag;
-	if (unlikely(q->is_starved) && !q->is_room_queued) {
-		q->is_room_queued = true;
-		reactor_defer(q->hub->reactor, &q->room_msg);
-	}
+}
+
+static void slot_room(struct queue *q)
+{
+	if (likely(!q->is_starved) || q->is_room_queued)
+		return;
+	q->is_room_queued = true;
+	reactor_defer(q->hub->reactor, &q->room_msg);
 }
 
 struct slot *queue_get(struct queue *q)
@@ -199,9 +203,13 @@ struct slot *queue_get(struct queue *q)
 
 void queue_put(struct slot *slot)
 {
+	struct queue *q = slot->queue;
+
 	assert(slot->state == SLOT_LENT);
-	slot->queue->lent--;
+	q->lent--;
 	slot_free(slot);
+	if (q->inflight == 0)
+		slot_room(q);
 }
 
 static void queue_room(struct msg *msg)
@@ -232,6 +240,7 @@ void slot_finish(struct slot *slot)
 	slot->state = SLOT_DONE;
 	slot->done(slot);
 	slot_free(slot);
+	slot_room(q);
 }
 
 static void queue_end_soon(struct queue *q)

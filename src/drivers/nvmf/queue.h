@@ -162,7 +162,8 @@ const char *queue_peer(const struct queue *q);
 /* A free slot; NULL: all are in flight, or the queue is not LIVE. Never waits. The slot whose
  * done() runs does not count as in flight. */
 struct slot *queue_get(struct queue *q);
-/* Give a slot back that was not sent. */
+/* Give a slot back that was not sent. While others are in flight that is no news of room: who
+ * wanted two and got one would be told of his own, turn after turn. */
 void queue_put(struct slot *slot);
 /* Queue the command; it leaves with all others at the end of the turn. On a queue that went down
  * since queue_get() it ends with NVMF_LOST, unsent. */

@@ -295,6 +295,28 @@ TEST(put_gives_room_back)
 	finish();
 }
 
+/* Who needs two slots and gets one gives it back and waits: for an answer, not for himself. */
+TEST(put_is_no_news_while_an_answer_is_due)
+{
+	struct op op;
+	struct slot *slot;
+	uint32_t len;
+
+	begin_depth(3);
+	go_live();
+	op_start(&op, NVME_IO_FLUSH, 0);
+	fake_turns(1);
+	slot = queue_get(user.q);
+	CHECK(slot != NULL && queue_get(user.q) == NULL);
+	queue_put(slot);
+	fake_turns(5);
+	CHECK_EQ(user.nroom, 0);
+	give_resp(le16_get(take_capsule(NULL, &len)->cid), 0, 0);
+	fake_turns(2);
+	CHECK_EQ(user.nroom, 1);
+	finish();
+}
+
 TEST(cid_never_repeats_soon_and_is_never_ffff)
 {
 	static const uint16_t depths[] = { 2, 8, 127, 128, 1024 };
