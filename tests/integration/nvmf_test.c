@@ -141,6 +141,9 @@ ENGINE_TEST(nvmf_passes_commands_through)
 	/* what would take the controller from under us is refused */
 	cmd.opcode = NVME_ADMIN_KEEP_ALIVE;
 	CHECK_EQ(nvme_admin(o.h, &cmd, NULL, 0, NULL, &err), -EOPNOTSUPP);
+	cmd.opcode = NVME_ADMIN_SET_FEATURES;
+	le32_put(&cmd.cdw10, NVME_FEAT_QUEUES);
+	CHECK_EQ(nvme_admin(o.h, &cmd, NULL, 0, NULL, NULL), -EOPNOTSUPP);
 	cmd.opcode = NVME_FABRICS;
 	CHECK_EQ(nvme_admin(o.h, &cmd, NULL, 0, NULL, NULL) < 0, true);
 	CHECK(opened_open(&mem, "malloc:///other?size_mb=1", 0));

@@ -15,7 +15,9 @@
  *
  * Events. AERS_MAX requests stand with the controller. An answer names a log page; reading it is
  * work for the controller's task, so the answer only kicks it, and the request goes out again at
- * once: the controller keeps that kind of event back until the page was read (Base 5.2).
+ * once: the controller keeps that kind of event back until the page was read (Base 5.2). From one
+ * that sends them without end they are taken at a pace: a request waits AER_PACE_MS when the event
+ * before came within that time.
  *
  * Pass-through commands come from any reactor as messages and go back the same way. They may not
  * fill the queue: ADMIN_RESERVE slots are for ourselves. Commands that would take the controller
@@ -32,6 +34,7 @@
 
 enum {
 	ADMIN_RESERVE = 8,
+	AER_PACE_MS = 100,
 	VENDOR_FIRST = 0xc0,      /* of the admin opcodes (Base 5) */
 	ANA_GROUPS_ONLY = 1 << 0, /* RGO, in the log specific field (Base 5.16.1.13) */
 };
@@ -336,9 +339,20 @@ static unsigned aer_kicks(uint32_t dw0)
 	}
 }
 
+static void aer_again(struct timer *timer)
+{
+	struct nvmf_ctrlr *c = container_of(timer, struct nvmf_ctrlr, aer_timer);
+
+	for (unsigned i = 0; i < c->naers; i++) {
+		if (c->aer[i] == NULL)
+			aer_send(c, i);
+	}
+}
+
 static void aer_done(struct slot *slot)
 {
 	struct nvmf_ctrlr *c = slot->owner;
+	const uint64_t now_ns = reactor_self()->now_ns, last_ns = c->event_ns;
 	unsigned i = 0;
 
 	while (i < AERS_MAX && c->aer[i] != slot)
@@ -351,7 +365,11 @@ static void aer_done(struct slot *slot)
 	c->stats.events++;
 	log_debug("%s: event %#x", c->name, slot->dw0);
 	ctrlr_kick(c, aer_kicks(slot->dw0));
-	aer_send(c, i);
+	c->event_ns = now_ns;
+	if (last_ns == 0 || now_ns - last_ns >= AER_PACE_MS * NS_PER_MS)
+		aer_send(c, i);
+	else if (!c->aer_timer.is_armed)
+		timer_arm(reactor_self(), &c->aer_timer, AER_PACE_MS * NS_PER_MS);
 }
 
 static void aer_send(struct nvmf_ctrlr *c, unsigned i)
@@ -418,10 +436,9 @@ static void keep_alive_tick(struct timer *timer)
 
 void ctrlr_events_start(struct nvmf_ctrlr *c)
 {
-	unsigned count = MIN((unsigned)AERS_MAX, c->info.aerl + 1u);
-
-	for (unsigned i = 0; i < count; i++)
-		aer_send(c, i);
+	c->naers = MIN((unsigned)AERS_MAX, c->info.aerl + 1u);
+	c->aer_timer.fn = aer_again;
+	aer_again(&c->aer_timer);
 	c->keep_alive.fn = keep_alive_tick;
 	if (c->opts.kato_ms > 0 && c->info.has_keep_alive)
 		timer_arm(reactor_self(), &c->keep_alive, c->opts.kato_ms * NS_PER_MS / 2);
@@ -430,6 +447,7 @@ void ctrlr_events_start(struct nvmf_ctrlr *c)
 void ctrlr_events_stop(struct nvmf_ctrlr *c)
 {
 	timer_disarm(reactor_self(), &c->keep_alive);
+	timer_disarm(reactor_self(), &c->aer_timer);
 	timer_disarm(reactor_self(), &c->again);
 	c->again_kicks = 0;
 }
@@ -477,14 +495,18 @@ void ctrlr_forward_waiting(struct nvmf_ctrlr *c)
 }
 
 /* What would break the connection under its other users (Base 5, figure "Opcodes"). */
-static bool is_refused(uint8_t opcode)
+static bool is_refused(const struct nvme_cmd *cmd)
 {
+	const uint8_t opcode = cmd->opcode, feature = cmd->cdw10.b[0];
 	static const uint8_t refused[] = {
 		NVME_ADMIN_DELETE_SQ, NVME_ADMIN_CREATE_SQ,   NVME_ADMIN_DELETE_CQ,
 		NVME_ADMIN_CREATE_CQ, NVME_ADMIN_ASYNC_EVENT, NVME_ADMIN_KEEP_ALIVE,
 		NVME_FABRICS,
 	};
 
+	if (opcode == NVME_ADMIN_SET_FEATURES)
+		return feature == NVME_FEAT_QUEUES || feature == NVME_FEAT_ASYNC_EVENT ||
+		       feature == NVME_FEAT_KEEP_ALIVE || feature == NVME_FEAT_HOST_BEHAVIOR;
 	return memchr(refused, opcode, sizeof(refused)) != NULL || (opcode & 3) == 3;
 }
 
@@ -508,7 +530,7 @@ void ctrlr_forward_admin(struct nvmf_ctrlr *c, struct io *io)
 	size_t len = iov_bytes(io->iov, io->iovcnt);
 	struct slot *slot;
 
-	if (cmd == NULL || is_refused(cmd->opcode)) {
+	if (cmd == NULL || is_refused(cmd)) {
 		ctrlr_answer(io, IO_UNSUPPORTED);
 		return;
 	}

@@ -313,8 +313,11 @@ void ioq_late(struct queue *q, struct slot *slot)
 	const struct nvmf_opts *opts = &ioq->ctrlr->opts;
 	char text[UNITS_TEXT_MAX];
 
-	log_warn("%s: I/O queue %u: command %#x is not answered after %s", ioq->ctrlr->name,
-		 ioq->qid, slot->sqe.opcode, duration_format(opts->io_timeout_ns, text));
+	ioq->late++;
+	if (ioq->late_ns != ioq->reactor->now_ns) /* a whole queue may be late: one line for it */
+		log_warn("%s: I/O queue %u: command %#x is not answered after %s", ioq->ctrlr->name,
+			 ioq->qid, slot->sqe.opcode, duration_format(opts->io_timeout_ns, text));
+	ioq->late_ns = ioq->reactor->now_ns;
 	if (opts->on_timeout == NVMF_TIMEOUT_IGNORE)
 		return;
 	if (opts->on_timeout == NVMF_TIMEOUT_REMOVE) {

@@ -93,6 +93,9 @@ struct nvmf_ctrlr {
 	int admin_result;
 	struct msg_list admin_waiting; /* pass-through commands that found the queue full */
 	struct slot *aer[AERS_MAX];
+	unsigned naers;    /* that it takes */
+	uint64_t event_ns; /* when the last one came */
+	struct timer aer_timer;
 	struct timer keep_alive;
 	bool has_keep_alive_out; /* one was sent and is not answered */
 
@@ -158,7 +161,8 @@ struct nvmf_ioq {
 	struct slot *aborting; /* the command that an Abort was sent for */
 	uint16_t abort_cid;
 	struct msg abort_msg;
-	uint64_t retries;
+	uint64_t retries, late;
+	uint64_t late_ns;                     /* when the last one was found */
 	_Alignas(64) atomic_bool has_traffic; /* since the last keep alive tick */
 };
 

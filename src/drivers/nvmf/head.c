@@ -337,13 +337,19 @@ int path_rescan(struct nvmf_path *path, struct err *err)
 
 int head_rescan(struct device *dev, uint64_t *ret_nblocks, struct err *err)
 {
-	struct nvmf_ctrlr *c = head_ctrlr(head_of(dev));
+	const struct nvmf_head *head = head_of(dev);
+	struct nvmf_ctrlr *c = head_ctrlr(head);
 	struct nvmf_ns_info now;
 	int result;
 
 	if (c == NULL)
 		return err_set(err, -ENOTCONN, "%s: no path is connected", dev->name);
-	result = ctrlr_read_ns(c, head_of(dev)->ns.nsid, &now, err);
+	c->refs++; /* its path may leave meanwhile */
+	result = ctrlr_read_ns(c, head->ns.nsid, &now, err);
+	ctrlr_put(c);
+	if (result == 0 && !nvmf_ns_is_same(&now, &head->ns))
+		result = err_set(err, -ESTALE, "%s: namespace %u is another one now", dev->name,
+				 head->ns.nsid);
 	if (result == 0)
 		*ret_nblocks = now.nblocks;
 	return result;

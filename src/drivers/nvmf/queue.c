@@ -304,8 +304,9 @@ void slot_answered(struct slot *slot, uint16_t status)
 			status = NVME_SC_TRANSIENT_TRANSPORT;
 		else if (slot->dir == SLOT_C2H && unlikely(slot->got < slot->len))
 			status = NVME_SC_TRANSIENT_TRANSPORT;
-		else if (slot->dir == SLOT_H2C && unlikely(slot->asked < slot->len))
-			status = NVME_SC_TRANSIENT_TRANSPORT;
+		else if (slot->dir == SLOT_H2C &&
+			 unlikely(slot->asked < slot->len || slot->out_kind != OUT_NONE))
+			status = NVME_SC_TRANSIENT_TRANSPORT; /* some of it is still here */
 		if (unlikely(status != 0 && !slot->is_data_bad))
 			log_warn("the controller moved %" PRIu32 " of %" PRIu32
 				 " bytes and calls it success, failing the command peer=%s qid=%u "
