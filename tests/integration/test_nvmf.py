@@ -108,7 +108,7 @@ def test_reads_and_writes_verify(ashlar, scheme):
     uri = url(target.port).replace("nvmf:", scheme + ":")
     done = ashlar("bench", uri, "--time", 1, "--rw", "randrw", "--verify")
     assert done.returncode == 0, done.stderr
-    assert "all as written" in done.stdout
+    assert "all as written" in done.stdout and "connections lost" not in done.stdout
 
 
 @pytest.mark.parametrize("more", ["hdgst", "ddgst", "hdgst&ddgst", "queue_depth=2", "queues=1",
@@ -294,6 +294,7 @@ def test_restart_of_the_target_under_io(ashlar, count):
     assert status == 0, err
     assert "all as written" in out
     assert "connection lost" in err and "back after" in err
+    assert "connections lost 1, attempts to reconnect" in out
 
 
 def test_target_that_stays_away(ashlar):
@@ -330,8 +331,11 @@ def test_a_path_dies(ashlar, wire, victim, count):
     (a, b)[victim].kill()
     out, err = load.communicate(timeout=60)
     assert load.returncode == 0, err
-    assert json.loads(out)["errors"] == 0
+    result = json.loads(out)
+    assert result["errors"] == 0
     assert "1 paths are used" in err
+    remote = result["devices"][0]["remote"]
+    assert remote["lost"] == 1 and remote["attempts"] > 0 and remote["late"] == 0
 
 
 def test_a_path_is_cut_off(ashlar, wire):

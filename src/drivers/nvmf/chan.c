@@ -302,6 +302,14 @@ static void ioq_abort_arrived(struct msg *msg)
 	atomic_store(&ioq->is_abort_posted, false);
 }
 
+/* One writer, so no locked instruction. */
+static void ioq_count(_Atomic uint64_t *counter)
+{
+	uint64_t n = atomic_load_explicit(counter, memory_order_relaxed);
+
+	atomic_store_explicit(counter, n + 1, memory_order_relaxed);
+}
+
 /*
  * A command has been in flight for io_timeout (again). The first time it is aborted, the second
  * time, or when another abort is under way, the controller is reset: then it is lost, and the rules
@@ -313,7 +321,7 @@ void ioq_late(struct queue *q, struct slot *slot)
 	const struct nvmf_opts *opts = &ioq->ctrlr->opts;
 	char text[UNITS_TEXT_MAX];
 
-	ioq->late++;
+	ioq_count(&ioq->late);
 	if (ioq->late_ns != ioq->reactor->now_ns) /* a whole queue may be late: one line for it */
 		log_warn("%s: I/O queue %u: command %#x is not answered after %s", ioq->ctrlr->name,
 			 ioq->qid, slot->sqe.opcode, duration_format(opts->io_timeout_ns, text));
@@ -396,7 +404,7 @@ static bool chan_retry(struct nvmf_chan *chan, struct io *io, struct nvmf_ioq *i
 		return false;
 	req->tries++;
 	req->is_sent = req->is_aborted = false;
-	ioq->retries++;
+	ioq_count(&ioq->retries);
 	if (req->serial != 0) {
 		msg_list_push(&chan->fenced, &io->msg); /* until a view comes */
 		return true;

@@ -539,6 +539,7 @@ static void ioq_free(struct nvmf_ioq *ioq)
 	while (has_mail(ioq))
 		task_yield();
 	ioq->ctrlr->stats.retries += ioq->retries;
+	ioq->ctrlr->stats.late += ioq->late;
 	free(ioq->dsm);
 	free(ioq);
 }

@@ -74,7 +74,8 @@ struct ctrlr_stats {
 	uint64_t attempts;   /* to reconnect, failed ones included */
 	uint64_t late_admin; /* admin commands that timed out */
 	uint64_t events;     /* asynchronous ones */
-	uint64_t retries;    /* requests of its channels that were sent again */
+	uint64_t retries;    /* requests of its channels that were sent again; so the next: */
+	uint64_t late;       /* commands that timed out. Both of queues that are gone */
 	uint64_t outage_ns;  /* sum of all times without connection */
 };
 
@@ -161,7 +162,7 @@ struct nvmf_ioq {
 	struct slot *aborting; /* the command that an Abort was sent for */
 	uint16_t abort_cid;
 	struct msg abort_msg;
-	uint64_t retries, late;
+	_Atomic uint64_t retries, late;       /* written here, read by the primary */
 	uint64_t late_ns;                     /* when the last one was found */
 	_Alignas(64) atomic_bool has_traffic; /* since the last keep alive tick */
 };

@@ -46,6 +46,7 @@
 #include "drivers/drivers.h"
 #include "drivers/identity.h"
 #include "drivers/nvmf/ctrlr.h"
+#include "drivers/nvmf/remote.h"
 
 /* ---- what is usable ----------------------------------------------------------------------- */
 
@@ -353,6 +354,31 @@ int head_rescan(struct device *dev, uint64_t *ret_nblocks, struct err *err)
 	if (result == 0)
 		*ret_nblocks = now.nblocks;
 	return result;
+}
+
+bool nvmf_remote_stats(const struct device *dev, struct nvmf_remote_stats *ret_stats)
+{
+	struct nvmf_remote_stats sum = {};
+	const struct nvmf_path *path;
+	const struct nvmf_ioq *ioq;
+
+	if (dev->driver != &driver_nvmf)
+		return false;
+	list_for_each (path, &head_of(dev)->paths, link) {
+		const struct ctrlr_stats *stats = &path->ctrlr->stats;
+
+		sum.lost += stats->lost;
+		sum.attempts += stats->attempts;
+		sum.outage_ns += stats->outage_ns;
+		sum.resent += stats->retries;
+		sum.late += stats->late + stats->late_admin;
+		list_for_each (ioq, &path->ctrlr->ioqs, link) {
+			sum.resent += atomic_load_explicit(&ioq->retries, memory_order_relaxed);
+			sum.late += atomic_load_explicit(&ioq->late, memory_order_relaxed);
+		}
+	}
+	*ret_stats = sum;
+	return true;
 }
 
 /* ---- coming ------------------------------------------------------------------------------- */

@@ -10,6 +10,7 @@
  *   admin.c    admin commands, events, keep alive              primary
  *   head.c     a namespace as a device, its paths              primary
  *   chan.c     requests to commands and back                   each reactor
+ *   fence.c    lost writes wait for the end of their first     primary
  *   discover.c what a discovery controller lists               tasks
  *
  * Three schemes mean the same. The original accepts nvmf+rdma+tcp, for which it connects by TCP
