@@ -412,7 +412,7 @@ ENGINE_TEST(nvmf_follows_size_and_presence)
 	CHECK_EQ(do_io(&o, IO_READ, 2 * 16384 - 1, 1, buf, 0), IO_OK);
 	CHECK_EQ(subsystem_remove_ns(rig.subsystem, 1, &err), 0);
 	CHECK(wait_event(DEVICE_FAILED));
-	CHECK_EQ(do_io(&o, IO_READ, 0, 1, buf, 0), IO_TRANSPORT);
+	CHECK_EQ(do_io(&o, IO_READ, 0, 1, buf, 0), IO_NO_DEVICE);
 	/* the same medium under the same number: the device works again */
 	CHECK_EQ(subsystem_add_ns(rig.subsystem, rig.back, 1, &nsid, &err), 0);
 	for (unsigned i = 0; i < 500 && do_io(&o, IO_READ, 0, 1, buf, 0) != IO_OK; i++)
@@ -436,7 +436,7 @@ ENGINE_TEST(nvmf_refuses_another_medium)
 	CHECK_EQ(subsystem_remove_ns(rig.subsystem, 1, &err), 0);
 	CHECK_EQ(subsystem_add_ns(rig.subsystem, other, 1, NULL, &err), 0);
 	CHECK(wait_event(DEVICE_FAILED));
-	CHECK_EQ(do_io(&o, IO_READ, 0, 1, buf, 0), IO_TRANSPORT);
+	CHECK_EQ(do_io(&o, IO_READ, 0, 1, buf, 0), IO_NO_DEVICE);
 	CHECK_STR(err.msg, "");
 	opened_close(&o);
 	rig_down();

@@ -226,8 +226,7 @@ static bool far_start(const struct scene *scene)
 	if (result == 0)
 		result = far_add_subsystem(&err);
 	if (result == 0)
-		far_wait_ns(
-			scene); /* before anybody can look: who finds none calls the device failed */
+		far_wait_ns(scene); /* first: who looks and finds none calls the device failed */
 	for (unsigned i = 0; result == 0 && i < pair.npaths; i++)
 		result = target_listen(pair.target, path_host[i], PAIR_PORT, &err);
 	if (result < 0)

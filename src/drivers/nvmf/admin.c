@@ -8,16 +8,17 @@
  * controller that does not answer its admin queue cannot be managed any more. So no waiting form
  * can hang, and no caller needs a timer.
  *
- * Keep alive (Base 2.0c, 3.9). A tick every half of the time-out. A tick that finds the last
- * command unanswered ends the connection, so a peer that was cut off is noticed within the time-out
- * even while nothing else is in flight. Where the controller counts any command (TBKAS) a tick
- * sends nothing if an answer arrived on an I/O queue since the last.
+ * Keep alive (Base 2.0c, 3.9). KEEP_ALIVE_TICKS ticks per time-out; a command that is unanswered
+ * after half of them ends the connection. Where the controller counts any command (TBKAS) a tick
+ * sends nothing if an answer arrived on an I/O queue since the last. So a peer that was cut off
+ * just behind a tick is seen with traffic by the next one, asked by the one after that, and given
+ * up two ticks later: within the time-out, and not before half of it.
  *
  * Events. AERS_MAX requests stand with the controller. An answer names a log page; reading it is
  * work for the controller's task, so the answer only kicks it, and the request goes out again at
- * once: the controller keeps that kind of event back until the page was read (Base 5.2). From one
- * that sends them without end they are taken at a pace: a request waits AER_PACE_MS when the event
- * before came within that time.
+ * once: the controller keeps that kind of event back until the page was read (Base 5.2). One that
+ * does not could keep us busy for ever, so after EVENTS_PER_S of them the request stays here for
+ * the rest of the second; what changed meanwhile is told then.
  *
  * Pass-through commands come from any reactor as messages and go back the same way. They may not
  * fill the queue: ADMIN_RESERVE slots are for ourselves. Commands that would take the controller
@@ -34,7 +35,8 @@
 
 enum {
 	ADMIN_RESERVE = 8,
-	AER_PACE_MS = 100,
+	EVENTS_PER_S = 32,
+	KEEP_ALIVE_TICKS = 4,     /* of a time-out */
 	VENDOR_FIRST = 0xc0,      /* of the admin opcodes (Base 5) */
 	ANA_GROUPS_ONLY = 1 << 0, /* RGO, in the log specific field (Base 5.16.1.13) */
 };
@@ -343,16 +345,35 @@ static void aer_again(struct timer *timer)
 {
 	struct nvmf_ctrlr *c = container_of(timer, struct nvmf_ctrlr, aer_timer);
 
-	for (unsigned i = 0; i < c->naers; i++) {
-		if (c->aer[i] == NULL)
+	for (unsigned i = 0; i < AERS_MAX; i++) {
+		if (c->aer_due >> i & 1)
 			aer_send(c, i);
 	}
+	c->aer_due = 0;
+}
+
+/* Count an event; true: no more of them in this second. */
+static bool aer_is_one_too_many(struct nvmf_ctrlr *c)
+{
+	const uint64_t now_ns = reactor_self()->now_ns;
+
+	if (now_ns - c->aer_second_ns >= NS_PER_S) {
+		c->aer_second_ns = now_ns;
+		c->aer_count = 0;
+	}
+	if (++c->aer_count < EVENTS_PER_S)
+		return false;
+	if (!c->aer_timer.is_armed) {
+		log_warn("%s: %u events within a second, hearing no more of them until it is over",
+			 c->name, c->aer_count);
+		timer_arm(reactor_self(), &c->aer_timer, c->aer_second_ns + NS_PER_S - now_ns);
+	}
+	return true;
 }
 
 static void aer_done(struct slot *slot)
 {
 	struct nvmf_ctrlr *c = slot->owner;
-	const uint64_t now_ns = reactor_self()->now_ns, last_ns = c->event_ns;
 	unsigned i = 0;
 
 	while (i < AERS_MAX && c->aer[i] != slot)
@@ -365,11 +386,10 @@ static void aer_done(struct slot *slot)
 	c->stats.events++;
 	log_debug("%s: event %#x", c->name, slot->dw0);
 	ctrlr_kick(c, aer_kicks(slot->dw0));
-	c->event_ns = now_ns;
-	if (last_ns == 0 || now_ns - last_ns >= AER_PACE_MS * NS_PER_MS)
+	if (aer_is_one_too_many(c))
+		c->aer_due |= 1u << i;
+	else
 		aer_send(c, i);
-	else if (!c->aer_timer.is_armed)
-		timer_arm(reactor_self(), &c->aer_timer, AER_PACE_MS * NS_PER_MS);
 }
 
 static void aer_send(struct nvmf_ctrlr *c, unsigned i)
@@ -414,7 +434,13 @@ static void keep_alive_send(struct nvmf_ctrlr *c)
 		return; /* full: answers will come or be late */
 	slot_fill(slot, NVME_ADMIN_KEEP_ALIVE, keep_alive_done, c);
 	c->has_keep_alive_out = true;
+	c->keep_alive_age = 0;
 	queue_send(slot);
+}
+
+static uint64_t keep_alive_tick_ns(const struct nvmf_ctrlr *c)
+{
+	return c->opts.kato_ms * NS_PER_MS / KEEP_ALIVE_TICKS;
 }
 
 static void keep_alive_tick(struct timer *timer)
@@ -423,32 +449,35 @@ static void keep_alive_tick(struct timer *timer)
 
 	if (queue_state(c->admin) != QUEUE_LIVE)
 		return;
-	if (c->has_keep_alive_out) {
+	if (c->has_keep_alive_out && ++c->keep_alive_age == KEEP_ALIVE_TICKS / 2) {
 		log_warn("%s: no answer to keep alive within %u ms, giving the connection up",
 			 c->name, c->opts.kato_ms / 2);
 		queue_disconnect(c->admin, -ETIMEDOUT);
 		return;
 	}
-	if (!has_traffic(c) || !c->info.has_tbkas)
+	if (!c->has_keep_alive_out && (!has_traffic(c) || !c->info.has_tbkas))
 		keep_alive_send(c);
-	timer_arm(reactor_self(), timer, c->opts.kato_ms * NS_PER_MS / 2);
+	timer_arm(reactor_self(), timer, keep_alive_tick_ns(c));
 }
 
 void ctrlr_events_start(struct nvmf_ctrlr *c)
 {
-	c->naers = MIN((unsigned)AERS_MAX, c->info.aerl + 1u);
+	unsigned count = MIN((unsigned)AERS_MAX, c->info.aerl + 1u);
+
+	for (unsigned i = 0; i < count; i++)
+		aer_send(c, i);
 	c->aer_timer.fn = aer_again;
-	aer_again(&c->aer_timer);
 	c->keep_alive.fn = keep_alive_tick;
 	if (c->opts.kato_ms > 0 && c->info.has_keep_alive)
-		timer_arm(reactor_self(), &c->keep_alive, c->opts.kato_ms * NS_PER_MS / 2);
+		timer_arm(reactor_self(), &c->keep_alive, keep_alive_tick_ns(c));
 }
 
 void ctrlr_events_stop(struct nvmf_ctrlr *c)
 {
 	timer_disarm(reactor_self(), &c->keep_alive);
-	timer_disarm(reactor_self(), &c->aer_timer);
 	timer_disarm(reactor_self(), &c->again);
+	timer_disarm(reactor_self(), &c->aer_timer);
+	c->aer_due = 0;
 	c->again_kicks = 0;
 }
 

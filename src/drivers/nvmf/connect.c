@@ -444,7 +444,7 @@ static void ioq_new_here(void *arg)
 	call->result = ioq_make(call->ioq, &call->ioq->q, call->err);
 }
 
-/* A queue that was made before the controller said how long it may be, or when it could be longer. */
+/* A queue that was made before the controller said how long it may be, or could be longer. */
 static int ioq_fit(struct nvmf_ioq *ioq, struct err *err)
 {
 	struct queue *q;

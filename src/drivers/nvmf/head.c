@@ -18,7 +18,8 @@
  * and every channel is sent it. Without a usable path I/O is held in the channels, until one is
  * back, or
  *   - all controllers were given up, or none has the namespace any more: DEVICE_FAILED is
- *     announced and I/O fails; should the namespace return, the device works again;
+ *     announced and I/O fails, without a device where a target says so, else for want of a path;
+ *     should the namespace return, the device works again;
  *   - fast_io_fail has passed since the last path went (without that parameter: ctrl_loss; with
  *     ctrl_loss=0 the time a controller may take to change its ANA state): I/O fails, and works
  *     again once a path is back;
@@ -93,9 +94,25 @@ static unsigned head_choose(const struct nvmf_head *head, const struct nvmf_path
 	return n;
 }
 
+/* Is a target there that says it does not have the namespace, or has another in its place? */
+static bool head_is_denied(const struct nvmf_head *head)
+{
+	const struct nvmf_path *path;
+
+	list_for_each (path, &head->paths, link) {
+		if (path->ctrlr->state == CTRLR_LIVE && (path->is_gone || path->is_foreign))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * A namespace that was taken away is no trouble of a path: a host that it is exported to again
+ * would try its only path for ever.
+ */
 static uint16_t head_fail_status(const struct nvmf_head *head)
 {
-	if (head->is_removed)
+	if (head->is_removed || (head_is_lost(head) && head_is_denied(head)))
 		return IO_NO_DEVICE;
 	return head->is_failing || head_is_lost(head) ? IO_TRANSPORT : IO_OK;
 }
@@ -313,6 +330,9 @@ int path_rescan(struct nvmf_path *path, struct err *err)
 	struct err why = {};
 	int result = ctrlr_read_ns(path->ctrlr, path->ns.nsid, &now, &why);
 
+	/* An answer that was long under way may be older than what another path said since. */
+	if (result == 0 && now.nblocks != path->head->dev.nblocks)
+		result = ctrlr_read_ns(path->ctrlr, path->ns.nsid, &now, &why);
 	if (result == -ENODEV) {
 		path_set_gone(path, true);
 		return 0;
@@ -802,8 +822,8 @@ int head_create(struct uri *uri, struct device **ret_dev, struct err *err)
 	is_ours = result < 0 && !dev->is_removed && head_leave(dev, uri->text) != 0 &&
 		  !dev->is_removed;
 	device_unpin(dev);
-	if (is_ours)
-		(void)device_remove(dev, NULL);
+	if (is_ours && device_remove(dev, NULL) < 0)
+		log_warn("%s stays, somebody else removes it", name);
 	if (result == 0)
 		*ret_dev = dev;
 	return result;

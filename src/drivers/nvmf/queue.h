@@ -141,9 +141,9 @@ void queue_free(struct queue *q);
 /* From IDLE. up() or down() will be called. Negative errno: it did not even start. */
 int queue_connect(struct queue *q, const struct queue_target *target, struct err *err) WARN_UNUSED;
 /* Abort the connection (RST, so that nothing of ours is still delivered). down(@reason) will be
- * called from the loop, after the slots. In IDLE: nothing happens. With -ESHUTDOWN a LIVE queue that
- * owes nothing (no command, on an admin queue none that waits to be sent) is closed instead (FIN):
- * a target logs a reset as trouble. */
+ * called from the loop, after the slots. In IDLE: nothing happens. With -ESHUTDOWN a LIVE queue
+ * that owes nothing (no command; on an admin queue none that waits to be sent) is closed instead
+ * (FIN): a target logs a reset as trouble. */
 void queue_disconnect(struct queue *q, int reason);
 
 enum queue_state queue_state(const struct queue *q);
