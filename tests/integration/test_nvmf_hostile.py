@@ -8,6 +8,7 @@ process has not grown and ends well, which under sanitizers is more than a matte
 """
 
 import json
+import socket
 import struct
 import subprocess
 import threading
@@ -64,8 +65,11 @@ class Logged(Ashlar):
         self.started.append(process)
         return process
 
+    def said_all(self):
+        return (self.dir / "log").read_text(errors="replace")
+
     def said(self):
-        return (self.dir / "log").read_text(errors="replace")[-4000:]
+        return self.said_all()[-4000:]
 
 
 @pytest.fixture(scope="module")
@@ -258,6 +262,8 @@ PAGES_REFUSED = {
     "run over their page": [patched("identify-3", *[(at, "<BB", 0x77, 255)
                                                     for at in range(0, 4094, 259)])],
     "identifier of 255 bytes": [patched("identify-3", (0, "<BB", 2, 255))],
+    "(MDTS, LBADS)": [patched("identify-1", (77, "<B", 1)),
+                      patched("identify-0", (130, "<B", 16))],
     "two different": [patched("identify-3", (0, "<BBxx16s", 2, 16, b"another one....."))],
     "groups": [patched("log-12", (8, "<H", 65535))],
     "runs over its end": [patched("log-12", (20, "<I", 0xFFFFFFFF))],
@@ -318,6 +324,38 @@ def test_a_controller_that_is_never_ready(good, fake, lie, says):
                                                                           "authentication")])
 def test_a_controller_that_wants_authentication(good, fake, word, says):
     refused(good, fake({"connect-admin": dword(word)}), says)
+
+
+def lose_connections(target):
+    for sock in list(target.socks):
+        try:
+            sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+
+
+@pytest.mark.parametrize("step", ["identify-0", "identify-3"])
+def test_an_error_of_the_moment_is_no_verdict(good, fake, step):
+    """A namespace that cannot be identified after a loss is neither used unchecked nor gone."""
+    target = fake({})
+    nsid = added(good, target)
+    said = len(good.ashlar.said_all())
+    left = [2]
+
+    def moody(peer, cmd):
+        left[0] -= 1
+        if left[0] >= 0:
+            peer.send(peer.resp(cmd.cid, 6))  # internal error
+        else:
+            peer.honest(cmd)
+
+    target.lies = {step: moody}
+    lose_connections(target)
+    with Host(good.port, NQN) as host:
+        assert host.queue(1).read(nsid, 0, 1) == bytes(BLOCK)
+    assert left[0] < 0
+    assert "no way leads to it" not in good.ashlar.said_all()[said:]
+    remove(good, nsid)
 
 
 # ---- while it works
