@@ -419,6 +419,23 @@ def test_floods_under_io(good, fake, step, start):
     all_end_badly(good, fake, {name: {step: floods(lie)} for name, lie in FLOODS.items()}, start)
 
 
+def test_lost_writes_that_nobody_ends(good, fake):
+    """The target says that it can tell when nothing of a lost connection is left, and never does."""
+    page, patch = patched("identify-1", (135, "<BQ", 1, 7), (1807, "<B", 4))
+    target = fake({page: patch, "cross-reset": lambda peer, cmd: None})
+    nsid = added(good, target)
+    target.lies["write"] = hang_up
+    with Host(good.port, NQN) as host:
+        q = host.queue(1)
+        q.sock.settimeout(2 * IO_MAX_S)
+        began = time.monotonic()
+        with pytest.raises(NvmeError):
+            q.write(nsid, 0, bytes(BLOCK))
+        assert time.monotonic() - began < IO_MAX_S
+    assert "cross-reset" in target.seen
+    remove(good, nsid)
+
+
 def test_no_io_queue(good, fake):
     """Admin commands are served, but no I/O queue ever comes: I/O fails after ctrl_loss."""
     lies = (silence, drip, hang_up, reset)

@@ -141,6 +141,8 @@ static void chan_unfence(struct nvmf_chan *chan)
 	struct msg *msg;
 
 	chan->fenced = (struct msg_list){};
+	if (list.head == NULL)
+		return;
 	while ((msg = msg_list_pop(&list)) != NULL) {
 		struct io *io = container_of(msg, struct io, msg);
 
@@ -153,6 +155,36 @@ static void chan_unfence(struct nvmf_chan *chan)
 			msg_list_push(&chan->waiting, msg);
 		}
 	}
+	if (chan->fenced.head == NULL)
+		timer_disarm(chan->ch.reactor, &chan->fence_timer);
+}
+
+/* The target never said that nothing is left of them. Theirs is the end that nobody knows. */
+static void chan_fence_due(struct timer *timer)
+{
+	struct nvmf_chan *chan = container_of(timer, struct nvmf_chan, fence_timer);
+	struct msg_list list = chan->fenced;
+	struct msg *msg;
+
+	chan->fenced = (struct msg_list){};
+	if (list.head != NULL)
+		log_warn("%s: the target does not say what became of lost writes, they fail",
+			 chan->ch.dev->name);
+	while ((msg = msg_list_pop(&list)) != NULL)
+		io_complete(container_of(msg, struct io, msg), IO_TRANSPORT);
+}
+
+/* Until a view comes that tells; not for longer than a controller may be lost. */
+static void chan_hold_fenced(struct nvmf_chan *chan, struct io *io)
+{
+	const struct nvmf_opts *opts = &chan->head->opts;
+
+	msg_list_push(&chan->fenced, &io->msg);
+	if (chan->fence_timer.is_armed)
+		return;
+	chan->fence_timer.fn = chan_fence_due;
+	timer_arm(chan->ch.reactor, &chan->fence_timer,
+		  MAX(opts->ctrl_loss_ns, opts->io_timeout_ns));
 }
 
 static void chan_hold(struct nvmf_chan *chan, struct io *io)
@@ -406,7 +438,7 @@ static bool chan_retry(struct nvmf_chan *chan, struct io *io, struct nvmf_ioq *i
 	req->is_sent = req->is_aborted = false;
 	ioq_count(&ioq->retries);
 	if (req->serial != 0) {
-		msg_list_push(&chan->fenced, &io->msg); /* until a view comes */
+		chan_hold_fenced(chan, io);
 		return true;
 	}
 	if (is_path_error(status)) {
@@ -880,6 +912,7 @@ static void chan_close_here(void *arg)
 
 	assert(chan->waiting.head == NULL && chan->later.head == NULL && chan->fenced.head == NULL);
 	timer_disarm(chan->ch.reactor, &chan->later_timer);
+	timer_disarm(chan->ch.reactor, &chan->fence_timer);
 	list_del(&chan->room);
 }
 

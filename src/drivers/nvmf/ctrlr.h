@@ -338,7 +338,7 @@ struct nvmf_chan {
 	struct list room;       /* in an ioq's waiters */
 	struct msg_list later;  /* for a retry after a while */
 	struct msg_list fenced; /* lost writes whose association may still act */
-	struct timer later_timer;
+	struct timer later_timer, fence_timer;
 
 	/* primary */
 	struct nvmf_head *head;

@@ -53,6 +53,8 @@
 #include "drivers/nvmf/queue_internal.h"
 #include "reactor/mem.h"
 
+#define STALL_NS 1000000000ull /* a timer that is so late was not kept waiting by work */
+
 /* ---- the hub -------------------------------------------------------------------------------- */
 
 static struct hub *hubs[REACTORS_MAX]; /* each touched by its own reactor only */
@@ -334,12 +336,30 @@ struct slot *queue_next_inflight(struct queue *q, struct slot *prev)
 
 /* ---- late ----------------------------------------------------------------------------------- */
 
+/*
+ * When we look much later than we meant to, it was we who stood still (stopped, or without a
+ * processor), and the answers may lie in the socket, more than one turn takes. The commands get the
+ * time back, and a while to be read.
+ */
+static void queue_forgive(struct queue *q, uint64_t behind_ns)
+{
+	struct slot *slot = NULL;
+
+	if (behind_ns < STALL_NS)
+		return;
+	while ((slot = queue_next_inflight(q, slot)) != NULL) {
+		if (slot->due_ns != UINT64_MAX)
+			slot->due_ns += behind_ns + STALL_NS;
+	}
+}
+
 static void queue_look_late(struct timer *timer)
 {
 	struct queue *q = container_of(timer, struct queue, late);
 	uint64_t now_ns = q->hub->reactor->now_ns, next_ns = UINT64_MAX;
 	struct slot *slot = NULL;
 
+	queue_forgive(q, now_ns - q->late_due_ns);
 	q->late_due_ns = UINT64_MAX;
 	while ((slot = queue_next_inflight(q, slot)) != NULL && queue_is_open(q)) {
 		if (slot->due_ns <= now_ns) {

@@ -680,6 +680,25 @@ TEST(late_commands_are_told_again_and_again)
 	finish();
 }
 
+/* Who was stopped for a minute blames nobody for what he did not look at. */
+TEST(late_is_not_what_we_slept_through)
+{
+	struct op op;
+
+	begin();
+	go_live();
+	op_start(&op, NVME_IO_FLUSH, 0);
+	fake_turns(1);
+	fake_pass(60ull * SECOND);
+	CHECK_EQ(user.nlate, 0);
+	fake_pass(SECOND);
+	CHECK_EQ(user.nlate, 1);
+	give_resp(op.cid, 0, 0);
+	fake_turns(1);
+	CHECK_EQ(op.ndone, 1);
+	finish();
+}
+
 TEST(order_of_sending_is_kept)
 {
 	struct op op[5];
