@@ -420,7 +420,7 @@ def test_floods_under_io(good, fake, step, start):
 
 
 def test_lost_writes_that_nobody_ends(good, fake):
-    """The target says that it can tell when nothing of a lost connection is left, and never does."""
+    """The target claims to tell when nothing of a lost connection is left, and never does."""
     page, patch = patched("identify-1", (135, "<BQ", 1, 7), (1807, "<B", 4))
     target = fake({page: patch, "cross-reset": lambda peer, cmd: None})
     nsid = added(good, target)
