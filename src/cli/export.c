@@ -44,6 +44,9 @@ enum {
 
 static const char *const poll_names[] = { "adaptive", "always", NULL };
 
+static const char *const ana_names[] = { "optimized",       "non-optimized", "inaccessible",
+					 "persistent-loss", "change",        NULL };
+
 static const struct opt export_options[] = {
 	{ "listen", "ADDR:PORT",
 	  "where to listen (127.0.0.1:4420); [::1]:4420 for IPv6,\n"
@@ -53,6 +56,24 @@ static const struct opt export_options[] = {
 	  OPT_TEXT, FIELD(nqn) },
 	{ "allow-host", "NQN", "only this host may connect; may be given several times", OPT_LIST,
 	  FIELD(hosts) },
+	{ "ana", NULL, "tell hosts what each path is good for (ANA), and when it changes", OPT_FLAG,
+	  FIELD(ana) },
+	{ "ana-state", "STATE",
+	  "of all paths at first: optimized (default), non-optimized,\n"
+	  "inaccessible, persistent-loss or change",
+	  OPT_CHOICE, FIELD(ana_state), .choices = ana_names },
+	{ "cntlid-range", "MIN-MAX",
+	  "controller ids to hand out (1-65519); exports of one volume\n"
+	  "under one name must not overlap",
+	  OPT_TEXT, FIELD(cntlid_range) },
+	{ "crdt", "N[,N,N]",
+	  "delays that hosts keep before they retry, units of 100 ms,\n"
+	  "up to 100 (0: none)",
+	  OPT_TEXT, FIELD(crdt) },
+	{ "limit", "NAME=VALUE",
+	  "connections, connections-per-host, connections-per-subsystem,\n"
+	  "hosts, memory, connect-time, idle-time; see ashlar-export(1)",
+	  OPT_LIST, FIELD(limits) },
 	{ "cores", "MASK", "one reactor per bit, pinned (one, not pinned)", OPT_MASK,
 	  FIELD(cores) },
 	{ "poll", "MODE", "adaptive (default), or always: never sleep", OPT_CHOICE, FIELD(poll),
@@ -133,8 +154,16 @@ static int nqn_check(const char *option, const char *nqn, struct err *err)
 
 static int export_check_opts(const struct export_opts *opts, struct err *err)
 {
+	struct subsystem_opts subsystem = {};
+	struct target_opts target;
 	struct endpoint ep;
 	int rc = opts->nqn != NULL ? nqn_check("nqn", opts->nqn, err) : 0;
+
+	target_opts_init(&target);
+	if (rc == 0)
+		rc = access_target_opts(opts, &target, err);
+	if (rc == 0)
+		rc = access_subsystem_opts(opts, &subsystem, err);
 
 	for (unsigned i = 0; rc == 0 && i < opts->hosts.count; i++)
 		rc = nqn_check("allow-host", opts->hosts.items[i], err);
@@ -380,17 +409,21 @@ char *export_stats(struct export *e)
 
 	export_lock(e);
 	target_stats(e->target, &s);
-	object = json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:o}",
-			   "nqn", subsystem_nqn(e->subsystem), "controllers",
-			   (json_int_t)subsystem_controller_count(e->subsystem), "connections",
-			   (json_int_t)s.conns, "accepted", (json_int_t)s.conns_accepted, "refused",
-			   (json_int_t)s.conns_refused, "terminated",
-			   (json_int_t)s.conns_terminated, "connect_timeouts",
-			   (json_int_t)s.connect_timeouts, "keep_alive_timeouts",
-			   (json_int_t)s.keep_alive_timeouts, "commands", (json_int_t)s.commands,
-			   "buffer_waits", (json_int_t)s.buffer_waits, "digest_errors",
-			   (json_int_t)s.digest_errors, "paused", e->paused > 0, "namespaces",
-			   json_namespaces(e, true));
+	object = json_pack(
+		"{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, "
+		"s:I, s:I, s:b, s:o}",
+		"nqn", subsystem_nqn(e->subsystem), "controllers",
+		(json_int_t)subsystem_controller_count(e->subsystem), "connections",
+		(json_int_t)s.conns, "accepted", (json_int_t)s.conns_accepted, "refused",
+		(json_int_t)s.conns_refused, "terminated", (json_int_t)s.conns_terminated,
+		"connect_timeouts", (json_int_t)s.connect_timeouts, "keep_alive_timeouts",
+		(json_int_t)s.keep_alive_timeouts, "idle_timeouts", (json_int_t)s.idle_timeouts,
+		"connects_refused", (json_int_t)s.connects_refused, "connection_bytes",
+		(json_int_t)s.conn_memory, "connection_bytes_peak", (json_int_t)s.conn_memory_peak,
+		"connection_bytes_each", (json_int_t)s.conn_memory_each, "commands",
+		(json_int_t)s.commands, "buffer_waits", (json_int_t)s.buffer_waits, "digest_errors",
+		(json_int_t)s.digest_errors, "paused", e->paused > 0, "namespaces",
+		json_namespaces(e, true));
 	text = json_line(object);
 	task_mutex_unlock(&e->lock);
 	return text;
@@ -413,7 +446,9 @@ static int export_add_subsystem(struct export *e, const struct device *first, st
 		(void)snprintf(nqn, sizeof(nqn), NQN_PREFIX "%s", first->name);
 		opts.nqn = nqn;
 	}
-	rc = subsystem_add(e->target, &opts, &e->subsystem, err);
+	rc = access_subsystem_opts(&e->opts, &opts, err);
+	if (rc == 0)
+		rc = subsystem_add(e->target, &opts, &e->subsystem, err);
 	if (rc != 0 && e->opts.nqn == NULL)
 		(void)err_hint(err, "give it a name with --nqn");
 	return rc;
@@ -429,7 +464,9 @@ static int export_open(struct export *e, struct err *err)
 	int rc;
 
 	target_opts_init(&opts);
-	rc = device_create(first_uri, &first, err);
+	rc = access_target_opts(&e->opts, &opts, err);
+	if (rc == 0)
+		rc = device_create(first_uri, &first, err);
 	if (rc == 0)
 		rc = target_start(&opts, &e->target, err);
 	if (rc == 0)

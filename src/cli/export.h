@@ -3,6 +3,7 @@
  * export.h - what the parts of `ashlar export` share.
  *
  *   export.c          options; the task that opens, serves, waits, stops; the operations
+ *   export_access.c   hosts, controllers, paths, limits: options and operations
  *   export_control.c  the unix socket and its lines
  *
  * Thread: operations (export_*) run in tasks, one at a time (export.lock). The control thread is a
@@ -32,10 +33,11 @@ struct export_ns {
 struct control;
 
 struct export_opts {
-	struct opt_list listen, hosts, inject;
-	const char *nqn, *control, *port_file;
+	struct opt_list listen, hosts, inject, limits;
+	const char *nqn, *control, *port_file, *cntlid_range, *crdt;
 	uint64_t cores;
-	unsigned poll;
+	unsigned poll, ana_state;
+	bool ana;
 };
 
 struct export
@@ -63,6 +65,27 @@ int export_resume(struct export *e, struct err *err) MAY_SUSPEND WARN_UNUSED;
 /* One line of JSON, to be freed; NULL when memory is short. */
 char *export_stats(struct export *e) MAY_SUSPEND;
 char *export_list(struct export *e) MAY_SUSPEND;
+
+/* ---- export_access.c ------------------------------------------------------------------------- */
+
+/* Options into what target and subsystem want; defaults must be there. */
+int access_target_opts(const struct export_opts *o, struct target_opts *opts,
+		       struct err *err) WARN_UNUSED;
+int access_subsystem_opts(const struct export_opts *o, struct subsystem_opts *opts,
+			  struct err *err) WARN_UNUSED;
+
+/* @arg: "STATE", or "STATE LISTENER" by address or number. */
+int export_ana(struct export *e, const char *arg, struct err *err) MAY_SUSPEND WARN_UNUSED;
+/* @nqn "any": any host. */
+int export_host_add(struct export *e, const char *nqn, struct err *err) MAY_SUSPEND WARN_UNUSED;
+int export_host_del(struct export *e, const char *nqn, struct err *err) MAY_SUSPEND WARN_UNUSED;
+/* @arg: NQN or controller id, and "force". */
+int export_disconnect(struct export *e, const char *arg, unsigned *ret_count,
+		      struct err *err) MAY_SUSPEND WARN_UNUSED;
+/* One line of JSON, to be freed; NULL when memory is short. */
+char *export_paths(struct export *e);
+char *export_hosts(struct export *e);
+char *export_controllers(struct export *e);
 
 /* ---- the control socket ---------------------------------------------------------------------- */
 

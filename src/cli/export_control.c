@@ -3,7 +3,8 @@
  * export_control.c - lines in, answers out, over a unix socket: what a running export can be told.
  *
  *	add URI  |  remove NSID  |  list  |  rescan  |  pause  |  resume  |  stats
- *	inject URI  |  uninject URI  |  help
+ *	ana [STATE [LISTENER]]  |  hosts  |  host-add NQN  |  host-del NQN  |  controllers
+ *	disconnect NQN|CNTLID [force]  |  inject URI  |  uninject URI  |  help
  *
  * Each line is answered by one line that begins with "ok" or "error", in order. The socket is made
  * for its owner only (mode 0600): who may open it may do all of that. A file that is left over from
@@ -68,7 +69,7 @@ struct request {
 
 struct command {
 	const char *name;
-	const char *arg; /* for the help; NULL: takes none */
+	const char *arg; /* for the help; in brackets: may be left out; NULL: takes none */
 	const char *help;
 	int (*run)(struct request *req, struct err *err);
 };
@@ -136,6 +137,47 @@ static int run_resume(struct request *req, struct err *err)
 	return export_resume(req->e, err);
 }
 
+static int say_json(struct request *req, char *text, struct err *err)
+{
+	req->text = text;
+	return text != NULL ? 0 : err_set(err, -ENOMEM, "no memory for the answer");
+}
+
+static int run_ana(struct request *req, struct err *err)
+{
+	if (req->arg == NULL)
+		return say_json(req, export_paths(req->e), err);
+	return export_ana(req->e, req->arg, err);
+}
+
+static int run_hosts(struct request *req, struct err *err)
+{
+	return say_json(req, export_hosts(req->e), err);
+}
+
+static int run_host_add(struct request *req, struct err *err)
+{
+	return export_host_add(req->e, req->arg, err);
+}
+
+static int run_host_del(struct request *req, struct err *err)
+{
+	return export_host_del(req->e, req->arg, err);
+}
+
+static int run_controllers(struct request *req, struct err *err)
+{
+	return say_json(req, export_controllers(req->e), err);
+}
+
+static int run_disconnect(struct request *req, struct err *err)
+{
+	unsigned count = 0;
+	int rc = export_disconnect(req->e, req->arg, &count, err);
+
+	return rc != 0 ? rc : say(req, err, "controllers=%u", count);
+}
+
 static int run_inject(struct request *req, struct err *err)
 {
 	return fault_add(req->arg, err);
@@ -156,6 +198,12 @@ static const struct command commands[] = {
 	{ "pause", NULL, "hold new I/O, wait for what is in flight", run_pause },
 	{ "resume", NULL, "let it go on", run_resume },
 	{ "stats", NULL, "counters of target and devices, as JSON", run_stats },
+	{ "ana", "[STATE [LISTENER]]", "what paths are good for: show or set", run_ana },
+	{ "hosts", NULL, "who may connect, as JSON", run_hosts },
+	{ "host-add", "NQN", "let a host in; any: every one", run_host_add },
+	{ "host-del", "NQN", "shut a host out, at once", run_host_del },
+	{ "controllers", NULL, "connected hosts, as JSON", run_controllers },
+	{ "disconnect", "NQN|CNTLID [force]", "end a host's controllers, or one", run_disconnect },
 	{ "inject", "URI", "arm a fault: inject://DEVICE?...", run_inject },
 	{ "uninject", "URI", "disarm it by the same text", run_uninject },
 	{ "help", NULL, "this list", run_help },
@@ -163,7 +211,7 @@ static const struct command commands[] = {
 
 static int run_help(struct request *req, struct err *err)
 {
-	char all[1024] = "";
+	char all[2048] = "";
 	size_t used = 0;
 
 	for (size_t i = 0; i < ARRAY_LEN(commands) && used < sizeof(all); i++)
@@ -198,7 +246,7 @@ static int request_parse(struct request *req, char *line, struct err *err)
 	}
 	if (req->command == NULL)
 		return err_set(err, -EINVAL, "unknown command '%s'; 'help' lists them", line);
-	if (req->command->arg != NULL && req->arg == NULL)
+	if (req->command->arg != NULL && req->command->arg[0] != '[' && req->arg == NULL)
 		return err_set(err, -EINVAL, "%s needs an argument: %s %s", line, line,
 			       req->command->arg);
 	if (req->command->arg == NULL && req->arg != NULL)

@@ -51,8 +51,9 @@ enum device_event_type {
 	DEVICE_REMOVED,          /* close it: nothing will succeed any more */
 	DEVICE_LOOPBACK_REMOVED, /* the alias it was opened through is gone */
 	DEVICE_RESIZED,
-	DEVICE_FAILED, /* the driver gave up on it (admin queue, controller, ...) */
-	DEVICE_MEDIA,  /* media management: something about the medium changed */
+	DEVICE_FAILED,      /* the driver gave up on it (admin queue, controller, ...) */
+	DEVICE_MEDIA,       /* media management: something about the medium changed */
+	DEVICE_RESERVATION, /* a remote namespace's reservation changed hands */
 	DEVICE_EVENT_COUNT_,
 };
 

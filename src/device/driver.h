@@ -36,6 +36,14 @@ struct driver {
 
 	/* Optional. Read the size again after the backing store changed; sets *ret_nblocks. */
 	int (*rescan)(struct device *dev, uint64_t *ret_nblocks, struct err *err);
+	/*
+	 * Optional. @uri, one of the device's aliases, is being destroyed. 0: it was a part only (a
+	 * path), and is gone now; the device stays. 1: it is all there is, remove the device.
+	 */
+	int (*leave)(struct device *dev, const char *uri);
+	/* Optional. The device was removed, openers are about to be told: end what is held below
+	 * the gate, for they wait for it. */
+	void (*removing)(struct device *dev);
 	/* Optional. After device_resize() swapped the size, e.g. to move memory. Quiesced. */
 	int (*resized)(struct device *dev, uint64_t old_nblocks, struct err *err);
 };

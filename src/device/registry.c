@@ -13,7 +13,8 @@
  *   1. A name is taken from device_register() until driver.destroy() was called, so a name never
  *      means two devices, not even while one is dying.
  *   2. A removed device accepts no new openings.
- *   3. An alias whose driver is not the device's own (loopback) only gives up the alias.
+ *   3. An alias whose driver is not the device's own (loopback) only gives up the alias, and one
+ *      that the driver calls a part (a path of several) only the part.
  *
  * Events are delivered in the announcing task, to each opening of the device in the order of
  * opening; a listener must not suspend there, it spawns a task or posts a message.
@@ -307,6 +308,8 @@ int device_remove(struct device *dev, struct err *err)
 		return err_set(err, -EALREADY, "%s is being removed", dev->name);
 	dev->is_removed = true;
 	device_gate_all(dev, GATE_REMOVED);
+	if (dev->driver->removing != NULL)
+		dev->driver->removing(dev);
 	device_announce(dev, DEVICE_REMOVED);
 	if (!list_empty(&dev->descs) || dev->pins > 0)
 		task_event_wait(&dev->closed);
@@ -341,6 +344,7 @@ int device_destroy(const char *text, struct err *err)
 {
 	const struct alias *alias;
 	struct device *dev = device_find_uri(text, &alias);
+	bool is_part;
 
 	if (dev == NULL)
 		return err_set(err, -ENOENT, "no device was made from '%s'", text);
@@ -348,6 +352,16 @@ int device_destroy(const char *text, struct err *err)
 		(void)device_alias_remove(dev, text);
 		device_announce(dev, DEVICE_LOOPBACK_REMOVED);
 		return 0;
+	}
+	if (alias != NULL && dev->driver->leave != NULL && !dev->is_removed) {
+		/* pinned: it suspends, and the device may be removed meanwhile */
+		device_pin(dev);
+		is_part = dev->driver->leave(dev, text) == 0;
+		if (is_part)
+			(void)device_alias_remove(dev, text);
+		device_unpin(dev);
+		if (is_part)
+			return 0;
 	}
 	return device_remove(dev, err);
 }

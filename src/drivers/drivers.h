@@ -11,6 +11,7 @@ extern const struct driver driver_aio;
 extern const struct driver driver_loopback;
 extern const struct driver driver_malloc;
 extern const struct driver driver_null;
+extern const struct driver driver_nvmf;
 extern const struct driver driver_passthru;
 extern const struct driver driver_uring;
 

@@ -44,6 +44,8 @@ struct stream_ops {
 	void (*arm)(struct stream *stream, unsigned want);
 	/* Any armed readiness is cancelled; @stream is freed once the kernel has let go of it. */
 	void (*close)(struct stream *stream);
+	/* The same at once and for good: what the peer has not got yet is thrown away. */
+	void (*abort)(struct stream *stream);
 };
 
 struct listener;
@@ -97,6 +99,12 @@ static inline void stream_arm(struct stream *s, unsigned want)
 static inline void stream_close(struct stream *s)
 {
 	s->ops->close(s);
+}
+
+/* Close so that nothing that still waits here is delivered: the peer sees a reset (TCP: RST). */
+static inline void stream_abort(struct stream *s)
+{
+	s->ops->abort(s);
 }
 
 #endif

@@ -211,18 +211,39 @@ static void tcp_cancel(struct tcp_stream *t, struct tcp_arm *arm)
 	sqe->user_data = 0;
 }
 
+static void tcp_end(struct tcp_stream *t)
+{
+	assert(t->stream.reactor == NULL || t->stream.reactor == reactor_self());
+	t->is_closed = true;
+	tcp_cancel(t, &t->in);
+	tcp_cancel(t, &t->out);
+	(void)close(t->fd);
+	t->fd = -1;
+	tcp_release(t);
+}
+
 static void tcp_close(struct stream *stream)
 {
 	struct tcp_stream *t = tcp_stream_of(stream);
 
-	assert(stream->reactor == NULL || stream->reactor == reactor_self());
-	t->is_closed = true;
-	tcp_cancel(t, &t->in);
-	tcp_cancel(t, &t->out);
 	(void)shutdown(t->fd, SHUT_RDWR);
-	(void)close(t->fd);
-	t->fd = -1;
-	tcp_release(t);
+	tcp_end(t);
+}
+
+/*
+ * Connecting a connected socket to no address dissolves the connection at once: what was queued is
+ * dropped and the peer gets a reset. Closing with a linger time of zero would do the same, but only
+ * when the last reference goes, and a poll request in the ring holds one.
+ */
+static void tcp_abort(struct stream *stream)
+{
+	struct tcp_stream *t = tcp_stream_of(stream);
+	struct linger linger = { .l_onoff = 1 };
+	struct sockaddr nobody = { .sa_family = AF_UNSPEC };
+
+	(void)setsockopt(t->fd, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger));
+	(void)connect(t->fd, &nobody, sizeof(nobody));
+	tcp_end(t);
 }
 
 static const struct stream_ops tcp_ops = {
@@ -231,6 +252,7 @@ static const struct stream_ops tcp_ops = {
 	.attach = tcp_attach,
 	.arm = tcp_arm,
 	.close = tcp_close,
+	.abort = tcp_abort,
 };
 
 static void tcp_set_option(int fd, int level, int name, int value)

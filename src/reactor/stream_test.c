@@ -583,10 +583,12 @@ static void end_fill_up(void *arg)
 	struct end *end = arg;
 	char byte[512] = {};
 	struct iovec iov = { .iov_base = byte, .iov_len = sizeof(byte) };
+	ssize_t n;
 
 	end_attach(end);
-	while (stream_send(end->stream, &iov, 1) > 0)
-		;
+
+	while ((n = stream_send(end->stream, &iov, 1)) > 0)
+		end->sent += (uint64_t)n;
 	stream_arm(end->stream, STREAM_IN | STREAM_OUT);
 }
 
@@ -636,6 +638,78 @@ TEST(stream_closed_while_armed_is_silent)
 	stop(0);
 	for (int i = 0; i < QUIET; i++)
 		end_done(&ends[i]);
+}
+
+static void quiet_abort_one(struct end *end)
+{
+	stream_abort(end->stream);
+	end->is_closed = true;
+	end->stream = NULL;
+}
+
+static void quiet_abort(void *arg)
+{
+	struct end *ends = arg;
+
+	for (int i = 0; i < QUIET; i++)
+		quiet_abort_one(&ends[i]);
+}
+
+TEST(stream_aborted_delivers_nothing_more)
+{
+	struct server server = {};
+	struct end ends[QUIET];
+	int fd[QUIET];
+	static char buf[1 << 16];
+
+	if (!start() || !server_start(&server))
+		return;
+	quiet_ends(&server, ends, fd, false);
+	on(other(), quiet_abort, ends);
+	for (int i = 0; i < QUIET; i++) {
+		uint64_t got = 0;
+		ssize_t n;
+
+		while ((n = recv(fd[i], buf, sizeof(buf), 0)) > 0)
+			got += (uint64_t)n;
+		CHECK_EQ(n, -1);
+		CHECK_EQ(errno, ECONNRESET);
+		CHECK(got < ends[i].sent); /* what did not fit into its window stayed here */
+		(void)close(fd[i]);
+		CHECK_EQ(atomic_load(&ends[i].nready), 0);
+	}
+	server_stop(&server);
+	stop(0);
+	for (int i = 0; i < QUIET; i++)
+		end_done(&ends[i]);
+}
+
+static void end_abort_connecting(void *arg)
+{
+	struct end *end = arg;
+
+	end->result = net_get()->connect(end->host, end->port, &end->stream, &end->err);
+	if (!CHECK_EQ(end->result, 0))
+		return;
+	end_attach(end);
+	stream_arm(end->stream, STREAM_OUT);
+	quiet_abort_one(end);
+}
+
+TEST(stream_may_be_aborted_while_it_connects)
+{
+	struct server server = {};
+	struct end end;
+
+	if (!start() || !server_start(&server))
+		return;
+	end_init(&end, 0, 0, &server);
+	on(other(), end_abort_connecting, &end);
+	on(0, accepted_drop, &server);
+	server_stop(&server);
+	stop(0);
+	CHECK_EQ(atomic_load(&end.nready), 0);
+	end_done(&end);
 }
 
 /* The peer's reset completes both polls at once; the first ready() closes. */

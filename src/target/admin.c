@@ -75,6 +75,10 @@ static uint32_t feature_value(const struct ctrlr *ctrlr, struct cmd *cmd, uint8_
 	case NVME_FEAT_KEEP_ALIVE:
 		*ret_changeable = true;
 		return ctrlr->kato_ms;
+	case NVME_FEAT_HOST_BEHAVIOR:
+		*ret_changeable = true;
+		*ret_status = crd_get_behavior(ctrlr, cmd);
+		return 0;
 	case NVME_FEAT_HOST_ID:
 		if (cmd->len < sizeof(ctrlr->hostid) || !(le32_get(cmd->sqe.cdw11) & 1))
 			*ret_status = NVME_SC_INVALID_FIELD; /* only the 128-bit form exists here */
@@ -94,7 +98,8 @@ static void get_features(struct ctrlr *ctrlr, struct cmd *cmd)
 	uint16_t status;
 	uint32_t value;
 
-	if (cmd->dir == CMD_C2H && (cdw10 & 0xff) != NVME_FEAT_HOST_ID)
+	if (cmd->dir == CMD_C2H && (cdw10 & 0xff) != NVME_FEAT_HOST_ID &&
+	    (cdw10 & 0xff) != NVME_FEAT_HOST_BEHAVIOR)
 		cmd->len = 0;
 	value = feature_value(ctrlr, cmd, (uint8_t)cdw10, &is_changeable, &status);
 	if (status == 0)
@@ -114,6 +119,11 @@ static uint16_t set_queues(struct ctrlr *ctrlr, struct cmd *cmd, uint32_t value)
 	return 0;
 }
 
+static uint32_t async_config_mask(const struct ctrlr *ctrlr)
+{
+	return (uint32_t)ASYNC_CONFIG_MASK | (ctrlr->subsystem->ana != NULL ? NVME_OAES_ANA : 0);
+}
+
 static uint16_t set_feature(struct ctrlr *ctrlr, struct cmd *cmd, uint8_t fid, uint32_t value)
 {
 	switch (fid) {
@@ -123,7 +133,7 @@ static uint16_t set_feature(struct ctrlr *ctrlr, struct cmd *cmd, uint8_t fid, u
 	case NVME_FEAT_QUEUES:
 		return set_queues(ctrlr, cmd, value);
 	case NVME_FEAT_ASYNC_EVENT:
-		ctrlr->async_config = value & (uint32_t)ASYNC_CONFIG_MASK;
+		ctrlr->async_config = value & async_config_mask(ctrlr);
 		ctrlr_send_events(ctrlr);
 		return 0;
 	case NVME_FEAT_KEEP_ALIVE:
@@ -133,6 +143,8 @@ static uint16_t set_feature(struct ctrlr *ctrlr, struct cmd *cmd, uint8_t fid, u
 		return (value & 1) == subsystem_has_cache(ctrlr->subsystem)
 			       ? 0
 			       : NVME_SC_FEATURE_NOT_CHANGEABLE;
+	case NVME_FEAT_HOST_BEHAVIOR:
+		return crd_set_behavior(ctrlr, cmd);
 	case NVME_FEAT_HOST_ID: /* said in Connect, and only there (Base 5.27.1.25) */
 		return NVME_SC_COMMAND_SEQUENCE_ERROR;
 	case NVME_FEAT_ARBITRATION:
@@ -217,7 +229,10 @@ static void async_event(struct ctrlr *ctrlr, struct cmd *cmd)
 		return;
 	}
 	ctrlr->aer[ctrlr->naer++] = cmd;
-	ctrlr_send_events(ctrlr);
+	if (ctrlr->is_draining)
+		ctrlr_abort_events(ctrlr);
+	else
+		ctrlr_send_events(ctrlr);
 }
 
 /* ---- dispatch ------------------------------------------------------------------------------- */
@@ -227,7 +242,7 @@ void admin_execute(struct cmd *cmd)
 	struct ctrlr *ctrlr = cmd->conn->ctrlr;
 	bool is_discovery = ctrlr != NULL && ctrlr->subsystem->is_discovery;
 
-	if (ctrlr == NULL || ctrlr->is_closing) {
+	if (ctrlr == NULL || (ctrlr->is_closing && !ctrlr->is_draining)) {
 		finish(cmd, NVME_SC_COMMAND_SEQUENCE_ERROR);
 		return;
 	}
@@ -253,6 +268,9 @@ void admin_execute(struct cmd *cmd)
 		break;
 	case NVME_ADMIN_KEEP_ALIVE: /* its arrival was the sign of life */
 		finish(cmd, 0);
+		break;
+	case NVME_ADMIN_CROSS_RESET:
+		cross_reset(ctrlr, cmd);
 		break;
 	case NVME_ADMIN_ABORT:
 		if (!is_discovery) {

@@ -15,7 +15,11 @@
  *
  * Keep alive is traffic based (CTRATT.TBKAS): a byte on any of its connections is a sign of life,
  * so the Keep Alive command needs no code of its own, and a busy host is never thrown out because
- * its admin queue was slow. The timer looks at what the connections noted and sleeps on.
+ * its admin queue was slow. The timer looks at what the connections noted and sleeps on. A host
+ * that asked for no keep alive may be silent for target_opts.idle_timeout_ms instead.
+ *
+ * A controller that drains (disconnect.c) is closing too: it gets no new queue and no event, but
+ * its admin commands are still answered; the timer then bounds how long that lasts.
  *
  * Events: a change is remembered per kind (due), announced when the host left an Asynchronous Event
  * Request with us, enabled the kind (feature 0Bh) and has read the log of the last one (mask).
@@ -94,6 +98,7 @@ struct ctrlr *ctrlr_new(struct subsystem *ss, const char *hostnqn, const uint8_t
 	(void)snprintf(ctrlr->hostnqn, sizeof(ctrlr->hostnqn), "%s", hostnqn);
 	memcpy(ctrlr->hostid, hostid, sizeof(ctrlr->hostid));
 	ctrlr->kato_timer.fn = ctrlr_kato_expired;
+	cross_init(ctrlr);
 	list_add_tail(&ss->ctrlrs, &ctrlr->link);
 	ss->ctrlr_count++;
 	return ctrlr;
@@ -111,10 +116,18 @@ static void ctrlr_free(struct ctrlr *ctrlr)
 
 void ctrlr_link(struct ctrlr *ctrlr, struct conn *conn, uint16_t qid)
 {
+	if (qid == NVME_QID_ADMIN) {
+		ctrlr->listener = conn->listener;
+		limits_is_admin(conn);
+	}
 	conn->ctrlr = ctrlr;
 	conn->linked_qid = qid;
+	conn->instance = ctrlr->instance;
+	conn->listener = ctrlr->listener;
+	atomic_store_explicit(&conn->is_acre, ctrlr->is_acre, memory_order_relaxed);
 	conn->counted = ctrlr->subsystem;
 	conn->counted->conns++;
+	list_add_tail(&conn->counted->conn_list, &conn->counted_link);
 	ctrlr->queue[qid] = conn;
 	ctrlr->nqueues++;
 }
@@ -146,8 +159,10 @@ void ctrlr_unlink(struct conn *conn)
 	ctrlr->nqueues--;
 	if (conn->linked_qid == NVME_QID_ADMIN) {
 		ctrlr_abort_events(ctrlr);
-		ctrlr_close(ctrlr);
+		cross_abort(ctrlr, conn);
 	}
+	if (conn->linked_qid == NVME_QID_ADMIN || ctrlr->is_draining)
+		ctrlr_close(ctrlr);
 	if (ctrlr->nqueues == 0)
 		ctrlr_free(ctrlr);
 }
@@ -168,19 +183,37 @@ static uint64_t ctrlr_last_rx_ns(const struct ctrlr *ctrlr)
 	return last;
 }
 
+/* How long all queues may be silent; 0: for ever. */
+static uint32_t ctrlr_silence_ms(const struct ctrlr *ctrlr)
+{
+	return ctrlr->kato_ms != 0 ? ctrlr->kato_ms
+				   : ctrlr->subsystem->target->opts.idle_timeout_ms;
+}
+
 static void ctrlr_kato_expired(struct timer *timer)
 {
 	struct ctrlr *ctrlr = container_of(timer, struct ctrlr, kato_timer);
 	uint64_t now = reactor_primary()->now_ns, last = ctrlr_last_rx_ns(ctrlr);
-	uint64_t limit = ctrlr->kato_ms * 1000000ull;
+	uint64_t limit = ctrlr_silence_ms(ctrlr) * 1000000ull;
+	bool is_idle = ctrlr->kato_ms == 0;
 
+	if (ctrlr->is_draining) {
+		log_warn("commands not ended in time, closing controller nqn=%s cntlid=%u host=%s",
+			 ctrlr->subsystem->nqn, ctrlr->cntlid, ctrlr->hostnqn);
+		ctrlr_close(ctrlr);
+		return;
+	}
 	if (last + limit > now) {
 		timer_arm(reactor_primary(), timer, last + limit - now);
 		return;
 	}
-	log_warn("keep-alive timeout, closing controller nqn=%s cntlid=%u host=%s kato_ms=%" PRIu32,
-		 ctrlr->subsystem->nqn, ctrlr->cntlid, ctrlr->hostnqn, ctrlr->kato_ms);
-	ctrlr->subsystem->target->keep_alive_timeouts++;
+	log_warn("%s timeout, closing controller nqn=%s cntlid=%u host=%s limit_ms=%" PRIu32,
+		 is_idle ? "idle" : "keep-alive", ctrlr->subsystem->nqn, ctrlr->cntlid,
+		 ctrlr->hostnqn, ctrlr_silence_ms(ctrlr));
+	if (is_idle)
+		ctrlr->subsystem->target->idle_timeouts++;
+	else
+		ctrlr->subsystem->target->keep_alive_timeouts++;
 	ctrlr->csts |= NVME_CSTS_CFS;
 	ctrlr_close(ctrlr);
 }
@@ -192,9 +225,12 @@ void ctrlr_set_kato(struct ctrlr *ctrlr, uint32_t kato_ms)
 	if (kato_ms > UINT32_MAX - KATO_GRANULARITY_MS)
 		kato_ms = UINT32_MAX - KATO_GRANULARITY_MS;
 	ctrlr->kato_ms = DIV_ROUND_UP(kato_ms, (uint32_t)KATO_GRANULARITY_MS) * KATO_GRANULARITY_MS;
+	if (ctrlr->is_closing)
+		return;
 	timer_disarm(reactor_primary(), &ctrlr->kato_timer);
-	if (ctrlr->kato_ms != 0 && !ctrlr->is_closing)
-		timer_arm(reactor_primary(), &ctrlr->kato_timer, ctrlr->kato_ms * 1000000ull);
+	if (ctrlr_silence_ms(ctrlr) != 0)
+		timer_arm(reactor_primary(), &ctrlr->kato_timer,
+			  ctrlr_silence_ms(ctrlr) * 1000000ull);
 }
 
 /* ---- properties ----------------------------------------------------------------------------- */
@@ -217,6 +253,8 @@ static void ctrlr_reset(struct ctrlr *ctrlr)
 		queue_close(ctrlr->queue[i]);
 	ctrlr_abort_events(ctrlr);
 	ctrlr->async_config = 0;
+	ctrlr->is_ana_event_due = ctrlr->is_ana_event_masked = false;
+	crd_enable(ctrlr, false);
 	ctrlr->csts = 0;
 }
 
@@ -256,12 +294,24 @@ void ctrlr_send_events(struct ctrlr *ctrlr)
 		ctrlr->is_ns_event_masked = true;
 		ctrlr_send_event(ctrlr, NVME_AEN_NS_CHANGED, NVME_LOG_CHANGED_NS);
 	}
+	if (ctrlr->naer > 0 && ctrlr->is_ana_event_due && !ctrlr->is_ana_event_masked &&
+	    (ctrlr->async_config & NVME_OAES_ANA)) {
+		ctrlr->is_ana_event_due = false;
+		ctrlr->is_ana_event_masked = true;
+		ctrlr_send_event(ctrlr, NVME_AEN_ANA_CHANGED, NVME_LOG_ANA);
+	}
 	if (ctrlr->naer > 0 && ctrlr->is_disc_event_due && !ctrlr->is_disc_event_masked &&
 	    (ctrlr->async_config & NVME_OAES_DISCOVERY)) {
 		ctrlr->is_disc_event_due = false;
 		ctrlr->is_disc_event_masked = true;
 		ctrlr_send_event(ctrlr, NVME_AEN_DISCOVERY_CHANGED, NVME_LOG_DISCOVERY);
 	}
+}
+
+void ctrlr_ana_changed(struct ctrlr *ctrlr)
+{
+	ctrlr->is_ana_event_due = true;
+	ctrlr_send_events(ctrlr);
 }
 
 void ctrlr_ns_changed(struct ctrlr *ctrlr, uint32_t nsid)

@@ -24,9 +24,12 @@ enum {
 	SQSIZE_MIN = 1, /* 0's based: two entries */
 };
 
+/* A limit that was reached may not be so a little later: such a host shall try again. */
 static void finish(struct cmd *cmd, uint16_t status)
 {
-	cmd->status = status == 0 ? 0 : status | NVME_STATUS_DNR;
+	bool may_retry = status == 0 || status == NVME_SC_CONNECT_BUSY;
+
+	cmd->status = may_retry ? status : status | NVME_STATUS_DNR;
 	cmd_return(cmd);
 }
 
@@ -54,11 +57,15 @@ static uint16_t connect_admin(struct cmd *cmd, struct subsystem *ss,
 {
 	uint16_t sqsize = le16_get(connect->sqsize);
 	struct ctrlr *ctrlr;
+	uint16_t status;
 
 	if (sqsize < SQSIZE_MIN || sqsize >= ADMIN_DEPTH_MAX)
 		return invalid_param(cmd, IN_COMMAND(sqsize));
 	if (le16_get(data->cntlid) != NVME_CNTLID_DYNAMIC)
 		return invalid_param(cmd, IN_DATA(cntlid));
+	status = limits_connect(cmd->conn, ss, data->hostnqn, NVME_QID_ADMIN, sqsize + 1u);
+	if (status != 0)
+		return status;
 	ctrlr = ctrlr_new(ss, data->hostnqn, data->hostid);
 	if (ctrlr == NULL) {
 		log_warn("no controller left for a host nqn=%s host=%s", ss->nqn, data->hostnqn);
@@ -79,6 +86,7 @@ static uint16_t connect_io(struct cmd *cmd, struct subsystem *ss,
 	const struct target_opts *opts = &ss->target->opts;
 	uint16_t qid = le16_get(connect->qid), sqsize = le16_get(connect->sqsize);
 	struct ctrlr *ctrlr = ctrlr_find(ss, le16_get(data->cntlid));
+	uint16_t status;
 
 	if (ctrlr == NULL)
 		return invalid_param(cmd, IN_DATA(cntlid));
@@ -92,6 +100,9 @@ static uint16_t connect_io(struct cmd *cmd, struct subsystem *ss,
 		return invalid_param(cmd, IN_COMMAND(sqsize));
 	if (!(ctrlr->cc & NVME_CC_EN) || ctrlr->queue[qid] != NULL)
 		return NVME_SC_COMMAND_SEQUENCE_ERROR;
+	status = limits_connect(cmd->conn, ss, data->hostnqn, qid, sqsize + 1u);
+	if (status != 0)
+		return status;
 	ctrlr_link(ctrlr, cmd->conn, qid);
 	cmd->dw0 = ctrlr->cntlid;
 	return 0;
@@ -139,13 +150,16 @@ static void connect_execute(struct cmd *cmd)
 		status = connect_admin(cmd, ss, connect, data);
 	else if (status == 0)
 		status = connect_io(cmd, ss, connect, data);
-	if (status == 0)
+	if (status == 0) {
 		conn->result = (struct connect_result){
 			.sc = &ss->cores[conn->core->reactor->id],
 			.qid = le16_get(connect->qid),
 			.sqsize = (uint16_t)(le16_get(connect->sqsize) + 1),
 			.is_flow_controlled = !(connect->cattr & NVME_CONNECT_NO_SQ_FLOW_CONTROL),
 		};
+		limits_charge(conn, limits_queue_memory(&conn->target->opts, conn->result.qid,
+							conn->result.sqsize));
+	}
 	finish(cmd, status);
 }
 

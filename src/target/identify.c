@@ -102,6 +102,9 @@ static void fill_io_ctrl(struct nvme_id_ctrl *id, struct subsystem *ss)
 	le32_put(&id->ioccsz,
 		 (uint32_t)(sizeof(struct nvme_cmd) + opts->in_capsule_size) / IOCCSZ_UNIT);
 	le32_put(&id->iorcsz, sizeof(struct nvme_cqe) / IOCCSZ_UNIT);
+	for (size_t i = 0; i < ARRAY_LEN(id->crdt); i++)
+		le16_put(&id->crdt[i], opts->crdt[i]);
+	ana_identify_ctrl(ss, id);
 }
 
 static void identify_ctrl(struct ctrlr *ctrlr, struct cmd *cmd)
@@ -125,6 +128,7 @@ static void identify_ctrl(struct ctrlr *ctrlr, struct cmd *cmd)
 	le32_put(&id.sgls, NVME_SGLS_SUPPORTED | NVME_SGLS_OFFSET | NVME_SGLS_TRANSPORT);
 	(void)snprintf(id.subnqn, sizeof(id.subnqn), "%s", ss->nqn);
 	id.msdbd = 1;
+	cross_identify(ctrlr, &id);
 	if (ss->is_discovery) {
 		id.cntrltype = NVME_CNTRLTYPE_DISCOVERY;
 		id.lpa = NVME_LPA_EXTENDED;
@@ -191,6 +195,7 @@ static void identify_ns(const struct ctrlr *ctrlr, struct cmd *cmd)
 	le64_put((struct le64 *)(void *)id.nvmcap, device_size(dev));
 	memcpy(id.nguid, dev->uuid.b, sizeof(id.nguid));
 	id.lbaf[0].lbads = dev->block_shift;
+	le32_put(&id.anagrpid, ana_identify_group(ns));
 	cmd_reply(cmd, &id, sizeof(id));
 	finish(cmd, 0);
 }
@@ -209,6 +214,7 @@ static void identify_ns_independent(const struct ctrlr *ctrlr, struct cmd *cmd)
 			      (ns->dev->has_write_cache ? 0 : NVME_NSFEAT2_NO_WRITE_CACHE));
 	id.nsattr = ns->dev->is_read_only ? NVME_NSATTR_WRITE_PROTECTED : 0;
 	id.nstat = NVME_NSTAT_READY;
+	le32_put(&id.anagrpid, ana_identify_group(ns));
 	cmd_reply(cmd, &id, sizeof(id));
 	finish(cmd, 0);
 }

@@ -27,7 +27,7 @@
 #include "reactor/stream.h"
 #include "reactor/task.h"
 #include "target/target.h"
-#include "target/tcp_pdu.h"
+#include "drivers/nvme/tcp_pdu.h"
 
 enum {
 	ADMIN_DEPTH_MAX = 128,     /* entries of an admin queue; Linux asks for 32 */
@@ -44,6 +44,7 @@ enum {
 	LENT_RETRY = 4096,     /* writes copied before lending is tried again */
 	CONN_LINGER_MS = 1000, /* to let a terminated host read why */
 	PRESSURE_MS = 1000,    /* while commands wait for buffers, look who sits on them */
+	DRAIN_MS = 5000,       /* that a graceful disconnect waits for commands in flight */
 	STALL_MS = 5000,       /* ... without having taken or sent a byte of data for so long */
 	R2T_MS = 20000,        /* ... or with data asked for so long ago */
 	KATO_GRANULARITY_MS = 1000,              /* KAS; timeouts are rounded up to it */
@@ -119,6 +120,7 @@ struct cmd {
 	uint32_t ns_generation;  /* of the table when ns was looked up */
 	uint16_t range, ranges;  /* dataset management: next and number */
 	struct conn *abort_conn; /* Abort: the queue that is searched */
+	uint64_t cross_instance; /* Cross-Controller Reset: whose end it waits for */
 };
 
 /* Slots begin with a cache line. Elsewhere a cmd need not: lists compare addresses of none. */
@@ -149,6 +151,7 @@ struct core {
 	struct list outs; /* connections with something to send */
 	struct msg flush;
 	bool is_flush_queued;
+	unsigned load;            /* the primary's: connections here, but for admin queues */
 	uint64_t turn;            /* counts polls and flushes: the age of lent memory */
 	struct rx_chunk *rx;      /* the one received into now */
 	struct rx_chunk *rx_free; /* last in, first out */
@@ -170,6 +173,7 @@ enum conn_state {
 	CONN_READY,      /* waits for Connect */
 	CONN_CONNECTING, /* the primary judges Connect */
 	CONN_LIVE,
+	CONN_DRAINING,   /* answers what it has; new commands are left unanswered */
 	CONN_TERMINATED, /* C2HTermReq is under way; what arrives is thrown away */
 	CONN_CLOSED,     /* no stream any more; waits for its commands */
 };
@@ -197,6 +201,7 @@ struct conn {
 	uint8_t data_align; /* of data in C2HData, bytes - 1 */
 	struct pdu_rules rules;
 	struct subsys_core *sc; /* NULL before Connect */
+	uint32_t ana_blocked;   /* groups that are not for this path: bit 0 is group 1 */
 	uint8_t *bufs;          /* owned, ncmds * buf_size */
 	uint32_t buf_size;
 	uint32_t busy;      /* commands with a device or the primary */
@@ -229,7 +234,11 @@ struct conn {
 	/* life */
 	struct msg msg;       /* birth, unlinking, death: one at a time */
 	struct msg close_msg; /* primary to reactor */
+	struct msg drain_msg; /* primary to reactor: drain; and back: drained */
+	bool is_drained;      /* has been said */
 	bool is_unlinked;     /* the primary has let go of it */
+	uint8_t listener;     /* its controller's, by number; of a stranger the one it came over */
+	_Atomic bool is_acre; /* the host honours retry delays; written by the primary */
 	struct timer timer;   /* connect, then linger */
 	struct cmd boot;      /* the Connect command */
 	uint8_t boot_data[BOOT_DATA];
@@ -247,14 +256,27 @@ struct conn {
 	struct subsystem *counted; /* whose conns count includes this one */
 	uint16_t linked_qid;
 	bool is_close_posted;
+	bool is_load;             /* counted in core->load */
+	uint64_t memory;          /* bytes counted in target->conn_memory */
+	struct list counted_link; /* subsystem.conn_list */
+	struct fence *fence;      /* somebody waits for its end; NULL: nobody */
+	uint64_t instance;      /* of its controller, which may be gone before it; 0: none */
+};
+
+/* Which groups a listener's hosts cannot use, and why. Bit 0 is group 1. */
+struct ana_masks {
+	uint32_t blocked; /* any of the three */
+	uint32_t lost;    /* persistent loss */
+	uint32_t changing;
 };
 
 /* A subsystem on one reactor. */
 struct subsys_core {
 	struct subsystem *subsystem;
 	struct reactor *reactor;
-	struct ns_core *ns[TARGET_NAMESPACES_MAX]; /* by NSID - 1; owned by struct ns */
-	uint32_t ns_generation;                    /* counts changes of ns[] */
+	struct ana_masks ana[TARGET_LISTENERS_MAX]; /* all zero without ANA */
+	struct ns_core *ns[TARGET_NAMESPACES_MAX];  /* by NSID - 1; owned by struct ns */
+	uint32_t ns_generation;                     /* counts changes of ns[] */
 	bool is_paused;
 	uint32_t inflight; /* commands with devices */
 	struct list held;
@@ -270,6 +292,7 @@ struct ns_core {
 	bool never_lend;       /* device wants aligned memory */
 	bool fills_reads;      /* proven: a read overwrites the whole buffer */
 	uint32_t generation;   /* of the table when it came in */
+	uint32_t ana_bit;      /* of its group, as in conn.ana_blocked */
 };
 
 /* ---- the primary's half --------------------------------------------------------------------- */
@@ -280,6 +303,7 @@ struct ns {
 	struct desc *desc;  /* owned */
 	struct subsystem *subsystem;
 	struct ns_core *cores; /* owned, one per reactor */
+	uint32_t ana_group;    /* 1 ... TARGET_ANA_GROUPS_MAX */
 	bool is_lost;          /* its device was removed; a task takes it out */
 };
 
@@ -292,8 +316,14 @@ struct subsystem {
 	bool is_discovery;
 	bool is_removing;
 	struct ns *ns[TARGET_NAMESPACES_MAX];
-	char **allowed_hosts; /* owned */
+	enum subsystem_kind kind;
+	struct ana *ana; /* owned; NULL: not reported */
+	bool is_any_host;
+	char **allowed_hosts; /* owned, as the strings; not looked at while is_any_host */
 	unsigned allowed_host_count;
+	struct list conn_list;        /* connections that count in conns */
+	struct list resets;           /* Cross-Controller Reset commands that wait (cross.c) */
+	struct task_mutex fence_lock; /* one waits at a time (disconnect.c) */
 	struct list ctrlrs;
 	unsigned ctrlr_count;
 	uint16_t cntlid_min, cntlid_max, cntlid_next;
@@ -323,6 +353,8 @@ struct target {
 	struct task_event *gone; /* fired when conns reached 0 */
 	struct timer reap_timer; /* tries again to spawn a clean-up task */
 	uint64_t conns_accepted, conns_refused, keep_alive_timeouts;
+	uint64_t connects_refused, idle_timeouts;
+	uint64_t conn_memory, conn_memory_peak; /* bytes */
 };
 
 struct ctrlr {
@@ -336,13 +368,20 @@ struct ctrlr {
 	struct timer kato_timer;
 	struct conn *queue[TARGET_QUEUES_MAX + 1]; /* [0] is the admin queue */
 	unsigned nqueues;
-	bool is_closing;
+	unsigned drain_left; /* queues that have commands in flight */
+	bool is_closing, is_draining;
+	uint8_t ciu;       /* tells instances of one id apart, with: */
+	uint64_t instance; /* CIRN: random, never 0 */
+	unsigned ncross;   /* of its commands in ss->resets */
+	uint8_t listener;      /* the one its admin queue came over, by number */
+	bool is_acre;          /* the host honours retry delays (Host Behavior Support) */
 	uint32_t async_config; /* feature 0Bh */
 	struct cmd *aer[ADMIN_AER_MAX];
 	unsigned naer;
 	uint8_t changed[TARGET_NAMESPACES_MAX / 8]; /* NSIDs - 1 of the changed namespace list */
 	bool is_ns_event_due, is_ns_event_masked;
 	bool is_disc_event_due, is_disc_event_masked;
+	bool is_ana_event_due, is_ana_event_masked;
 	uint16_t temp_threshold;
 };
 
@@ -357,6 +396,8 @@ void target_discovery_changed(struct target *target);
 
 bool subsystem_allows(const struct subsystem *ss, const char *hostnqn);
 void subsystem_put_conn(struct subsystem *ss);
+/* A task counted in ss->tasks is done with @ss. */
+void subsystem_put_task(struct subsystem *ss);
 /* Primary: take out the namespaces whose devices are gone. */
 void subsystem_reap(struct target *target);
 /* A command that counted in sc->inflight ended. */
@@ -376,15 +417,92 @@ void ctrlr_link(struct ctrlr *ctrlr, struct conn *conn, uint16_t qid);
 void ctrlr_unlink(struct conn *conn);
 /* Close all its connections; it is freed when the last has gone. */
 void ctrlr_close(struct ctrlr *ctrlr);
+/* The same once its commands are answered, or DRAIN_MS later. */
+void ctrlr_drain(struct ctrlr *ctrlr);
 void ctrlr_set_kato(struct ctrlr *ctrlr, uint32_t kato_ms);
 uint64_t ctrlr_cap(const struct target *target);
 /* Property Set of CC. */
 void ctrlr_set_cc(struct ctrlr *ctrlr, uint32_t cc);
 void ctrlr_ns_changed(struct ctrlr *ctrlr, uint32_t nsid);
 void ctrlr_discovery_changed(struct ctrlr *ctrlr);
+void ctrlr_ana_changed(struct ctrlr *ctrlr);
 /* Complete waiting Asynchronous Event Requests with what is due. */
 void ctrlr_send_events(struct ctrlr *ctrlr);
 void ctrlr_abort_events(struct ctrlr *ctrlr);
+
+/* ---- ana.c ---------------------------------------------------------------------------------- */
+
+/* -EINVAL, -ENOMEM. Without opts->has_ana there is nothing to do. */
+int ana_init(struct subsystem *ss, const struct subsystem_opts *opts, struct err *err);
+void ana_done(struct subsystem *ss);
+/* Primary: a namespace joined or left its group. */
+void ana_ns_changed(struct subsystem *ss);
+void ana_identify_ctrl(const struct subsystem *ss, struct nvme_id_ctrl *id);
+/* What Identify Namespace says: 0 without ANA. */
+uint32_t ana_identify_group(const struct ns *ns);
+/* The log page, malloc'd; NULL: no memory. Only with ANA. */
+void *ana_log(struct ctrlr *ctrlr, bool is_kept, bool is_groups_only, size_t *ret_size);
+/* On the reactor: why a command's group is blocked, as NVMe status. */
+uint16_t ana_io_status(const struct cmd *cmd);
+
+/* ---- hosts.c -------------------------------------------------------------------------------- */
+
+/* "nqn." and something behind it, TARGET_NQN_MAX bytes at most. */
+bool nqn_is_good(const char *nqn);
+/* Take over the list. -EINVAL, -ENOSPC, -ENOMEM. */
+int hosts_init(struct subsystem *ss, const char *const *hosts, unsigned count, struct err *err);
+void hosts_done(struct subsystem *ss);
+
+/* ---- cross.c -------------------------------------------------------------------------------- */
+
+void cross_init(struct ctrlr *ctrlr);
+void cross_identify(const struct ctrlr *ctrlr, struct nvme_id_ctrl *id);
+/* Cross-Controller Reset. */
+void cross_reset(struct ctrlr *ctrlr, struct cmd *cmd);
+/* A connection of that controller is dead and out of the subsystem's list. */
+void cross_conn_gone(struct subsystem *ss, uint64_t instance);
+/* An admin queue ends: give back what waits there. */
+void cross_abort(struct ctrlr *ctrlr, struct conn *conn);
+
+/* ---- disconnect.c --------------------------------------------------------------------------- */
+
+/* Primary: wait until no connection of a controller that is closing is left. */
+void fence_wait(struct subsystem *ss) MAY_SUSPEND;
+/* Primary: a connection is dead. */
+void fence_conn_gone(struct conn *conn);
+/* On the reactor of a connection that drains: is there anything left? */
+void conn_check_drained(struct conn *conn);
+void conn_drain(struct msg *msg);
+
+/* ---- limits.c ------------------------------------------------------------------------------- */
+
+int limits_check(const struct target_opts *opts, struct err *err);
+/* Bytes that a connection takes at once, and with a queue of @entries. */
+uint64_t limits_conn_memory(void);
+uint64_t limits_queue_memory(const struct target_opts *opts, uint16_t qid, uint32_t entries);
+/* May one more connection of an unknown host come in? */
+bool limits_admit(const struct target *target);
+/* May this host have a queue of @entries? 0 or an NVMe status; logs the limit. */
+uint16_t limits_connect(struct conn *conn, const struct subsystem *ss, const char *hostnqn,
+			uint16_t qid, uint32_t entries);
+/* Count memory that @conn takes, until limits_release(). */
+void limits_charge(struct conn *conn, uint64_t bytes);
+void limits_release(struct conn *conn);
+/* Where the next connection shall live. */
+struct core *limits_pick_core(struct target *target);
+/* @conn turned out to be an admin queue: it is no load. */
+void limits_is_admin(struct conn *conn);
+
+/* ---- crd.c ---------------------------------------------------------------------------------- */
+
+/* Which delay an error of @kind's device carries: 1 to 3. */
+unsigned crd_index(enum subsystem_kind kind, uint16_t io_status);
+/* On the reactor: the CRD bits of a command's error. */
+uint16_t crd_bits(const struct cmd *cmd, uint16_t io_status);
+/* Feature 16h; 0 or an NVMe status. */
+uint16_t crd_get_behavior(const struct ctrlr *ctrlr, struct cmd *cmd);
+uint16_t crd_set_behavior(struct ctrlr *ctrlr, const struct cmd *cmd);
+void crd_enable(struct ctrlr *ctrlr, bool is_acre);
 
 /* ---- commands on the primary: admin.c, fabrics.c, identify.c, log.c, discovery.c ------------ */
 
@@ -437,7 +555,7 @@ bool core_arm(struct poller *poller);
 void core_flush(struct msg *msg);
 
 /* Primary: make a connection for a stream and send it to a reactor. */
-int conn_new(struct target *target, struct core *core, struct stream *stream);
+int conn_new(struct target *target, struct core *core, struct stream *stream, unsigned listener);
 /* On its reactor. */
 void conn_close(struct conn *conn);
 void conn_terminate(struct conn *conn, const struct pdu_fault *fault, const uint8_t *header,

@@ -83,6 +83,8 @@ uint16_t io_cmd_check(struct cmd *cmd)
 	if (unlikely(cmd->ns == NULL))
 		return NVME_SC_INVALID_NAMESPACE | NVME_STATUS_DNR;
 	cmd->ns_generation = sc->ns_generation;
+	if (unlikely(cmd->conn->ana_blocked & cmd->ns->ana_bit))
+		return ana_io_status(cmd);
 	cmd->io.flags = 0;
 	switch (cmd->sqe.opcode) {
 	case NVME_IO_READ:
@@ -135,14 +137,16 @@ bool io_cmd_may_lend(const struct cmd *cmd)
 
 /* ---- ending --------------------------------------------------------------------------------- */
 
-static uint16_t nvme_status(uint16_t status)
+static uint16_t nvme_status(const struct cmd *cmd, uint16_t status)
 {
 	uint16_t code;
 
 	if (likely(status == IO_OK))
 		return 0;
 	code = io_status_to_nvme(status);
-	return io_status_is_final(status) ? code | NVME_STATUS_DNR : code;
+	if (io_status_is_final(status))
+		return code | NVME_STATUS_DNR;
+	return code | crd_bits(cmd, status);
 }
 
 /* The next range that is not empty goes to the device; true: none is left, or one failed. */
@@ -175,7 +179,7 @@ static void io_cmd_finish(struct cmd *cmd, uint16_t status)
 {
 	if (cmd->lent != NULL && cmd->conn->core->turn - cmd->lent_turn > LENT_TURNS_MAX)
 		cmd->ns->copy_left = LENT_RETRY;
-	cmd_complete(cmd, nvme_status(status));
+	cmd_complete(cmd, nvme_status(cmd, status));
 }
 
 /* The command was pending and is not any more. */
@@ -233,16 +237,21 @@ static void io_cmd_hold(struct cmd *cmd)
 
 /*
  * The namespaces changed since the command was checked. What stands under its number now, if it was
- * not there then, is another device: what was meant for the old one must not reach it.
+ * not there then, is another device: what was meant for the old one must not reach it. Or the path
+ * to it has closed.
  */
 static bool io_cmd_is_stale(struct cmd *cmd)
 {
 	uint32_t generation = cmd->ns_generation;
+	uint16_t status = io_cmd_check(cmd);
+	bool is_other = cmd->ns == NULL || (int32_t)(generation - cmd->ns->generation) < 0;
 
-	if (io_cmd_check(cmd) == 0 && (int32_t)(generation - cmd->ns->generation) >= 0)
+	if (status == 0 && !is_other)
 		return false;
 	cmd->len = 0;
-	cmd_complete(cmd, NVME_SC_INVALID_NAMESPACE | NVME_STATUS_DNR);
+	if (is_other || status & NVME_STATUS_DNR)
+		status = NVME_SC_INVALID_NAMESPACE | NVME_STATUS_DNR;
+	cmd_complete(cmd, status);
 	return true;
 }
 

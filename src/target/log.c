@@ -8,6 +8,7 @@
  *   03h    firmware: one slot, read only              -
  *   04h    changed namespaces                         list is empty again, event may be sent again
  *   05h    commands supported and effects             -
+ *   0Ch    ANA groups (with ANA only)                 event may be sent again
  *   70h    discovery (discovery subsystem only)       event may be sent again
  *
  * A page is made whole on each request; they are small, and control work may allocate. What lies
@@ -146,6 +147,8 @@ static uint16_t make_page(struct ctrlr *ctrlr, struct cmd *cmd, void **ret_page,
 	bool is_kept = cdw10 >> 15 & 1; /* RAE */
 	uint8_t lid = (uint8_t)cdw10;
 
+	if (lid == NVME_LOG_ANA && ctrlr->subsystem->ana == NULL)
+		return NVME_SC_INVALID_LOG_PAGE;
 	if (is_discovery != (lid == NVME_LOG_DISCOVERY) && lid != NVME_LOG_ERROR)
 		return NVME_SC_INVALID_LOG_PAGE;
 	switch (lid) {
@@ -164,6 +167,9 @@ static uint16_t make_page(struct ctrlr *ctrlr, struct cmd *cmd, void **ret_page,
 		break;
 	case NVME_LOG_EFFECTS:
 		*ret_page = page_effects(ret_size);
+		break;
+	case NVME_LOG_ANA:
+		*ret_page = ana_log(ctrlr, is_kept, cdw10 & NVME_ANA_LOG_GROUPS_ONLY, ret_size);
 		break;
 	case NVME_LOG_DISCOVERY:
 		*ret_page = page_discovery(ctrlr, cmd, is_kept, ret_size);

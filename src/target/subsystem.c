@@ -158,6 +158,7 @@ static void swap_ns(struct subsystem *ss, uint32_t nsid, struct ns_core *cores)
 		task_call(ss->cores[i].reactor, sc_swap_ns, &swap);
 	}
 	resume_locked(ss);
+	ana_ns_changed(ss);
 }
 
 static void announce_ns(struct subsystem *ss, uint32_t nsid)
@@ -245,6 +246,7 @@ static int ns_open(struct ns *ns, struct device *dev, struct err *err)
 			return result;
 		nc->shift = dev->block_shift;
 		nc->never_lend = dev->buf_align > 1;
+		nc->ana_bit = 1u << (ns->ana_group - 1);
 	}
 	ns_probe(ns);
 	return 0;
@@ -279,6 +281,7 @@ static int add_ns_locked(struct subsystem *ss, struct device *dev, uint32_t nsid
 	if (ns == NULL)
 		return err_set(err, -ENOMEM, "no memory for a namespace");
 	ns->nsid = nsid;
+	ns->ana_group = 1;
 	ns->subsystem = ss;
 	ns->cores = calloc(reactor_count(), sizeof(*ns->cores));
 	result = ns->cores == NULL ? err_set(err, -ENOMEM, "no memory for a namespace")
@@ -346,6 +349,12 @@ static void subsystem_maybe_gone(struct subsystem *ss)
 		task_event_fire(ss->gone);
 }
 
+void subsystem_put_task(struct subsystem *ss)
+{
+	ss->tasks--;
+	subsystem_maybe_gone(ss);
+}
+
 static void reap_task(void *arg)
 {
 	struct subsystem *ss = arg;
@@ -356,8 +365,7 @@ static void reap_task(void *arg)
 			remove_ns_locked(ss, ss->ns[i]);
 	}
 	task_mutex_unlock(&ss->control);
-	ss->tasks--;
-	subsystem_maybe_gone(ss);
+	subsystem_put_task(ss);
 }
 
 static bool subsystem_has_lost(const struct subsystem *ss)
@@ -385,17 +393,6 @@ void subsystem_reap(struct target *target)
 }
 
 /* ---- subsystems ----------------------------------------------------------------------------- */
-
-bool subsystem_allows(const struct subsystem *ss, const char *hostnqn)
-{
-	if (ss->allowed_host_count == 0)
-		return true;
-	for (unsigned i = 0; i < ss->allowed_host_count; i++) {
-		if (strcmp(ss->allowed_hosts[i], hostnqn) == 0)
-			return true;
-	}
-	return false;
-}
 
 void subsystem_put_conn(struct subsystem *ss)
 {
@@ -426,36 +423,16 @@ unsigned subsystem_controller_count(const struct subsystem *ss)
 
 static void subsystem_free(struct subsystem *ss)
 {
-	for (unsigned i = 0; i < ss->allowed_host_count; i++)
-		free(ss->allowed_hosts[i]);
-	free(ss->allowed_hosts);
+	hosts_done(ss);
+	ana_done(ss);
 	free(ss->cores);
 	free(ss);
 }
 
-static int copy_hosts(struct subsystem *ss, const struct subsystem_opts *opts)
-{
-	if (opts->allowed_host_count == 0)
-		return 0;
-	ss->allowed_hosts = calloc(opts->allowed_host_count, sizeof(*ss->allowed_hosts));
-	if (ss->allowed_hosts == NULL)
-		return -ENOMEM;
-	for (unsigned i = 0; i < opts->allowed_host_count; i++) {
-		ss->allowed_hosts[i] = strdup(opts->allowed_hosts[i]);
-		if (ss->allowed_hosts[i] == NULL)
-			return -ENOMEM;
-		ss->allowed_host_count++;
-	}
-	return 0;
-}
-
-/* "nqn.yyyy-mm.reverse.domain:name" or the uuid form: at least "nqn." and something behind it. */
 static int check_new(const struct target *target, const struct subsystem_opts *opts,
 		     struct err *err)
 {
-	size_t len = opts->nqn == NULL ? 0 : strlen(opts->nqn);
-
-	if (len <= 4 || len > TARGET_NQN_MAX || strncmp(opts->nqn, "nqn.", 4) != 0)
+	if (!nqn_is_good(opts->nqn))
 		return err_set(err, -EINVAL,
 			       "'%s' is not an NVMe qualified name: \"nqn.\" and more, at most %d "
 			       "bytes",
@@ -480,8 +457,12 @@ static void subsystem_fill(struct subsystem *ss, struct target *target,
 	ss->cntlid_min = opts->cntlid_max == 0 ? 1 : opts->cntlid_min;
 	ss->cntlid_max = opts->cntlid_max == 0 ? NVME_CNTLID_MAX : opts->cntlid_max;
 	ss->cntlid_next = ss->cntlid_min;
+	ss->kind = opts->kind;
 	list_init(&ss->ctrlrs);
+	list_init(&ss->conn_list);
 	task_mutex_init(&ss->control);
+	task_mutex_init(&ss->fence_lock);
+	list_init(&ss->resets);
 	for (unsigned i = 0; i < reactor_count(); i++) {
 		ss->cores[i].subsystem = ss;
 		ss->cores[i].reactor = reactor_get(i);
@@ -503,11 +484,18 @@ int subsystem_add(struct target *target, const struct subsystem_opts *opts,
 	if (ss == NULL)
 		return err_set(err, -ENOMEM, "no memory for a subsystem");
 	ss->cores = calloc(reactor_count(), sizeof(*ss->cores));
-	if (ss->cores == NULL || copy_hosts(ss, opts) < 0) {
+	if (ss->cores == NULL) {
 		subsystem_free(ss);
 		return err_set(err, -ENOMEM, "no memory for a subsystem");
 	}
 	subsystem_fill(ss, target, opts);
+	result = hosts_init(ss, opts->allowed_hosts, opts->allowed_host_count, err);
+	if (result == 0)
+		result = ana_init(ss, opts, err);
+	if (result < 0) {
+		subsystem_free(ss);
+		return result;
+	}
 	list_add_tail(&target->subsystems, &ss->link);
 	target->subsystem_count++;
 	target_discovery_changed(target);

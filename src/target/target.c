@@ -3,7 +3,7 @@
  * The target itself: its share of every reactor, its listeners, its beginning and end.
  *
  *   start: cores (memory for receiving, gathering, large transfers) -> discovery subsystem
- *   accept (primary) -> connection -> next reactor, round robin
+ *   accept (primary) -> connection -> the reactor with the fewest (limits.c)
  *   stop:  listeners -> every subsystem (its controllers, their connections) -> strangers that
  *          never connected -> cores
  *
@@ -15,6 +15,7 @@
  * Thread: the primary reactor; core_* on the reactor they belong to.
  */
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -32,7 +33,12 @@ void target_opts_init(struct target_opts *opts)
 		.io_size_max = 128 << 10,
 		.buffers = 128,
 		.conns_max = 4096,
+		.conns_per_host_max = 2048,
+		.conns_per_subsystem_max = 2048,
+		.hosts_max = 256,
+		.conn_memory_max = 2ull << 30,
 		.connect_timeout_ms = 10000,
+		.idle_timeout_ms = 3600000,
 	};
 }
 
@@ -45,12 +51,13 @@ static int opts_check(const struct target_opts *o, struct err *err)
 	if (o->in_capsule_size < SMALL_BUF || o->in_capsule_size > 4 * SMALL_BUF ||
 	    o->in_capsule_size % SMALL_BUF != 0)
 		return err_set(err, -EINVAL, "in_capsule_size must be 4096, 8192, 12288 or 16384");
-	if (!is_pow2(o->io_size_max) || o->io_size_max < NVME_PAGE_SIZE || o->io_size_max > 1 << 20)
-		return err_set(err, -EINVAL, "io_size_max must be a power of two, 4096 to 1048576");
-	if (o->buffers < 1 || o->conns_max < 1 || o->connect_timeout_ms < 1)
-		return err_set(err, -EINVAL,
-			       "buffers, conns_max and connect_timeout_ms must not be 0");
-	return 0;
+	/* one page cannot be said: an MDTS of 0 is "no limit" (Base 5.17.2.1) */
+	if (!is_pow2(o->io_size_max) || o->io_size_max < 2 * NVME_PAGE_SIZE ||
+	    o->io_size_max > 1 << 20)
+		return err_set(err, -EINVAL, "io_size_max must be a power of two, 8192 to 1048576");
+	if (o->buffers < 1)
+		return err_set(err, -EINVAL, "buffers must not be 0");
+	return limits_check(o, err);
 }
 
 /* ---- cores ---------------------------------------------------------------------------------- */
@@ -167,23 +174,33 @@ static void core_close_all(void *arg)
 
 /* ---- listeners ------------------------------------------------------------------------------ */
 
+/* One that is just being made is not in the table yet: it is the next. */
+static unsigned listener_index(const struct target *target, const struct listener *listener)
+{
+	unsigned i = 0;
+
+	while (i < target->listener_count && target->listeners[i] != listener)
+		i++;
+	return MIN(i, (unsigned)TARGET_LISTENERS_MAX - 1);
+}
+
 static void target_accepted(struct listener *listener, struct stream *stream, void *arg)
 {
 	struct target *target = arg;
-	struct core *core = &target->cores[target->next_core];
 
-	(void)listener;
 	target->conns_accepted++;
-	if (target->conns >= target->opts.conns_max || target->is_stopping ||
-	    conn_new(target, core, stream) < 0) {
+	if (!limits_admit(target) || target->is_stopping ||
+	    conn_new(target, limits_pick_core(target), stream, listener_index(target, listener)) <
+		    0) {
 		target->conns_refused++;
-		log_warn("refusing a connection peer=%s conns=%u limit=%u", stream->peer,
-			 target->conns, target->opts.conns_max);
+		log_warn("refusing a connection peer=%s conns=%u limit=%u memory=%" PRIu64
+			 " limit=%" PRIu64,
+			 stream->peer, target->conns, target->opts.conns_max, target->conn_memory,
+			 target->opts.conn_memory_max);
 		stream_close(stream);
 		return;
 	}
 	target->conns++;
-	target->next_core = (target->next_core + 1) % target->core_count;
 }
 
 int target_listen(struct target *target, const char *host, uint16_t port, struct err *err)
@@ -226,6 +243,8 @@ void target_conn_gone(struct conn *conn)
 	struct target *target = conn->target;
 	struct subsystem *ss = conn->counted;
 
+	limits_release(conn);
+	fence_conn_gone(conn);
 	free(conn);
 	if (ss != NULL)
 		subsystem_put_conn(ss);
@@ -346,6 +365,13 @@ void target_stats(struct target *target, struct target_stats *ret_stats)
 		.conns_accepted = target->conns_accepted,
 		.conns_refused = target->conns_refused,
 		.keep_alive_timeouts = target->keep_alive_timeouts,
+		.idle_timeouts = target->idle_timeouts,
+		.connects_refused = target->connects_refused,
+		.conn_memory = target->conn_memory,
+		.conn_memory_peak = target->conn_memory_peak,
+		.conn_memory_each = limits_conn_memory() +
+				    limits_queue_memory(&target->opts, 1,
+							target->opts.queue_depth_max),
 		.conns = target->conns,
 		.buffers_free_min = target->opts.buffers,
 	};

@@ -193,7 +193,7 @@ static inline struct cmd *take_slot(struct conn *conn)
 		return &conn->slots[conn->free[--conn->nfree]].cmd;
 	}
 	cmd = &conn->boot;
-	return cmd->state == CMD_FREE ? cmd : NULL;
+	return cmd->state == CMD_FREE && conn->state != CONN_DRAINING ? cmd : NULL;
 }
 
 static bool take_capsule(struct conn *conn, const uint8_t *at, const struct pdu *pdu,
@@ -204,6 +204,8 @@ static bool take_capsule(struct conn *conn, const uint8_t *at, const struct pdu 
 	bool is_good = true;
 
 	if (unlikely(cmd == NULL)) {
+		if (conn->state == CONN_DRAINING)
+			return true; /* dropped: the host learns from the end of the connection */
 		*fault = (struct pdu_fault){ .fes = NVME_TCP_FES_SEQUENCE };
 		return false;
 	}

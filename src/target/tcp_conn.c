@@ -13,6 +13,9 @@
  *                               awaited
  *                       unlinked and nothing busy            --gone----> primary: uncount, free
  *
+ * LIVE becomes DRAINING when its host is disconnected gracefully: answers go out, new commands are
+ * dropped, and the primary closes it when all queues of the controller are done (disconnect.c).
+ *
  * The primary learns of a closing connection first and lets go of it (its controller no longer
  * points to it), so that it sends no more messages; the answer "unlinked" comes behind everything
  * the primary sent before, because messages of one sender keep their order. When then the last
@@ -192,7 +195,7 @@ static void conn_close_posted(struct msg *msg)
 	conn_close(container_of(msg, struct conn, close_msg));
 }
 
-int conn_new(struct target *target, struct core *core, struct stream *stream)
+int conn_new(struct target *target, struct core *core, struct stream *stream, unsigned listener)
 {
 	struct conn *conn = calloc(1, sizeof(*conn));
 
@@ -202,6 +205,8 @@ int conn_new(struct target *target, struct core *core, struct stream *stream)
 	conn->target = target;
 	conn->serial = target->conns_accepted; /* counted before: starts at 1 */
 	conn->stream = stream;
+	conn->listener = (uint8_t)listener;
+	list_init(&conn->counted_link);
 	list_init(&conn->active_link);
 	list_init(&conn->out_link);
 	list_init(&conn->link);
@@ -210,6 +215,9 @@ int conn_new(struct target *target, struct core *core, struct stream *stream)
 	conn->boot.tag = TAG_BOOT;
 	list_init(&conn->boot.link);
 	conn->close_msg.fn = conn_close_posted;
+	conn->is_load = true;
+	core->load++;
+	limits_charge(conn, limits_conn_memory());
 	memcpy(conn->peer, stream->peer, sizeof(conn->peer));
 	memcpy(conn->local, stream->local, sizeof(conn->local));
 	conn->msg.fn = conn_start;
@@ -244,6 +252,7 @@ int conn_go_live(struct conn *conn)
 	}
 	conn->nfree = n;
 	conn->sc = r->sc;
+	conn->ana_blocked = r->sc->ana[conn->listener].blocked;
 	conn->qid = r->qid;
 	conn->ncmds = n;
 	conn->sqhd = 1 % n; /* Connect was the first entry */

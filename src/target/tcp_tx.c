@@ -105,9 +105,10 @@ static uint32_t format_resp(struct gather *g, const struct conn *conn, const str
 	le16_put(&resp->cqe.sqhd, cmd->sqhd);
 	le16_put(&resp->cqe.sqid, 0);
 	le16_put(&resp->cqe.cid, cmd->cid);
-	/* Code in bits 8:1, type in 11:9, DNR in 15 (Base 3.3.3.2.1); ours is the same shifted. */
+	/* Code in bits 8:1, type in 11:9, CRD in 13:12, DNR in 15 (Base 3.3.3.2.1); ours is the
+	 * same shifted. */
 	le16_put(&resp->cqe.status,
-		 (uint16_t)((cmd->status & 0x7ff) << 1 | (cmd->status & NVME_STATUS_DNR)));
+		 (uint16_t)((cmd->status & 0x1fff) << 1 | (cmd->status & NVME_STATUS_DNR)));
 	(void)seal(conn, g->at, sizeof(*resp));
 	gather_staged(g, len);
 	return len;
@@ -329,6 +330,8 @@ static void conn_flush(struct conn *conn)
 			return;
 		}
 	}
+	if (unlikely(conn->state == CONN_DRAINING))
+		conn_check_drained(conn);
 }
 
 void core_flush(struct msg *msg)

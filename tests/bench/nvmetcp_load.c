@@ -18,7 +18,8 @@
  *
  * Options: --rw read|write, --bs BYTES, --qd N, --conns N, --time S, --core N (client),
  *          --server-core N (echo), --blocks N (of 512 bytes, to choose from), --nsid N
- * Output:  one line: iops=... mean_us=... p50_us=... p99_us=...
+ * Output:  one line: iops=... mean_us=... p50_us=... p99_us=... cpu_ns=...
+ *          cpu_ns: time of the turns in which something was done, per command
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -310,7 +311,7 @@ static uint16_t echo_start(pid_t *ret_pid)
 
 static struct rng client_rng;
 static struct hist latency;
-static uint64_t done_count, turn_ns;
+static uint64_t done_count, turn_ns, busy_ns;
 static uint8_t *payload; /* one block per slot */
 
 static size_t client_handle(struct peer *peer, const uint8_t *header, const uint8_t *data,
@@ -471,7 +472,10 @@ static void run(struct peer *peer)
 	}
 	begin = now_ns();
 	end = begin + (uint64_t)(opt.time_s * 1e9);
-	for (turn_ns = begin; turn_ns < end; turn_ns = now_ns()) {
+	turn_ns = begin;
+	while (turn_ns < end) {
+		uint64_t before_ns = turn_ns, before = done_count;
+
 		for (unsigned i = 0; i < opt.conns; i++) {
 			if (!peer_recv(&peer[i], rx, HEADER, client_handle)) {
 				(void)fprintf(stderr, "the target closed a connection\n");
@@ -483,12 +487,15 @@ static void run(struct peer *peer)
 				submit(&peer[i], peer[i].again[--peer[i].nagain]);
 			peer_send(&peer[i]);
 		}
+		turn_ns = now_ns();
+		if (done_count != before)
+			busy_ns += turn_ns - before_ns;
 	}
-	printf("iops=%.0f mean_us=%.2f p50_us=%.2f p99_us=%.2f\n",
+	printf("iops=%.0f mean_us=%.2f p50_us=%.2f p99_us=%.2f cpu_ns=%.1f\n",
 	       (double)done_count / ((double)(turn_ns - begin) / 1e9),
 	       (double)(turn_ns - begin) / 1e3 * opt.qd * opt.conns / (double)done_count,
 	       (double)hist_percentile(&latency, 0.50) / 1e3,
-	       (double)hist_percentile(&latency, 0.99) / 1e3);
+	       (double)hist_percentile(&latency, 0.99) / 1e3, (double)busy_ns / (double)done_count);
 }
 
 static bool parse(int argc, char **argv)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The target's PDU parser, given any stream of bytes: byte 0 chooses what was agreed, the rest is
- * walked PDU by PDU as the receiver does.
+ * The PDU parser of both ends, given any stream of bytes: byte 0 chooses which end we are and what
+ * was agreed, the rest is walked PDU by PDU as the receiver does.
  *
  * Held against it: a verdict does not change when more bytes arrive; a refusal comes at the first
  * byte that allows it; what is accepted lies inside the PDU and within the limits.
@@ -10,7 +10,7 @@
 
 #include "base/crc32c.h"
 #include "fuzz.h"
-#include "target/tcp_pdu.h"
+#include "drivers/nvme/tcp_pdu.h"
 
 enum {
 	IS_READY = 1 << 0,
@@ -18,19 +18,25 @@ enum {
 	HAS_DDGST = 1 << 2,
 	DIGEST_RIGHT = 1 << 3, /* put a right header digest where one is expected */
 	IS_ADMIN = 1 << 4,
+	IS_HOST = 1 << 5,
 	BUFFER_MAX = 8192,
 };
 
 static void check_accepted(const struct pdu_rules *rules, const struct pdu *pdu)
 {
 	uint32_t max = pdu->type == NVME_TCP_CAPSULE_CMD ? rules->capsule_data_max
+		       : pdu->type == NVME_TCP_C2H_DATA  ? rules->c2h_data_max
 							 : rules->h2c_data_max;
+	uint8_t ic = rules->is_host ? NVME_TCP_ICRESP : NVME_TCP_ICREQ;
+	uint8_t term = rules->is_host ? NVME_TCP_C2H_TERM : NVME_TCP_H2C_TERM;
 
+	/* ICReq, H2CTermReq, commands and H2CData are even, the answers odd. */
+	MUST(pdu->type % 2 == rules->is_host);
 	MUST(pdu->len >= pdu->header_len && pdu->header_len <= PDU_HEADER_MAX);
 	MUST(pdu->data_len <= max && pdu->data_off <= PDU_DATA_OFF_MAX);
 	MUST((uint64_t)pdu->data_off + pdu->data_len <= pdu->len);
 	MUST(pdu->data_len == 0 || pdu->data_off >= pdu->header_len);
-	MUST(rules->is_ready != (pdu->type == NVME_TCP_ICREQ) || pdu->type == NVME_TCP_H2C_TERM);
+	MUST(rules->is_ready != (pdu->type == ic) || pdu->type == term);
 }
 
 /* The verdict on every prefix is the verdict on the whole, or "more". */
@@ -56,11 +62,12 @@ static void check_prefixes(const struct pdu_rules *rules, const uint8_t *at, siz
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static uint8_t buf[BUFFER_MAX];
-	struct pdu_rules rules = { .h2c_data_max = 131072 };
+	struct pdu_rules rules = { .h2c_data_max = 131072, .c2h_data_max = 1 << 20 };
 	size_t at = 0, len;
 
 	if (size < 1)
 		return 0;
+	rules.is_host = data[0] & IS_HOST;
 	rules.is_ready = data[0] & IS_READY;
 	rules.hdgst = rules.is_ready && (data[0] & HAS_HDGST);
 	rules.ddgst = rules.is_ready && (data[0] & HAS_DDGST);
@@ -84,7 +91,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		if (result != PDU_OK)
 			break;
 		check_accepted(&rules, &pdu);
-		if (pdu.type == NVME_TCP_ICREQ)
+		if (pdu.type == (rules.is_host ? NVME_TCP_ICRESP : NVME_TCP_ICREQ))
 			rules.is_ready = true;
 		if (pdu.len > len - at)
 			break;

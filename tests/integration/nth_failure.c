@@ -23,6 +23,8 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <string.h>
 
@@ -355,7 +357,8 @@ static int act_subsystem(const struct op *op, struct err *err)
 	const char *const hosts[] = { "nqn.2014-08.org.nvmexpress:uuid:a", "nqn.2000-01.x:b" };
 	struct subsystem_opts opts = { .nqn = "nqn.2019-05.io.openebs:nth",
 				       .allowed_hosts = hosts,
-				       .allowed_host_count = 2 };
+				       .allowed_host_count = 2,
+				       .has_ana = true };
 
 	(void)op;
 	return subsystem_add(made.target, &opts, &made.subsystem, err);
@@ -380,11 +383,42 @@ static void undo_namespace(const struct op *op)
 	CHECK_EQ(subsystem_remove_ns(made.subsystem, made.nsid, NULL), 0);
 }
 
+static int act_host_add(const struct op *op, struct err *err)
+{
+	return subsystem_allow_host(made.subsystem, op->other, err);
+}
+
+static void undo_host_add(const struct op *op)
+{
+	CHECK_EQ(subsystem_disallow_host(made.subsystem, op->other, NULL), 0);
+}
+
+static int act_hosts(const struct op *op, struct err *err)
+{
+	return subsystem_set_hosts(made.subsystem, &op->other, 1, err);
+}
+
+static void undo_hosts(const struct op *op)
+{
+	const char *const *hosts;
+	unsigned count;
+
+	CHECK(!subsystem_hosts(made.subsystem, &hosts, &count));
+	CHECK_EQ(count, 1);
+	CHECK_STR(hosts[0], op->other);
+	CHECK_EQ(subsystem_set_hosts(made.subsystem, NULL, 0, NULL), 0);
+}
+
 /* ---- what is there before an operation ------------------------------------------------------- */
+
+static bool needs_subsystem(const struct op *op)
+{
+	return op->act == act_namespace || op->act == act_host_add || op->act == act_hosts;
+}
 
 static bool needs_target(const struct op *op)
 {
-	return op->act == act_target_listen || op->act == act_subsystem || op->act == act_namespace;
+	return op->act == act_target_listen || op->act == act_subsystem || needs_subsystem(op);
 }
 
 static void setup(const struct op *op)
@@ -409,7 +443,7 @@ static void setup(const struct op *op)
 	}
 	if (needs_target(op))
 		CHECK_EQ(act_target(op, &err), 0);
-	if (op->act == act_namespace)
+	if (needs_subsystem(op))
 		CHECK_EQ(act_subsystem(op, &err), 0);
 	CHECK_STR(err.msg, "");
 }
@@ -751,10 +785,88 @@ TEST(nth_target)
 		{ "target listen", NULL, "127.0.0.1", act_target_listen, undo_nothing },
 		{ "subsystem", NULL, NULL, act_subsystem, undo_subsystem },
 		{ "namespace", MALLOC, NULL, act_namespace, undo_namespace },
+		{ "host add", NULL, "nqn.2000-01.x:c", act_host_add, undo_host_add },
+		{ "hosts", NULL, "nqn.2000-01.x:d", act_hosts, undo_hosts },
 	};
 
 	log_set_level(LOG_ERROR); /* each listener says where it listens */
 	run_ops(ops, ARRAY_LEN(ops));
+}
+
+/* ---- a remote namespace ---------------------------------------------------------------------- */
+
+static int serve_task(void *arg, struct err *err)
+{
+	struct subsystem_opts subsystem_opts = { .nqn = "nqn.2019-05.io.openebs:far" };
+	int *pipe_fd = arg;
+	struct subsystem *subsystem;
+	struct target_opts opts;
+	struct target *target;
+	struct device *dev;
+	uint16_t port = 0;
+	int result;
+
+	target_opts_init(&opts);
+	result = device_create(MALLOC, &dev, err);
+	if (result == 0)
+		result = target_start(&opts, &target, err);
+	if (result == 0)
+		result = subsystem_add(target, &subsystem_opts, &subsystem, err);
+	if (result == 0)
+		result = subsystem_add_ns(subsystem, dev, 1, NULL, err);
+	if (result == 0)
+		result = target_listen(target, "127.0.0.1", 0, err);
+	if (result == 0)
+		port = target_listener_port(target, 0);
+	if (write(*pipe_fd, &port, sizeof(port)) != sizeof(port))
+		return -EIO;
+	return result;
+}
+
+/* The target, in a process to which nothing is refused. Returns its pid; it ends when killed. */
+static pid_t serve_elsewhere(uint16_t *ret_port)
+{
+	struct engine_opts opts = {};
+	int fds[2];
+	pid_t pid;
+
+	if (!CHECK_EQ(pipe(fds), 0))
+		return -1;
+	pid = fork();
+	if (pid == 0) {
+		log_set_level(LOG_ERROR);
+		if (engine_start(&opts, NULL) != 0 || engine_call(serve_task, &fds[1], NULL) != 0)
+			_exit(1);
+		for (;;)
+			(void)pause();
+	}
+	(void)close(fds[1]);
+	CHECK_EQ(read(fds[0], ret_port, sizeof(*ret_port)), sizeof(*ret_port));
+	(void)close(fds[0]);
+	return pid;
+}
+
+TEST(nth_nvmf)
+{
+	static char uri[128], second[160];
+	struct op ops[] = {
+		{ "create nvmf", NULL, uri, act_create, undo_create },
+		{ "join as a path", uri, second, act_create, undo_create },
+		{ "destroy nvmf", uri, NULL, act_destroy, undo_destroy },
+		{ "handles nvmf", uri, NULL, act_handle_open, undo_desc_open },
+	};
+	uint16_t port = 0;
+	pid_t pid = serve_elsewhere(&port);
+
+	if (pid < 0 || !CHECK(port != 0))
+		return;
+	(void)snprintf(uri, sizeof(uri), "nvmf://127.0.0.1:%u/nqn.2019-05.io.openebs:far", port);
+	(void)snprintf(second, sizeof(second), "nvmf://localhost:%u/nqn.2019-05.io.openebs:far",
+		       port);
+	log_set_level(LOG_ERROR);
+	run_ops(ops, ARRAY_LEN(ops));
+	(void)kill(pid, SIGKILL);
+	(void)waitpid(pid, NULL, 0);
 }
 
 TAP_MAIN()

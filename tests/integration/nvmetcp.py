@@ -370,8 +370,12 @@ class Host:
         self.conn_options = conn_options
         self.queues = []
         self.admin = Conn(port, **conn_options)
-        self.cntlid = self.admin.connect(nqn, kato_ms=kato_ms, hostnqn=hostnqn)
-        self.admin.enable()
+        try:
+            self.cntlid = self.admin.connect(nqn, kato_ms=kato_ms, hostnqn=hostnqn)
+            self.admin.enable()
+        except Exception:
+            self.admin.close()  # a traceback would keep it open
+            raise
 
     def __enter__(self):
         return self
@@ -386,8 +390,12 @@ class Host:
 
     def queue(self, qid, sqsize=127, cattr=0, **conn_options):
         conn = Conn(self.port, **{**self.conn_options, **conn_options})
-        conn.connect(self.nqn, qid=qid, sqsize=sqsize, cntlid=self.cntlid, hostnqn=self.hostnqn,
-                     cattr=cattr)
+        try:
+            conn.connect(self.nqn, qid=qid, sqsize=sqsize, cntlid=self.cntlid,
+                         hostnqn=self.hostnqn, cattr=cattr)
+        except Exception:
+            conn.close()
+            raise
         conn.capsule_max = 4096
         self.queues.append(conn)
         return conn

@@ -19,6 +19,8 @@ struct stack {
 	bool knows_holes;    /* exactly, per block */
 	bool has_no_data;    /* null: only statuses count */
 	bool is_vague;       /* holds anything at the start */
+	bool is_remote;      /* the first is served to ourselves, %s is where: HOST:PORT/NQN;
+			      * holes show in reads only, they cannot be searched */
 };
 
 struct play {

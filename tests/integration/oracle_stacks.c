@@ -23,6 +23,7 @@
 #include "device/driver.h"
 #include "device/emulate.h"
 #include "engine.h"
+#include "target/target.h"
 
 #define OVER(base) base, "passthru:///top?base=%s"
 
@@ -65,6 +66,14 @@ static const struct stack stacks[] = {
 	{ "uring 512 on tmpfs", { "uring://%s" }, "tmpfs" },
 	{ "passthru over aio on tmpfs", { OVER("aio://%s") }, "tmpfs" },
 	{ "passthru over uring on tmpfs", { OVER("uring://%s") }, "tmpfs" },
+	{ "nvmf over malloc 512", { "malloc:///m?size_mb=4", "nvmf://%s" }, .is_remote = true,
+	  .knows_holes = true },
+	{ "nvmf over malloc 4096", { "malloc:///m?size_mb=4&blk_size=4096",
+	  "nvmf+tcp://%s?queue_depth=4" }, .is_remote = true, .knows_holes = true },
+	{ "nvmf with digests", { "malloc:///m?size_mb=4", "nvmf+tcp://%s?hdgst&ddgst" },
+	  .is_remote = true, .knows_holes = true },
+	{ "passthru over nvmf", { "malloc:///m?size_mb=4", "passthru:///top?base=nvmf://%s" },
+	  .is_remote = true, .knows_holes = true },
 	{ "aio on a loop device", { "aio://%s" }, "loop", .is_vague = true },
 	{ "uring on a loop device", { "uring://%s" }, "loop", .is_vague = true },
 	{ "passthru over aio on a loop device", { OVER("aio://%s") }, "loop", .is_vague = true },
@@ -232,19 +241,46 @@ struct game {
 	bool is_run;
 };
 
+#define REMOTE_NQN "nqn.2019-05.io.openebs:oracle"
+
+/* Serve @dev to ourselves; where to find it goes into game->path. */
+static int serve(struct game *game, struct device *dev, struct target **ret_target, struct err *err)
+{
+	struct subsystem_opts subsystem_opts = { .nqn = REMOTE_NQN };
+	struct subsystem *subsystem;
+	struct target_opts opts;
+	int result;
+
+	target_opts_init(&opts);
+	result = target_start(&opts, ret_target, err);
+	if (result < 0)
+		return result;
+	result = subsystem_add(*ret_target, &subsystem_opts, &subsystem, err);
+	if (result == 0)
+		result = subsystem_add_ns(subsystem, dev, 1, NULL, err);
+	if (result == 0)
+		result = target_listen(*ret_target, "127.0.0.1", 0, err);
+	if (result == 0)
+		(void)snprintf(game->path, sizeof(game->path), "127.0.0.1:%u/" REMOTE_NQN,
+			       target_listener_port(*ret_target, 0));
+	return result;
+}
+
 static int game_task(void *arg, struct err *err)
 {
 	struct game *game = arg;
+	struct target *target = NULL;
 	struct device *dev = NULL;
+	char uri[512] = "";
 	int result = 0;
 
 	for (unsigned i = 0; i < ARRAY_LEN(game->stack->uris) && result == 0; i++) {
-		char uri[512];
-
 		if (game->stack->uris[i] == NULL)
 			break;
 		(void)snprintf(uri, sizeof(uri), game->stack->uris[i], game->path);
 		result = device_create(uri, &dev, err);
+		if (result == 0 && i == 0 && game->stack->is_remote)
+			result = serve(game, dev, &target, err);
 	}
 	if (result == 0) {
 		game->ops = (dev->ops | emulated_ops(dev)) &
@@ -253,6 +289,9 @@ static int game_task(void *arg, struct err *err)
 			game->ops &= ~(IO_BIT(IO_COMPARE) | IO_BIT(IO_COMPARE_WRITE));
 		result = oracle_play(game->stack, dev, &game->play, err);
 	}
+	if (game->stack->is_remote && device_lookup(uri) != NULL)
+		result = MIN(result, device_destroy(uri, err)); /* before its target */
+	target_stop(target);
 	device_remove_all();
 	return result;
 }
@@ -344,7 +383,9 @@ int main(int argc, char **argv)
 	for (unsigned i = 0; i < STACKS; i++) {
 		games[i].stack = &stacks[i];
 		games[i].play.seed = seed;
-		games[i].play.requests = (stacks[i].place == NULL ? 40000 : 4000) * scale / 100;
+		games[i].play.requests = (stacks[i].place == NULL && !stacks[i].is_remote ? 40000
+											  : 4000) *
+					 scale / 100;
 		if (is_selected(&stacks[i], argc, argv))
 			failed += !play(&games[i], ++number);
 	}

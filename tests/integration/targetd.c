@@ -8,6 +8,8 @@
  *
  *   listen HOST                     ok PORT
  *   subsystem NQN [HOSTNQN]         ok              only HOSTNQN may connect, if given
+ *   subsystem-opts WORDS            ok              for those made from now on: ana=STATE,
+ *                                                   cntlid=MIN-MAX, nexus; none: the defaults
  *   subsystem-remove NQN            ok
  *   add NQN URI                     ok NSID         makes the device
  *   remove NQN NSID                 ok              the device stays
@@ -16,12 +18,19 @@
  *   pause NQN / resume NQN          ok
  *   inject URI / heal URI           ok              arm a fault, disarm it
  *   controllers NQN                 ok COUNT
+ *   controllers-of NQN              ok CNTLID:HOSTNQN:LISTENER:IO_QUEUES:KATO_MS ...
+ *   ana NQN STATE [LISTENER [GROUP]]                ok
+ *   group NQN NSID GROUP            ok              move a namespace to another ANA group
+ *   host-add NQN HOSTNQN            ok              and host-del; hosts-any NQN
+ *   disconnect NQN HOSTNQN|CNTLID [force]           ok COUNT
+ *   cores                           ok LOAD ...     connections of each reactor that count
  *   stats                           ok NAME=VALUE ...
  *
  * It ends at the end of its input, in order: target, devices, engine.
  *
  * Options: --cores MASK, --queue-depth N, --buffers N, --connect-timeout MS, --conns N,
- *          --in-capsule N, --no-success
+ *          --in-capsule N, --no-success, --conns-per-host N, --conns-per-subsystem N, --hosts N,
+ *          --memory BYTES, --idle-timeout MS, --crdt N (of the first; the others are 1, 2 more)
  *
  * Thread: the main thread reads lines, each is run as a task by engine_call().
  */
@@ -35,10 +44,11 @@
 #include "engine.h"
 #include "target/target.h"
 
-enum { WORDS_MAX = 4, LINE_MAX_ = 2048 };
+enum { WORDS_MAX = 5, LINE_MAX_ = 2048 };
 
 static struct target *target;
 static struct target_opts target_opts;
+static struct subsystem_opts subsystem_opts; /* but for the NQN */
 
 struct line {
 	char *word[WORDS_MAX];
@@ -70,14 +80,40 @@ static int do_listen(struct line *line, struct err *err)
 static int do_subsystem(struct line *line, struct err *err)
 {
 	const char *hosts[] = { line->word[2] };
-	struct subsystem_opts opts = { .nqn = line->word[1] };
+	struct subsystem_opts opts = subsystem_opts;
 	struct subsystem *ss;
 
+	opts.nqn = line->word[1];
 	if (line->word[2] != NULL) {
 		opts.allowed_hosts = hosts;
 		opts.allowed_host_count = 1;
 	}
 	return subsystem_add(target, &opts, &ss, err);
+}
+
+static int do_subsystem_opts(struct line *line, struct err *err)
+{
+	subsystem_opts = (struct subsystem_opts){};
+	for (unsigned i = 1; i < line->count; i++) {
+		const char *word = line->word[i];
+		unsigned min, max;
+		int result = 0;
+
+		if (strncmp(word, "ana=", 4) == 0) {
+			subsystem_opts.has_ana = true;
+			result = ana_state_parse(word + 4, &subsystem_opts.ana_state, err);
+		} else if (sscanf(word, "cntlid=%u-%u", &min, &max) == 2) {
+			subsystem_opts.cntlid_min = (uint16_t)min;
+			subsystem_opts.cntlid_max = (uint16_t)max;
+		} else if (strcmp(word, "nexus") == 0) {
+			subsystem_opts.kind = SUBSYSTEM_NEXUS;
+		} else {
+			result = err_set(err, -EINVAL, "unknown option '%s'", word);
+		}
+		if (result < 0)
+			return result;
+	}
+	return 0;
 }
 
 static int do_subsystem_remove(struct line *line, struct err *err)
@@ -168,6 +204,96 @@ static int do_controllers(struct line *line, struct err *err)
 	return 0;
 }
 
+static int do_controllers_of(struct line *line, struct err *err)
+{
+	struct subsystem *ss = find(line, err);
+	struct controller_info infos[16];
+	unsigned count = ss == NULL ? 0 : subsystem_controllers(ss, infos, 16);
+	size_t used = 0;
+
+	if (ss == NULL)
+		return -ENOENT;
+	for (unsigned i = 0; i < count && i < 16 && used < sizeof(line->answer); i++)
+		used += (size_t)snprintf(line->answer + used, sizeof(line->answer) - used,
+					 "%s%u:%s:%u:%u:%u", i == 0 ? "" : " ", infos[i].cntlid,
+					 infos[i].hostnqn, infos[i].listener, infos[i].io_queues,
+					 infos[i].kato_ms);
+	return 0;
+}
+
+static int do_ana(struct line *line, struct err *err)
+{
+	struct subsystem *ss = find(line, err);
+	int listener = line->word[3] == NULL ? TARGET_LISTENER_ALL
+					     : (int)strtol(line->word[3], NULL, 10);
+	uint32_t group = line->word[4] == NULL ? 0 : (uint32_t)strtoul(line->word[4], NULL, 10);
+	enum ana_state state;
+	int result;
+
+	if (ss == NULL)
+		return -ENOENT;
+	result = ana_state_parse(line->word[2], &state, err);
+	return result < 0 ? result : subsystem_set_ana(ss, listener, group, state, err);
+}
+
+static int do_group(struct line *line, struct err *err)
+{
+	struct subsystem *ss = find(line, err);
+
+	if (ss == NULL)
+		return -ENOENT;
+	return subsystem_set_ns_group(ss, (uint32_t)strtoul(line->word[2], NULL, 10),
+				      (uint32_t)strtoul(line->word[3], NULL, 10), err);
+}
+
+static int do_host_add(struct line *line, struct err *err)
+{
+	struct subsystem *ss = find(line, err);
+
+	return ss == NULL ? -ENOENT : subsystem_allow_host(ss, line->word[2], err);
+}
+
+static int do_host_del(struct line *line, struct err *err)
+{
+	struct subsystem *ss = find(line, err);
+
+	return ss == NULL ? -ENOENT : subsystem_disallow_host(ss, line->word[2], err);
+}
+
+static int do_hosts_any(struct line *line, struct err *err)
+{
+	struct subsystem *ss = find(line, err);
+
+	return ss == NULL ? -ENOENT : subsystem_set_hosts(ss, NULL, 0, err);
+}
+
+static int do_disconnect(struct line *line, struct err *err)
+{
+	struct subsystem *ss = find(line, err);
+	bool is_host = strncmp(line->word[2], "nqn.", 4) == 0;
+	unsigned count = 0;
+	int result;
+
+	if (ss == NULL)
+		return -ENOENT;
+	result = subsystem_disconnect(ss, is_host ? line->word[2] : NULL,
+				      (uint16_t)strtoul(line->word[2], NULL, 10),
+				      line->word[3] != NULL, &count, err);
+	(void)snprintf(line->answer, sizeof(line->answer), "%u", count);
+	return result;
+}
+
+static int do_cores(struct line *line, struct err *err)
+{
+	size_t used = 0;
+
+	(void)err;
+	for (unsigned i = 0; i < reactor_count(); i++)
+		used += (size_t)snprintf(line->answer + used, sizeof(line->answer) - used, "%s%u",
+					 i == 0 ? "" : " ", target_core_load(target, i));
+	return 0;
+}
+
 static int do_stats(struct line *line, struct err *err)
 {
 	struct target_stats s;
@@ -177,12 +303,16 @@ static int do_stats(struct line *line, struct err *err)
 	(void)snprintf(line->answer, sizeof(line->answer),
 		       "conns_accepted=%ju conns_refused=%ju conns_terminated=%ju "
 		       "connect_timeouts=%ju keep_alive_timeouts=%ju commands=%ju "
-		       "buffer_waits=%ju digest_errors=%ju conns=%u buffers_free_min=%u",
+		       "buffer_waits=%ju digest_errors=%ju conns=%u buffers_free_min=%u "
+		       "connects_refused=%ju idle_timeouts=%ju conn_memory=%ju "
+		       "conn_memory_peak=%ju conn_memory_each=%ju",
 		       (uintmax_t)s.conns_accepted, (uintmax_t)s.conns_refused,
 		       (uintmax_t)s.conns_terminated, (uintmax_t)s.connect_timeouts,
 		       (uintmax_t)s.keep_alive_timeouts, (uintmax_t)s.commands,
 		       (uintmax_t)s.buffer_waits, (uintmax_t)s.digest_errors, s.conns,
-		       s.buffers_free_min);
+		       s.buffers_free_min, (uintmax_t)s.connects_refused,
+		       (uintmax_t)s.idle_timeouts, (uintmax_t)s.conn_memory,
+		       (uintmax_t)s.conn_memory_peak, (uintmax_t)s.conn_memory_each);
 	return 0;
 }
 
@@ -193,6 +323,7 @@ static const struct command {
 } commands[] = {
 	{ "listen", 2, do_listen },
 	{ "subsystem", 2, do_subsystem },
+	{ "subsystem-opts", 1, do_subsystem_opts },
 	{ "subsystem-remove", 2, do_subsystem_remove },
 	{ "add", 3, do_add },
 	{ "remove", 3, do_remove },
@@ -203,6 +334,14 @@ static const struct command {
 	{ "inject", 2, do_inject },
 	{ "heal", 2, do_heal },
 	{ "controllers", 2, do_controllers },
+	{ "controllers-of", 2, do_controllers_of },
+	{ "ana", 3, do_ana },
+	{ "group", 4, do_group },
+	{ "host-add", 3, do_host_add },
+	{ "host-del", 3, do_host_del },
+	{ "hosts-any", 2, do_hosts_any },
+	{ "disconnect", 3, do_disconnect },
+	{ "cores", 1, do_cores },
 	{ "stats", 1, do_stats },
 };
 
@@ -266,6 +405,12 @@ static bool parse_options(int argc, char **argv, struct engine_opts *engine)
 		{ "conns", required_argument, NULL, 'n' },
 		{ "in-capsule", required_argument, NULL, 'i' },
 		{ "no-success", no_argument, NULL, 's' },
+		{ "conns-per-host", required_argument, NULL, 'H' },
+		{ "conns-per-subsystem", required_argument, NULL, 'S' },
+		{ "hosts", required_argument, NULL, 'o' },
+		{ "memory", required_argument, NULL, 'm' },
+		{ "idle-timeout", required_argument, NULL, 'I' },
+		{ "crdt", required_argument, NULL, 'r' },
 		{},
 	};
 	int opt;
@@ -291,6 +436,25 @@ static bool parse_options(int argc, char **argv, struct engine_opts *engine)
 			break;
 		case 'i':
 			target_opts.in_capsule_size = (uint32_t)value;
+			break;
+		case 'H':
+			target_opts.conns_per_host_max = (uint32_t)value;
+			break;
+		case 'S':
+			target_opts.conns_per_subsystem_max = (uint32_t)value;
+			break;
+		case 'o':
+			target_opts.hosts_max = (uint32_t)value;
+			break;
+		case 'm':
+			target_opts.conn_memory_max = value;
+			break;
+		case 'I':
+			target_opts.idle_timeout_ms = (uint32_t)value;
+			break;
+		case 'r':
+			for (unsigned i = 0; i < 3; i++)
+				target_opts.crdt[i] = (uint16_t)(value + i);
 			break;
 		case 's':
 			target_opts.no_success_flag = true;

@@ -82,6 +82,22 @@ def test_version(ashlar):
     (["export", "--nqn", "disk", "null:///n?size_mb=1"], "--nqn disk: not an NVMe"),
     (["export", "--nqn", "nqn." + "x" * 220, "null:///n?size_mb=1"], "at most 223 bytes"),
     (["export", "--allow-host", "h1", "null:///n?size_mb=1"], "--allow-host h1: not"),
+    (["export", "--ana-state", "change", "null:///n?size_mb=1"], "--ana-state needs --ana"),
+    (["export", "--ana", "--ana-state", "lost", "null:///n?size_mb=1"], "persistent-loss"),
+    (["export", "--cntlid-range", "7", "null:///n?size_mb=1"], "MIN-MAX"),
+    (["export", "--cntlid-range", "0-7", "null:///n?size_mb=1"], "MIN-MAX"),
+    (["export", "--cntlid-range", "8-7", "null:///n?size_mb=1"], "MIN-MAX"),
+    (["export", "--cntlid-range", "8-65520", "null:///n?size_mb=1"], "to 65519"),
+    (["export", "--crdt", "101", "null:///n?size_mb=1"], "--crdt 101: write one number or three"),
+    (["export", "--crdt", "1,2", "null:///n?size_mb=1"], "--crdt 1,2: write one"),
+    (["export", "--crdt", "1,2,3,4", "null:///n?size_mb=1"], "--crdt 1,2,3,4: write one"),
+    (["export", "--crdt", "1,,3", "null:///n?size_mb=1"], "--crdt 1,,3: write one"),
+    (["export", "--limit", "connections", "null:///n?size_mb=1"], "NAME=VALUE"),
+    (["export", "--limit", "quarks=1", "null:///n?size_mb=1"], "connections-per-host"),
+    (["export", "--limit", "connections=0", "null:///n?size_mb=1"], "number above 0"),
+    (["export", "--limit", "connections=4294967296", "null:///n?size_mb=1"], "that fits"),
+    (["export", "--limit", "memory=all", "null:///n?size_mb=1"], "number of bytes"),
+    (["export", "--limit", "idle-time=soon", "null:///n?size_mb=1"], "time, such as"),
 ])
 def test_wrong_usage_is_2(ashlar, words, says):
     done = ashlar(*words)

@@ -10,7 +10,7 @@ import time
 
 import pytest
 from conftest import wait_until
-from nvmetcp import FLUSH, Host, NvmeError, sqe
+from nvmetcp import FLUSH, HOSTNQN, Host, NvmeError, sqe
 
 MIB = 1 << 20
 NQN = "nqn.2019-05.io.openebs:export-test"
@@ -122,6 +122,73 @@ def test_only_allowed_hosts(ashlar):
         pass
     with pytest.raises(NvmeError):
         Host(export.port, NQN)
+
+
+def test_hosts_change_while_it_runs(ashlar):
+    export = Export(ashlar)
+    friend = "nqn.2014-08.org.nvmexpress:uuid:00000000-0000-4000-8000-0000000000aa"
+    assert json.loads(export.ok("hosts")) == {"any": True, "hosts": []}
+    with Host(export.port, NQN) as host, Host(export.port, NQN, hostnqn=friend) as other:
+        export.ok(f"host-add {friend}")
+        host.admin.expect_end()
+        assert json.loads(export.ok("hosts")) == {"any": False, "hosts": [friend]}
+        other.queue(1)
+        listed = json.loads(export.ok("controllers"))
+        assert listed == [{"cntlid": other.cntlid, "host": friend,
+                           "listener": f"127.0.0.1:{export.port}", "io_queues": 1, "kato_ms": 0,
+                           "closing": False}]
+        export.ok(f"host-del {friend}")
+        other.admin.expect_end()
+        assert json.loads(export.ok("stats"))["connection_bytes"] == 0
+        with pytest.raises(NvmeError):
+            Host(export.port, NQN, hostnqn=friend)
+    export.ok("host-add any")
+    with Host(export.port, NQN) as host:
+        assert export.ok(f"disconnect {host.cntlid}") == "controllers=1"
+        host.admin.expect_end()
+    with Host(export.port, NQN, hostnqn=friend) as host:
+        assert export.ok(f"disconnect {friend} force") == "controllers=1"
+        host.admin.expect_end()
+    assert json.loads(export.ok("controllers")) == []
+
+
+def test_paths(ashlar):
+    export = Export(ashlar, "--ana", "--ana-state", "inaccessible", "--cntlid-range", "40-41",
+                    "--listen", "127.0.0.1:0", "--listen", "[::1]:0", "--crdt", "7")
+    paths = json.loads(export.ok("ana"))
+    assert [p["state"] for p in paths] == ["inaccessible"] * 2
+    assert paths[0]["listener"] == f"127.0.0.1:{export.port}"
+    with Host(export.port, NQN) as host:
+        assert host.cntlid == 40
+        assert host.admin.identify(1)[128:134] == b"\7\0" * 3
+        queue = host.queue(1)
+        with pytest.raises(NvmeError) as failed:
+            queue.read(1, 0, 1)
+        assert failed.value.status == 0x302
+        export.ok("ana optimized 0")
+        queue.read(1, 0, 1)
+        export.ok(f"ana non-optimized {paths[1]['listener']}")
+    assert [p["state"] for p in json.loads(export.ok("ana"))] == ["optimized", "non-optimized"]
+    export.ok("ana change")
+    assert [p["state"] for p in json.loads(export.ok("ana"))] == ["change"] * 2
+
+
+def test_limits(ashlar):
+    export = Export(ashlar, "--limit", "connections=3", "--limit", "connections-per-host=2",
+                    "--limit", "connections-per-subsystem=3", "--limit", "hosts=1", "--limit",
+                    "memory=8MiB", "--limit", "connect-time=500ms", "--limit", "idle-time=1s")
+    with Host(export.port, NQN) as host:
+        host.queue(1)
+        with pytest.raises(NvmeError):
+            host.queue(2)
+        stats = json.loads(export.ok("stats"))
+        assert stats["connects_refused"] == 1
+        assert 0 < stats["connection_bytes"] <= stats["connection_bytes_peak"] < 8 * MIB
+        assert stats["connection_bytes_each"] > 128 * 4096
+        wait_until(lambda: json.loads(export.ok("stats"))["idle_timeouts"] == 1, what="idleness")
+        host.admin.expect_end()
+    export.ok(f"host-add {HOSTNQN}")
+    assert "hosts_max" in export.one(f"host-add {HOSTNQN}x")
 
 
 def test_ipv6_and_several_listeners(ashlar):
@@ -237,6 +304,16 @@ def test_faults_are_armed_and_disarmed(export):
     ("inject inject:///no?op=quark", "quark"),
     ("uninject inject:///no", "not armed"),
     ("resume", "not paused"),
+    ("ana inaccessible", "start the export with --ana"),
+    ("ana sideways", "persistent-loss"),
+    ("ana optimized 7", "no listener '7'"),
+    ("host-add quark", "NVMe qualified name"),
+    ("host-del nqn.x:y", "any host may connect"),
+    ("disconnect", "disconnect NQN|CNTLID"),
+    ("disconnect x", "neither the NQN"),
+    ("disconnect 5 gently", "'gently' is not known"),
+    ("disconnect 5", "no controller 5"),
+    ("disconnect nqn.x:y force", "not connected"),
 ])
 def test_control_mistakes(export, line, says):
     answer = export.one(line)

@@ -12,6 +12,10 @@
  * carry them out: they stay in flight for the oracle until the target has stopped. A host that
  * hears nothing for too long gives its connection up and comes back, as hosts do; if the network
  * did nothing to explain the silence, that is a violation.
+ *
+ * Below them the subsystem is paused, its path is closed and opened (ANA), hosts are disconnected
+ * or shut out for a while. What a closed path refuses must not have happened, it must refuse what
+ * was sent while it was closed, and hosts that are shut out must be gone when the call returns.
  */
 #include "serve.h"
 
@@ -37,6 +41,7 @@ enum {
 
 #define SERVE_ADDR "10.0.0.2"
 #define SERVE_NQN  "nqn.2024-01.invalid.sim:volume"
+#define SERVE_HOST "nqn.2024-01.invalid.sim:host" /* as host.c calls itself */
 
 struct order {
 	struct host_cmd cmd;
@@ -67,6 +72,8 @@ static struct {
 	struct task_event all_done;
 	struct subsystem *subsystem;
 	bool has_trouble; /* the network misbehaves in this epoch */
+	bool has_ana, is_path_closed;
+	uint64_t path_closed_ns, path_opened_ns; /* when that was done, and when undoing it was */
 	unsigned ntroublers;
 	struct lost_write *lost; /* owned */
 	size_t nlost, lost_room;
@@ -263,6 +270,21 @@ static void order_judge_read(struct scene *scene, struct order *order, bool is_s
 		order_fail(order, why);
 }
 
+/* Did the path refuse it, and may it have? */
+static bool path_refused(const struct order *order)
+{
+	bool was_closed = serve.is_path_closed ||
+			  (serve.path_closed_ns != 0 && serve.path_opened_ns >= order->submit_ns);
+
+	return order->cmd.status == NVME_SC_ANA_INACCESSIBLE && was_closed;
+}
+
+/* It was sent and answered while the path was closed. */
+static bool path_must_refuse(const struct order *order)
+{
+	return serve.is_path_closed && serve.path_closed_ns < order->submit_ns;
+}
+
 static void order_judge(struct scene *scene, struct order *order)
 {
 	bool is_spoilt = cause_since(scene, CAUSE_LIE, order->submit_ns);
@@ -272,10 +294,14 @@ static void order_judge(struct scene *scene, struct order *order)
 
 	world_trace("ordered", (uint64_t)order->opcode << 32 | order->cmd.status, order->lba);
 	scene->nfailed += !is_good;
-	if (!is_good && !order_may_fail(scene, order) &&
+	if (is_good && path_must_refuse(order))
+		order_fail(order, "although the path is closed");
+	if (!is_good && !path_refused(order) && !order_may_fail(scene, order) &&
 	    !(order->opcode == NVME_IO_COMPARE && order->cmd.status == NVME_SC_COMPARE_FAILED))
 		order_fail(order, "without a cause");
-	if (is_spoilt)
+	if (path_refused(order))
+		outcome = WRITE_NEVER;
+	else if (is_spoilt)
 		outcome = WRITE_SPOILT;
 	else if (is_good)
 		outcome = is_stable ? WRITE_ACKED_STABLE : WRITE_ACKED;
@@ -403,9 +429,34 @@ static void host_task(void *arg)
 
 /* ---- trouble -------------------------------------------------------------------------------- */
 
+/* A host that must go: when the call returns it is gone, with all it had sent. */
+static void shut_out_once(void)
+{
+	unsigned count = 0;
+	int result;
+
+	world_trace("shut out", 0, 0);
+	if (world_chance(1, 2)) {
+		result = subsystem_disconnect(serve.subsystem, SERVE_HOST, 0, world_chance(1, 2),
+					      &count, NULL);
+		world_trace("disconnected", (uint64_t)-result, count);
+		return;
+	}
+	result = subsystem_allow_host(serve.subsystem, SERVE_HOST, NULL);
+	if (result == 0)
+		result = subsystem_disallow_host(serve.subsystem, SERVE_HOST, NULL);
+	if (result < 0 || subsystem_controller_count(serve.subsystem) > 0)
+		world_fail("a host was shut out: %d, %u controllers are left", result,
+			   subsystem_controller_count(serve.subsystem));
+	task_sleep(world_latency(0, MSEC));
+	if (subsystem_set_hosts(serve.subsystem, NULL, 0, NULL) < 0)
+		world_fail("hosts cannot be let in again");
+	world_trace("let in", 0, 0);
+}
+
 static void trouble_once(void)
 {
-	switch (world_rand(6)) {
+	switch (world_rand(7)) {
 	case 0:
 		(void)simnet_drop();
 		break;
@@ -423,6 +474,9 @@ static void trouble_once(void)
 		task_sleep(world_latency(0, 2 * MSEC));
 		simnet_slow(1);
 		break;
+	case 4:
+		shut_out_once();
+		break;
 	default:
 		break;
 	}
@@ -437,6 +491,30 @@ static void pause_once(void)
 	world_trace("unpause", 0, 0);
 }
 
+static void path_set(enum ana_state state)
+{
+	struct err err = {};
+
+	if (subsystem_set_ana(serve.subsystem, world_chance(1, 2) ? 0 : TARGET_LISTENER_ALL,
+			      (uint32_t)world_rand(2), state, &err) < 0)
+		world_fail("a path's state is not set: %s", err.msg);
+}
+
+static void path_once(void)
+{
+	world_trace("path closes", 0, 0);
+	serve.path_closed_ns = UINT64_MAX; /* from here on it may refuse */
+	serve.path_opened_ns = UINT64_MAX;
+	path_set(ANA_INACCESSIBLE);
+	serve.path_closed_ns = world_now();
+	serve.is_path_closed = true;
+	task_sleep(world_latency(0, 300 * USEC));
+	serve.is_path_closed = false; /* from here on it may serve */
+	path_set(ANA_NON_OPTIMIZED);
+	serve.path_opened_ns = world_now();
+	world_trace("path opens", 0, 0);
+}
+
 static void troubler(void *arg)
 {
 	struct scene *scene = arg;
@@ -445,6 +523,8 @@ static void troubler(void *arg)
 		task_sleep(world_latency(50 * USEC, 2 * MSEC));
 		if (serve.has_trouble && world_chance(1, 2))
 			trouble_once();
+		else if (serve.has_ana && world_chance(1, 3))
+			path_once();
 		else if (world_chance(1, 3))
 			pause_once();
 	}
@@ -456,7 +536,7 @@ static void troubler(void *arg)
 /* Everything from nothing to a namespace that hosts can use. What was made stays on failure. */
 static int serve_make(struct scene *scene, struct target **ret_target, struct err *err)
 {
-	struct subsystem_opts sub = { .nqn = SERVE_NQN, .uuid.b = { 1 } };
+	struct subsystem_opts sub = { .nqn = SERVE_NQN, .uuid.b = { 1 }, .has_ana = serve.has_ana };
 	struct target_opts opts;
 	uint32_t nsid;
 	int result;
@@ -520,6 +600,9 @@ static bool serve_start(struct scene *scene, struct target **ret_target)
 				   .is_cutting = world_chance(1, 2) };
 	struct err err = {};
 
+	serve.has_ana = world_chance(1, 2);
+	serve.is_path_closed = false;
+	serve.path_closed_ns = serve.path_opened_ns = 0;
 	simnet_start(&net);
 	net_set(&net_sim);
 	if (world_chance(1, 3))

@@ -72,6 +72,7 @@ static_assert(sizeof(struct nvme_cqe) == 16, "Base 3.3.3.2: 16 bytes");
 
 enum {
 	NVME_STATUS_DNR = 0x8000,
+	NVME_STATUS_CRD_SHIFT = 11, /* above type << 8 | code: command retry delay, 1 to 3 */
 	NVME_NSID_ALL = 0xffffffff,
 	NVME_QID_ADMIN = 0,
 	NVME_CNTLID_DYNAMIC = 0xffff, /* Base 6.3: Connect, dynamic controller model */
@@ -113,6 +114,7 @@ enum nvme_status {
 	NVME_SC_INVALID_LOG_PAGE = 0x109,
 	NVME_SC_FEATURE_NOT_SAVEABLE = 0x10d,
 	NVME_SC_FEATURE_NOT_CHANGEABLE = 0x10e,
+	NVME_SC_CCR_LIMIT = 0x141, /* Base 2.3: Cross-Controller Reset Limit Exceeded */
 	NVME_SC_CONNECT_INCOMPATIBLE = 0x180, /* Base 6.3, figure "Connect status" */
 	NVME_SC_CONNECT_BUSY = 0x181,
 	NVME_SC_CONNECT_INVALID_PARAM = 0x182,
@@ -124,6 +126,10 @@ enum nvme_status {
 	NVME_SC_READ_ERROR = 0x281,
 	NVME_SC_COMPARE_FAILED = 0x285,
 	NVME_SC_UNWRITTEN = 0x287,
+
+	NVME_SC_ANA_PERSISTENT_LOSS = 0x301, /* path related: another path may do */
+	NVME_SC_ANA_INACCESSIBLE = 0x302,
+	NVME_SC_ANA_TRANSITION = 0x303,
 };
 
 /* ---- opcodes -------------------------------------------------------------------------------- */
@@ -136,6 +142,7 @@ enum nvme_admin_opcode { /* Base 5, figure "Opcodes for Admin Commands" */
 			 NVME_ADMIN_GET_FEATURES = 0x0a,
 			 NVME_ADMIN_ASYNC_EVENT = 0x0c,
 			 NVME_ADMIN_KEEP_ALIVE = 0x18,
+			 NVME_ADMIN_CROSS_RESET = 0x38, /* Base 2.3, 5.4.3 */
 			 NVME_FABRICS = 0x7f, /* on both kinds of queue */
 };
 
@@ -297,7 +304,9 @@ struct nvme_id_ctrl {
 	uint8_t cntrltype;
 	uint8_t fguid[16];
 	struct le16 crdt[3];
-	uint8_t rsvd134[119];
+	uint8_t crcap, ciu; /* byte 135; Base 2.3, 5.2.13, as are cirn and ccrl */
+	struct le64 cirn;
+	uint8_t rsvd144[109];
 	uint8_t nvmsr, vwci, mec;
 	struct le16 oacs; /* byte 256 */
 	uint8_t acl, aerl, frmw, lpa, elpe, npss, avscc, apsta;
@@ -337,10 +346,12 @@ struct nvme_id_ctrl {
 	uint8_t fcatt, msdbd;
 	struct le16 ofcs;
 	uint8_t dctype;
-	uint8_t rsvd1807[241];
+	uint8_t ccrl;
+	uint8_t rsvd1808[240];
 	struct nvme_power_state psd[32];
 	uint8_t vs[1024];
 };
+static_assert(offsetof(struct nvme_id_ctrl, cirn) == 136, "Base 2.3: Identify Controller");
 static_assert(offsetof(struct nvme_id_ctrl, oacs) == 256, "Base: Identify Controller");
 static_assert(offsetof(struct nvme_id_ctrl, kas) == 320, "Base: Identify Controller");
 static_assert(offsetof(struct nvme_id_ctrl, sqes) == 512, "Base: Identify Controller");
@@ -463,10 +474,18 @@ enum nvme_feature {
 	NVME_FEAT_WRITE_ATOMICITY = 0x0a, /* NVM 4.1.3.3 */
 	NVME_FEAT_ASYNC_EVENT = 0x0b,
 	NVME_FEAT_KEEP_ALIVE = 0x0f,
+	NVME_FEAT_HOST_BEHAVIOR = 0x16,
 	NVME_FEAT_HOST_ID = 0x81,
 	NVME_FEAT_RESV_MASK = 0x82,
 	NVME_FEAT_RESV_PERSIST = 0x83,
 };
+
+/* Data of Host Behavior Support (Base 5.27.1.18). */
+struct nvme_host_behavior {
+	uint8_t acre; /* 1: the host honours CRD */
+	uint8_t rsvd1[511];
+};
+static_assert(sizeof(struct nvme_host_behavior) == 512, "Base 5.27.1.18");
 
 /* ---- log pages and events (Base 5.16, 5.2) -------------------------------------------------- */
 
@@ -485,6 +504,7 @@ enum nvme_log {
 enum {
 	NVME_AEN_TYPE_NOTICE = 2,
 	NVME_AEN_NS_CHANGED = 0x00,        /* information of a notice */
+	NVME_AEN_ANA_CHANGED = 0x03,       /* the same */
 	NVME_AEN_DISCOVERY_CHANGED = 0xf0, /* the same */
 	NVME_CHANGED_NS_MAX = 1024,
 	NVME_LOG_SMART_SIZE = 512,
@@ -508,6 +528,26 @@ struct nvme_smart_log {
 	uint8_t rsvd192[320];
 };
 static_assert(sizeof(struct nvme_smart_log) == NVME_LOG_SMART_SIZE, "Base 5.16.1.3");
+
+struct nvme_ana_log { /* Base 5.16.1.13: then groups, each with its NSIDs behind it */
+	struct le64 change_count;
+	struct le16 groups;
+	uint8_t rsvd10[6];
+};
+static_assert(sizeof(struct nvme_ana_log) == 16, "Base 5.16.1.13");
+
+struct nvme_ana_group {
+	struct le32 group, nsids;
+	struct le64 change_count;
+	uint8_t state; /* bits 3:0 */
+	uint8_t rsvd17[15];
+};
+static_assert(sizeof(struct nvme_ana_group) == 32, "Base 5.16.1.13");
+
+enum {
+	NVME_ANA_LOG_GROUPS_ONLY = 1 << 8, /* RGO: bit 0 of LSP, in dword 10 */
+	NVME_ANACAP_ALL_STATES = 0x1f,     /* each of the five is reported */
+};
 
 struct nvme_discovery_entry { /* Base 5.16.1.23 */
 	uint8_t trtype, adrfam, subtype, treq;
@@ -626,6 +666,34 @@ enum nvme_tcp_fes {                                 /* fatal error status, TCP 3
 		    NVME_TCP_FES_OUT_OF_RANGE = 4,
 		    NVME_TCP_FES_LIMIT = 5,       /* data transfer or R2T limit exceeded */
 		    NVME_TCP_FES_UNSUPPORTED = 6, /* FEI: offset of the field */
+};
+
+/* ---- asymmetric access (Base 5.16.1.13, 8.1) ------------------------------------------------ */
+
+enum nvme_ana_state {
+	NVME_ANA_OPTIMIZED = 0x1,
+	NVME_ANA_NON_OPTIMIZED = 0x2,
+	NVME_ANA_INACCESSIBLE = 0x3,
+	NVME_ANA_PERSISTENT_LOSS = 0x4,
+	NVME_ANA_CHANGE = 0xf,
+};
+
+/* ---- what a host needs besides -------------------------------------------------------------- */
+
+enum {
+	NVME_SC_FUSED_FAILED = 0x009, /* Base: Command Aborted due to Failed Fused Command */
+	NVME_SC_COMMAND_INTERRUPTED = 0x021,
+	NVME_SCT_PATH = 3,
+	NVME_AEN_TYPE_ERROR = 0, /* Base 5.2, figure "Asynchronous Event Type" */
+	NVME_AEN_TYPE_HEALTH = 1,
+	NVME_AEN_TYPE_IO_SET = 6, /* NVM: reservation log page available is information 0 */
+	NVME_FUSES_COMPARE_WRITE = 1 << 0,
+	NVME_ADMIN_DELETE_SQ = 0x00, /* memory based queues only */
+	NVME_ADMIN_CREATE_SQ = 0x01,
+	NVME_ADMIN_DELETE_CQ = 0x04,
+	NVME_ADMIN_CREATE_CQ = 0x05,
+	NVME_CC_SHN_NORMAL = 1 << 14,
+	NVME_LBAF_FIRST_BITS = 0x0f, /* FLBAS 3:0, and 6:5 above them when NLBAF > 15 */
 };
 
 enum {

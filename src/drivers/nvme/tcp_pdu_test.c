@@ -2,7 +2,7 @@
 /*
  * PDUs as tables: what is taken, what is refused with which fault, and at which byte that shows.
  */
-#include "target/tcp_pdu.h"
+#include "drivers/nvme/tcp_pdu.h"
 
 #include "base/crc32c.h"
 #include "base/tap.h"
@@ -16,6 +16,13 @@ static const struct pdu_rules digests = { .is_ready = true,
 					  .ddgst = true,
 					  .capsule_data_max = 4096,
 					  .h2c_data_max = 131072 };
+
+/* What a controller sends us. */
+static const struct pdu_rules host_before = { .is_host = true };
+static const struct pdu_rules host = { .is_host = true, .is_ready = true, .c2h_data_max = 131072 };
+static const struct pdu_rules host_digests = {
+	.is_host = true, .is_ready = true, .hdgst = true, .ddgst = true, .c2h_data_max = 131072
+};
 
 struct bytes {
 	uint8_t b[256];
@@ -80,6 +87,41 @@ static const struct row rows[] = {
 	{ "h2cterm with header", &before, 2, 0, 24, 0, 152, 0, 0 },
 	{ "h2cterm, too long", &plain, 2, 0, 24, 0, 153, 1, 4 },
 	{ "h2cterm, too short", &plain, 2, 0, 24, 0, 23, 1, 4 },
+
+	{ "host: icresp, length", &host_before, 1, 0, 128, 0, 132, 1, 4 },
+	{ "host: icresp again", &host, 1, 0, 128, 0, 128, 2, 0 },
+	{ "host: icreq", &host_before, 0, 0, 128, 0, 128, 1, 0 },
+	{ "host: h2cterm", &host, 2, 0, 24, 0, 24, 1, 0 },
+	{ "host: command", &host, 4, 0, 72, 0, 72, 1, 0 },
+	{ "host: h2cdata", &host, 6, 4, 24, 24, 24 + 512, 1, 0 },
+	{ "host: response before icresp", &host_before, 5, 0, 24, 0, 24, 2, 0 },
+	{ "host: data before icresp", &host_before, 7, 4, 24, 24, 24 + 512, 2, 0 },
+	{ "host: r2t before icresp", &host_before, 9, 0, 24, 0, 24, 2, 0 },
+	{ "host: response", &host, 5, 0, 24, 0, 24, 0, 0 },
+	{ "host: response, pdo", &host, 5, 0, 24, 24, 24, 0, 0 },
+	{ "host: response, header length", &host, 5, 0, 72, 0, 24, 1, 2 },
+	{ "host: response with data", &host, 5, 0, 24, 24, 24 + 512, 1, 4 },
+	{ "host: response, short", &host, 5, 0, 24, 0, 23, 1, 4 },
+	{ "host: response, last", &host, 5, 4, 24, 0, 24, 1, 1 },
+	{ "host: response, data digest", &host_digests, 5, 3, 24, 0, 28, 1, 1 },
+	{ "host: response, header digest missing", &host_digests, 5, 0, 24, 0, 24, 1, 1 },
+	{ "host: response, header digest not agreed", &host, 5, 1, 24, 0, 28, 1, 1 },
+	{ "host: data, success without last", &host, 7, 8, 24, 24, 24 + 512, 1, 1 },
+	{ "host: data, unknown flag", &host, 7, 16, 24, 24, 24 + 512, 1, 1 },
+	{ "host: data, more than ever asked for", &host, 7, 4, 24, 24, 24 + 131076, 4, 0 },
+	{ "host: data, all there is", &host, 7, 4, 24, 24, 0xffffffff, 4, 0 },
+	{ "host: data, inside the header", &host, 7, 4, 24, 20, 24 + 512, 1, 3 },
+	{ "host: data, not aligned", &host, 7, 4, 24, 25, 25 + 512, 1, 3 },
+	{ "host: data, digest not agreed", &host, 7, 6, 24, 24, 24 + 512, 1, 1 },
+	{ "host: data, digest missing", &host_digests, 7, 5, 24, 28, 28 + 512, 1, 1 },
+	{ "host: r2t", &host, 9, 0, 24, 0, 24, 0, 0 },
+	{ "host: r2t, length", &host, 9, 0, 24, 0, 28, 1, 4 },
+	{ "host: r2t, flag", &host, 9, 4, 24, 0, 24, 1, 1 },
+	{ "host: c2hterm", &host, 3, 0, 24, 0, 24, 0, 0 },
+	{ "host: c2hterm at once", &host_before, 3, 0, 24, 0, 152, 0, 0 },
+	{ "host: c2hterm, too long", &host, 3, 0, 24, 0, 153, 1, 4 },
+	{ "host: type 8", &host, 8, 0, 24, 0, 24, 1, 0 },
+	{ "host: type 10", &host, 10, 0, 24, 0, 24, 1, 0 },
 };
 
 TEST(common_header_decides)
@@ -155,6 +197,59 @@ TEST(icreq_fields)
 	CHECK_EQ(pdu_parse(&before, (void *)&ic, 128, &pdu, &fault), PDU_BAD);
 	CHECK_EQ(fault.fes, NVME_TCP_FES_UNSUPPORTED);
 	CHECK_EQ(fault.fei, 8);
+}
+
+TEST(icresp_fields)
+{
+	struct nvme_tcp_ic ic = {
+		.hdr = { .type = NVME_TCP_ICRESP, .hlen = 128, .plen = le32_of(128) },
+		.pda = 31,
+		.dgst = 3,
+		.max = le32_of(PDU_H2C_DATA_MIN)
+	};
+	struct pdu_fault fault = {};
+	struct pdu pdu;
+
+	CHECK_EQ(pdu_parse(&host_before, (void *)&ic, 8, &pdu, &fault), PDU_MORE);
+	CHECK_EQ(pdu_parse(&host_before, (void *)&ic, 128, &pdu, &fault), PDU_OK);
+	ic.max = le32_of(PDU_H2C_DATA_MIN - 4);
+	CHECK_EQ(pdu_parse(&host_before, (void *)&ic, 128, &pdu, &fault), PDU_BAD);
+	CHECK_EQ(fault.fei, 12);
+	ic.max = le32_of(PDU_H2C_DATA_MIN + 2);
+	CHECK_EQ(pdu_parse(&host_before, (void *)&ic, 128, &pdu, &fault), PDU_BAD);
+	ic.max = le32_of(0xfffffffc);
+	CHECK_EQ(pdu_parse(&host_before, (void *)&ic, 128, &pdu, &fault), PDU_OK);
+	ic.pda = 32;
+	CHECK_EQ(pdu_parse(&host_before, (void *)&ic, 128, &pdu, &fault), PDU_BAD);
+	CHECK_EQ(fault.fei, 10);
+	ic.pfv = le16_of(1);
+	CHECK_EQ(pdu_parse(&host_before, (void *)&ic, 128, &pdu, &fault), PDU_BAD);
+	CHECK_EQ(fault.fes, NVME_TCP_FES_UNSUPPORTED);
+}
+
+TEST(c2h_data_length_agrees)
+{
+	struct nvme_tcp_data data = { .hdr = { .type = NVME_TCP_C2H_DATA,
+					       .flags = NVME_TCP_LAST | NVME_TCP_SUCCESS,
+					       .hlen = 24,
+					       .pdo = 128,
+					       .plen = le32_of(128 + 512) },
+				      .len = le32_of(512) };
+	struct pdu_fault fault = {};
+	struct pdu pdu;
+
+	CHECK_EQ(pdu_parse(&host, (void *)&data, 24, &pdu, &fault), PDU_OK);
+	CHECK_EQ(pdu.data_off, 128);
+	CHECK_EQ(pdu.data_len, 512);
+	data.hdr.flags = 0;
+	CHECK_EQ(pdu_parse(&host, (void *)&data, 24, &pdu, &fault), PDU_OK);
+	data.len = le32_of(508);
+	CHECK_EQ(pdu_parse(&host, (void *)&data, 24, &pdu, &fault), PDU_BAD);
+	CHECK_EQ(fault.fei, 16);
+	data.len = le32_of(0);
+	data.hdr.plen = le32_of(24);
+	CHECK_EQ(pdu_parse(&host, (void *)&data, 24, &pdu, &fault), PDU_BAD);
+	CHECK_EQ(fault.fei, 16);
 }
 
 TEST(data_length_agrees)

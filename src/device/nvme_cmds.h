@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * nvme_cmds.h - NVMe commands for those who hold a handle: identify, log pages, reservations.
+ *
+ * Only devices that pass NVMe commands through (IO_NVME_ADMIN, IO_NVME_IO) know them; on any other
+ * each of these is -EOPNOTSUPP.
+ *
+ * Owner:  buffers are the caller's.
+ * Thread: a task, with a handle of the primary reactor.
+ * Errors: a negative errno made of the status (io_status_to_errno), the command's name in @err:
+ *         -EBADE for a reservation conflict, -ENOLINK when no path leads there.
+ */
+#ifndef ASHLAR_DEVICE_NVME_CMDS_H
+#define ASHLAR_DEVICE_NVME_CMDS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "device/device.h"
+
+enum { NVME_CMDS_PAGE = 4096 }; /* bytes of an Identify page */
+
+/* Any admin command of 64 bytes as Base 3.3.3 lays it out. *@ret_dw0 may be NULL. */
+int nvme_admin(struct handle *h, const void *cmd, void *buf, size_t len, uint32_t *ret_dw0,
+	       struct err *err) MAY_SUSPEND WARN_UNUSED;
+
+int nvme_identify_ctrlr(struct handle *h, void *page, struct err *err) MAY_SUSPEND WARN_UNUSED;
+int nvme_identify_ns(struct handle *h, uint32_t nsid, void *page,
+		     struct err *err) MAY_SUSPEND WARN_UNUSED;
+/* @len: a multiple of 4. */
+int nvme_log_page(struct handle *h, uint8_t lid, uint32_t nsid, uint64_t off, void *buf,
+		  uint32_t len, struct err *err) MAY_SUSPEND WARN_UNUSED;
+/* The id by which the controller knows us, 16 bytes. */
+int nvme_host_id(struct handle *h, uint8_t id[16], struct err *err) MAY_SUSPEND WARN_UNUSED;
+
+enum nvme_resv_type { /* Base 7.5, figure "Reservation Type" */
+		      NVME_RESV_WRITE_EXCLUSIVE = 1,
+		      NVME_RESV_EXCLUSIVE_ACCESS = 2,
+		      NVME_RESV_WRITE_EXCLUSIVE_REGISTRANTS = 3,
+		      NVME_RESV_EXCLUSIVE_ACCESS_REGISTRANTS = 4,
+		      NVME_RESV_WRITE_EXCLUSIVE_ALL = 5,
+		      NVME_RESV_EXCLUSIVE_ACCESS_ALL = 6,
+};
+
+enum nvme_resv_register_action {
+	NVME_RESV_REGISTER,
+	NVME_RESV_UNREGISTER,
+	NVME_RESV_REPLACE,
+};
+
+enum nvme_resv_acquire_action {
+	NVME_RESV_ACQUIRE,
+	NVME_RESV_PREEMPT,
+	NVME_RESV_PREEMPT_ABORT,
+};
+
+enum nvme_resv_release_action {
+	NVME_RESV_RELEASE,
+	NVME_RESV_CLEAR,
+};
+
+enum nvme_resv_persist { /* CPTPL: what becomes of it when power is lost */
+			 NVME_RESV_PERSIST_KEEP = 0, /* as it is */
+			 NVME_RESV_PERSIST_OFF = 2,
+			 NVME_RESV_PERSIST_ON = 3,
+};
+
+/* The existing key is not looked at (IEKEY), as the original registers. */
+int nvme_resv_register(struct handle *h, uint64_t key, uint64_t new_key,
+		       enum nvme_resv_register_action action, enum nvme_resv_persist persist,
+		       struct err *err) MAY_SUSPEND WARN_UNUSED;
+int nvme_resv_acquire(struct handle *h, uint64_t key, uint64_t preempt_key,
+		      enum nvme_resv_acquire_action action, enum nvme_resv_type type,
+		      struct err *err) MAY_SUSPEND WARN_UNUSED;
+int nvme_resv_release(struct handle *h, uint64_t key, enum nvme_resv_release_action action,
+		      enum nvme_resv_type type, struct err *err) MAY_SUSPEND WARN_UNUSED;
+/* @is_extended: with 16-byte host ids. @len: a multiple of 4. */
+int nvme_resv_report(struct handle *h, bool is_extended, void *buf, uint32_t len,
+		     struct err *err) MAY_SUSPEND WARN_UNUSED;
+
+#endif

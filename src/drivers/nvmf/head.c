@@ -1,0 +1,729 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * head.c - a remote namespace as a device, and the paths that lead to it.
+ *
+ *   nvmf://HOST:PORT/NQN?...                        (the parameters are in opts.c)
+ *
+ * The first URI of a namespace makes the device. A further one that leads to the same namespace of
+ * the same subsystem as the same host joins it as a path, if the namespace says that it may be
+ * reached by several controllers: device_create() returns the device that exists, with one alias
+ * more. Destroying a URI takes its path away; the device goes with its last.
+ *
+ * Same means: NQN, host NQN, host id, and what the namespace calls itself (UUID, NGUID, EUI64). A
+ * namespace that has no identity is a device of its own each time, since nothing tells that two are
+ * one.
+ *
+ * A head decides what may be used. Whatever changes on the control side (a connection, an ANA
+ * state, a namespace) ends in head_refresh(): each path gets a class, the best ones form a view,
+ * and every channel is sent it. Without a usable path I/O is held in the channels, until one is
+ * back, or
+ *   - all controllers were given up, or none has the namespace any more: DEVICE_FAILED is
+ *     announced and I/O fails; should the namespace return, the device works again;
+ *   - fast_io_fail has passed since the last path went (without that parameter: ctrl_loss; with
+ *     ctrl_loss=0 the time a controller may take to change its ANA state): I/O fails, and works
+ *     again once a path is back;
+ *   - the device is removed.
+ *
+ * A namespace number may come to mean another medium: a target was set up anew. Its identity is
+ * read again after every reconnect and every notice, and a path whose namespace is not ours is
+ * foreign: it is never used, however long the device waits. Showing another volume's data under an
+ * old name would be the worst that a driver can do. Without any identity serial numbers cannot
+ * help, so such a namespace is trusted by NQN and number, as Linux does.
+ *
+ * Invariants:
+ *   1. Paths are added and taken under head->lock and, in the controller's list, under its lock.
+ *   2. Channels are in head->chan[] from the end of chan_open() to the start of chan_close().
+ *   3. A view that a channel has names only queues which the channel counts.
+ *
+ * Thread: tasks on the primary; head_refresh() anywhere on the primary, it does not suspend.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/units.h"
+#include "drivers/drivers.h"
+#include "drivers/identity.h"
+#include "drivers/nvmf/ctrlr.h"
+
+/* ---- what is usable ----------------------------------------------------------------------- */
+
+static enum path_class path_class(const struct nvmf_path *path)
+{
+	const struct nvmf_ctrlr *c = path->ctrlr;
+
+	if (c->state != CTRLR_LIVE || path->is_gone || path->is_foreign || path->is_leaving)
+		return PATH_NEVER;
+	if (c->info.nanagrpid == 0 || path->ns.anagrpid == 0)
+		return PATH_OPTIMIZED;
+	return path_class_of_ana(ana_state(c->groups, c->ngroups, path->ns.anagrpid));
+}
+
+/* Can no path come back without somebody doing something? */
+static bool head_is_lost(const struct nvmf_head *head)
+{
+	const struct nvmf_path *path;
+
+	list_for_each (path, &head->paths, link) {
+		if (path->ctrlr->state != CTRLR_DEAD && !path->is_gone && !path->is_foreign &&
+		    !path->is_leaving)
+			return false;
+	}
+	return true;
+}
+
+/* The best paths, in order; returns how many. */
+static unsigned head_choose(const struct nvmf_head *head, const struct nvmf_path *ret_paths[])
+{
+	const struct nvmf_path *path, *all[PATHS_MAX];
+	enum path_class classes[PATHS_MAX];
+	uint8_t index[PATHS_MAX];
+	unsigned count = 0, n;
+
+	list_for_each (path, &head->paths, link) {
+		all[count] = path;
+		classes[count++] = path_class(path);
+	}
+	n = path_choose(classes, count, index);
+	for (unsigned i = 0; i < n; i++)
+		ret_paths[i] = all[index[i]];
+	return n;
+}
+
+static uint16_t head_fail_status(const struct nvmf_head *head)
+{
+	if (head->is_removed)
+		return IO_NO_DEVICE;
+	return head->is_failing || head_is_lost(head) ? IO_TRANSPORT : IO_OK;
+}
+
+void head_view(const struct nvmf_head *head, const struct nvmf_chan *chan,
+	       struct nvmf_view *ret_view)
+{
+	const struct nvmf_path *paths[PATHS_MAX];
+	unsigned n = head_choose(head, paths);
+
+	*ret_view = (struct nvmf_view){ .fail = head_fail_status(head) };
+	fence_view(&head->opts, ret_view);
+	for (unsigned i = 0; i < n; i++) {
+		struct nvmf_ioq *ioq = chan->ioq[paths[i]->slot];
+
+		if (ioq == NULL)
+			continue;
+		ret_view->ioq[ret_view->n] = ioq;
+		ret_view->nsid[ret_view->n++] = paths[i]->ns.nsid;
+	}
+}
+
+struct nvmf_ctrlr *head_ctrlr(const struct nvmf_head *head)
+{
+	const struct nvmf_path *paths[PATHS_MAX], *path;
+
+	if (head_choose(head, paths) > 0)
+		return paths[0]->ctrlr;
+	list_for_each (path, &head->paths, link) {
+		if (path->ctrlr->state == CTRLR_LIVE)
+			return path->ctrlr;
+	}
+	list_for_each (path, &head->paths, link) {
+		if (path->ctrlr->state != CTRLR_DEAD)
+			return path->ctrlr;
+	}
+	return NULL;
+}
+
+/* How long I/O may wait for a path; 0: for ever. */
+static uint64_t head_patience_ns(const struct nvmf_head *head)
+{
+	const struct nvmf_path *path;
+	uint64_t anatt_s = 1;
+
+	if (head->opts.fast_io_fail_ns > 0)
+		return head->opts.fast_io_fail_ns;
+	if (head->opts.ctrl_loss_ns > 0)
+		return head->opts.ctrl_loss_ns;
+	list_for_each (path, &head->paths, link)
+		anatt_s = MAX(anatt_s, (uint64_t)path->ctrlr->info.anatt_s);
+	return anatt_s * NS_PER_S;
+}
+
+static void head_publish(struct nvmf_head *head)
+{
+	for (unsigned i = 0; i < REACTORS_MAX; i++) {
+		if (head->chan[i] != NULL)
+			chan_publish(head->chan[i]);
+	}
+}
+
+static void fast_fail_due(struct timer *timer)
+{
+	struct nvmf_head *head = container_of(timer, struct nvmf_head, fast_fail);
+	char text[UNITS_TEXT_MAX];
+
+	head->is_failing = true;
+	log_warn("%s: no usable path for %s, I/O fails until there is one", head->dev.name,
+		 duration_format(head_patience_ns(head), text));
+	head_publish(head);
+}
+
+static void head_path_count_changed(struct nvmf_head *head, unsigned n)
+{
+	if (n > 0) {
+		timer_disarm(reactor_self(), &head->fast_fail);
+		head->is_failing = head->is_failed = false;
+	} else {
+		timer_arm(reactor_self(), &head->fast_fail, head_patience_ns(head));
+	}
+	if (!list_empty(&head->paths) && head->paths.next != head->paths.prev)
+		log_info("%s: %u paths are used", head->dev.name, n);
+	head->nusable = n;
+}
+
+void head_refresh(struct nvmf_head *head)
+{
+	const struct nvmf_path *paths[PATHS_MAX];
+	unsigned n;
+
+	if (!head->is_registered)
+		return;
+	n = head_choose(head, paths);
+	if (n != head->nusable)
+		head_path_count_changed(head, n);
+	head_publish(head);
+	if (n == 0 && head_is_lost(head) && !head->is_failed && !head->is_removed) {
+		head->is_failed = true;
+		timer_disarm(reactor_self(), &head->fast_fail);
+		log_error("%s: failed, no way leads to it any more", head->dev.name);
+		device_announce(&head->dev, DEVICE_FAILED);
+	}
+}
+
+/* ---- namespaces that change --------------------------------------------------------------- */
+
+static void head_resize(void *arg)
+{
+	struct nvmf_head *head = arg;
+	struct err err = {};
+
+	while (head->want_nblocks != 0) {
+		uint64_t nblocks = head->want_nblocks, was = head->dev.nblocks;
+
+		head->want_nblocks = 0;
+		if (nblocks == was)
+			continue;
+		if (device_resize(&head->dev, nblocks, &err) < 0)
+			log_warn("%s: %s", head->dev.name, err_text(&err));
+		else if (nblocks != was)
+			log_info("%s: resized from %lu to %lu blocks", head->dev.name, was,
+				 nblocks);
+	}
+	head->is_resizing = false;
+	if (head->resized != NULL)
+		task_event_fire(head->resized);
+}
+
+/* Not in the caller's task: it holds a controller, and a resize waits for I/O that may need it. */
+static void head_want_size(struct nvmf_head *head, uint64_t nblocks)
+{
+	if (!head->is_registered || head->is_removed)
+		return;
+	/* a resize under way may be to what another path said before: the last word counts */
+	if (nblocks == head->dev.nblocks && !head->is_resizing)
+		return;
+	head->want_nblocks = nblocks;
+	if (head->is_resizing)
+		return;
+	head->is_resizing = task_spawn("nvmf-resize", head_resize, head) == 0;
+	if (!head->is_resizing)
+		log_error("%s: no memory to follow the new size", head->dev.name);
+}
+
+static void path_set_gone(struct nvmf_path *path, bool is_gone)
+{
+	if (path->is_gone == is_gone)
+		return;
+	path->is_gone = is_gone;
+	if (is_gone)
+		log_warn("%s: namespace %u is gone", path->ctrlr->name, path->ns.nsid);
+	else
+		log_info("%s: namespace %u is back", path->ctrlr->name, path->ns.nsid);
+}
+
+void path_rescan(struct nvmf_path *path)
+{
+	struct nvmf_ns_info now;
+	struct err err = {};
+	int result = ctrlr_read_ns(path->ctrlr, path->ns.nsid, &now, &err);
+
+	if (result == -ENODEV) {
+		path_set_gone(path, true);
+		return;
+	}
+	if (result == -ENOTCONN || result == -EBUSY || result == -ENOMEM)
+		return; /* the connection's trouble, not the namespace's */
+	if (result < 0 || !nvmf_ns_is_same(&now, &path->head->ns)) {
+		if (!path->is_foreign)
+			log_error("%s: namespace %u is not what it was (%s), it will not be used",
+				  path->ctrlr->name, path->ns.nsid,
+				  result < 0 ? err_text(&err) : "another identity");
+		path->is_foreign = true;
+		return;
+	}
+	if (path->is_foreign)
+		log_info("%s: namespace %u is itself again", path->ctrlr->name, path->ns.nsid);
+	path->is_foreign = false;
+	path_set_gone(path, false);
+	path->ns = now;
+	head_want_size(path->head, now.nblocks);
+}
+
+int head_rescan(struct device *dev, uint64_t *ret_nblocks, struct err *err)
+{
+	struct nvmf_ctrlr *c = head_ctrlr(head_of(dev));
+	struct nvmf_ns_info now;
+	int result;
+
+	if (c == NULL)
+		return err_set(err, -ENOTCONN, "%s: no path is connected", dev->name);
+	result = ctrlr_read_ns(c, head_of(dev)->ns.nsid, &now, err);
+	if (result == 0)
+		*ret_nblocks = now.nblocks;
+	return result;
+}
+
+/* ---- coming ------------------------------------------------------------------------------- */
+
+static void path_free(struct nvmf_path *path)
+{
+	if (path == NULL)
+		return;
+	ctrlr_put(path->ctrlr);
+	free(path->uri);
+	free(path);
+}
+
+static void path_freep(struct nvmf_path **path)
+{
+	path_free(*path);
+	*path = NULL;
+}
+
+static int list_active(struct nvmf_ctrlr *c, uint32_t nsid, struct err *err)
+{
+	CLEANUP(freep) struct le32 *list = malloc(NVME_IDENTIFY_SIZE);
+	char text[128] = "";
+	size_t len = 0;
+
+	if (list == NULL || ctrlr_identify(c, NVME_CNS_ACTIVE_NS, 0, list, NULL) < 0)
+		return err_set(err, -ENODEV, "it has no namespace %u", nsid);
+	for (unsigned i = 0; i < NVME_IDENTIFY_SIZE / sizeof(*list); i++) {
+		uint32_t id = le32_get(list[i]);
+
+		if (id == 0)
+			break;
+		if (len + 16 > sizeof(text)) {
+			(void)snprintf(text + len, sizeof(text) - len, " ...");
+			break;
+		}
+		len += (size_t)snprintf(text + len, sizeof(text) - len, " %u", id);
+	}
+	return err_set(err, -ENODEV, "it has no namespace %u; active are:%s%s", nsid,
+		       text[0] != '\0' ? text : " none",
+		       text[0] != '\0' ? "; choose with nsid=" : "");
+}
+
+static int check_uuid(const struct nvmf_opts *opts, const struct nvmf_ns_info *ns, struct err *err)
+{
+	char want[UUID_TEXT_SIZE], is[UUID_TEXT_SIZE];
+	struct uuid uuid = nvmf_ns_uuid(ns);
+
+	if (uuid_is_zero(&opts->uuid) || uuid_is_zero(&uuid) || uuid_equal(&opts->uuid, &uuid) ||
+	    memcmp(opts->uuid.b, ns->nguid, sizeof(ns->nguid)) == 0)
+		return 0;
+	return err_set(err, -EINVAL, "namespace %u has uuid %s, the URI wants %s", ns->nsid,
+		       uuid_to_text(&uuid, is), uuid_to_text(&opts->uuid, want));
+}
+
+static int path_new(const struct nvmf_opts *opts, const char *uri, struct nvmf_path **ret,
+		    struct err *err)
+{
+	CLEANUP(path_freep) struct nvmf_path *path = calloc(1, sizeof(*path));
+	struct err why = {};
+	int result;
+
+	if (path == NULL)
+		return err_set(err, -ENOMEM, "no memory for a path");
+	path->uri = strdup(uri);
+	if (path->uri == NULL)
+		return err_set(err, -ENOMEM, "no memory for a path");
+	list_init(&path->link);
+	list_init(&path->in_ctrlr);
+	result = ctrlr_get(opts, &path->ctrlr, err);
+	if (result < 0)
+		return result;
+	result = ctrlr_read_ns(path->ctrlr, opts->nsid, &path->ns, &why);
+	if (result == -ENODEV)
+		return list_active(path->ctrlr, opts->nsid, err);
+	if (result < 0)
+		return err_set(err, result, "%s", err_text(&why));
+	result = check_uuid(opts, &path->ns, err);
+	if (result < 0)
+		return result;
+	*ret = take(path);
+	return 0;
+}
+
+static uint32_t ops_of(const struct nvmf_ctrl_info *info)
+{
+	uint32_t ops = IO_BIT(IO_READ) | IO_BIT(IO_WRITE) | IO_BIT(IO_RESET) |
+		       IO_BIT(IO_NVME_ADMIN) | IO_BIT(IO_NVME_IO);
+
+	if (info->has_write_cache)
+		ops |= IO_BIT(IO_FLUSH);
+	if (info->oncs & NVME_ONCS_COMPARE)
+		ops |= IO_BIT(IO_COMPARE);
+	if (info->oncs & NVME_ONCS_DSM)
+		ops |= IO_BIT(IO_UNMAP);
+	if (info->oncs & NVME_ONCS_WRITE_ZEROES)
+		ops |= IO_BIT(IO_WRITE_ZEROES);
+	if (info->fuse_nlb > 0 && info->oncs & NVME_ONCS_COMPARE)
+		ops |= IO_BIT(IO_COMPARE_WRITE);
+	return ops;
+}
+
+static void set_identity(struct device *dev, const struct nvmf_opts *opts,
+			 const struct nvmf_ns_info *ns)
+{
+	char eui64[17];
+
+	dev->uuid = nvmf_ns_uuid(ns);
+	if (uuid_is_zero(&dev->uuid))
+		dev->uuid = opts->uuid;
+	if (!uuid_is_zero(&dev->uuid))
+		return;
+	for (unsigned i = 0; i < sizeof(ns->eui64); i++)
+		(void)snprintf(eui64 + 2 * i, 3, "%02x", ns->eui64[i]);
+	if (nvmf_ns_has_identity(ns))
+		identity_derive("eui64", eui64, &dev->uuid);
+	else
+		identity_derive("nvmf", dev->name, &dev->uuid);
+}
+
+static void set_limits(struct device *dev, const struct nvmf_ctrl_info *info,
+		       const struct nvmf_ns_info *ns)
+{
+	dev->nblocks = ns->nblocks;
+	dev->block_size = ns->block_size;
+	dev->ops = ops_of(info);
+	dev->buf_align = 1;
+	dev->max_io_nlb = info->data_max / ns->block_size;
+	dev->physical_block_size = ns->physical_nlb * ns->block_size;
+	dev->optimal_io_nlb = ns->optimal_nlb;
+	dev->has_write_cache = info->has_write_cache;
+	dev->is_read_only = ns->is_read_only;
+	dev->is_thin = ns->is_thin;
+	dev->unmap_reads_zero = ns->unmap_reads_zero;
+	dev->stack_depth = 1;
+}
+
+/* A path's place in the arrays of channels. */
+static void head_take_slot(struct nvmf_head *head, struct nvmf_path *path)
+{
+	while (head->slots >> path->slot & 1)
+		path->slot++;
+	head->slots |= 1u << path->slot;
+}
+
+/* Into both lists; the device is registered. */
+static void head_link(struct nvmf_head *head, struct nvmf_path *path)
+{
+	path->head = head;
+	head_take_slot(head, path);
+	list_add_tail(&head->paths, &path->link);
+	task_mutex_lock(&path->ctrlr->lock);
+	list_add_tail(&path->ctrlr->paths, &path->in_ctrlr);
+	task_mutex_unlock(&path->ctrlr->lock);
+}
+
+/* Does @path lead to what @head is? */
+static bool head_is_same(const struct nvmf_head *head, const struct nvmf_path *path,
+			 const struct nvmf_opts *opts)
+{
+	return strcmp(head->opts.subnqn, opts->subnqn) == 0 &&
+	       strcmp(head->opts.hostnqn, opts->hostnqn) == 0 &&
+	       memcmp(head->opts.hostid, opts->hostid, sizeof(opts->hostid)) == 0 &&
+	       head->ns.is_shared && path->ns.is_shared && nvmf_ns_has_identity(&path->ns) &&
+	       nvmf_ns_is_same(&head->ns, &path->ns) && !head->dev.is_removed;
+}
+
+static struct nvmf_head *head_find(const struct nvmf_path *path, const struct nvmf_opts *opts)
+{
+	for (struct device *dev = device_next(NULL); dev != NULL; dev = device_next(dev)) {
+		if (dev->driver == &driver_nvmf && head_is_same(head_of(dev), path, opts))
+			return head_of(dev);
+	}
+	return NULL;
+}
+
+bool head_fits(const struct nvmf_head *head, const struct nvmf_ctrl_info *info)
+{
+	const struct device *dev = &head->dev;
+
+	return info->data_max / dev->block_size >= dev->max_io_nlb &&
+	       (dev->ops & ~ops_of(info)) == 0 &&
+	       (dev->has_write_cache || !info->has_write_cache);
+}
+
+static int check_join(const struct nvmf_head *head, const struct nvmf_path *path, struct err *err)
+{
+	const struct nvmf_ctrl_info *info = &path->ctrlr->info;
+
+	if ((head->slots & ((1u << PATHS_MAX) - 1)) == (1u << PATHS_MAX) - 1)
+		return err_set(err, -EMLINK, "%s has %d paths, more are not possible",
+			       head->dev.name, PATHS_MAX);
+	if (!head_fits(head, info))
+		return err_set(err, -ENOTSUP,
+			       "the controller can do less than that of the first path of %s "
+			       "(transfers of %u bytes, operations %#x)",
+			       head->dev.name, info->data_max, ops_of(info));
+	return 0;
+}
+
+static int head_add_to_channels(struct nvmf_head *head, struct nvmf_path *path, struct err *err)
+{
+	for (unsigned i = 0; i < REACTORS_MAX; i++) {
+		int result = head->chan[i] != NULL ? chan_add_path(head->chan[i], path, err) : 0;
+
+		if (result < 0)
+			return result;
+	}
+	return 0;
+}
+
+/* Out of lists and channels; the caller frees it. head->lock is held. */
+static void head_unlink(struct nvmf_head *head, struct nvmf_path *path)
+{
+	path->is_leaving = true;
+	head_refresh(head);
+	for (unsigned i = 0; i < REACTORS_MAX; i++) {
+		if (head->chan[i] != NULL)
+			chan_remove_path(head->chan[i], path);
+	}
+	list_del(&path->link);
+	head->slots &= ~(1u << path->slot);
+	task_mutex_lock(&path->ctrlr->lock);
+	list_del(&path->in_ctrlr);
+	task_mutex_unlock(&path->ctrlr->lock);
+}
+
+static int head_join(struct nvmf_head *head, struct nvmf_path *path, struct err *err)
+{
+	int result;
+
+	task_mutex_lock(&head->lock);
+	result = head->dev.is_removed ? err_set(err, -ENODEV, "%s was removed", head->dev.name)
+				      : check_join(head, path, err);
+	if (result == 0) {
+		head_link(head, path);
+		result = head_add_to_channels(head, path, err);
+		if (result < 0)
+			head_unlink(head, path);
+	}
+	task_mutex_unlock(&head->lock);
+	if (result < 0)
+		return result;
+	head_refresh(head);
+	log_info("%s: %s is a further path", head->dev.name, path->ctrlr->name);
+	return 0;
+}
+
+static int head_new(const struct nvmf_opts *opts, struct nvmf_path *path, struct device **ret_dev,
+		    struct err *err)
+{
+	CLEANUP(freep) struct nvmf_head *head = calloc(1, sizeof(*head));
+	int result;
+
+	if (head == NULL)
+		return err_set(err, -ENOMEM, "no memory for an nvmf device");
+	head->dev.driver = &driver_nvmf;
+	head->opts = *opts;
+	head->ns = path->ns;
+	head->fast_fail.fn = fast_fail_due;
+	list_init(&head->paths);
+	task_mutex_init(&head->lock);
+	result = nvmf_opts_name(opts, head->dev.name, sizeof(head->dev.name), err);
+	if (result < 0)
+		return result;
+	set_limits(&head->dev, &path->ctrlr->info, &path->ns);
+	set_identity(&head->dev, opts, &path->ns);
+	result = device_register(&head->dev, err);
+	if (result < 0)
+		return result;
+	head->is_registered = true;
+	head->nusable = UINT32_MAX; /* not known: the first look tells */
+	head_link(head, path);
+	head_refresh(head);
+	*ret_dev = &take(head)->dev;
+	return 0;
+}
+
+/* Into a device that exists, or into a new one. On success the path is the head's. */
+static int head_adopt(const struct nvmf_opts *opts, struct nvmf_path *path, struct device **ret_dev,
+		      struct err *err)
+{
+	struct nvmf_head *head = head_find(path, opts);
+	int result;
+
+	if (head == NULL)
+		return head_new(opts, path, ret_dev, err);
+	device_pin(&head->dev);
+	result = head_join(head, path, err);
+	if (result == 0)
+		*ret_dev = &head->dev;
+	device_unpin(&head->dev);
+	return result;
+}
+
+/* One of the places of paths=. What cannot be reached now is left out: there is another path. */
+static int head_also(struct device *dev, const struct nvmf_opts *opts, unsigned i, const char *uri,
+		     struct err *err)
+{
+	CLEANUP(path_freep) struct nvmf_path *path = NULL;
+	struct nvmf_opts also = *opts;
+	struct device *joined;
+	struct err why = {};
+	int result;
+
+	memcpy(also.host, opts->also[i].host, sizeof(also.host));
+	also.port = opts->also[i].port;
+	result = path_new(&also, uri, &path, &why);
+	if (result < 0) {
+		log_warn("%s: goes without the path %s:%u: %s", dev->name, also.host, also.port,
+			 err_text(&why));
+		return 0;
+	}
+	if (head_find(path, &also) != head_of(dev))
+		return err_set(err, -EINVAL,
+			       "paths: %s:%u leads to another namespace, or to one that is not "
+			       "shared",
+			       also.host, also.port);
+	result = head_adopt(&also, path, &joined, err);
+	if (result == 0)
+		path = NULL;
+	return result;
+}
+
+/* A device keeps the name of its first path, which may have gone and may come back. */
+static bool has_path(const struct device *dev, const struct nvmf_opts *opts)
+{
+	const struct nvmf_path *path;
+
+	if (dev->driver != &driver_nvmf)
+		return true;
+	list_for_each (path, &head_of(dev)->paths, link) {
+		if (path->ns.nsid == opts->nsid && nvmf_opts_same_ctrlr(&path->ctrlr->opts, opts))
+			return true;
+	}
+	return false;
+}
+
+int head_create(struct uri *uri, struct device **ret_dev, struct err *err)
+{
+	CLEANUP(path_freep) struct nvmf_path *path = NULL;
+	char name[DEVICE_NAME_MAX];
+	struct nvmf_opts opts;
+	struct device *dev;
+	int result = nvmf_opts_parse(uri, &opts, err);
+
+	if (result == 0)
+		result = nvmf_opts_name(&opts, name, sizeof(name), err);
+	if (result < 0)
+		return result;
+	dev = device_lookup(name);
+	if (device_lookup(uri->text) != NULL || (dev != NULL && has_path(dev, &opts)))
+		return err_set(err, -EEXIST, "a device named '%s' exists already", name);
+	result = path_new(&opts, uri->text, &path, err);
+	if (result == 0)
+		result = head_adopt(&opts, path, &dev, err);
+	if (result < 0)
+		return result;
+	path = NULL;
+	for (unsigned i = 0; result == 0 && i < opts.nalso; i++)
+		result = head_also(dev, &opts, i, uri->text, err);
+	if (result == 0)
+		*ret_dev = dev;
+	else if (head_leave(dev, uri->text) != 0 && device_remove(dev, NULL) < 0)
+		log_warn("%s stays, somebody else removes it", name);
+	return result;
+}
+
+/* ---- going -------------------------------------------------------------------------------- */
+
+/* A path that came with @uri; NULL: none. *@ret_staying: how many came with others. */
+static struct nvmf_path *path_of_uri(struct nvmf_head *head, const char *uri, unsigned *ret_staying)
+{
+	struct nvmf_path *path, *found = NULL;
+
+	*ret_staying = 0;
+	list_for_each (path, &head->paths, link) {
+		if (path->is_leaving)
+			continue;
+		if (strcmp(path->uri, uri) == 0)
+			found = path;
+		else
+			(*ret_staying)++;
+	}
+	return found;
+}
+
+int head_leave(struct device *dev, const char *uri)
+{
+	struct nvmf_head *head = head_of(dev);
+	struct nvmf_path *path;
+	unsigned nstaying;
+
+	path = path_of_uri(head, uri, &nstaying);
+	if (path == NULL || nstaying == 0)
+		return 1;
+	while (path != NULL) {
+		path->is_leaving = true;
+		task_mutex_lock(&head->lock);
+		head_unlink(head, path);
+		task_mutex_unlock(&head->lock);
+		log_info("%s: the path through %s is gone", dev->name, path->ctrlr->name);
+		path_free(path);
+		path = path_of_uri(head, uri, &nstaying);
+	}
+	return 0;
+}
+
+void head_removing(struct device *dev)
+{
+	struct nvmf_head *head = head_of(dev);
+
+	head->is_removed = true;
+	head_publish(head);
+}
+
+void head_destroy(struct device *dev)
+{
+	struct nvmf_head *head = head_of(dev);
+	struct task_event resized = {};
+	struct nvmf_path *path;
+
+	timer_disarm(reactor_self(), &head->fast_fail);
+	head->want_nblocks = 0;
+	if (head->is_resizing) {
+		head->resized = &resized;
+		task_event_wait(&resized);
+	}
+	head->is_registered = false; /* nothing is told to it any more */
+	while ((path = list_first_entry(&head->paths, struct nvmf_path, link)) != NULL) {
+		task_mutex_lock(&head->lock);
+		head_unlink(head, path);
+		task_mutex_unlock(&head->lock);
+		path_free(path);
+	}
+	free(head);
+}

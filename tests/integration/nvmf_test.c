@@ -1,0 +1,317 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * nvmf_test.c - the initiator through the device layer, against a target in the same process.
+ *
+ * What processes cannot show: that a second URI joins a device and leaves it again, which events
+ * come, that every operation of the handle arrives, that removal does not wait for a target that is
+ * gone, and that nothing is left behind after 64 controllers.
+ *
+ * Thread: test bodies run as a task on the primary reactor; both ends share it.
+ */
+#include "base/units.h"
+#include "device/nvme_cmds.h"
+#include "drivers/nvme/spec.h"
+#include "drivers/testing.h"
+#include "target/target.h"
+
+#define NQN "nqn.2019-05.io.openebs:nvmf"
+
+enum { LISTENERS = 2, LBA_SIZE = 512 };
+
+static struct rig {
+	struct target *target;
+	struct subsystem *subsystem;
+	struct device *back;
+	char uri[LISTENERS][256];
+} rig;
+
+static bool rig_up(const char *back_uri)
+{
+	struct subsystem_opts opts = { .nqn = NQN };
+	struct target_opts target_opts;
+	struct err err = {};
+	int result;
+
+	target_opts_init(&target_opts);
+	result = device_create(back_uri, &rig.back, &err);
+	if (result == 0)
+		result = target_start(&target_opts, &rig.target, &err);
+	if (result == 0)
+		result = subsystem_add(rig.target, &opts, &rig.subsystem, &err);
+	if (result == 0)
+		result = subsystem_add_ns(rig.subsystem, rig.back, 1, NULL, &err);
+	for (unsigned i = 0; result == 0 && i < LISTENERS; i++) {
+		result = target_listen(rig.target, "0.0.0.0", 0, &err);
+		(void)snprintf(rig.uri[i], sizeof(rig.uri[i]), "nvmf://127.0.0.1:%u/" NQN,
+			       target_listener_port(rig.target, i));
+	}
+	return CHECK_STR(err.msg, "") && result == 0;
+}
+
+static void rig_down(void)
+{
+	target_stop(rig.target);
+	device_remove_all();
+	rig = (struct rig){};
+}
+
+static unsigned events[DEVICE_EVENT_COUNT_];
+
+static void count_event(struct desc *desc, const struct device_event *event)
+{
+	(void)desc;
+	events[event->type]++;
+}
+
+static bool wait_event(enum device_event_type type)
+{
+	for (unsigned i = 0; i < 500 && events[type] == 0; i++)
+		task_sleep(10 * NS_PER_MS);
+	return events[type] > 0;
+}
+
+static bool open_remote(struct opened *o, const char *uri)
+{
+	memset(events, 0, sizeof(events));
+	if (!opened_open(o, uri, DESC_WRITE))
+		return false;
+	o->desc->event = count_event;
+	return true;
+}
+
+ENGINE_TEST(nvmf_does_every_operation)
+{
+	static uint8_t a[8 * LBA_SIZE], b[8 * LBA_SIZE], pair[2 * LBA_SIZE];
+	struct opened o;
+
+	if (!rig_up("malloc:///m?size_mb=8") || !open_remote(&o, rig.uri[0]))
+		return;
+	CHECK_EQ(o.dev->nblocks, rig.back->nblocks);
+	CHECK(uuid_equal(&o.dev->uuid, &rig.back->uuid));
+	memset(a, 0x5a, sizeof(a));
+	CHECK_EQ(do_io(&o, IO_WRITE, 16, 8, a, 0), IO_OK);
+	CHECK_EQ(do_io(&o, IO_WRITE, 24, 8, a, IO_FUA), IO_OK);
+	CHECK_EQ(do_io(&o, IO_READ, 16, 8, b, 0), IO_OK);
+	CHECK_MEM(b, a, sizeof(a));
+	CHECK_EQ(do_io(&o, IO_COMPARE, 16, 8, a, 0), IO_OK);
+	a[1] = 0;
+	CHECK_EQ(do_io(&o, IO_COMPARE, 16, 8, a, 0), IO_MISCOMPARE);
+	memset(pair, 0x5a, LBA_SIZE);
+	memset(pair + LBA_SIZE, 0x33, LBA_SIZE);
+	CHECK_EQ(do_io(&o, IO_COMPARE_WRITE, 16, 1, pair, 0), IO_OK);
+	CHECK_EQ(do_io(&o, IO_COMPARE_WRITE, 16, 1, pair, 0), IO_MISCOMPARE);
+	CHECK_EQ(do_io(&o, IO_FLUSH, 0, 0, NULL, 0), IO_OK);
+	CHECK_EQ(do_io(&o, IO_UNMAP, 16, 4, NULL, 0), IO_OK);
+	CHECK_EQ(do_io(&o, IO_WRITE_ZEROES, 20, 4, NULL, IO_NO_DEALLOCATE), IO_OK);
+	CHECK_EQ(do_io(&o, IO_WRITE_ZEROES, 0, 16384, NULL, 0), IO_OK);
+	CHECK_EQ(do_io(&o, IO_READ, 16, 8, b, 0), IO_OK);
+	memset(a, 0, sizeof(a));
+	CHECK_MEM(b, a, sizeof(a));
+	CHECK_EQ(do_io(&o, IO_RESET, 0, 0, NULL, 0), IO_OK);
+	CHECK_EQ(do_io(&o, IO_READ, 16, 8, b, 0), IO_OK);
+	CHECK_EQ(do_io(&o, IO_READ, o.dev->nblocks, 1, b, 0), IO_OUT_OF_RANGE);
+	opened_close(&o);
+	rig_down();
+}
+
+ENGINE_TEST(nvmf_passes_commands_through)
+{
+	static struct nvme_id_ctrl id;
+	static uint8_t log[512];
+	struct nvme_cmd cmd = {};
+	uint8_t hostid[16] = {};
+	struct opened o, mem;
+	struct err err = {};
+
+	if (!rig_up("malloc:///m?size_mb=8") || !open_remote(&o, rig.uri[0]))
+		return;
+	CHECK_EQ(nvme_identify_ctrlr(o.h, &id, &err), 0);
+	CHECK_STR(id.subnqn, NQN);
+	CHECK_EQ(nvme_log_page(o.h, NVME_LOG_SMART, NVME_NSID_ALL, 0, log, sizeof(log), &err), 0);
+	CHECK_EQ(nvme_host_id(o.h, hostid, &err), 0);
+	CHECK_STR(err.msg, "");
+	/* what would take the controller from under us is refused */
+	cmd.opcode = NVME_ADMIN_KEEP_ALIVE;
+	CHECK_EQ(nvme_admin(o.h, &cmd, NULL, 0, NULL, &err), -EOPNOTSUPP);
+	cmd.opcode = NVME_FABRICS;
+	CHECK_EQ(nvme_admin(o.h, &cmd, NULL, 0, NULL, NULL) < 0, true);
+	CHECK(opened_open(&mem, "malloc:///other?size_mb=1", 0));
+	err_clear(&err);
+	CHECK_EQ(nvme_identify_ctrlr(mem.h, &id, &err), -EOPNOTSUPP);
+	CHECK_HAS(err.msg, "no NVMe device");
+	opened_close(&mem);
+	opened_close(&o);
+	rig_down();
+}
+
+ENGINE_TEST(nvmf_second_uri_is_a_path)
+{
+	static uint8_t buf[LBA_SIZE];
+	struct device *dev = NULL;
+	struct err err = {};
+	struct opened o;
+
+	if (!rig_up("malloc:///m?size_mb=8") || !open_remote(&o, rig.uri[0]))
+		return;
+	CHECK_EQ(device_create(rig.uri[1], &dev, &err), 0);
+	CHECK(dev == o.dev);
+	CHECK(device_has_alias(dev, rig.uri[1]));
+	CHECK_EQ(subsystem_controller_count(rig.subsystem), 2);
+	CHECK_EQ(device_create(rig.uri[1], &dev, NULL), -EEXIST);
+	for (unsigned i = 0; i < 8; i++)
+		CHECK_EQ(do_io(&o, IO_READ, i, 1, buf, 0), IO_OK);
+	/* the URI that came first goes; the device stays, by the other */
+	CHECK_EQ(device_destroy(rig.uri[0], &err), 0);
+	CHECK_STR(err.msg, "");
+	CHECK_EQ(events[DEVICE_REMOVED], 0);
+	CHECK(!device_has_alias(o.dev, rig.uri[0]));
+	CHECK_EQ(subsystem_controller_count(rig.subsystem), 1);
+	for (unsigned i = 0; i < 8; i++)
+		CHECK_EQ(do_io(&o, IO_WRITE, i, 1, buf, 0), IO_OK);
+	/* and comes back */
+	CHECK_EQ(device_create(rig.uri[0], &dev, &err), 0);
+	CHECK(dev == o.dev);
+	CHECK_EQ(subsystem_controller_count(rig.subsystem), 2);
+	CHECK_EQ(device_destroy(rig.uri[1], &err), 0);
+	desc_close(o.desc);
+	CHECK_EQ(device_destroy(rig.uri[0], &err), 0);
+	CHECK_STR(err.msg, "");
+	CHECK(device_next(device_next(NULL)) == NULL); /* only the one that is served */
+	CHECK_EQ(subsystem_controller_count(rig.subsystem), 0);
+	rig_down();
+}
+
+ENGINE_TEST(nvmf_follows_size_and_presence)
+{
+	static uint8_t buf[LBA_SIZE];
+	struct err err = {};
+	struct opened o;
+	uint32_t nsid;
+
+	if (!rig_up("malloc:///m?size_mb=8&capacity_mb=16") || !open_remote(&o, rig.uri[0]))
+		return;
+	CHECK_EQ(device_create("malloc:///m?size_mb=16&resize", &rig.back, &err), 0);
+	CHECK(wait_event(DEVICE_RESIZED));
+	CHECK_EQ(o.dev->nblocks, 2 * 16384);
+	CHECK_EQ(do_io(&o, IO_READ, 2 * 16384 - 1, 1, buf, 0), IO_OK);
+	CHECK_EQ(subsystem_remove_ns(rig.subsystem, 1, &err), 0);
+	CHECK(wait_event(DEVICE_FAILED));
+	CHECK_EQ(do_io(&o, IO_READ, 0, 1, buf, 0), IO_TRANSPORT);
+	/* the same medium under the same number: the device works again */
+	CHECK_EQ(subsystem_add_ns(rig.subsystem, rig.back, 1, &nsid, &err), 0);
+	for (unsigned i = 0; i < 500 && do_io(&o, IO_READ, 0, 1, buf, 0) != IO_OK; i++)
+		task_sleep(10 * NS_PER_MS);
+	CHECK_EQ(do_io(&o, IO_READ, 0, 1, buf, 0), IO_OK);
+	CHECK_STR(err.msg, "");
+	opened_close(&o);
+	rig_down();
+}
+
+ENGINE_TEST(nvmf_refuses_another_medium)
+{
+	static uint8_t buf[LBA_SIZE];
+	struct device *other;
+	struct err err = {};
+	struct opened o;
+
+	if (!rig_up("malloc:///m?size_mb=8") || !open_remote(&o, rig.uri[0]))
+		return;
+	CHECK_EQ(device_create("malloc:///other?size_mb=8", &other, &err), 0);
+	CHECK_EQ(subsystem_remove_ns(rig.subsystem, 1, &err), 0);
+	CHECK_EQ(subsystem_add_ns(rig.subsystem, other, 1, NULL, &err), 0);
+	CHECK(wait_event(DEVICE_FAILED));
+	CHECK_EQ(do_io(&o, IO_READ, 0, 1, buf, 0), IO_TRANSPORT);
+	CHECK_STR(err.msg, "");
+	opened_close(&o);
+	rig_down();
+}
+
+/* A read that waits for a target that does not come back: removal ends it. */
+static void read_done(struct io *io)
+{
+	task_event_fire(io->owner);
+}
+
+static void remove_task(void *arg)
+{
+	CHECK_EQ(device_remove(arg, NULL), 0);
+}
+
+ENGINE_TEST(nvmf_removal_does_not_wait_for_the_target)
+{
+	static uint8_t buf[LBA_SIZE];
+	struct task_event event = {};
+	char uri[320];
+	struct opened o;
+
+	if (!rig_up("malloc:///m?size_mb=8"))
+		return;
+	(void)snprintf(uri, sizeof(uri), "%s?ctrl_loss=1h&reconnect_delay=1h", rig.uri[0]);
+	if (!open_remote(&o, uri))
+		return;
+	target_stop(rig.target);
+	rig.target = NULL;
+	task_sleep(50 * NS_PER_MS);
+	o.io = (struct io){ .op = IO_READ, .nlb = 1, .done = read_done, .owner = &event };
+	io_set_buf(&o.io, buf, sizeof(buf));
+	CHECK_EQ(io_start(o.h, &o.io), IO_PENDING);
+	CHECK_EQ(task_spawn("remove", remove_task, o.dev), 0);
+	task_event_wait(&event);
+	CHECK_EQ(o.io.status, IO_NO_DEVICE);
+	CHECK_EQ(events[DEVICE_REMOVED], 1);
+	desc_close(o.desc);
+	while (device_lookup(uri) != NULL)
+		task_yield();
+	rig_down();
+}
+
+ENGINE_TEST(nvmf_ctrl_loss_0_fails_at_once)
+{
+	static uint8_t buf[LBA_SIZE];
+	char uri[320];
+	struct opened o;
+
+	if (!rig_up("malloc:///m?size_mb=8"))
+		return;
+	(void)snprintf(uri, sizeof(uri), "%s?ctrl_loss=0", rig.uri[0]);
+	if (!open_remote(&o, uri))
+		return;
+	CHECK_EQ(do_io(&o, IO_RESET, 0, 0, NULL, 0), IO_OK); /* a reset is no loss */
+	CHECK_EQ(do_io(&o, IO_READ, 0, 1, buf, 0), IO_OK);
+	target_stop(rig.target);
+	rig.target = NULL;
+	CHECK(wait_event(DEVICE_FAILED));
+	CHECK_EQ(events[DEVICE_FAILED], 1);
+	CHECK_EQ(do_io(&o, IO_READ, 0, 1, buf, 0), IO_TRANSPORT);
+	CHECK_EQ(do_io(&o, IO_RESET, 0, 0, NULL, 0), IO_TRANSPORT);
+	opened_close(&o);
+	rig_down();
+}
+
+ENGINE_TEST(nvmf_64_controllers)
+{
+	enum { COUNT = 64 };
+	static struct opened all[COUNT];
+	static uint8_t buf[LBA_SIZE];
+	char uri[400];
+
+	if (!rig_up("malloc:///m?size_mb=8"))
+		return;
+	for (unsigned i = 0; i < COUNT; i++) {
+		/* each another host, so that they do not become paths of one device */
+		(void)snprintf(uri, sizeof(uri),
+			       "nvmf+tcp://127.0.0.%u:%u/" NQN "?hostnqn=nqn.h:%u", 1 + i,
+			       target_listener_port(rig.target, 0), i);
+		if (!opened_open(&all[i], uri, 0))
+			return;
+		CHECK_EQ(do_io(&all[i], IO_READ, i, 1, buf, 0), IO_OK);
+	}
+	CHECK_EQ(subsystem_controller_count(rig.subsystem), COUNT);
+	for (unsigned i = 0; i < COUNT; i++)
+		opened_close(&all[i]);
+	CHECK_EQ(subsystem_controller_count(rig.subsystem), 0);
+	CHECK(device_create("nvmf+rdma+tcp://127.0.0.1:1/nqn.a", &all[0].dev, NULL) < 0);
+	rig_down();
+}
+
+TAP_MAIN()
