@@ -311,6 +311,10 @@ int nexus_child_remove(struct nexus *nx, const char *uri, struct nexus_err *ne)
 		struct err err = {};
 
 		child_leave(child, CHILD_CLOSED, NEXUS_REASON_NONE);
+		marks_lock(nx);
+		child->is_missed_known = false; /* no fold any more */
+		marks_void_missed(child);
+		marks_unlock(nx);
 		child_forget(child);
 		nexus_tell(nx, NEXUS_EVENT_CHILD_REMOVED, child);
 		child_free(child);
@@ -357,6 +361,8 @@ int nexus_child_attach(struct child *child, struct err *err)
 				 child->uri);
 	child->is_writer = result == 0;
 	nexus_apply(nx);
+	if (result == 0)
+		marks_void_missed(child);
 	marks_unlock(nx);
 	device_resume(&nx->dev);
 	return result;
@@ -384,7 +390,7 @@ int nexus_child_synced(struct child *child, struct err *err)
 }
 
 /* Opened, out of sync: writes to it, and a rebuild if there is one who does it. */
-static int child_start(struct child *child, bool is_rebuilt, struct nexus_err *ne) MAY_SUSPEND
+int child_start(struct child *child, bool is_rebuilt, struct nexus_err *ne)
 {
 	struct nexus *nx = child->nx;
 	struct err err = {};

@@ -286,6 +286,10 @@ static inline struct nexus *nexus_of(struct device *dev)
 	return container_of(dev, struct nexus, dev);
 }
 
+/* ---- recover.c: who is in sync, as the record has it; before the device is registered --------- */
+
+int nexus_recover(struct nexus *nx, struct nexus_err *ne) MAY_SUSPEND WARN_UNUSED;
+
 /* ---- io.c, on the channel's reactor --------------------------------------------------------- */
 
 enum io_result nexus_submit(struct channel *ch, struct io *io);
@@ -380,6 +384,8 @@ struct child *child_new(struct nexus *nx, const char *uri, struct nexus_err *ne)
 void child_free(struct child *child);
 /* Make and open its device; it does not get I/O yet. */
 int child_open(struct child *child, struct nexus_err *ne) MAY_SUSPEND WARN_UNUSED;
+/* It is open, out of sync: writes to it, and a rebuild if there is one who does it. */
+int child_start(struct child *child, bool is_rebuilt, struct nexus_err *ne) MAY_SUSPEND WARN_UNUSED;
 /* Nothing of it may be in flight. */
 void child_close(struct child *child) MAY_SUSPEND;
 struct child *child_find(struct nexus *nx, const char *uri);

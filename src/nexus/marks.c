@@ -49,7 +49,7 @@ struct marks {
 	struct segmap noted, candidates; /* of a tick */
 	struct task_mutex lock;
 	struct timer timer;
-	bool is_tick_due;
+	bool is_tick_due, is_fold_due;
 	uint64_t sequence;
 	uint8_t copy[INTENT_PAGES]; /* of a pair: which is written next */
 	uint32_t unit;              /* bytes per page on disk */
@@ -368,6 +368,10 @@ void nexus_mark_run(struct nexus *nx)
 		marks->is_tick_due = false;
 		clear_idle(marks);
 	}
+	if (marks->is_fold_due) {
+		marks->is_fold_due = false;
+		(void)fold_missed(marks);
+	}
 	mark_wanted(marks);
 	task_mutex_unlock(&marks->lock);
 }
@@ -418,7 +422,25 @@ bool marks_write_children(struct nexus *nx, struct child *coming)
 	}
 	if (coming != NULL)
 		is_ok = child_write_all(marks, coming);
+	else
+		is_ok = fold_missed(marks);
 	return is_ok;
+}
+
+void marks_void_missed(struct child *child)
+{
+	struct marks *marks = child->nx->marks;
+
+	if (marks != NULL)
+		(void)page_write_all(marks, intent_page_missed(child->slot), NULL, NULL);
+}
+
+void marks_fold(struct nexus *nx)
+{
+	if (nx->marks == NULL)
+		return;
+	nx->marks->is_fold_due = true;
+	errand_ring(&nx->mark);
 }
 
 void marks_fold_cache(struct child *child)
@@ -588,12 +610,13 @@ uint64_t marks_nwrites(const struct nexus *nx)
 	return nx->marks != NULL ? nx->marks->nwrites : 0;
 }
 
-bool marks_read(struct nexus *nx, struct child *child, uint64_t generation, unsigned first,
-		struct segmap *map)
+/* The map of pages @first.. is added to @map; @subject, if not NULL, is what they must be about. */
+static bool map_read(struct nexus *nx, struct child *child, uint64_t generation, unsigned first,
+		     const struct uuid *subject, struct segmap *map) MAY_SUSPEND
 {
 	struct marks *marks = nx->marks;
 	struct intent_page *pair = dma_alloc((size_t)2 * INTENT_PAGE_SIZE);
-	bool is_ok = marks != NULL && pair != NULL;
+	bool is_ok = pair != NULL;
 
 	for (unsigned part = 0; is_ok && part < npages(&marks->durable); part++) {
 		struct intent_id id = id_of(marks, child);
@@ -606,11 +629,30 @@ bool marks_read(struct nexus *nx, struct child *child, uint64_t generation, unsi
 			memcpy(&pair[copy], marks->buf, INTENT_PAGE_SIZE);
 		}
 		which = intent_pair_pick(pair, &id, first + part);
-		is_ok = which >= 0;
+		is_ok = which >= 0 && (subject == NULL || memcmp(pair[which].subject, subject->b,
+								 sizeof(subject->b)) == 0);
 		if (is_ok)
 			intent_page_or(&pair[which], map);
 	}
 	if (pair != NULL)
 		dma_free(pair, (size_t)2 * INTENT_PAGE_SIZE);
 	return is_ok;
+}
+
+bool marks_read_in_flight(struct nexus *nx, struct child *source, uint64_t generation,
+			  struct segmap *map)
+{
+	return nx->marks != NULL &&
+	       map_read(nx, source, generation, INTENT_PAGE_IN_FLIGHT, NULL, map);
+}
+
+bool marks_read_missed(struct nexus *nx, struct child *source, uint64_t generation,
+		       const struct uuid *subject, struct segmap *map)
+{
+	for (unsigned slot = 0; nx->marks != NULL && slot < INTENT_SUBJECTS_MAX; slot++) {
+		if (map_read(nx, source, generation, intent_page_missed(slot), subject, map))
+			return true;
+		segmap_zero(map); /* of pages that were about somebody else in part */
+	}
+	return false;
 }

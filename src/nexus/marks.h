@@ -9,6 +9,7 @@
 #define ASHLAR_NEXUS_MARKS_H
 
 #include "base/err.h"
+#include "base/uuid.h"
 #include "nexus/segmap.h"
 #include "reactor/task.h"
 
@@ -34,9 +35,17 @@ bool marks_write_children(struct nexus *nx, struct child *coming) MAY_SUSPEND;
 /* A child with a volatile cache is lost: what was not flushed may be, too. */
 void marks_fold_cache(struct child *child);
 
-/* Add the map of pages @first.. of @generation on @child to @map. False: not to be believed. */
-bool marks_read(struct nexus *nx, struct child *child, uint64_t generation, unsigned first,
-		struct segmap *map) MAY_SUSPEND;
+/* A child fell: what it misses is written to the others soon. */
+void marks_fold(struct nexus *nx);
+/* What the others' pages say of @child's misses is not true any more. marks_lock() is held. */
+void marks_void_missed(struct child *child) MAY_SUSPEND;
+
+/* Add what was in flight, or what @subject missed, in @generation, as @source has it, to @map.
+ * False: not to be believed. */
+bool marks_read_in_flight(struct nexus *nx, struct child *source, uint64_t generation,
+			  struct segmap *map) MAY_SUSPEND;
+bool marks_read_missed(struct nexus *nx, struct child *source, uint64_t generation,
+		       const struct uuid *subject, struct segmap *map) MAY_SUSPEND;
 
 uint32_t marks_count(const struct nexus *nx);   /* segments in flight */
 uint64_t marks_nwrites(const struct nexus *nx); /* pages written, all children */

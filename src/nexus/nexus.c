@@ -456,6 +456,28 @@ static int serve(struct nexus *nx, struct nexus_err *ne) MAY_SUSPEND
 	return 0;
 }
 
+static bool all_open(const struct nexus *nx)
+{
+	for (unsigned i = 0; i < nx->nchildren; i++) {
+		if (child_state_of(atomic_load(&nx->child[nx->order[i]]->word)) != CHILD_OPEN)
+			return false;
+	}
+	return nexus_nhealthy(nx) > 0;
+}
+
+/* Those that the record had as stale, or that may differ. One that cannot start is faulted. */
+static void start_rebuilds(struct nexus *nx) MAY_SUSPEND
+{
+	for (unsigned i = 0; i < nx->nchildren; i++) {
+		struct child *child = nx->child[nx->order[i]];
+		struct nexus_err ne = {};
+
+		if (!child_is_healthy(child) && child_start(child, true, &ne) < 0)
+			log_error("nexus %s: child %s stays out of sync: %s", nx->dev.name,
+				  child->uri, err_text(&ne.err));
+	}
+}
+
 int nexus_create(const struct nexus_opts *opts, struct nexus **ret_nexus, struct nexus_err *ne)
 {
 	struct nexus *nx CLEANUP(nexus_freep) = NULL;
@@ -481,17 +503,25 @@ int nexus_create(const struct nexus_opts *opts, struct nexus **ret_nexus, struct
 	if (result == 0 && marks_open(nx, ne != NULL ? &ne->err : NULL) < 0)
 		result = nexus_fail(ne, NEXUS_E_INTERNAL, "nexus %s", opts->name);
 	if (result == 0)
+		result = nexus_recover(nx, ne);
+	if (result == 0)
 		(void)marks_write_children(nx, NULL); /* who fails is found below */
 	if (result == 0 && nexus_persist(nx, false, ne != NULL ? &ne->err : NULL) < 0)
 		result = nexus_fail(ne, NEXUS_E_STORE, "nexus %s: its record cannot be written",
 				    opts->name);
-	if (result == 0 && nexus_nhealthy(nx) < nx->nchildren)
+	if (result == 0 && !all_open(nx))
 		result = nexus_fail(ne, NEXUS_E_INCOMPLETE, "nexus %s: a child went meanwhile",
 				    opts->name);
 	if (result < 0)
 		return result;
 	*ret_nexus = nx;
-	return serve(take(nx), ne);
+	result = serve(take(nx), ne);
+	if (result == 0) {
+		task_mutex_lock(&(*ret_nexus)->control);
+		start_rebuilds(*ret_nexus);
+		task_mutex_unlock(&(*ret_nexus)->control);
+	}
+	return result;
 }
 
 /* ---- changing and ending -------------------------------------------------------------------- */

@@ -245,6 +245,7 @@ static void retire_round(struct nexus *nx, uint8_t fallen)
 	}
 	settle(nx);
 	nexus_apply(nx);
+	marks_fold(nx);
 	errand_ring(&nx->monitor);
 }
 

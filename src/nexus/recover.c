@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * recover.c - a nexus is made again: who of its children may be believed.
+ *
+ *   the record says                    children
+ *   nothing, or none of these          all in sync: a new volume, or a control plane that has chosen
+ *   clean, healthy                     in sync
+ *   not clean, healthy                 the first is the source, in sync; the others out of sync: what
+ *                                      was in flight may differ, so they take the source's word
+ *   not healthy, or not in the record  out of sync
+ *
+ * What an out-of-sync child has to be given: what it missed, and what was in flight, as the source's
+ * write-intent records have it, if they carry the generation of the record; otherwise everything.
+ * After a clean end nothing was in flight.
+ *
+ * Children that are all stale make no nexus: the volume would go back in time without a word. A
+ * record that cannot be read or understood makes none either.
+ *
+ * Which of several healthy ones is the source does not matter: no host has seen a value that was not
+ * on all of them (io.c), and what was never acknowledged may be there or not.
+ *
+ * Thread: tasks on the primary, before the device is registered.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "nexus/internal.h"
+#include "nexus/marks.h"
+
+/* What the record says of @uuid: -1 nothing. */
+static int recorded(const struct nexus_record *record, const struct uuid *uuid)
+{
+	for (unsigned i = 0; i < record->nchildren; i++) {
+		if (uuid_equal(&record->child[i].uuid, uuid))
+			return record->child[i].is_healthy;
+	}
+	return -1;
+}
+
+/* -ENOENT: there is none that says anything of these children. */
+static int record_read(struct nexus *nx, struct nexus_record *record,
+		       struct nexus_err *ne) MAY_SUSPEND
+{
+	struct nexus_store *store = nexus_settings.store;
+	char text[RECORD_TEXT_MAX];
+	struct err err = {};
+	int result = store->get(store, nx->key, text, &err);
+	bool is_known = false;
+
+	if (result == -ENOENT)
+		return result;
+	if (result == 0)
+		result = record_parse(text, strlen(text), record, &err);
+	if (result < 0) {
+		(void)nexus_fail(ne, NEXUS_E_STORE, "nexus %s: its record cannot be read: %s",
+				 nx->dev.name, err_text(&err));
+		return -EIO;
+	}
+	for (unsigned i = 0; i < nx->nchildren; i++)
+		is_known |= recorded(record, &nx->child[nx->order[i]]->uuid) >= 0;
+	return is_known ? 0 : -ENOENT;
+}
+
+/* What @child lacks, from the source's pages. */
+static void child_lacks(struct child *child, struct child *source,
+			const struct nexus_record *record) MAY_SUSPEND
+{
+	struct nexus *nx = child->nx;
+	bool is_known = record->generation != 0;
+
+	if (is_known && recorded(record, &child->uuid) != 1)
+		is_known = marks_read_missed(nx, source, record->generation, &child->uuid,
+					     &child->missed);
+	if (is_known && !record->is_clean)
+		is_known = marks_read_in_flight(nx, source, record->generation, &child->missed);
+	child->is_missed_known = is_known;
+	log_info("nexus %s: child %s is out of sync, %s", nx->dev.name, child->uri,
+		 is_known ? "what it lacks is recorded" : "all of it");
+}
+
+int nexus_recover(struct nexus *nx, struct nexus_err *ne)
+{
+	struct nexus_record record;
+	struct child *source = NULL;
+	int result = record_read(nx, &record, ne);
+
+	if (result < 0)
+		return result == -ENOENT ? 0 : result;
+	for (unsigned i = nx->nchildren; i-- > 0;) {
+		if (recorded(&record, &nx->child[nx->order[i]]->uuid) == 1)
+			source = nx->child[nx->order[i]];
+	}
+	if (source == NULL)
+		return nexus_fail(ne, NEXUS_E_INCOMPLETE,
+				  "nexus %s: its record has none of these children as healthy; add "
+				  "a healthy one, or remove the record",
+				  nx->dev.name);
+	for (unsigned i = 0; i < nx->nchildren; i++) {
+		struct child *child = nx->child[nx->order[i]];
+
+		if (child == source || (record.is_clean && recorded(&record, &child->uuid) == 1))
+			continue;
+		child->is_healthy = false;
+		atomic_store(&child->word, child_word(CHILD_OPEN, NEXUS_REASON_NONE, false));
+		child_lacks(child, source, &record);
+	}
+	return 0;
+}
