@@ -14,8 +14,6 @@
 #include "nexus/nexus.h"
 
 const struct driver *const scheme_table[] = {
-	&driver_null,     &driver_malloc,   &driver_aio,   &driver_uring,
-	&driver_loopback, &driver_passthru, &driver_nexus, NULL,
-	&driver_null,     &driver_malloc,   &driver_aio,  &driver_uring,
-	&driver_loopback, &driver_passthru, &driver_nvmf, NULL,
+	&driver_null,     &driver_malloc, &driver_aio,   &driver_uring, &driver_loopback,
+	&driver_passthru, &driver_nvmf,   &driver_nexus, NULL,
 };

@@ -84,6 +84,10 @@ static const struct opt export_options[] = {
 	  OPT_TEXT, FIELD(control) },
 	{ "port-file", "PATH", "write the port of the first listener there", OPT_TEXT,
 	  FIELD(port_file) },
+	{ "ptpl-dir", "DIR",
+	  "keep reservations there that hosts want to survive a\n"
+	  "loss of power, a file per device; made if missing",
+	  OPT_TEXT, FIELD(ptpl_dir) },
 	{ "inject", "URI", "arm a fault: inject://DEVICE?op=...; may be given several times",
 	  OPT_LIST, FIELD(inject) },
 	{ NULL },
@@ -401,6 +405,46 @@ char *export_list(struct export *e)
 	return text;
 }
 
+static json_t *json_registrants(const struct resv *r)
+{
+	json_t *list = json_array();
+
+	for (unsigned i = 0; i < r->count; i++) {
+		const struct resv_registrant *reg = &r->registrant[i];
+		char host[UUID_TEXT_SIZE], key[2 + 16 + 1];
+		struct uuid uuid;
+
+		memcpy(uuid.b, reg->host.id, sizeof(uuid.b));
+		(void)snprintf(key, sizeof(key), "0x%" PRIx64, reg->key);
+		(void)json_array_append_new(
+			list, json_pack("{s:s, s:s, s:b}", "host", uuid_to_text(&uuid, host), "key",
+					key, "holds", resv_is_holder(r, &reg->host)));
+	}
+	return list;
+}
+
+char *export_reservations(struct export *e)
+{
+	json_t *list = json_array();
+	char *text;
+
+	export_lock(e);
+	for (uint32_t nsid = 1; nsid <= TARGET_NAMESPACES_MAX; nsid++) {
+		const struct resv *r = subsystem_reservations(e->subsystem, nsid);
+
+		if (r != NULL)
+			(void)json_array_append_new(
+				list,
+				json_pack("{s:I, s:s, s:b, s:I, s:o}", "nsid", (json_int_t)nsid,
+					  "type", resv_type_name(r->type), "persistent",
+					  r->is_persistent, "generation", (json_int_t)r->generation,
+					  "registrants", json_registrants(r)));
+	}
+	text = json_line(list);
+	task_mutex_unlock(&e->lock);
+	return text;
+}
+
 char *export_stats(struct export *e)
 {
 	struct target_stats s = {};
@@ -464,6 +508,7 @@ static int export_open(struct export *e, struct err *err)
 	int rc;
 
 	target_opts_init(&opts);
+	opts.ptpl_dir = e->opts.ptpl_dir;
 	rc = access_target_opts(&e->opts, &opts, err);
 	if (rc == 0)
 		rc = device_create(first_uri, &first, err);

@@ -34,7 +34,7 @@ struct control;
 
 struct export_opts {
 	struct opt_list listen, hosts, inject, limits;
-	const char *nqn, *control, *port_file, *cntlid_range, *crdt;
+	const char *nqn, *control, *port_file, *cntlid_range, *crdt, *ptpl_dir;
 	uint64_t cores;
 	unsigned poll, ana_state;
 	bool ana;
@@ -65,6 +65,7 @@ int export_resume(struct export *e, struct err *err) MAY_SUSPEND WARN_UNUSED;
 /* One line of JSON, to be freed; NULL when memory is short. */
 char *export_stats(struct export *e) MAY_SUSPEND;
 char *export_list(struct export *e) MAY_SUSPEND;
+char *export_reservations(struct export *e) MAY_SUSPEND;
 
 /* ---- export_access.c ------------------------------------------------------------------------- */
 

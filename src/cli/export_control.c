@@ -4,7 +4,7 @@
  *
  *	add URI  |  remove NSID  |  list  |  rescan  |  pause  |  resume  |  stats
  *	ana [STATE [LISTENER]]  |  hosts  |  host-add NQN  |  host-del NQN  |  controllers
- *	disconnect NQN|CNTLID [force]  |  inject URI  |  uninject URI  |  help
+ *	disconnect NQN|CNTLID [force]  |  reservations  |  inject URI  |  uninject URI  |  help
  *
  * Each line is answered by one line that begins with "ok" or "error", in order. The socket is made
  * for its owner only (mode 0600): who may open it may do all of that. A file that is left over from
@@ -122,6 +122,12 @@ static int run_stats(struct request *req, struct err *err)
 	return req->text != NULL ? 0 : err_set(err, -ENOMEM, "no memory for the answer");
 }
 
+static int run_reservations(struct request *req, struct err *err)
+{
+	req->text = export_reservations(req->e);
+	return req->text != NULL ? 0 : err_set(err, -ENOMEM, "no memory for the answer");
+}
+
 static int run_rescan(struct request *req, struct err *err)
 {
 	return export_rescan(req->e, err);
@@ -198,6 +204,7 @@ static const struct command commands[] = {
 	{ "pause", NULL, "hold new I/O, wait for what is in flight", run_pause },
 	{ "resume", NULL, "let it go on", run_resume },
 	{ "stats", NULL, "counters of target and devices, as JSON", run_stats },
+	{ "reservations", NULL, "who may write, as JSON", run_reservations },
 	{ "ana", "[STATE [LISTENER]]", "what paths are good for: show or set", run_ana },
 	{ "hosts", NULL, "who may connect, as JSON", run_hosts },
 	{ "host-add", "NQN", "let a host in; any: every one", run_host_add },

@@ -28,6 +28,12 @@ void device_each_channel(struct device *dev, void (*fn)(struct channel *ch, void
  * a hook that held the request and put the frame's own hook back. */
 void io_unwind_after(struct io *io);
 
+/* A request that counted in flight on @ch since @epoch does not any more. */
+void channel_leave(struct channel *ch, uint32_t epoch);
+
+/* On the channel's reactor: loans that count in flight on it since @epoch become copies. */
+void channel_recall(struct channel *ch, uint32_t epoch);
+
 /* On the channel's reactor: let every held request try the gate again. */
 void channel_release_held(struct channel *ch);
 

@@ -90,6 +90,7 @@ struct device {
 	/* the device layer's */
 	uint8_t block_shift;
 	bool is_removed;
+	bool is_uuid_random; /* made up: another one next time */
 	unsigned quiesce_count;
 	struct list link; /* registry */
 	struct list descs;
@@ -138,6 +139,9 @@ static inline uint64_t device_size(const struct device *dev)
 {
 	return dev->nblocks << dev->block_shift;
 }
+
+/* Blocks that take up space, as far as the driver can tell; else all. */
+uint64_t device_used(const struct device *dev);
 
 /* Sum over all reactors, less the baseline of the last reset. */
 void device_stats(struct device *dev, struct io_stats *ret_stats);
@@ -212,6 +216,9 @@ struct handle {
 /* The handle of @desc on @r, made on first use. Owned by the desc. */
 int handle_open(struct desc *desc, struct reactor *r, struct handle **ret_handle,
 		struct err *err) MAY_SUSPEND WARN_UNUSED;
+
+/* On the handle's reactor: every loan that was read through @h becomes a copy (io_unlend()). */
+void handle_recall(struct handle *h);
 
 /* ---- channel: a device on one reactor ----------------------------------------------------- */
 

@@ -36,6 +36,8 @@ struct driver {
 
 	/* Optional. Read the size again after the backing store changed; sets *ret_nblocks. */
 	int (*rescan)(struct device *dev, uint64_t *ret_nblocks, struct err *err);
+	/* Optional. Blocks that take up space now, quickly. Primary reactor. */
+	uint64_t (*used)(const struct device *dev);
 	/*
 	 * Optional. @uri, one of the device's aliases, is being destroyed. 0: it was a part only (a
 	 * path), and is gone now; the device stays. 1: it is all there is, remove the device.

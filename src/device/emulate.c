@@ -265,7 +265,7 @@ static void part_prepare(struct emulation *em)
 
 	memset(part, 0, offsetof(struct io, frame));
 	part->op = is_write ? IO_WRITE : IO_READ;
-	part->flags = parent->flags & (is_write ? IO_FUA : ~IO_FUA);
+	part->flags = parent->flags & (is_write ? IO_FUA : ~(IO_FUA | IO_BORROW));
 	part->lba = parent->lba + em->done;
 	part->nlb = part_nlb(em, is_zeroes ? (size_t)ZERO_PIECES * EMULATE_CHUNK : EMULATE_CHUNK);
 	part->done = part_done;

@@ -641,6 +641,8 @@ enum io_result fault_complete(struct channel *ch, struct io *io)
 	if (held != NULL)
 		finish_redirected(held);
 	plan = plan_make(fch, io, f, FAULT_COMPLETION);
+	if (plan.changes && io_is_lent(io))
+		io_unlend(io); /* what is changed is the reader's copy */
 	if (plan.ends)
 		io->status = plan.status;
 	else if (plan.changes)

@@ -26,7 +26,7 @@
  *   1. A request is in exactly one of: a channel's held list, a driver, an emulation, a fault's
  *      delay, the reactor's deferred list, its owner.
  *   2. A request is counted in flight from the moment the driver answered PENDING until its frame
- *      is popped; frame.epoch names the counter.
+ *      is popped, or until its loan is returned (loan.c); frame.epoch names the counter.
  *   3. Nothing passes a closed gate but requests that were in flight, the holder of a range lock
  *      (through GATE_LOCKED only), and the children of an emulation.
  *   4. done() is called only from io_unwind(), so only from the reactor's loop.
@@ -82,6 +82,23 @@ static void channel_check_drained(struct channel *ch)
 	drained(ch, ch->drained_arg);
 }
 
+void channel_leave(struct channel *ch, uint32_t epoch)
+{
+	assert(ch->inflight[epoch] > 0);
+	ch->inflight[epoch]--;
+	if (unlikely(ch->gate & GATE_DRAINING))
+		channel_check_drained(ch);
+}
+
+/* What is lent stays in flight, but for failures, and unless somebody waits for it. */
+static void frame_finish_lent(struct io *io, const struct io_frame *f)
+{
+	if (io->status != IO_OK)
+		io_return(io);
+	else if (f->ch->gate & GATE_DRAINING && f->epoch == f->ch->drain_epoch)
+		io_unlend(io);
+}
+
 static void frame_finish(struct io *io)
 {
 	struct io_frame *f = frame_pop(io);
@@ -92,10 +109,10 @@ static void frame_finish(struct io *io)
 	/* an exactly timed request may have started after this turn's clock was read */
 	account(ch, io, ch->reactor->now_ns > f->submit_ns ? ch->reactor->now_ns - f->submit_ns : 0,
 		1);
-	assert(ch->inflight[f->epoch] > 0);
-	ch->inflight[f->epoch]--;
-	if (unlikely(ch->gate & GATE_DRAINING))
-		channel_check_drained(ch);
+	if (unlikely(io_is_lent(io)))
+		frame_finish_lent(io, f);
+	else
+		channel_leave(ch, f->epoch);
 }
 
 /* Parts of an emulation do not: their parent does. */

@@ -17,6 +17,8 @@
  *           and nlb on the way up. What else it changed it puts back in its hook.
  *         - the data pointed to by iov belongs to the owner until done(). Drivers do not write to
  *           the iovec array.
+ *         - a reader may offer to take the data where it lies (io_offer(), loan.c). The request is
+ *           then in flight, and its owner does not reuse it, until io_return().
  */
 #ifndef ASHLAR_DEVICE_IO_H
 #define ASHLAR_DEVICE_IO_H
@@ -26,6 +28,7 @@
 #include <sys/uio.h>
 
 #include "base/base.h"
+#include "base/list.h"
 #include "device/status.h"
 #include "reactor/msg.h"
 
@@ -66,6 +69,7 @@ enum io_flag {
 	IO_CURRENT_UNWRITTEN_FAIL = 1 << 2, /* read: the same, ancestors do not count */
 	IO_NO_DEALLOCATE = 1 << 3,          /* write-zeroes: keep the space allocated */
 	IO_LOCK_HOLDER = 1 << 4,            /* passes range locks: sent by the one who holds them */
+	IO_BORROW = 1 << 5,                 /* read: may be answered with a loan, see io_offer() */
 };
 
 enum io_result {
@@ -74,7 +78,21 @@ enum io_result {
 };
 
 enum {
-	IO_DEPTH_MAX = 8, /* named devices on one path; checked when a stack is opened */
+	IO_DEPTH_MAX = 8,           /* named devices on one path; checked when a stack is opened */
+	IO_LEND_MAX = 8,            /* pieces of one loan; a driver that would need more copies */
+	IO_ZEROES_SIZE = 128 << 10, /* bytes; IO_LEND_MAX times that is the largest transfer */
+};
+
+/*
+ * Where a read's data lies, when a driver lent it instead of copying. The memory is the reader's,
+ * and stays it while the request is in flight or lent; a reader of a loan sees count and piece.
+ */
+struct io_loan {
+	uint16_t count; /* 0: nothing is lent, the data is in the request's iov */
+	uint8_t depth;  /* of the request when it was lent: frames that count in flight */
+	struct io *io;
+	struct list link; /* of its reactor, while lent */
+	struct iovec piece[IO_LEND_MAX];
 };
 
 /* What one layer keeps while the request is below it. */
@@ -107,9 +125,12 @@ struct io {
 	void (*done)(struct io *io); /* called from the reactor's loop, never from submit */
 	struct iovec one;            /* iov may point here: the common single buffer */
 	uint64_t result;             /* seek, passthrough */
-	const void *cmd;             /* passthrough: 64-byte NVMe command, the owner's */
-	struct task_event *waiter;   /* of io_wait() */
-	uint64_t scratch[2];         /* free for the driver at the bottom while it is pending */
+	union {
+		const void *cmd;      /* passthrough: 64-byte NVMe command, the owner's */
+		struct io_loan *loan; /* read with IO_BORROW: the reader's */
+	};
+	struct task_event *waiter; /* of io_wait() */
+	uint64_t scratch[2];       /* free for the driver at the bottom while it is pending */
 
 	struct io_frame frame[IO_DEPTH_MAX];
 };
@@ -129,6 +150,44 @@ static inline void io_set_buf(struct io *io, void *buf, size_t len)
 	io->iov = &io->one;
 	io->iovcnt = 1;
 }
+
+/* ---- borrowed reads (loan.c) ---------------------------------------------------------------- */
+
+/*
+ * For a reader, before each io_start() of a read: the driver may answer with pieces of its own
+ * memory in @loan instead of filling iov, which must have room for all the data nevertheless.
+ * When done() comes (or io_start() says IO_DONE) io_is_lent() tells which it was. A loan may be
+ * turned into a copy in iov whenever the reactor's loop runs: look again after each return to it,
+ * and hand the pieces to nothing that reads them later than within the call. What they show while
+ * others write the same blocks is any mixture of old and new. End with io_return().
+ */
+static inline void io_offer(struct io *io, struct io_loan *loan)
+{
+	loan->count = 0;
+	io->loan = loan;
+	io->flags |= IO_BORROW;
+}
+
+static inline bool io_is_lent(const struct io *io)
+{
+	return unlikely(io->flags & IO_BORROW) && io->loan->count > 0;
+}
+
+/* Reader: the pieces were used. Nothing happens when nothing is lent. On the request's reactor. */
+void io_return(struct io *io);
+/* Anybody who has the request, on its reactor: copy what is lent to iov, and return it. */
+void io_unlend(struct io *io);
+/*
+ * Driver, for a read with IO_BORROW that submit() answered with IO_PENDING, just before
+ * io_complete() with IO_OK: @count pieces are filled in. The memory stays mapped until the request
+ * is no longer in flight; a driver that gives blocks to someone else drains first, as for any read.
+ */
+void io_lend(struct io *io, unsigned count);
+
+/* IO_ZEROES_SIZE bytes that nobody writes to: where blocks that were never written lie. */
+extern uint8_t io_zeroes[];
+
+/* ---- scatter lists -------------------------------------------------------------------------- */
 
 /* Bytes described by @iov. */
 size_t iov_bytes(const struct iovec *iov, int iovcnt);

@@ -46,9 +46,6 @@ enum { /* Base 5 and 7 */
        NSID_ALL = 0xffffffffu,
        FEATURE_HOST_ID = 0x81,
        HOST_ID_EXTENDED = 1 << 0, /* CDW11 EXHID */
-       RESV_IGNORE_KEY = 1 << 3,  /* IEKEY */
-       RESV_PERSIST_SHIFT = 30,
-       RESV_TYPE_SHIFT = 8,
 };
 
 static int pass(struct handle *h, enum io_op op, const void *cmd, void *buf, size_t len,
@@ -124,35 +121,34 @@ int nvme_host_id(struct handle *h, uint8_t id[16], struct err *err)
 /* ---- reservations (Base 7.2 ... 7.5) ------------------------------------------------------ */
 
 int nvme_resv_register(struct handle *h, uint64_t key, uint64_t new_key,
-		       enum nvme_resv_register_action action, enum nvme_resv_persist persist,
+		       enum nvme_resv_action action, enum nvme_resv_persist persist,
 		       struct err *err)
 {
 	struct command cmd = { .opcode = IO_RESV_REGISTER };
 	struct le64 keys[2] = { le64_of(key), le64_of(new_key) };
 
 	le32_put(&cmd.cdw[0],
-		 (uint32_t)action | RESV_IGNORE_KEY | (uint32_t)persist << RESV_PERSIST_SHIFT);
+		 (uint32_t)action | NVME_RESV_IEKEY | (uint32_t)persist << NVME_RESV_CPTPL_SHIFT);
 	return pass(h, IO_NVME_IO, &cmd, keys, sizeof(keys), NULL, "registering a key", err);
 }
 
 int nvme_resv_acquire(struct handle *h, uint64_t key, uint64_t preempt_key,
-		      enum nvme_resv_acquire_action action, enum nvme_resv_type type,
-		      struct err *err)
+		      enum nvme_resv_action action, enum nvme_resv_type type, struct err *err)
 {
 	struct command cmd = { .opcode = IO_RESV_ACQUIRE };
 	struct le64 keys[2] = { le64_of(key), le64_of(preempt_key) };
 
-	le32_put(&cmd.cdw[0], (uint32_t)action | (uint32_t)type << RESV_TYPE_SHIFT);
+	le32_put(&cmd.cdw[0], (uint32_t)action | (uint32_t)type << NVME_RESV_TYPE_SHIFT);
 	return pass(h, IO_NVME_IO, &cmd, keys, sizeof(keys), NULL, "acquiring a reservation", err);
 }
 
-int nvme_resv_release(struct handle *h, uint64_t key, enum nvme_resv_release_action action,
+int nvme_resv_release(struct handle *h, uint64_t key, enum nvme_resv_action action,
 		      enum nvme_resv_type type, struct err *err)
 {
 	struct command cmd = { .opcode = IO_RESV_RELEASE };
 	struct le64 keys = le64_of(key);
 
-	le32_put(&cmd.cdw[0], (uint32_t)action | (uint32_t)type << RESV_TYPE_SHIFT);
+	le32_put(&cmd.cdw[0], (uint32_t)action | (uint32_t)type << NVME_RESV_TYPE_SHIFT);
 	return pass(h, IO_NVME_IO, &cmd, &keys, sizeof(keys), NULL, "releasing a reservation", err);
 }
 

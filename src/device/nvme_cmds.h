@@ -18,6 +18,7 @@
 
 #include "base/err.h"
 #include "device/device.h"
+#include "device/nvme_resv.h"
 
 enum { NVME_CMDS_PAGE = 4096 }; /* bytes of an Identify page */
 
@@ -34,46 +35,14 @@ int nvme_log_page(struct handle *h, uint8_t lid, uint32_t nsid, uint64_t off, vo
 /* The id by which the controller knows us, 16 bytes. */
 int nvme_host_id(struct handle *h, uint8_t id[16], struct err *err) MAY_SUSPEND WARN_UNUSED;
 
-enum nvme_resv_type { /* Base 7.5, figure "Reservation Type" */
-		      NVME_RESV_WRITE_EXCLUSIVE = 1,
-		      NVME_RESV_EXCLUSIVE_ACCESS = 2,
-		      NVME_RESV_WRITE_EXCLUSIVE_REGISTRANTS = 3,
-		      NVME_RESV_EXCLUSIVE_ACCESS_REGISTRANTS = 4,
-		      NVME_RESV_WRITE_EXCLUSIVE_ALL = 5,
-		      NVME_RESV_EXCLUSIVE_ACCESS_ALL = 6,
-};
-
-enum nvme_resv_register_action {
-	NVME_RESV_REGISTER,
-	NVME_RESV_UNREGISTER,
-	NVME_RESV_REPLACE,
-};
-
-enum nvme_resv_acquire_action {
-	NVME_RESV_ACQUIRE,
-	NVME_RESV_PREEMPT,
-	NVME_RESV_PREEMPT_ABORT,
-};
-
-enum nvme_resv_release_action {
-	NVME_RESV_RELEASE,
-	NVME_RESV_CLEAR,
-};
-
-enum nvme_resv_persist { /* CPTPL: what becomes of it when power is lost */
-			 NVME_RESV_PERSIST_KEEP = 0, /* as it is */
-			 NVME_RESV_PERSIST_OFF = 2,
-			 NVME_RESV_PERSIST_ON = 3,
-};
-
 /* The existing key is not looked at (IEKEY), as the original registers. */
 int nvme_resv_register(struct handle *h, uint64_t key, uint64_t new_key,
-		       enum nvme_resv_register_action action, enum nvme_resv_persist persist,
+		       enum nvme_resv_action action, enum nvme_resv_persist persist,
 		       struct err *err) MAY_SUSPEND WARN_UNUSED;
 int nvme_resv_acquire(struct handle *h, uint64_t key, uint64_t preempt_key,
-		      enum nvme_resv_acquire_action action, enum nvme_resv_type type,
+		      enum nvme_resv_action action, enum nvme_resv_type type,
 		      struct err *err) MAY_SUSPEND WARN_UNUSED;
-int nvme_resv_release(struct handle *h, uint64_t key, enum nvme_resv_release_action action,
+int nvme_resv_release(struct handle *h, uint64_t key, enum nvme_resv_action action,
 		      enum nvme_resv_type type, struct err *err) MAY_SUSPEND WARN_UNUSED;
 /* @is_extended: with 16-byte host ids. @len: a multiple of 4. */
 int nvme_resv_report(struct handle *h, bool is_extended, void *buf, uint32_t len,

@@ -119,6 +119,7 @@ static void drain_here(struct channel *ch, void *arg)
 		ch->gate |= GATE_QUIESCED;
 	else
 		ch->epoch = !ch->epoch;
+	channel_recall(ch, ch->drain_epoch); /* a reader may be slow for ever */
 	drain->is_drained = ch->inflight[ch->drain_epoch] == 0;
 	if (drain->is_drained)
 		return;

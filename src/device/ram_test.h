@@ -33,8 +33,10 @@ static struct {
 	/* set before ram_run(), reset after it */
 	uint32_t ops;
 	uint32_t buf_align, max_io_nlb;
-	bool is_late;     /* answer from the loop */
-	bool is_rotating; /* every other request late */
+	bool is_late;            /* answer from the loop */
+	bool is_rotating;        /* every other request late */
+	bool is_lending;         /* answers reads that offer it with a loan, late */
+	_Atomic bool is_holding; /* lent reads end when it is off */
 	bool has_cache;
 	uint16_t status; /* of everything, when not IO_OK */
 	/* seen */
@@ -85,6 +87,24 @@ static uint16_t ram_do(struct io *io)
 	}
 }
 
+static void ram_lend(struct msg *msg)
+{
+	struct io *io = container_of(msg, struct io, msg);
+	size_t off = io->lba * RAM_BLOCK, len = (size_t)io->nlb * RAM_BLOCK;
+
+	if (ram.is_holding) {
+		reactor_at_flush(io_top(io)->ch->reactor, msg);
+		return;
+	}
+	if (io->status == IO_OK) {
+		/* in two pieces, the second one empty for a single block */
+		io->loan->piece[0] = (struct iovec){ ram.bytes + off, RAM_BLOCK };
+		io->loan->piece[1] = (struct iovec){ ram.bytes + off + RAM_BLOCK, len - RAM_BLOCK };
+		io_lend(io, len > RAM_BLOCK ? 2 : 1);
+	}
+	io_complete(io, io->status);
+}
+
 static enum io_result ram_submit(struct channel *ch, struct io *io)
 {
 	unsigned number = ram.submitted[io->op]++;
@@ -98,6 +118,12 @@ static enum io_result ram_submit(struct channel *ch, struct io *io)
 	if (ram.max_io_nlb > 0 && io_top(io)->epoch == IO_EPOCH_NONE && io->nlb > ram.max_io_nlb)
 		ram.was_oversize = true;
 	ram.last_flags = io->flags;
+	if (io->flags & IO_BORROW && ram.is_lending) {
+		io->status = ram.status;
+		io->msg.fn = ram_lend;
+		reactor_at_flush(ch->reactor, &io->msg);
+		return IO_PENDING;
+	}
 	io->status = ram_do(io);
 	if (!ram.is_late && !(ram.is_rotating && number % 2))
 		return IO_DONE;
@@ -187,7 +213,7 @@ static void ram_run_on(uint64_t core_mask, void (*body)(void))
 	CHECK(!ram.was_oversize);
 	ram.ops = RAM_FULL;
 	ram.buf_align = ram.max_io_nlb = 0;
-	ram.is_late = ram.is_rotating = ram.has_cache = false;
+	ram.is_late = ram.is_rotating = ram.has_cache = ram.is_lending = false;
 	ram.status = IO_OK;
 }
 
@@ -235,8 +261,8 @@ static void ram_io_go(struct msg *msg)
 	io_submit(r->h, &r->io);
 }
 
-static inline void ram_start(struct ram_io *r, unsigned core, enum io_op op, uint64_t lba,
-			     uint32_t nlb, void *data)
+static inline void ram_prepare(struct ram_io *r, unsigned core, enum io_op op, uint64_t lba,
+			       uint32_t nlb, void *data)
 {
 	size_t len = (size_t)nlb * RAM_BLOCK;
 
@@ -246,7 +272,18 @@ static inline void ram_start(struct ram_io *r, unsigned core, enum io_op op, uin
 		.io = { .op = (uint8_t)op, .lba = lba, .nlb = nlb, .done = ram_io_done },
 	};
 	io_set_buf(&r->io, data, op == IO_COMPARE_WRITE ? 2 * len : len);
-	reactor_post(reactor_get(core), &r->go);
+}
+
+static inline void ram_post(struct ram_io *r)
+{
+	reactor_post(r->h->ch->reactor, &r->go);
+}
+
+static inline void ram_start(struct ram_io *r, unsigned core, enum io_op op, uint64_t lba,
+			     uint32_t nlb, void *data)
+{
+	ram_prepare(r, core, op, lba, nlb, data);
+	ram_post(r);
 }
 
 static inline uint16_t ram_wait(struct ram_io *r) MAY_SUSPEND

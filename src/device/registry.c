@@ -159,6 +159,13 @@ static bool device_alias_remove(struct device *dev, const char *uri)
 	return true;
 }
 
+uint64_t device_used(const struct device *dev)
+{
+	uint64_t used = dev->driver->used != NULL ? dev->driver->used(dev) : dev->nblocks;
+
+	return MIN(used, dev->nblocks);
+}
+
 const char *device_uri(const struct device *dev)
 {
 	const struct alias *alias = list_first_entry(&dev->aliases, struct alias, link);
@@ -201,7 +208,8 @@ int device_register(struct device *dev, struct err *err)
 		return result;
 	if (device_find_name(dev->name) != NULL)
 		return err_set(err, -EEXIST, "a device named '%s' exists already", dev->name);
-	if (uuid_is_zero(&dev->uuid))
+	dev->is_uuid_random = uuid_is_zero(&dev->uuid);
+	if (dev->is_uuid_random)
 		uuid_random(&dev->uuid);
 	if (dev->physical_block_size == 0)
 		dev->physical_block_size = dev->block_size;

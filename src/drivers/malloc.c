@@ -16,6 +16,9 @@
  *     whoever has a compare-and-write claims the device and lets its own batch wait, turn by turn,
  *     until no other batch runs; a batch that finds the device claimed waits for its next turn.
  *     The common path pays one exchange on its own cache line per batch.
+ *   - a read that is lent (device/loan.c) is atomic to nothing: it is read after its batch. The
+ *     memory of a segment stays where it is as long as the device lives, so there is nothing to do
+ *     when the loan is returned.
  *
  *   queue --flush--> claimed by another? wait a turn : copy all -> fence -> mark -> complete all
  *
@@ -112,11 +115,19 @@ static void settle(struct malloc_device *m, const struct io *io)
 
 /* ---- operations --------------------------------------------------------------------------- */
 
-static uint16_t malloc_read(struct malloc_device *m, const struct io *io)
+static uint16_t malloc_read(struct malloc_device *m, struct io *io)
 {
 	if (unlikely(io->flags & (IO_UNWRITTEN_FAIL | IO_CURRENT_UNWRITTEN_FAIL)) &&
 	    sparse_missing(&m->sparse, io->lba, io->nlb) > 0)
 		return IO_UNWRITTEN;
+	if (unlikely(io->flags & IO_BORROW)) {
+		unsigned count = sparse_lend(&m->sparse, io, io->loan->piece);
+
+		if (count > 0) {
+			io_lend(io, count);
+			return IO_OK;
+		}
+	}
 	sparse_read(&m->sparse, io);
 	return IO_OK;
 }
@@ -403,6 +414,12 @@ static int malloc_resized(struct device *dev, uint64_t old_nblocks, struct err *
 	return 0;
 }
 
+static uint64_t malloc_used(const struct device *dev)
+{
+	return atomic_load_explicit(&container_of(dev, const struct malloc_device, dev)->used,
+				    memory_order_relaxed);
+}
+
 static int malloc_create(struct uri *uri, struct device **ret_dev, struct err *err)
 {
 	CLEANUP(malloc_freep) struct malloc_device *m = aligned_alloc(64, sizeof(*m));
@@ -461,5 +478,6 @@ const struct driver driver_malloc = {
 	.destroy = malloc_destroy,
 	.channel_open = malloc_channel_open,
 	.submit = malloc_submit,
+	.used = malloc_used,
 	.resized = malloc_resized,
 };

@@ -347,4 +347,66 @@ TEST(malloc_compare_and_write_is_atomic_among_reactors)
 	CHECK_EQ(engine_run(&opts, run_adders, NULL, &err), 0);
 }
 
+/* A read that offers to borrow: what was written lies in the device, what was not among zeroes. */
+ENGINE_TEST(malloc_lends_what_is_read)
+{
+	static uint8_t data[8 * 512], buf[(1 << 20) + 512];
+	struct io_loan loan;
+	struct opened o;
+
+	if (!opened_open(&o, "malloc:///m?size_mb=8", DESC_WRITE))
+		return;
+	memset(data, 0x3c, sizeof(data));
+	CHECK_EQ(do_io(&o, IO_WRITE, 16, 8, data, 0), IO_OK);
+	o.io.loan = &loan;
+	loan.count = 0;
+	CHECK_EQ(do_io(&o, IO_READ, 16, 8, buf, IO_BORROW), IO_OK);
+	CHECK(io_is_lent(&o.io) && loan.count == 1 && loan.piece[0].iov_len == sizeof(data));
+	CHECK(memcmp(loan.piece[0].iov_base, data, sizeof(data)) == 0 && buf[0] == 0);
+	/* Given back to the system while it is lent: it stays mapped. */
+	o.io.done = NULL;
+	{
+		struct io unmap = { .op = IO_UNMAP, .lba = 0, .nlb = 4096 };
+
+		CHECK_EQ(io_wait(o.h, &unmap), IO_OK);
+	}
+	CHECK_EQ(((uint8_t *)loan.piece[0].iov_base)[0], 0);
+	io_return(&o.io);
+	loan.count = 0;
+	CHECK_EQ(do_io(&o, IO_READ, 0, 2048, buf, IO_BORROW), IO_OK); /* never written: 1 MiB */
+	CHECK_EQ(loan.count, 8);
+	for (unsigned i = 0; i < loan.count; i++)
+		CHECK(loan.piece[i].iov_base == io_zeroes &&
+		      loan.piece[i].iov_len == IO_ZEROES_SIZE);
+	io_unlend(&o.io);
+	CHECK(!io_is_lent(&o.io));
+	memset(buf, 1, 512);
+	CHECK_EQ(do_io(&o, IO_READ, 0, 2049, buf, IO_BORROW | IO_UNWRITTEN_FAIL), IO_UNWRITTEN);
+	CHECK(!io_is_lent(&o.io) && buf[0] == 1);
+	opened_close(&o);
+}
+
+/* Beyond 256 MiB the memory of a device is in several segments. */
+ENGINE_TEST(malloc_lends_across_segments)
+{
+	static uint8_t data[16 * 512], buf[16 * 512];
+	const uint64_t edge = (256 * MIB) / 512;
+	struct io_loan loan = {};
+	struct opened o;
+
+	if (!opened_open(&o, "malloc:///m?size_mb=512", DESC_WRITE))
+		return;
+	memset(data, 0x3c, 8 * 512);
+	memset(data + 8 * 512, 0x4d, 8 * 512);
+	CHECK_EQ(do_io(&o, IO_WRITE, edge - 8, 16, data, 0), IO_OK);
+	o.io.loan = &loan;
+	CHECK_EQ(do_io(&o, IO_READ, edge - 8, 16, buf, IO_BORROW), IO_OK);
+	CHECK_EQ(loan.count, 2);
+	CHECK_EQ(loan.piece[0].iov_len, 8 * 512);
+	CHECK_EQ(((uint8_t *)loan.piece[1].iov_base)[0], 0x4d);
+	io_unlend(&o.io);
+	CHECK(memcmp(buf, data, sizeof(data)) == 0);
+	opened_close(&o);
+}
+
 TAP_MAIN()

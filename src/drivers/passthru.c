@@ -212,6 +212,11 @@ static void passthru_inherit(struct device *dev, const struct device *base)
 		identity_derive(uuid_to_text(&base->uuid, text), dev->name, &dev->uuid);
 }
 
+static uint64_t passthru_used(const struct device *dev)
+{
+	return device_used(passthru_of(dev)->base->dev);
+}
+
 static int passthru_create(struct uri *uri, struct device **ret_dev, struct err *err)
 {
 	CLEANUP(passthru_freep) struct passthru_device *pt = calloc(1, sizeof(*pt));
@@ -285,4 +290,5 @@ const struct driver driver_passthru = {
 	.channel_open = passthru_channel_open,
 	.channel_close = passthru_channel_close,
 	.submit = passthru_submit,
+	.used = passthru_used,
 };

@@ -192,4 +192,37 @@ ENGINE_TEST(passthru_parts_of_a_request_meet_no_fault)
 	device_remove_all();
 }
 
+/* A loan passes through, counts in flight on both devices, and a drain of either takes it back. */
+ENGINE_TEST(passthru_passes_loans_on)
+{
+	static uint8_t data[8 * 512], buf[8 * 512];
+	struct io_loan loan = {};
+	struct device *base;
+	struct opened o;
+
+	CHECK_EQ(device_create("malloc:///m?size_mb=1", &base, NULL), 0);
+	memset(data, 0x77, sizeof(data));
+	if (opened_open(&o, "passthru:///p?base=m", DESC_WRITE)) {
+		struct channel *above = o.h->ch, *below = base->channel[0];
+
+		CHECK_EQ(do_io(&o, IO_WRITE, 8, 8, data, 0), IO_OK);
+		for (unsigned i = 0; i < 2; i++) {
+			o.io.loan = &loan;
+			CHECK_EQ(do_io(&o, IO_READ, 8, 8, buf, IO_BORROW), IO_OK);
+			CHECK(io_is_lent(&o.io));
+			CHECK_EQ(above->inflight[0] + above->inflight[1], 1);
+			CHECK_EQ(below->inflight[0] + below->inflight[1], 1);
+			device_quiesce(i == 0 ? base : o.dev);
+			CHECK(!io_is_lent(&o.io));
+			CHECK_EQ(above->inflight[0] + above->inflight[1], 0);
+			CHECK_EQ(below->inflight[0] + below->inflight[1], 0);
+			CHECK(memcmp(buf, data, sizeof(buf)) == 0);
+			memset(buf, 0, sizeof(buf));
+			device_resume(i == 0 ? base : o.dev);
+		}
+		opened_close(&o);
+	}
+	device_remove_all();
+}
+
 TAP_MAIN()

@@ -283,6 +283,25 @@ void sparse_read(const struct sparse *s, const struct io *io)
 	}
 }
 
+/*
+ * Blocks of which none was written come from the zeroes that all share: hot, and no page is made
+ * for them. The rest is lent as it is, as memory of blocks that were not written is zero.
+ */
+unsigned sparse_lend(const struct sparse *s, const struct io *io, struct iovec *piece)
+{
+	bool is_hole = sparse_missing(s, io->lba, io->nlb) == io->nlb;
+	struct move m = move_start(s, io);
+	unsigned n = 0;
+
+	if (m.len > (size_t)IO_LEND_MAX * IO_ZEROES_SIZE)
+		return 0;
+	for (; is_hole && m.done < m.len; m.done += piece[n++].iov_len)
+		piece[n] = (struct iovec){ io_zeroes, MIN(m.len - m.done, (size_t)IO_ZEROES_SIZE) };
+	for (; !is_hole && m.piece > 0; move_next(s, &m))
+		piece[n++] = (struct iovec){ m.mem, m.piece };
+	return n;
+}
+
 void sparse_write(const struct sparse *s, const struct io *io, size_t skip)
 {
 	struct move m = move_start(s, io);

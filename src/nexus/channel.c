@@ -29,6 +29,7 @@
 #include <string.h>
 
 #include "nexus/internal.h"
+#include "reactor/mem.h"
 
 /* ---- apply ---------------------------------------------------------------------------------- */
 
@@ -214,7 +215,8 @@ static void channel_leave(void *arg)
 static void channel_free(struct nexus_channel *nc)
 {
 	segmap_done(&nc->hot);
-	free(nc->arena);
+	if (nc->arena != NULL)
+		dma_free(nc->arena, nc->arena_size);
 	nc->arena = NULL;
 }
 

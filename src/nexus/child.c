@@ -41,14 +41,30 @@ static bool is_remote(const char *uri)
 	return strncmp(uri, "nvmf", 4) == 0;
 }
 
-static int uuid_of_uri(const char *text, struct uuid *ret, struct nexus_err *ne)
+/*
+ * The replica's uuid, and the URI of the device. A remote child must not come back by itself after
+ * its connection was lost: what it had not flushed may be gone. So its device is told to give up at
+ * once, unless the URI says something else.
+ */
+static int child_read_uri(struct child *child, struct nexus_err *ne)
 {
 	struct uri *uri CLEANUP(uri_freep) = NULL;
-	int result = uri_parse(text, &uri, ne != NULL ? &ne->err : NULL);
+	struct err *err = ne != NULL ? &ne->err : NULL;
+	int result = uri_parse(child->uri, &uri, err), len;
+	const char *more = "";
 
 	if (result == 0)
-		result = uri_param_uuid(uri, "uuid", ret, ne != NULL ? &ne->err : NULL);
-	return result < 0 ? nexus_fail(ne, NEXUS_E_CREATE_CHILD, "child %s", text) : 0;
+		result = uri_param_uuid(uri, "uuid", &child->uuid, err);
+	if (result < 0)
+		return nexus_fail(ne, NEXUS_E_CREATE_CHILD, "child %s", child->uri);
+	if (!child->is_local && !uri_has(uri, "ctrl_loss"))
+		more = strchr(child->uri, '?') != NULL ? "&ctrl_loss=0" : "?ctrl_loss=0";
+	len = asprintf(&child->device_uri, "%s%s", child->uri, more);
+	if (len < 0) {
+		child->device_uri = NULL;
+		return nexus_fail(ne, NEXUS_E_INTERNAL, "no memory for child %s", child->uri);
+	}
+	return 0;
 }
 
 void child_free(struct child *child)
@@ -57,6 +73,7 @@ void child_free(struct child *child)
 		return;
 	segmap_done(&child->missed);
 	free(child->uri);
+	free(child->device_uri);
 	free(child);
 }
 
@@ -71,7 +88,7 @@ struct child *child_new(struct nexus *nx, const char *uri, struct nexus_err *ne)
 	}
 	child->nx = nx;
 	child->is_local = !is_remote(uri);
-	if (uuid_of_uri(uri, &child->uuid, ne) < 0) {
+	if (child_read_uri(child, ne) < 0) {
 		child_free(child);
 		return NULL;
 	}
@@ -105,6 +122,7 @@ static void child_event(struct desc *desc, const struct device_event *event)
 		break;
 	case DEVICE_RESIZED:
 	case DEVICE_MEDIA:
+	case DEVICE_RESERVATION: /* a write that meets it says so itself */
 	case DEVICE_EVENT_COUNT_:
 		break;
 	}
@@ -125,10 +143,10 @@ int child_open(struct child *child, struct nexus_err *ne)
 	struct device *dev;
 	struct desc *desc;
 
-	if (device_create(child->uri, &dev, err) < 0)
+	if (device_create(child->device_uri, &dev, err) < 0)
 		return nexus_fail(ne, NEXUS_E_CREATE_CHILD, "child %s", child->uri);
 	if (desc_open(dev, &opts, &desc, err) < 0) {
-		if (device_destroy(child->uri, NULL) < 0)
+		if (device_destroy(child->device_uri, NULL) < 0)
 			log_debug("child %s went by itself", child->uri);
 		return nexus_fail(ne, NEXUS_E_OPEN_CHILD, "child %s", child->uri);
 	}
@@ -152,7 +170,8 @@ void child_close(struct child *child)
 		return;
 	desc_close(desc);
 	/* -ENOENT, -EALREADY: it was removed first, that is why we are here */
-	if (device_destroy(child->uri, &err) < 0 && err.code != -ENOENT && err.code != -EALREADY)
+	if (device_destroy(child->device_uri, &err) < 0 && err.code != -ENOENT &&
+	    err.code != -EALREADY)
 		log_warn("nexus %s: the device of child %s stays: %s", nx->dev.name, child->uri,
 			 err_text(&err));
 }
@@ -255,7 +274,7 @@ int nexus_child_fault(struct nexus *nx, const char *uri, enum nexus_reason reaso
 	struct child *child;
 	int result;
 
-	task_mutex_lock(&nx->control);
+	control_begin(nx);
 	result = nx->state == NEXUS_OPEN ? find_child(nx, uri, &child, ne)
 					 : nexus_fail(ne, NEXUS_E_NOT_ALLOWED, "nexus %s is %s",
 						      nx->dev.name, nexus_state_name(nx->state));
@@ -275,7 +294,7 @@ int nexus_child_fault(struct nexus *nx, const char *uri, enum nexus_reason reaso
 					    "nexus %s ended itself: its record cannot be written",
 					    nx->dev.name);
 	}
-	task_mutex_unlock(&nx->control);
+	control_end(nx);
 	return result;
 }
 
@@ -301,7 +320,7 @@ int nexus_child_remove(struct nexus *nx, const char *uri, struct nexus_err *ne)
 	struct child *child;
 	int result;
 
-	task_mutex_lock(&nx->control);
+	control_begin(nx);
 	result = check_serving(nx, ne);
 	if (result == 0)
 		result = find_child(nx, uri, &child, ne);
@@ -326,7 +345,7 @@ int nexus_child_remove(struct nexus *nx, const char *uri, struct nexus_err *ne)
 					    nx->dev.name);
 		nexus_tell_status(nx);
 	}
-	task_mutex_unlock(&nx->control);
+	control_end(nx);
 	return result;
 }
 
@@ -430,7 +449,7 @@ int nexus_child_add(struct nexus *nx, const char *uri, bool is_rebuilt, struct n
 	struct err err = {};
 	int result;
 
-	task_mutex_lock(&nx->control);
+	control_begin(nx);
 	result = check_serving(nx, ne);
 	if (result == 0 && child_find(nx, uri) != NULL)
 		result = nexus_fail(ne, NEXUS_E_CHILD_EXISTS, "nexus %s has child %s already",
@@ -462,7 +481,7 @@ int nexus_child_add(struct nexus *nx, const char *uri, bool is_rebuilt, struct n
 		}
 		nexus_tell_status(nx);
 	}
-	task_mutex_unlock(&nx->control);
+	control_end(nx);
 	return result;
 }
 
@@ -507,7 +526,7 @@ int nexus_child_online(struct nexus *nx, const char *uri, struct nexus_err *ne)
 	struct child *child;
 	int result;
 
-	task_mutex_lock(&nx->control);
+	control_begin(nx);
 	result = check_serving(nx, ne);
 	if (result == 0)
 		result = find_child(nx, uri, &child, ne);
@@ -522,6 +541,6 @@ int nexus_child_online(struct nexus *nx, const char *uri, struct nexus_err *ne)
 				uri, nexus_reason_name(child_reason_of(atomic_load(&child->word))));
 		nexus_tell_status(nx);
 	}
-	task_mutex_unlock(&nx->control);
+	control_end(nx);
 	return result;
 }

@@ -108,7 +108,8 @@ static inline bool child_is_pending(uint32_t word)
 struct child {
 	struct nexus *nx;
 	uint8_t slot;
-	char *uri;                         /* owned */
+	char *uri;                         /* owned; as it was given */
+	char *device_uri;                  /* owned; what its device is made from */
 	struct uuid uuid;                  /* of the replica: uuid= of its URI, else its device's */
 	char device_name[DEVICE_NAME_MAX]; /* the last it had */
 	_Atomic uint32_t word;
@@ -182,7 +183,7 @@ struct nexus_channel {
 	uint8_t parity;
 
 	char *arena; /* owned; forks */
-	size_t fork_size;
+	size_t arena_size, fork_size;
 	struct fork *parked; /* answered, not acknowledged: waiting for the mark */
 
 	/* who waits, in order (io.msg) */
@@ -286,7 +287,20 @@ static inline struct nexus *nexus_of(struct device *dev)
 	return container_of(dev, struct nexus, dev);
 }
 
-/* ---- recover.c: who is in sync, as the record has it; before the device is registered --------- */
+/* One control operation at a time, and the nexus stays while it runs. */
+static inline void control_begin(struct nexus *nx)
+{
+	device_pin(&nx->dev);
+	task_mutex_lock(&nx->control);
+}
+
+static inline void control_end(struct nexus *nx)
+{
+	task_mutex_unlock(&nx->control);
+	device_unpin(&nx->dev);
+}
+
+/* ---- recover.c: who is in sync, as the record has it; before the device is registered ------- */
 
 int nexus_recover(struct nexus *nx, struct nexus_err *ne) MAY_SUSPEND WARN_UNUSED;
 

@@ -38,6 +38,11 @@
 #include <string.h>
 
 #include "nexus/internal.h"
+#include "reactor/mem.h"
+
+enum {
+	ARENA_SIZE_MIN = 2 << 20, /* bytes: from there on memory comes in huge pages */
+};
 
 /* ---- what a read remembers in its frame ----------------------------------------------------- */
 
@@ -481,7 +486,12 @@ static void part_done(struct io *part)
 	leg_back(nc, &nc->leg[part->tag]);
 	if (unlikely(part->status != IO_OK) || unlikely(fault_domain_armed(FAULT_CHILD)))
 		part_ended(nc, fork, (uint8_t)part->tag);
-	if (--fork->remaining == 0 && fork_finish(fork) == IO_DONE)
+	if (--fork->remaining > 0 || fork_finish(fork) == IO_PENDING)
+		return;
+	/* we are in the loop, as done() must be: no need to come back to it */
+	if (likely(!(nc->ch.gate & GATE_FAULTS)))
+		io_resume_unwind(parent);
+	else
 		io_complete(parent, parent->status);
 }
 
@@ -846,12 +856,12 @@ int nexus_arena_make(struct nexus_channel *nc)
 	size_t size = sizeof(struct fork) + NEXUS_CHILDREN_MAX * sizeof(struct io);
 
 	nc->fork_size = ALIGN_UP(size, (size_t)64);
-	nc->arena = calloc(NEXUS_WRITES_MAX + 1, nc->fork_size);
+	nc->arena_size = MAX(NEXUS_WRITES_MAX * nc->fork_size, (size_t)ARENA_SIZE_MIN);
+	nc->arena = dma_alloc(nc->arena_size);
 	if (nc->arena == NULL)
 		return -ENOMEM;
 	for (unsigned i = NEXUS_WRITES_MAX; i-- > 0;) {
-		char *at = (char *)ALIGN_UP((uintptr_t)nc->arena, 64u) + i * nc->fork_size;
-		struct fork *fork = (struct fork *)(void *)at;
+		struct fork *fork = (struct fork *)(void *)(nc->arena + i * nc->fork_size);
 
 		fork->nc = nc;
 		for (uint8_t slot = 0; slot < NEXUS_CHILDREN_MAX; slot++) {

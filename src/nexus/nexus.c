@@ -517,9 +517,9 @@ int nexus_create(const struct nexus_opts *opts, struct nexus **ret_nexus, struct
 	*ret_nexus = nx;
 	result = serve(take(nx), ne);
 	if (result == 0) {
-		task_mutex_lock(&(*ret_nexus)->control);
+		control_begin(*ret_nexus);
 		start_rebuilds(*ret_nexus);
-		task_mutex_unlock(&(*ret_nexus)->control);
+		control_end(*ret_nexus);
 	}
 	return result;
 }
@@ -560,10 +560,9 @@ int nexus_shutdown(struct nexus *nx, struct nexus_err *ne)
 	if (nx->state != NEXUS_OPEN)
 		return nexus_fail(ne, NEXUS_E_NOT_ALLOWED, "nexus %s is %s", nx->dev.name,
 				  nexus_state_name(nx->state));
-	device_pin(&nx->dev);
 	nx->state = NEXUS_SHUTTING_DOWN;
 	nexus_tell_status(nx);
-	task_mutex_lock(&nx->control);
+	control_begin(nx);
 	nexus_end_io(nx);
 	errand_wait(&nx->retire);
 	marks_finish(nx);
@@ -571,8 +570,7 @@ int nexus_shutdown(struct nexus *nx, struct nexus_err *ne)
 	record_clean(nx);
 	nx->state = NEXUS_SHUTDOWN;
 	nexus_tell_status(nx);
-	task_mutex_unlock(&nx->control);
-	device_unpin(&nx->dev);
+	control_end(nx);
 	return 0;
 }
 
@@ -606,7 +604,7 @@ int nexus_resize(struct nexus *nx, uint64_t size, struct nexus_err *ne)
 	uint64_t old_size = nx->size;
 	int result = 0;
 
-	task_mutex_lock(&nx->control);
+	control_begin(nx);
 	if (nx->state != NEXUS_OPEN || nx->is_frozen)
 		result = nexus_fail(ne, NEXUS_E_NOT_ALLOWED, "nexus %s is %s", nx->dev.name,
 				    nx->is_frozen ? "frozen" : nexus_state_name(nx->state));
@@ -637,7 +635,7 @@ int nexus_resize(struct nexus *nx, uint64_t size, struct nexus_err *ne)
 		nx->geometry = old;
 		nx->size = old_size;
 	}
-	task_mutex_unlock(&nx->control);
+	control_end(nx);
 	return result;
 }
 

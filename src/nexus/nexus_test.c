@@ -651,6 +651,35 @@ ENGINE_TEST(growing)
 	nexus_unmake();
 }
 
+static void add_one(void *arg)
+{
+	struct nexus_err ne = {};
+	int *result = arg;
+
+	*result = nexus_child_add(nx, uris[2], true, &ne);
+}
+
+/* An operation under way keeps the nexus until it has ended, well or not. */
+ENGINE_TEST(destroyed_while_a_child_is_added)
+{
+	struct nexus_err ne = {};
+	int result = 1;
+
+	if (!nexus_make(2))
+		return;
+	desc_close(o.desc);
+	fake.is_hanging = true;
+	CHECK_EQ(task_spawn("add", add_one, &result), 0);
+	while (fake.let_go == NULL)
+		task_yield();
+	fake.is_hanging = false;
+	task_event_fire(fake.let_go);
+	CHECK_EQ(nexus_destroy(nx, &ne), 0);
+	CHECK(result <= 0);
+	CHECK(device_next(NULL) == NULL);
+	nexus_settings_set(&(struct nexus_settings){});
+}
+
 ENGINE_TEST(shutting_down_twice)
 {
 	static uint8_t buf[BLOCK];
@@ -802,6 +831,29 @@ ENGINE_TEST(arguments_of_version_two)
 	}
 }
 
+/* No such target: the message shows what the device was to be made from. */
+ENGINE_TEST(remote_children_do_not_come_back_by_themselves)
+{
+	static const struct {
+		const char *uri, *says;
+	} rows[] = {
+		{ "nvmf://127.0.0.1:1/nqn.2019-05.io.openebs:r?nsid=1", "?nsid=1&ctrl_loss=0:" },
+		{ "nvmf://127.0.0.1:1/nqn.2019-05.io.openebs:r", "io.openebs:r?ctrl_loss=0:" },
+		{ "nvmf://127.0.0.1:1/nqn.2019-05.io.openebs:r?ctrl_loss=5s", "?ctrl_loss=5s:" },
+	};
+
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+		struct nexus_opts opts = {
+			.name = "n0", .size = 16 << 20, .children = &rows[i].uri, .nchildren = 1
+		};
+		struct nexus_err ne = {};
+
+		CHECK(nexus_create(&opts, &nx, &ne) < 0);
+		CHECK_EQ(ne.why, NEXUS_E_CREATE_CHILD);
+		CHECK_HAS(err_text(&ne.err), rows[i].says);
+	}
+}
+
 ENGINE_TEST(duplicates_are_refused)
 {
 	struct nexus_opts opts = {
@@ -927,7 +979,7 @@ ENGINE_TEST(patience_with_a_child_that_is_not_ready)
 	nexus_unmake();
 }
 
-/* ---- made again ------------------------------------------------------------------------------- */
+/* ---- made again ----------------------------------------------------------------------------- */
 
 #define BASE_0 "bdev:///m0?uuid=" UUID_0
 #define BASE_1 "bdev:///m1?uuid=" UUID_1

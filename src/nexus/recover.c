@@ -2,22 +2,22 @@
 /*
  * recover.c - a nexus is made again: who of its children may be believed.
  *
- *   the record says                    children
- *   nothing, or none of these          all in sync: a new volume, or a control plane that has chosen
- *   clean, healthy                     in sync
- *   not clean, healthy                 the first is the source, in sync; the others out of sync: what
- *                                      was in flight may differ, so they take the source's word
- *   not healthy, or not in the record  out of sync
+ *   the record says                  children
+ *   nothing, or none of these        all in sync: new, or a control plane has chosen them
+ *   clean, healthy                   in sync
+ *   not clean, healthy               the first is the source, in sync; the others are not: what was
+ *                                    in flight may differ, so they take the source's word
+ *   not healthy, or not in it        out of sync
  *
- * What an out-of-sync child has to be given: what it missed, and what was in flight, as the source's
- * write-intent records have it, if they carry the generation of the record; otherwise everything.
- * After a clean end nothing was in flight.
+ * What an out-of-sync child has to be given: what it missed, and what was in flight, as the
+ * source's write-intent records have it, if they carry the generation of the record; otherwise
+ * everything. After a clean end nothing was in flight.
  *
  * Children that are all stale make no nexus: the volume would go back in time without a word. A
  * record that cannot be read or understood makes none either.
  *
- * Which of several healthy ones is the source does not matter: no host has seen a value that was not
- * on all of them (io.c), and what was never acknowledged may be there or not.
+ * Which of several healthy ones is the source does not matter: no host has seen a value that was
+ * not on all of them (io.c), and what was never acknowledged may be there or not.
  *
  * Thread: tasks on the primary, before the device is registered.
  */

@@ -7,8 +7,9 @@
  * for Asynchronous Event Request, whose slot rests in the controller until something happens, and
  * Abort, which travels on to the reactor of the queue it aims at.
  *
- * Abort takes a command back only while it waits for a buffer or for a paused subsystem; one that
- * is with a device is let finish, as the specification allows (Base 5.1: dword 0 bit 0 says so).
+ * Abort takes a command back only while it waits for a buffer, for a paused subsystem or for the
+ * second half of a fused pair; one that is with a device is let finish, as the specification allows
+ * (Base 5.1: dword 0 bit 0 says so).
  *
  * Thread: the primary reactor; abort_search() on the reactor of the searched queue.
  */
@@ -26,10 +27,13 @@ static void finish(struct cmd *cmd, uint16_t status)
 /* ---- features ------------------------------------------------------------------------------- */
 
 enum {
-	SEL_SUPPORTED = 3,           /* Get Features, SEL: what can be done with it */
-	FEATURE_CHANGEABLE = 1 << 2, /* dword 0 of that answer */
-	FEATURE_SAVE = 1u << 31,     /* Set Features, SV */
-	TEMPERATURE_DEFAULT = 343,   /* kelvin; a threshold nobody measures against */
+	SEL_CURRENT = 0,
+	SEL_DEFAULT = 1,
+	SEL_SAVED = 2,           /* nothing can be saved: the default (Base 5.15) */
+	SEL_SUPPORTED = 3,       /* Get Features, SEL: what can be done with it */
+	FEATURE_PER_NS = 1 << 1, /* dword 0 of that answer */
+	FEATURE_CHANGEABLE = 1 << 2,
+	FEATURE_SAVE = 1u << 31, /* Set Features, SV */
 	ASYNC_CONFIG_MASK = NVME_OAES_NS_ATTR | (int)NVME_OAES_DISCOVERY | 0x1f, /* SMART bits */
 };
 
@@ -49,10 +53,85 @@ static uint32_t queues_granted(const struct ctrlr *ctrlr)
 	return n | n << 16;
 }
 
+/* Which of the thresholds CDW11 names: 0 over, 1 under. There is one sensor, the composite one. */
+static unsigned temperature_kind(const struct cmd *cmd, uint16_t *ret_status)
+{
+	uint32_t cdw11 = le32_get(cmd->sqe.cdw11), sensor = cdw11 >> 16 & 0xf;
+	bool is_all = sensor == 0xf && cmd->sqe.opcode == NVME_ADMIN_SET_FEATURES;
+
+	if ((cdw11 >> 20 & 3) > 1 || (sensor != 0 && !is_all)) /* Base 5.27.1.3 */
+		*ret_status = NVME_SC_INVALID_FIELD;
+	return cdw11 >> 20 & 1;
+}
+
+/* ---- the time of day that a host believes in (Base 5.27.1.12) ------------------------------- */
+
+enum {
+	TIMESTAMP_SIZE = 8,
+	TIMESTAMP_SHIFT_ORIGIN = 49, /* 0: since reset, 1: since it was set */
+};
+
+static uint16_t timestamp_get(const struct ctrlr *ctrlr, struct cmd *cmd)
+{
+	uint64_t since_ns = ctrlr->has_timestamp ? ctrlr->timestamp_ns
+						 : ctrlr->subsystem->target->started_ns;
+	uint64_t now_ms = (reactor_primary()->now_ns - since_ns) / 1000000 + ctrlr->timestamp_ms;
+	struct le64 data = {};
+
+	if (ctrlr->subsystem->is_discovery || cmd->len < TIMESTAMP_SIZE)
+		return NVME_SC_INVALID_FIELD;
+	if ((le32_get(cmd->sqe.cdw10) >> 8 & 7) == SEL_CURRENT)
+		le64_put(&data, (now_ms & ((1ull << 48) - 1)) | (uint64_t)ctrlr->has_timestamp
+									<< TIMESTAMP_SHIFT_ORIGIN);
+	cmd->len = TIMESTAMP_SIZE;
+	cmd_reply(cmd, &data, sizeof(data));
+	return 0;
+}
+
+static uint16_t timestamp_set(struct ctrlr *ctrlr, const struct cmd *cmd)
+{
+	struct le64 data;
+
+	if (ctrlr->subsystem->is_discovery || cmd->dir != CMD_H2C || cmd->len != TIMESTAMP_SIZE)
+		return NVME_SC_INVALID_FIELD;
+	memcpy(&data, cmd->buf, sizeof(data));
+	ctrlr->timestamp_ms = le64_get(data) & ((1ull << 48) - 1);
+	ctrlr->timestamp_ns = reactor_primary()->now_ns;
+	ctrlr->has_timestamp = true;
+	return 0;
+}
+
+/* ---- getting and setting -------------------------------------------------------------------- */
+
+static bool feature_has_data(uint8_t fid)
+{
+	return fid == NVME_FEAT_HOST_ID || fid == NVME_FEAT_TIMESTAMP ||
+	       fid == NVME_FEAT_HOST_BEHAVIOR;
+}
+
+/* What a feature is before a host sets it. @current: of those that never change. */
+static uint32_t feature_default(const struct ctrlr *ctrlr, const struct cmd *cmd, uint32_t current)
+{
+	switch ((uint8_t)le32_get(cmd->sqe.cdw10)) {
+	case NVME_FEAT_TEMPERATURE:
+		return le32_get(cmd->sqe.cdw11) >> 20 & 1 ? 0 : TEMPERATURE_DEFAULT;
+	case NVME_FEAT_ASYNC_EVENT:
+	case NVME_FEAT_RESV_MASK:
+	case NVME_FEAT_RESV_PERSIST:
+		return 0;
+	case NVME_FEAT_KEEP_ALIVE:
+		return ctrlr->subsystem->is_discovery ? KATO_DISCOVERY_MS : 0;
+	default:
+		return current;
+	}
+}
+
 /* The value, or an NVMe status in @ret_status. */
 static uint32_t feature_value(const struct ctrlr *ctrlr, struct cmd *cmd, uint8_t fid,
 			      bool *ret_changeable, uint16_t *ret_status)
 {
+	uint32_t value = 0;
+
 	*ret_status = 0;
 	*ret_changeable = false;
 	switch (fid) {
@@ -63,7 +142,7 @@ static uint32_t feature_value(const struct ctrlr *ctrlr, struct cmd *cmd, uint8_
 		return 0;
 	case NVME_FEAT_TEMPERATURE:
 		*ret_changeable = true;
-		return ctrlr->temp_threshold != 0 ? ctrlr->temp_threshold : TEMPERATURE_DEFAULT;
+		return ctrlr->temp_threshold[temperature_kind(cmd, ret_status)];
 	case NVME_FEAT_WRITE_CACHE:
 		return subsystem_has_cache(ctrlr->subsystem);
 	case NVME_FEAT_QUEUES:
@@ -75,6 +154,10 @@ static uint32_t feature_value(const struct ctrlr *ctrlr, struct cmd *cmd, uint8_
 	case NVME_FEAT_KEEP_ALIVE:
 		*ret_changeable = true;
 		return ctrlr->kato_ms;
+	case NVME_FEAT_TIMESTAMP:
+		*ret_changeable = true;
+		*ret_status = timestamp_get(ctrlr, cmd);
+		return 0;
 	case NVME_FEAT_HOST_BEHAVIOR:
 		*ret_changeable = true;
 		*ret_status = crd_get_behavior(ctrlr, cmd);
@@ -85,27 +168,44 @@ static uint32_t feature_value(const struct ctrlr *ctrlr, struct cmd *cmd, uint8_
 		else
 			cmd_reply(cmd, ctrlr->hostid, sizeof(ctrlr->hostid));
 		return 0;
+	case NVME_FEAT_RESV_MASK:
+	case NVME_FEAT_RESV_PERSIST:
+		*ret_changeable = true;
+		*ret_status = resv_feature_get(ctrlr, cmd, fid, &value);
+		return value;
 	default:
 		*ret_status = NVME_SC_INVALID_FIELD;
 		return 0;
 	}
 }
 
+static uint32_t feature_support(uint8_t fid, bool is_changeable)
+{
+	bool is_per_ns = fid == NVME_FEAT_RESV_MASK || fid == NVME_FEAT_RESV_PERSIST;
+
+	return (is_changeable ? FEATURE_CHANGEABLE : 0u) | (is_per_ns ? FEATURE_PER_NS : 0u);
+}
+
 static void get_features(struct ctrlr *ctrlr, struct cmd *cmd)
 {
-	uint32_t cdw10 = le32_get(cmd->sqe.cdw10);
+	uint32_t cdw10 = le32_get(cmd->sqe.cdw10), sel = cdw10 >> 8 & 7;
 	bool is_changeable;
 	uint16_t status;
 	uint32_t value;
 
-	if (cmd->dir == CMD_C2H && (cdw10 & 0xff) != NVME_FEAT_HOST_ID &&
-	    (cdw10 & 0xff) != NVME_FEAT_HOST_BEHAVIOR)
+	if (cmd->dir == CMD_C2H && (sel == SEL_SUPPORTED || !feature_has_data((uint8_t)cdw10)))
 		cmd->len = 0;
 	value = feature_value(ctrlr, cmd, (uint8_t)cdw10, &is_changeable, &status);
+	if (sel == SEL_SUPPORTED && feature_has_data((uint8_t)cdw10))
+		status = 0; /* it wanted to give data that nobody asked for */
+	if (sel > SEL_SUPPORTED)
+		status = NVME_SC_INVALID_FIELD;
+	if (sel == SEL_SUPPORTED)
+		value = feature_support((uint8_t)cdw10, is_changeable);
+	else if (sel != SEL_CURRENT)
+		value = feature_default(ctrlr, cmd, value);
 	if (status == 0)
-		cmd->dw0 = (cdw10 >> 8 & 7) == SEL_SUPPORTED
-				   ? (is_changeable ? (uint32_t)FEATURE_CHANGEABLE : 0)
-				   : value;
+		cmd->dw0 = value;
 	finish(cmd, status);
 }
 
@@ -126,10 +226,15 @@ static uint32_t async_config_mask(const struct ctrlr *ctrlr)
 
 static uint16_t set_feature(struct ctrlr *ctrlr, struct cmd *cmd, uint8_t fid, uint32_t value)
 {
+	uint16_t status = 0;
+	unsigned kind;
+
 	switch (fid) {
 	case NVME_FEAT_TEMPERATURE:
-		ctrlr->temp_threshold = (uint16_t)value;
-		return 0;
+		kind = temperature_kind(cmd, &status);
+		if (status == 0)
+			ctrlr->temp_threshold[kind] = (uint16_t)value;
+		return status;
 	case NVME_FEAT_QUEUES:
 		return set_queues(ctrlr, cmd, value);
 	case NVME_FEAT_ASYNC_EVENT:
@@ -143,6 +248,8 @@ static uint16_t set_feature(struct ctrlr *ctrlr, struct cmd *cmd, uint8_t fid, u
 		return (value & 1) == subsystem_has_cache(ctrlr->subsystem)
 			       ? 0
 			       : NVME_SC_FEATURE_NOT_CHANGEABLE;
+	case NVME_FEAT_TIMESTAMP:
+		return timestamp_set(ctrlr, cmd);
 	case NVME_FEAT_HOST_BEHAVIOR:
 		return crd_set_behavior(ctrlr, cmd);
 	case NVME_FEAT_HOST_ID: /* said in Connect, and only there (Base 5.27.1.25) */
@@ -152,6 +259,8 @@ static uint16_t set_feature(struct ctrlr *ctrlr, struct cmd *cmd, uint8_t fid, u
 	case NVME_FEAT_ERROR_RECOVERY:
 	case NVME_FEAT_WRITE_ATOMICITY:
 		return value == 0 ? 0 : NVME_SC_FEATURE_NOT_CHANGEABLE;
+	case NVME_FEAT_RESV_MASK:
+		return resv_feature_mask(ctrlr, cmd, value);
 	default:
 		return NVME_SC_INVALID_FIELD;
 	}
@@ -163,6 +272,8 @@ static void set_features(struct ctrlr *ctrlr, struct cmd *cmd)
 
 	if (cdw10 & FEATURE_SAVE)
 		finish(cmd, NVME_SC_FEATURE_NOT_SAVEABLE);
+	else if ((uint8_t)cdw10 == NVME_FEAT_RESV_PERSIST)
+		resv_execute(cmd); /* it goes to the disk first */
 	else
 		finish(cmd, set_feature(ctrlr, cmd, (uint8_t)cdw10, le32_get(cmd->sqe.cdw11)));
 }
@@ -179,11 +290,17 @@ static void abort_search(struct msg *msg)
 	for (uint32_t i = 0; i < conn->ncmds; i++) {
 		struct cmd *found = &conn->slots[i].cmd;
 
-		if (found->cid != cid || found == cmd ||
-		    (found->state != CMD_WAIT && found->state != CMD_HELD))
+		if (found->cid != cid || found == cmd || found->state == CMD_FREE)
 			continue;
-		list_del(&found->link);
-		cmd_complete(found, NVME_SC_ABORT_REQUESTED);
+		if (found->fuse != 0) {
+			if (!fused_abort(found))
+				continue;
+		} else if (found->state == CMD_WAIT || found->state == CMD_HELD) {
+			list_del(&found->link);
+			cmd_complete(found, NVME_SC_ABORT_REQUESTED);
+		} else {
+			continue;
+		}
 		cmd->dw0 = 0;
 		break;
 	}
@@ -271,6 +388,13 @@ void admin_execute(struct cmd *cmd)
 		break;
 	case NVME_ADMIN_CROSS_RESET:
 		cross_reset(ctrlr, cmd);
+		break;
+	case NVME_ADMIN_SNAPSHOT:
+		if (!is_discovery) {
+			snapshot_execute(ctrlr, cmd);
+			break;
+		}
+		finish(cmd, NVME_SC_INVALID_OPCODE);
 		break;
 	case NVME_ADMIN_ABORT:
 		if (!is_discovery) {

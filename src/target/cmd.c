@@ -15,6 +15,8 @@
  * wait in order, and who gets one sees nothing of whoever had it before. Free tags are a stack:
  * the hot set is the batch, not the depth.
  *
+ * Halves of a fused pair go their own way before they are with the device: fused.c.
+ *
  * Data in a capsule lies in the receive buffer. It is lent to the device when the device can be
  * expected to let go of it within the turn (a memory device copies it where it belongs: one copy);
  * otherwise it moves to the slot's buffer first. The receive chunk counts who borrows from it.
@@ -74,6 +76,8 @@ static void cmd_put_buf(struct cmd *cmd)
 		rx_chunk_put(core, cmd->lent);
 		cmd->lent = NULL;
 	}
+	if (io_is_lent(&cmd->io))
+		io_return(&cmd->io);
 	if (cmd->is_in_pool) {
 		bufpool_put(&core->large, cmd->buf);
 		cmd->is_in_pool = false;
@@ -174,6 +178,14 @@ static void cmd_wait_buf(struct cmd *cmd)
 	core->stats.buffer_waits++;
 }
 
+void cmd_fetch(struct cmd *cmd)
+{
+	if (cmd_get_buf(cmd))
+		cmd_have_buf(cmd);
+	else
+		cmd_wait_buf(cmd);
+}
+
 void core_run_waiters(struct msg *msg)
 {
 	struct core *core = container_of(msg, struct core, waiters_msg);
@@ -190,7 +202,7 @@ void core_run_waiters(struct msg *msg)
 
 void cmd_data_ready(struct cmd *cmd)
 {
-	if (cmd->is_data_bad)
+	if (cmd->is_data_bad && cmd->fuse == 0)
 		cmd_complete(cmd, NVME_SC_TRANSIENT_TRANSPORT);
 	else
 		cmd_run(cmd);
@@ -272,6 +284,7 @@ void cmd_start(struct cmd *cmd, const uint8_t *data, uint32_t data_len, bool is_
 	struct conn *conn = cmd->conn;
 	bool is_io = conn->qid != 0 && cmd->sqe.opcode != NVME_FABRICS && conn->sc != NULL;
 	uint16_t status;
+	unsigned fuse;
 
 	cmd->cid = (uint16_t)(cmd->sqe.cid.b[0] | cmd->sqe.cid.b[1] << 8);
 	cmd->dw0 = 0;
@@ -281,6 +294,8 @@ void cmd_start(struct cmd *cmd, const uint8_t *data, uint32_t data_len, bool is_
 	cmd->has_digest = false;
 	cmd->is_data_bad = false;
 	cmd->is_via_primary = false;
+	cmd->is_preempted = false;
+	cmd->fuse = 0;
 	cmd->dir = CMD_NO_DATA;
 	conn->core->stats.commands++;
 	if (conn->sqsize != 0 && ++conn->sqhd >= conn->sqsize)
@@ -290,6 +305,9 @@ void cmd_start(struct cmd *cmd, const uint8_t *data, uint32_t data_len, bool is_
 		status = check_sgl(cmd, data_len);
 	if (status == 0 && unlikely(!is_data_good))
 		status = NVME_SC_TRANSIENT_TRANSPORT;
+	fuse = is_io ? cmd->sqe.flags & NVME_CMD_FUSE_MASK : 0u;
+	if (unlikely((fuse | conn->fuse_state) != 0))
+		status = fused_arrived(cmd, fuse, status);
 	if (unlikely(status != 0)) {
 		cmd->dir = CMD_NO_DATA;
 		cmd_complete(cmd, status);
@@ -297,10 +315,10 @@ void cmd_start(struct cmd *cmd, const uint8_t *data, uint32_t data_len, bool is_
 		cmd_run(cmd);
 	} else if (data_len != 0) {
 		start_in_capsule(cmd, data, chunk);
-	} else if (cmd_get_buf(cmd)) {
-		cmd_have_buf(cmd);
+	} else if (unlikely(cmd->fuse != 0)) {
+		fused_start(cmd);
 	} else {
-		cmd_wait_buf(cmd);
+		cmd_fetch(cmd);
 	}
 }
 
@@ -320,6 +338,8 @@ void cmd_complete(struct cmd *cmd, uint16_t status)
 	cmd->status = status;
 	cmd->sqhd = conn->sqhd;
 	cmd->state = CMD_SEND;
+	if (unlikely(status != 0))
+		error_note(cmd);
 	if (status == 0 && cmd->dir == CMD_C2H && cmd->len > 0) {
 		/*
 		 * SUCCESS saves the response capsule, and with it the SQHD that a host with flow
@@ -363,6 +383,7 @@ static void cmd_drop(struct cmd *cmd, bool is_closed)
 			timer_disarm(core->reactor, &core->pressure);
 		FALLTHROUGH;
 	case CMD_R2T:
+	case CMD_FUSED:
 		cmd_release(cmd);
 		break;
 	case CMD_R2T_OUT:
@@ -382,6 +403,8 @@ void cmd_drop_all(struct conn *conn, bool is_closed)
 {
 	conn->h2c = NULL;
 	conn->h2c_left = 0;
+	conn->fuse_first = NULL;
+	conn->fuse_state = FUSE_NONE;
 	for (uint32_t i = 0; i < conn->ncmds; i++)
 		cmd_drop(&conn->slots[i].cmd, is_closed);
 	cmd_drop(&conn->boot, is_closed);
@@ -396,6 +419,8 @@ static void cmd_execute(struct msg *msg)
 	cmd->status = 0;
 	if (cmd->sqe.opcode == NVME_FABRICS)
 		fabrics_execute(cmd);
+	else if (cmd->conn->linked_qid != NVME_QID_ADMIN)
+		resv_execute(cmd); /* nothing else of an I/O queue comes here */
 	else
 		admin_execute(cmd);
 }

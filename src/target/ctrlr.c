@@ -95,12 +95,14 @@ struct ctrlr *ctrlr_new(struct subsystem *ss, const char *hostnqn, const uint8_t
 		return NULL;
 	ctrlr->subsystem = ss;
 	ctrlr->cntlid = cntlid;
+	ctrlr->temp_threshold[0] = TEMPERATURE_DEFAULT;
 	(void)snprintf(ctrlr->hostnqn, sizeof(ctrlr->hostnqn), "%s", hostnqn);
 	memcpy(ctrlr->hostid, hostid, sizeof(ctrlr->hostid));
 	ctrlr->kato_timer.fn = ctrlr_kato_expired;
 	cross_init(ctrlr);
 	list_add_tail(&ss->ctrlrs, &ctrlr->link);
 	ss->ctrlr_count++;
+	resv_ctrlr_joins(ctrlr);
 	return ctrlr;
 }
 
@@ -109,6 +111,7 @@ static void ctrlr_free(struct ctrlr *ctrlr)
 	log_info("controller gone nqn=%s cntlid=%u host=%s", ctrlr->subsystem->nqn, ctrlr->cntlid,
 		 ctrlr->hostnqn);
 	timer_disarm(reactor_primary(), &ctrlr->kato_timer);
+	resv_ctrlr_leaves(ctrlr);
 	list_del(&ctrlr->link);
 	ctrlr->subsystem->ctrlr_count--;
 	free(ctrlr);
@@ -253,6 +256,7 @@ static void ctrlr_reset(struct ctrlr *ctrlr)
 		queue_close(ctrlr->queue[i]);
 	ctrlr_abort_events(ctrlr);
 	ctrlr->async_config = 0;
+	resv_log_reset(ctrlr);
 	ctrlr->is_ana_event_due = ctrlr->is_ana_event_masked = false;
 	crd_enable(ctrlr, false);
 	ctrlr->csts = 0;
@@ -277,11 +281,11 @@ void ctrlr_set_cc(struct ctrlr *ctrlr, uint32_t cc)
 
 /* ---- events --------------------------------------------------------------------------------- */
 
-static void ctrlr_send_event(struct ctrlr *ctrlr, uint8_t info, uint8_t log)
+static void ctrlr_send_event(struct ctrlr *ctrlr, uint8_t type, uint8_t info, uint8_t log)
 {
 	struct cmd *cmd = ctrlr->aer[--ctrlr->naer];
 
-	cmd->dw0 = NVME_AEN_TYPE_NOTICE | (uint32_t)info << 8 | (uint32_t)log << 16;
+	cmd->dw0 = type | (uint32_t)info << 8 | (uint32_t)log << 16;
 	cmd->status = 0;
 	cmd_return(cmd);
 }
@@ -292,19 +296,27 @@ void ctrlr_send_events(struct ctrlr *ctrlr)
 	    (ctrlr->async_config & NVME_OAES_NS_ATTR)) {
 		ctrlr->is_ns_event_due = false;
 		ctrlr->is_ns_event_masked = true;
-		ctrlr_send_event(ctrlr, NVME_AEN_NS_CHANGED, NVME_LOG_CHANGED_NS);
+		ctrlr_send_event(ctrlr, NVME_AEN_TYPE_NOTICE, NVME_AEN_NS_CHANGED,
+				 NVME_LOG_CHANGED_NS);
 	}
 	if (ctrlr->naer > 0 && ctrlr->is_ana_event_due && !ctrlr->is_ana_event_masked &&
 	    (ctrlr->async_config & NVME_OAES_ANA)) {
 		ctrlr->is_ana_event_due = false;
 		ctrlr->is_ana_event_masked = true;
-		ctrlr_send_event(ctrlr, NVME_AEN_ANA_CHANGED, NVME_LOG_ANA);
+		ctrlr_send_event(ctrlr, NVME_AEN_TYPE_NOTICE, NVME_AEN_ANA_CHANGED, NVME_LOG_ANA);
 	}
 	if (ctrlr->naer > 0 && ctrlr->is_disc_event_due && !ctrlr->is_disc_event_masked &&
 	    (ctrlr->async_config & NVME_OAES_DISCOVERY)) {
 		ctrlr->is_disc_event_due = false;
 		ctrlr->is_disc_event_masked = true;
-		ctrlr_send_event(ctrlr, NVME_AEN_DISCOVERY_CHANGED, NVME_LOG_DISCOVERY);
+		ctrlr_send_event(ctrlr, NVME_AEN_TYPE_NOTICE, NVME_AEN_DISCOVERY_CHANGED,
+				 NVME_LOG_DISCOVERY);
+	}
+	/* feature 0Bh has no say in this one: feature 82h decides whether there is a page */
+	if (ctrlr->naer > 0 && ctrlr->resv_log.used > 0 && !ctrlr->is_resv_event_masked) {
+		ctrlr->is_resv_event_masked = true;
+		ctrlr_send_event(ctrlr, NVME_AEN_TYPE_IO_SPECIFIC, NVME_AEN_RESERVATION_LOG,
+				 NVME_LOG_RESERVATION);
 	}
 }
 

@@ -153,6 +153,7 @@ static void connect_execute(struct cmd *cmd)
 	if (status == 0) {
 		conn->result = (struct connect_result){
 			.sc = &ss->cores[conn->core->reactor->id],
+			.denied = conn->ctrlr->denied,
 			.qid = le16_get(connect->qid),
 			.sqsize = (uint16_t)(le16_get(connect->sqsize) + 1),
 			.is_flow_controlled = !(connect->cattr & NVME_CONNECT_NO_SQ_FLOW_CONTROL),

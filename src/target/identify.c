@@ -13,7 +13,8 @@
  *   08h   command set independent namespace         Linux from 6.0 on
  *
  * Nothing is promised that the devices do not do: Compare, Write Zeroes, Dataset Management appear
- * when some namespace can, hints come from the device, atomicity is one block.
+ * when some namespace can, hints come from the device, atomicity is one block (AWUN, AWUPF, ACWU
+ * are 0's based), of a fused compare-and-write what fits into a slot (NACWU).
  *
  * The volatile write cache is told per controller (VWC), once, at connect; namespaces come later. A
  * host that was told "none" will never flush, so a namespace with a cache that joins afterwards
@@ -73,12 +74,22 @@ static uint32_t subsystem_ops(const struct subsystem *ss, bool *ret_has_cache)
 	return ops;
 }
 
+static uint32_t subsystem_block_max(const struct subsystem *ss)
+{
+	uint32_t max = 0;
+
+	for (unsigned i = 0; i < TARGET_NAMESPACES_MAX; i++)
+		max = MAX(max, ss->ns[i] != NULL ? ss->ns[i]->dev->block_size : 0);
+	return max;
+}
+
 static uint16_t oncs(uint32_t ops)
 {
 	return (uint16_t)((ops & IO_BIT(IO_COMPARE) ? NVME_ONCS_COMPARE : 0) |
 			  (ops & IO_BIT(IO_UNMAP) ? NVME_ONCS_DSM : 0) |
 			  (ops & IO_BIT(IO_WRITE_ZEROES) ? NVME_ONCS_WRITE_ZEROES : 0) |
-			  NVME_ONCS_VERIFY);
+			  NVME_ONCS_RESERVATIONS | NVME_ONCS_VERIFY | NVME_ONCS_SAVE_SELECT |
+			  NVME_ONCS_TIMESTAMP);
 }
 
 /* What only controllers with namespaces have. */
@@ -94,11 +105,13 @@ static void fill_io_ctrl(struct nvme_id_ctrl *id, struct subsystem *ss)
 	id->acl = 3; /* 0's based */
 	le32_put(&id->nn, TARGET_NAMESPACES_MAX);
 	le16_put(&id->oncs, oncs(ops));
+	if (ops & IO_BIT(IO_COMPARE_WRITE) && subsystem_block_max(ss) <= fused_size_max(opts))
+		le16_put(&id->fuses, NVME_FUSES_COMPARE_WRITE);
 	id->vwc = (uint8_t)(NVME_VWC_FLUSH_ALL_NO | (has_cache ? NVME_VWC_PRESENT : 0));
 	if (!has_cache)
 		ss->said_no_cache = true;
 	id->frmw = NVME_FRMW_SLOT1_READ_ONLY | NVME_FRMW_ONE_SLOT;
-	id->lpa = NVME_LPA_EFFECTS | NVME_LPA_EXTENDED;
+	id->lpa = NVME_LPA_SMART_NS | NVME_LPA_EFFECTS | NVME_LPA_EXTENDED | NVME_LPA_SUPPORTED;
 	le32_put(&id->ioccsz,
 		 (uint32_t)(sizeof(struct nvme_cmd) + opts->in_capsule_size) / IOCCSZ_UNIT);
 	le32_put(&id->iorcsz, sizeof(struct nvme_cqe) / IOCCSZ_UNIT);
@@ -125,6 +138,7 @@ static void identify_ctrl(struct ctrlr *ctrlr, struct cmd *cmd)
 	id.sqes = SQES;
 	id.cqes = CQES;
 	le16_put(&id.maxcmd, (uint16_t)target->opts.queue_depth_max);
+	id.elpe = ERROR_LOG_MAX - 1;
 	le32_put(&id.sgls, NVME_SGLS_SUPPORTED | NVME_SGLS_OFFSET | NVME_SGLS_TRANSPORT);
 	(void)snprintf(id.subnqn, sizeof(id.subnqn), "%s", ss->nqn);
 	id.msdbd = 1;
@@ -181,14 +195,19 @@ static void identify_ns(const struct ctrlr *ctrlr, struct cmd *cmd)
 	physical = MAX(dev->physical_block_size, dev->block_size) / dev->block_size;
 	le64_put(&id.nsze, dev->nblocks);
 	le64_put(&id.ncap, dev->nblocks);
-	le64_put(&id.nuse, dev->nblocks);
+	le64_put(&id.nuse, device_used(dev));
 	id.nsfeat = (uint8_t)(NVME_NSFEAT_OPTPERF | (dev->is_thin ? NVME_NSFEAT_THIN : 0));
+	if (ns->cores[0].handle->ops & IO_BIT(IO_COMPARE_WRITE)) {
+		id.nsfeat |= NVME_NSFEAT_ATOMICS;
+		id.nacwu = hint(fused_size_max(&ctrlr->subsystem->target->opts) / dev->block_size);
+	}
 	id.npwg = hint(physical);
 	id.npwa = hint(physical);
 	id.npdg = hint(physical);
 	id.npda = hint(physical);
 	id.nows = hint(MAX((uint64_t)dev->optimal_io_nlb, physical));
 	id.nmic = NVME_NMIC_SHARED;
+	id.rescap = resv_capabilities(ns);
 	id.dlfeat = (uint8_t)((dev->unmap_reads_zero ? NVME_DLFEAT_READS_ZERO : 0) |
 			      (dev->is_thin ? NVME_DLFEAT_WRITE_ZEROES_DEAC : 0));
 	id.nsattr = dev->is_read_only ? NVME_NSATTR_WRITE_PROTECTED : 0;
@@ -210,6 +229,7 @@ static void identify_ns_independent(const struct ctrlr *ctrlr, struct cmd *cmd)
 		return;
 	}
 	id.nmic = NVME_NMIC_SHARED;
+	id.rescap = resv_capabilities(ns);
 	id.nsfeat = (uint8_t)((ns->dev->is_rotational ? NVME_NSFEAT2_ROTATIONAL : 0) |
 			      (ns->dev->has_write_cache ? 0 : NVME_NSFEAT2_NO_WRITE_CACHE));
 	id.nsattr = ns->dev->is_read_only ? NVME_NSATTR_WRITE_PROTECTED : 0;

@@ -26,6 +26,7 @@
 #include "reactor/reactor.h"
 #include "reactor/stream.h"
 #include "reactor/task.h"
+#include "target/resv.h"
 #include "target/target.h"
 #include "drivers/nvme/tcp_pdu.h"
 
@@ -47,11 +48,16 @@ enum {
 	DRAIN_MS = 5000,       /* that a graceful disconnect waits for commands in flight */
 	STALL_MS = 5000,       /* ... without having taken or sent a byte of data for so long */
 	R2T_MS = 20000,        /* ... or with data asked for so long ago */
-	KATO_GRANULARITY_MS = 1000,              /* KAS; timeouts are rounded up to it */
-	KATO_DISCOVERY_MS = 120000,              /* of a discovery controller that asked for none */
-	SMALL_BUF = 4096,                        /* bytes each slot of an I/O queue owns at least */
-	BOOT_DATA = 1024,                        /* bytes the Connect command carries */
+	KATO_GRANULARITY_MS = 1000, /* KAS; timeouts are rounded up to it */
+	KATO_DISCOVERY_MS = 120000, /* of a discovery controller that asked for none */
+	SMALL_BUF = 4096,           /* bytes each slot of an I/O queue owns at least */
+	BOOT_DATA = 1024,           /* bytes the Connect command carries */
+	RESV_LOG_MAX = 32, /* unread reservation notifications of a controller; older ones go */
 	TAIL_MAX = PDU_HEADER_MAX + 256 + 16384, /* the longest capsule that is kept in parts */
+	ERROR_LOG_MAX = 64,                      /* entries of a controller's error log */
+	ERROR_NOTES = 8,                         /* of a connection, on their way there */
+	SNAPSHOT_TASKS_MAX = 8,                  /* snapshots being made, all subsystems */
+	TEMPERATURE_DEFAULT = 343,               /* kelvin; a threshold nobody measures against */
 	TAG_BOOT = 0xffff,                       /* the slot that Connect uses */
 };
 
@@ -68,6 +74,7 @@ enum cmd_state {
 	CMD_R2T_OUT, /* R2T queued */
 	CMD_R2T,     /* R2T sent: for the host's data */
 	CMD_HELD,    /* subsystem paused; linked in subsys_core.held */
+	CMD_FUSED,   /* for the other half, or its data */
 	CMD_DEVICE,  /* with the device */
 	CMD_PRIMARY, /* with the primary reactor */
 	CMD_SEND,    /* response queued */
@@ -106,6 +113,8 @@ struct cmd {
 	uint8_t has_digest;  /* ddgst is computed */
 	uint8_t is_data_bad; /* the data digest was wrong */
 	uint8_t is_via_primary;
+	uint8_t is_preempted; /* Preempt and Abort met it while it waited for its data */
+	uint8_t fuse;         /* half of a fused pair: which, NVME_CMD_FUSE_*; 0: none */
 	uint32_t dw0, dw1;
 	uint32_t ddgst;
 	uint32_t buf_size; /* bytes at buf; for commands of the primary */
@@ -121,6 +130,8 @@ struct cmd {
 	uint16_t range, ranges;  /* dataset management: next and number */
 	struct conn *abort_conn; /* Abort: the queue that is searched */
 	uint64_t cross_instance; /* Cross-Controller Reset: whose end it waits for */
+	struct cmd *mate;        /* the other half of a fused pair, NULL: not there yet */
+	struct io_loan loan;     /* of a read: the data lies with the device, not at buf */
 };
 
 /* Slots begin with a cache line. Elsewhere a cmd need not: lists compare addresses of none. */
@@ -140,6 +151,7 @@ struct rx_chunk {
 
 struct core_stats {
 	uint64_t commands, buffer_waits, digest_errors, terminated, connect_timeouts;
+	uint64_t reads_lent;
 };
 
 struct core {
@@ -178,9 +190,30 @@ enum conn_state {
 	CONN_CLOSED,     /* no stream any more; waits for its commands */
 };
 
+/* Of the two neighbours that make a fused pair, see fused.c. */
+enum fuse_state {
+	FUSE_NONE,
+	FUSE_WAITING, /* a first half is there */
+	FUSE_FAILED,  /* it was, and is answered */
+};
+
+/* Failed commands on their way to the error log, see errlog.c. */
+struct error_note {
+	uint64_t lba;
+	uint32_t nsid;
+	uint16_t status, cid;
+};
+struct error_notes {
+	_Atomic uint32_t in, out, lost;
+	atomic_bool is_posted;
+	struct msg msg;
+	struct error_note note[ERROR_NOTES];
+};
+
 /* What the primary decided about a Connect; read by the reactor when the command comes back. */
 struct connect_result {
 	struct subsys_core *sc;
+	const _Atomic uint8_t *denied;
 	uint16_t qid, sqsize; /* entries */
 	bool is_flow_controlled;
 };
@@ -196,17 +229,21 @@ struct conn {
 	uint16_t qid, sqhd, sqsize;
 	uint16_t silent; /* completions the host saw without an SQHD */
 	uint8_t state;
+	uint8_t fuse_state; /* enum fuse_state */
 	bool is_send_blocked;
 	bool is_flow_controlled;
 	uint8_t data_align; /* of data in C2HData, bytes - 1 */
 	struct pdu_rules rules;
 	struct subsys_core *sc; /* NULL before Connect */
-	uint32_t ana_blocked;   /* groups that are not for this path: bit 0 is group 1 */
-	uint8_t *bufs;          /* owned, ncmds * buf_size */
+	/* By NSID - 1, RESV_DENY_*: the controller's, which outlives what is done on this queue. */
+	const _Atomic uint8_t *denied;
+	uint32_t ana_blocked; /* groups that are not for this path: bit 0 is group 1 */
+	uint8_t *bufs;        /* owned, ncmds * buf_size */
 	uint32_t buf_size;
-	uint32_t busy;      /* commands with a device or the primary */
-	uint32_t pool_held; /* buffers of core->large */
-	uint64_t serial;    /* unlike any other connection's, never 0 */
+	uint32_t borrow_min; /* bytes of a read that is sent from where it lies */
+	uint32_t busy;       /* commands with a device or the primary */
+	uint32_t pool_held;  /* buffers of core->large */
+	uint64_t serial;     /* unlike any other connection's, never 0 */
 	uint64_t last_tx_ns, last_h2c_ns;
 	_Atomic uint64_t last_rx_ns; /* read by the keep-alive timer on the primary */
 
@@ -231,9 +268,12 @@ struct conn {
 	uint32_t tail_len;
 	uint8_t tail[TAIL_MAX]; /* the beginning of a PDU that is not complete */
 
+	struct cmd *fuse_first; /* while FUSE_WAITING */
+
 	/* life */
 	struct msg msg;       /* birth, unlinking, death: one at a time */
 	struct msg close_msg; /* primary to reactor */
+	struct error_notes errors;
 	struct msg drain_msg; /* primary to reactor: drain; and back: drained */
 	bool is_drained;      /* has been said */
 	bool is_unlinked;     /* the primary has let go of it */
@@ -291,11 +331,19 @@ struct ns_core {
 	uint8_t shift;         /* log2 of the block size */
 	bool never_lend;       /* device wants aligned memory */
 	bool fills_reads;      /* proven: a read overwrites the whole buffer */
+	bool is_reserved;      /* some hosts may not do everything: look at conn->denied */
 	uint32_t generation;   /* of the table when it came in */
 	uint32_t ana_bit;      /* of its group, as in conn.ana_blocked */
 };
 
 /* ---- the primary's half --------------------------------------------------------------------- */
+
+/* What is reserved, and where that is written down. */
+struct ns_resv {
+	struct resv state;
+	char *path;         /* owned; NULL: does not survive a restart */
+	uint8_t notice_off; /* feature 82h: bit n masks notices of type n */
+};
 
 struct ns {
 	uint32_t nsid;
@@ -303,8 +351,9 @@ struct ns {
 	struct desc *desc;  /* owned */
 	struct subsystem *subsystem;
 	struct ns_core *cores; /* owned, one per reactor */
-	uint32_t ana_group;    /* 1 ... TARGET_ANA_GROUPS_MAX */
-	bool is_lost;          /* its device was removed; a task takes it out */
+	struct ns_resv resv;
+	uint32_t ana_group; /* 1 ... TARGET_ANA_GROUPS_MAX */
+	bool is_lost;       /* its device was removed; a task takes it out */
 };
 
 struct subsystem {
@@ -329,7 +378,9 @@ struct subsystem {
 	uint16_t cntlid_min, cntlid_max, cntlid_next;
 	bool said_no_cache;      /* some controller was told that there is no volatile cache */
 	unsigned conns;          /* connections that may still point here */
-	unsigned tasks;          /* clean-up tasks that will look at it again */
+	unsigned tasks;          /* tasks that will look at it again */
+	struct list resv_ctrlrs; /* with commands that change reservations: their turn, in order */
+	bool is_resv_running;    /* a task works on them */
 	struct task_event *gone; /* fired when conns and tasks reached 0 */
 	struct task_mutex control;
 	unsigned pause_count;
@@ -355,6 +406,21 @@ struct target {
 	uint64_t conns_accepted, conns_refused, keep_alive_timeouts;
 	uint64_t connects_refused, idle_timeouts;
 	uint64_t conn_memory, conn_memory_peak; /* bytes */
+	uint64_t started_ns;
+	target_snapshot_fn snapshot; /* NULL: nobody makes snapshots */
+	void *snapshot_owner;
+	unsigned snapshot_tasks;
+};
+
+/* Notifications that the host has not read yet, oldest first: a ring. */
+struct resv_log {
+	uint64_t count; /* ever made: the number of the newest */
+	unsigned first, used;
+	struct resv_log_entry {
+		uint64_t number;
+		uint32_t nsid;
+		uint8_t type; /* enum nvme_resv_notice */
+	} entry[RESV_LOG_MAX];
 };
 
 struct ctrlr {
@@ -381,8 +447,20 @@ struct ctrlr {
 	uint8_t changed[TARGET_NAMESPACES_MAX / 8]; /* NSIDs - 1 of the changed namespace list */
 	bool is_ns_event_due, is_ns_event_masked;
 	bool is_disc_event_due, is_disc_event_masked;
+	bool is_resv_event_masked; /* one is due while resv_log is not empty */
+	struct resv_log resv_log;
+	struct list resv_cmds, resv_link; /* commands that wait; in subsystem.resv_ctrlrs if any */
+	/* By NSID - 1: RESV_DENY_* and RESV_ABORTING. Written by the primary, read by the
+	 * reactors of its queues. */
+	_Atomic uint8_t denied[TARGET_NAMESPACES_MAX];
 	bool is_ana_event_due, is_ana_event_masked;
-	uint16_t temp_threshold;
+	uint16_t temp_threshold[2]; /* kelvin; over, under */
+	uint64_t timestamp_ms;      /* feature 0Eh: as set, 0 before */
+	uint64_t timestamp_ns;      /* when that was */
+	bool has_timestamp;
+	struct nvme_error_entry errors[ERROR_LOG_MAX]; /* a ring */
+	uint64_t error_entries;                        /* put there */
+	uint64_t error_count; /* with those that found no room on the way */
 };
 
 /* ---- target.c ------------------------------------------------------------------------------- */
@@ -400,6 +478,9 @@ void subsystem_put_conn(struct subsystem *ss);
 void subsystem_put_task(struct subsystem *ss);
 /* Primary: take out the namespaces whose devices are gone. */
 void subsystem_reap(struct target *target);
+/* With ss->control held: hold new I/O commands and wait for those with devices; let them go on. */
+void subsystem_hold(struct subsystem *ss) MAY_SUSPEND;
+void subsystem_let_go(struct subsystem *ss) MAY_SUSPEND;
 /* A command that counted in sc->inflight ended. */
 void subsys_core_idle(struct subsys_core *sc);
 
@@ -519,6 +600,17 @@ void cmd_return(struct cmd *cmd);
 /* Give @len bytes at @data to the host, cut to what it asked for. */
 void cmd_reply(struct cmd *cmd, const void *data, size_t len);
 
+/* ---- errlog.c, log_pages.c, snapshot.c ------------------------------------------------------ */
+
+/* On the connection's reactor: cmd ended with cmd->status. */
+void error_note(const struct cmd *cmd);
+/* Primary; malloc'd, NULL: no memory. */
+void *error_log_page(const struct ctrlr *ctrlr, size_t *ret_size);
+void *supported_log_page(const struct subsystem *ss, size_t *ret_size);
+void *feature_effects_page(size_t *ret_size);
+/* Primary: the vendor command; answers later. */
+void snapshot_execute(struct ctrlr *ctrlr, struct cmd *cmd);
+
 /* ---- commands on their reactor: cmd.c ------------------------------------------------------- */
 
 /* A command capsule arrived, cmd->sqe is set; @data lies in @chunk and is valid during the call. */
@@ -532,6 +624,8 @@ void cmd_complete(struct cmd *cmd, uint16_t status);
 void cmd_release(struct cmd *cmd);
 /* Let go of every command that is not elsewhere; of those queued for sending only if @is_closed. */
 void cmd_drop_all(struct conn *conn, bool is_closed);
+/* Memory for its data, now or when there is some; then the data is asked for. */
+void cmd_fetch(struct cmd *cmd);
 /* Send it to the primary. */
 void cmd_post(struct cmd *cmd);
 /* Stop lending the receive buffer: move the data into the slot's own memory. */
@@ -547,6 +641,56 @@ uint16_t io_cmd_check(struct cmd *cmd);
 void io_cmd_submit(struct cmd *cmd);
 /* Is it wise to let the device read straight from the receive buffer? */
 bool io_cmd_may_lend(const struct cmd *cmd);
+
+/* The NVMe status, with the do-not-retry bit, for how a request ended. */
+uint16_t io_cmd_status(const struct cmd *cmd, uint16_t status);
+void io_cmd_hold(struct cmd *cmd);
+/* Did what it was checked against change since? 0: it may go on, else an NVMe status. */
+uint16_t io_cmd_recheck(struct cmd *cmd);
+/* It is with the device. And: one that was is not any more, and answered. */
+void io_cmd_pending(struct cmd *cmd);
+void io_cmd_left(struct conn *conn);
+
+/* ---- fused pairs: fused.c ------------------------------------------------------------------- */
+
+/* A capsule came that is half of a pair (@fuse), or follows one; @status is what its own checks
+ * say. Returns its status: 0, it goes on. */
+uint16_t fused_arrived(struct cmd *cmd, unsigned fuse, uint16_t status);
+/* A good half whose data did not come along. */
+void fused_start(struct cmd *cmd);
+/* The data of a half is in place, or the pair was held. */
+void fused_ready(struct cmd *cmd);
+/* Take a half back, and the other with it. False: too late. */
+bool fused_abort(struct cmd *cmd);
+
+/* ---- reservations: resv_ns.c ---------------------------------------------------------------- */
+
+enum { RESV_ABORTING = 1 << 7 }; /* in ctrlr.denied while Preempt and Abort runs */
+
+/* Find the namespace's reservations, on disk if it has any there. */
+int resv_ns_open(struct ns *ns, struct err *err) MAY_SUSPEND WARN_UNUSED;
+void resv_ns_done(struct ns *ns);
+/* The namespace joins its subsystem / the controller joins: who may do what on it. */
+void resv_ns_joins(struct ns *ns);
+void resv_ctrlr_joins(struct ctrlr *ctrlr);
+/* Its connections are gone: nobody waits for what its commands would have done. */
+void resv_ctrlr_leaves(struct ctrlr *ctrlr);
+/* A reservation command arrived on an I/O queue: direction and length. 0 or an NVMe status. */
+uint16_t resv_cmd_check(struct cmd *cmd);
+/* On the I/O path, only where ns_core.is_reserved: may the host not do this? */
+bool resv_cmd_is_denied(const struct cmd *cmd);
+/* Primary: carry out a reservation command, or Set Features 83h, and send it back. */
+void resv_execute(struct cmd *cmd);
+/* Features 82h and 83h. 0 or an NVMe status without DNR. */
+uint16_t resv_feature_get(const struct ctrlr *ctrlr, const struct cmd *cmd, uint8_t fid,
+			  uint32_t *ret_value);
+uint16_t resv_feature_mask(struct ctrlr *ctrlr, const struct cmd *cmd, uint32_t value);
+/* RESCAP of Identify Namespace. */
+uint8_t resv_capabilities(const struct ns *ns);
+/* Log page 80h: the oldest notification, taken out unless @is_kept; NULL: no memory. */
+void *resv_log_page(struct ctrlr *ctrlr, bool is_kept, size_t *ret_size);
+/* A controller level reset. */
+void resv_log_reset(struct ctrlr *ctrlr);
 
 /* ---- transport: tcp.c, tcp_tx.c, tcp_conn.c ------------------------------------------------- */
 
@@ -570,6 +714,12 @@ void conn_queue_out(struct conn *conn, struct out *out, enum out_kind kind);
 void conn_out_reset(struct conn *conn);
 /* Everything of the TermReq is in the kernel. */
 void conn_term_sent(struct conn *conn);
+
+/* Bytes of memory that each slot of an I/O queue has; a half of a fused pair must fit. */
+static inline uint32_t fused_size_max(const struct target_opts *opts)
+{
+	return MAX(opts->in_capsule_size, (uint32_t)SMALL_BUF);
+}
 
 static inline struct cmd *out_cmd(struct out *out)
 {

@@ -14,8 +14,16 @@
  *   Verify         -      IO_READ into a spare buffer      beyond MDTS (VSL)
  *
  * Range, capability and read-only are the device layer's to check: it answers with a status, which
- * io_status_to_nvme() translates, once. Fused commands and reservations are refused for now; their
- * place is io_cmd_check().
+ * io_status_to_nvme() translates, once. A fused pair is checked here half by half and becomes one
+ * IO_COMPARE_WRITE in fused.c. Reservation commands go to the primary (resv_ns.c); what a
+ * reservation denies is refused here, when the command arrives and again when reservations changed
+ * since.
+ *
+ * A large read is sent from where it lies, if the device lends it (device/loan.c), but not with a
+ * data digest: what is summed must be what is sent. Its buffer stays reserved for the case that the
+ * device has to be quiet before the host has taken everything. A small read is copied although that
+ * costs it a sixth of its throughput (tests/bench/borrow): it is how cluster software reads the
+ * block that another host changes by compare-and-write on another reactor, and must see whole.
  *
  * A paused subsystem holds what has its data and would go to a device; what is on its way in may
  * arrive. Held data never stays in the receive buffer.
@@ -76,8 +84,7 @@ uint16_t io_cmd_check(struct cmd *cmd)
 	struct subsys_core *sc = cmd->conn->sc;
 	uint32_t nsid = le32_get(cmd->sqe.nsid) - 1, cdw12 = le32_get(cmd->sqe.cdw12);
 
-	if (unlikely((cmd->sqe.flags & NVME_CMD_PSDT_MASK) != NVME_CMD_PSDT_SGL ||
-		     (cmd->sqe.flags & NVME_CMD_FUSE_MASK) != 0))
+	if (unlikely((cmd->sqe.flags & NVME_CMD_PSDT_MASK) != NVME_CMD_PSDT_SGL))
 		return NVME_SC_INVALID_FIELD | NVME_STATUS_DNR;
 	cmd->ns = nsid < TARGET_NAMESPACES_MAX ? sc->ns[nsid] : NULL;
 	if (unlikely(cmd->ns == NULL))
@@ -85,6 +92,8 @@ uint16_t io_cmd_check(struct cmd *cmd)
 	cmd->ns_generation = sc->ns_generation;
 	if (unlikely(cmd->conn->ana_blocked & cmd->ns->ana_bit))
 		return ana_io_status(cmd);
+	if (unlikely(cmd->ns->is_reserved) && resv_cmd_is_denied(cmd))
+		return io_status_to_nvme(IO_RESERVED) | crd_bits(cmd, IO_RESERVED);
 	cmd->io.flags = 0;
 	switch (cmd->sqe.opcode) {
 	case NVME_IO_READ:
@@ -118,6 +127,11 @@ uint16_t io_cmd_check(struct cmd *cmd)
 		return check_dsm(cmd);
 	case NVME_IO_VERIFY:
 		return check_blocks(cmd, IO_READ, CMD_SCRATCH);
+	case NVME_IO_RESV_REGISTER:
+	case NVME_IO_RESV_REPORT:
+	case NVME_IO_RESV_ACQUIRE:
+	case NVME_IO_RESV_RELEASE:
+		return resv_cmd_check(cmd);
 	default:
 		return NVME_SC_INVALID_OPCODE | NVME_STATUS_DNR;
 	}
@@ -127,7 +141,7 @@ bool io_cmd_may_lend(const struct cmd *cmd)
 {
 	struct ns_core *ns = cmd->ns;
 
-	if (ns->never_lend || cmd->sqe.opcode == NVME_IO_DSM)
+	if (ns->never_lend || cmd->sqe.opcode == NVME_IO_DSM || cmd->fuse != 0)
 		return false;
 	if (likely(ns->copy_left == 0))
 		return true;
@@ -137,7 +151,7 @@ bool io_cmd_may_lend(const struct cmd *cmd)
 
 /* ---- ending --------------------------------------------------------------------------------- */
 
-static uint16_t nvme_status(const struct cmd *cmd, uint16_t status)
+uint16_t io_cmd_status(const struct cmd *cmd, uint16_t status)
 {
 	uint16_t code;
 
@@ -179,20 +193,33 @@ static void io_cmd_finish(struct cmd *cmd, uint16_t status)
 {
 	if (cmd->lent != NULL && cmd->conn->core->turn - cmd->lent_turn > LENT_TURNS_MAX)
 		cmd->ns->copy_left = LENT_RETRY;
-	cmd_complete(cmd, nvme_status(cmd, status));
+	cmd_complete(cmd, io_cmd_status(cmd, status));
 }
 
 /* The command was pending and is not any more. */
+void io_cmd_left(struct conn *conn)
+{
+	struct subsys_core *sc = conn->sc;
+
+	if (--sc->inflight == 0 && unlikely(sc->is_idle_awaited))
+		subsys_core_idle(sc);
+	conn_put_busy(conn);
+}
+
 static void io_cmd_leave(struct cmd *cmd, uint16_t status)
 {
 	struct conn *conn = cmd->conn;
 	struct subsys_core *sc = conn->sc;
 
 	cmd->state = CMD_SEND;
+	if (io_is_lent(&cmd->io)) {
+		if (unlikely(sc->is_paused))
+			io_unlend(&cmd->io); /* the device may be taken out next */
+		else
+			conn->core->stats.reads_lent++;
+	}
 	io_cmd_finish(cmd, status);
-	if (--sc->inflight == 0 && unlikely(sc->is_idle_awaited))
-		subsys_core_idle(sc);
-	conn_put_busy(conn);
+	io_cmd_left(conn);
 }
 
 static void io_cmd_done(struct io *io)
@@ -207,7 +234,7 @@ static void io_cmd_done(struct io *io)
 
 /* ---- starting ------------------------------------------------------------------------------- */
 
-static void io_cmd_pending(struct cmd *cmd)
+void io_cmd_pending(struct cmd *cmd)
 {
 	cmd->state = CMD_DEVICE;
 	cmd->conn->busy++;
@@ -228,7 +255,7 @@ static void dsm_submit(struct cmd *cmd)
 		io_cmd_finish(cmd, status);
 }
 
-static void io_cmd_hold(struct cmd *cmd)
+void io_cmd_hold(struct cmd *cmd)
 {
 	cmd_take_data(cmd);
 	cmd->state = CMD_HELD;
@@ -236,35 +263,43 @@ static void io_cmd_hold(struct cmd *cmd)
 }
 
 /*
- * The namespaces changed since the command was checked. What stands under its number now, if it was
- * not there then, is another device: what was meant for the old one must not reach it. Or the path
- * to it has closed.
+ * The namespaces changed since the command was checked, or who may use them, or the path to them
+ * closed. What stands under its number now, if it was not there then, is another device: what was
+ * meant for the old one must not reach it.
  */
-static bool io_cmd_is_stale(struct cmd *cmd)
+uint16_t io_cmd_recheck(struct cmd *cmd)
 {
 	uint32_t generation = cmd->ns_generation;
-	uint16_t status = io_cmd_check(cmd);
-	bool is_other = cmd->ns == NULL || (int32_t)(generation - cmd->ns->generation) < 0;
+	uint16_t status;
 
-	if (status == 0 && !is_other)
-		return false;
-	cmd->len = 0;
-	if (is_other || status & NVME_STATUS_DNR)
-		status = NVME_SC_INVALID_NAMESPACE | NVME_STATUS_DNR;
-	cmd_complete(cmd, status);
-	return true;
+	if (likely(generation == cmd->conn->sc->ns_generation))
+		return 0;
+	status = io_cmd_check(cmd);
+	if (cmd->ns == NULL || (int32_t)(generation - cmd->ns->generation) < 0 ||
+	    (status & NVME_STATUS_DNR))
+		return NVME_SC_INVALID_NAMESPACE | NVME_STATUS_DNR;
+	return cmd->is_preempted ? NVME_SC_PREEMPTED_AND_ABORTED | NVME_STATUS_DNR : status;
 }
 
 void io_cmd_submit(struct cmd *cmd)
 {
 	struct io *io = &cmd->io;
+	uint16_t status;
 
+	if (unlikely(cmd->fuse != 0)) {
+		fused_ready(cmd);
+		return;
+	}
 	if (unlikely(cmd->conn->sc->is_paused)) {
 		io_cmd_hold(cmd);
 		return;
 	}
-	if (unlikely(cmd->ns_generation != cmd->conn->sc->ns_generation) && io_cmd_is_stale(cmd))
+	status = io_cmd_recheck(cmd);
+	if (unlikely(status != 0)) {
+		cmd->len = 0;
+		cmd_complete(cmd, status);
 		return;
+	}
 	io->done = io_cmd_done;
 	if (cmd->sqe.opcode == NVME_IO_DSM) {
 		dsm_submit(cmd);
@@ -277,6 +312,8 @@ void io_cmd_submit(struct cmd *cmd)
 	io_set_buf(io, cmd->buf, cmd->len);
 	if (cmd->dir == CMD_NO_DATA)
 		io->iovcnt = 0;
+	else if (cmd->dir == CMD_C2H && cmd->len >= cmd->conn->borrow_min)
+		io_offer(io, &cmd->loan);
 	if (io_start(cmd->ns->handle, io) == IO_PENDING)
 		io_cmd_pending(cmd);
 	else

@@ -3,13 +3,16 @@
  * Get Log Page: build the page, cut the window the host asked for.
  *
  *   page   content                                    side effect without RAE
- *   01h    error information: none are kept           -
+ *   00h    which pages there are (log_pages.c)        -
+ *   01h    error information (errlog.c)               -
  *   02h    SMART: what the devices counted            -
  *   03h    firmware: one slot, read only              -
  *   04h    changed namespaces                         list is empty again, event may be sent again
  *   05h    commands supported and effects             -
  *   0Ch    ANA groups (with ANA only)                 event may be sent again
+ *   12h    features supported, 13h: no NVMe-MI        -
  *   70h    discovery (discovery subsystem only)       event may be sent again
+ *   80h    the oldest reservation notification        it is gone, event may be sent again
  *
  * A page is made whole on each request; they are small, and control work may allocate. What lies
  * beyond the end of a page reads as zeroes; an offset beyond it is refused (Base 5.16.1).
@@ -50,6 +53,8 @@ static void add_device(struct nvme_smart_log *log, struct device *dev, struct io
 static void *page_smart(const struct ctrlr *ctrlr, uint32_t nsid, size_t *ret_size)
 {
 	enum { SPARE_FULL = 100, SPARE_LOW = 10, ROOM_KELVIN = 300 };
+	const uint64_t HOUR_NS = 3600ull * 1000 * 1000 * 1000;
+	uint64_t on_ns = reactor_primary()->now_ns - ctrlr->subsystem->target->started_ns;
 	CLEANUP(freep) struct io_stats *stats = calloc(1, sizeof(*stats));
 	struct nvme_smart_log *log = calloc(1, sizeof(*log));
 
@@ -61,6 +66,9 @@ static void *page_smart(const struct ctrlr *ctrlr, uint32_t nsid, size_t *ret_si
 	log->spare = SPARE_FULL;
 	log->spare_threshold = SPARE_LOW;
 	le16_put(&log->temperature, ROOM_KELVIN);
+	add_le128(log->power_cycles, 1); /* this process */
+	add_le128(log->power_on_hours, on_ns / HOUR_NS);
+	add_le128(log->error_log_entries, ctrlr->error_count);
 	for (uint32_t i = 1; i <= TARGET_NAMESPACES_MAX; i++) {
 		const struct ns *ns = subsystem_ns(ctrlr->subsystem, i);
 
@@ -108,8 +116,10 @@ static void *page_effects(size_t *ret_size)
 					 NVME_ADMIN_ABORT,        NVME_ADMIN_SET_FEATURES,
 					 NVME_ADMIN_GET_FEATURES, NVME_ADMIN_ASYNC_EVENT,
 					 NVME_ADMIN_KEEP_ALIVE };
-	static const uint8_t reading[] = { NVME_IO_FLUSH, NVME_IO_READ, NVME_IO_COMPARE,
-					   NVME_IO_VERIFY };
+	static const uint8_t reading[] = { NVME_IO_FLUSH,         NVME_IO_READ,
+					   NVME_IO_COMPARE,       NVME_IO_VERIFY,
+					   NVME_IO_RESV_REGISTER, NVME_IO_RESV_REPORT,
+					   NVME_IO_RESV_ACQUIRE,  NVME_IO_RESV_RELEASE };
 	static const uint8_t writing[] = { NVME_IO_WRITE, NVME_IO_WRITE_ZEROES, NVME_IO_DSM };
 	struct le32 *log = calloc(1, NVME_LOG_EFFECTS_SIZE);
 	struct le32 *io;
@@ -119,11 +129,13 @@ static void *page_effects(size_t *ret_size)
 		return NULL;
 	io = log + 256; /* Base 5.16.1.6: 256 admin commands, then 256 I/O commands */
 	for (size_t i = 0; i < ARRAY_LEN(admin); i++)
-		le32_put(&log[admin[i]], NVME_EFFECTS_SUPPORTED);
+		le32_put(&log[admin[i]], NVME_EFFECTS_SUPPORTED | NVME_SCOPE_CTRL);
+	le32_put(&log[NVME_ADMIN_SNAPSHOT], NVME_EFFECTS_SUPPORTED | NVME_SCOPE_NS);
 	for (size_t i = 0; i < ARRAY_LEN(reading); i++)
-		le32_put(&io[reading[i]], NVME_EFFECTS_SUPPORTED);
+		le32_put(&io[reading[i]], NVME_EFFECTS_SUPPORTED | NVME_SCOPE_NS);
 	for (size_t i = 0; i < ARRAY_LEN(writing); i++)
-		le32_put(&io[writing[i]], NVME_EFFECTS_SUPPORTED | NVME_EFFECTS_CONTENT);
+		le32_put(&io[writing[i]],
+			 NVME_EFFECTS_SUPPORTED | NVME_EFFECTS_CONTENT | NVME_SCOPE_NS);
 	return log;
 }
 
@@ -149,11 +161,21 @@ static uint16_t make_page(struct ctrlr *ctrlr, struct cmd *cmd, void **ret_page,
 
 	if (lid == NVME_LOG_ANA && ctrlr->subsystem->ana == NULL)
 		return NVME_SC_INVALID_LOG_PAGE;
-	if (is_discovery != (lid == NVME_LOG_DISCOVERY) && lid != NVME_LOG_ERROR)
+	if (is_discovery != (lid == NVME_LOG_DISCOVERY) && lid != NVME_LOG_ERROR &&
+	    lid != NVME_LOG_SUPPORTED)
 		return NVME_SC_INVALID_LOG_PAGE;
 	switch (lid) {
 	case NVME_LOG_ERROR:
-		*ret_size = NVME_LOG_ERROR_SIZE;
+		*ret_page = error_log_page(ctrlr, ret_size);
+		break;
+	case NVME_LOG_SUPPORTED:
+		*ret_page = supported_log_page(ctrlr->subsystem, ret_size);
+		break;
+	case NVME_LOG_FEATURES:
+		*ret_page = feature_effects_page(ret_size);
+		break;
+	case NVME_LOG_MI:
+		*ret_size = NVME_LOG_MI_SIZE;
 		*ret_page = calloc(1, *ret_size);
 		break;
 	case NVME_LOG_SMART:
@@ -173,6 +195,9 @@ static uint16_t make_page(struct ctrlr *ctrlr, struct cmd *cmd, void **ret_page,
 		break;
 	case NVME_LOG_DISCOVERY:
 		*ret_page = page_discovery(ctrlr, cmd, is_kept, ret_size);
+		break;
+	case NVME_LOG_RESERVATION:
+		*ret_page = resv_log_page(ctrlr, is_kept, ret_size);
 		break;
 	default:
 		return NVME_SC_INVALID_LOG_PAGE;

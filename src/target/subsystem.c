@@ -78,6 +78,10 @@ static void sc_pause(void *arg)
 
 	sc->is_paused = true;
 	sc->is_idle_awaited = true;
+	for (unsigned i = 0; i < TARGET_NAMESPACES_MAX; i++) {
+		if (sc->ns[i] != NULL) /* hosts may take their time, devices may go now */
+			handle_recall(sc->ns[i]->handle);
+	}
 	if (sc->inflight == 0)
 		subsys_core_idle(sc);
 }
@@ -115,6 +119,16 @@ static void resume_locked(struct subsystem *ss)
 		return;
 	for (unsigned i = 0; i < reactor_count(); i++)
 		task_call(ss->cores[i].reactor, sc_resume, &ss->cores[i]);
+}
+
+void subsystem_hold(struct subsystem *ss)
+{
+	pause_locked(ss);
+}
+
+void subsystem_let_go(struct subsystem *ss)
+{
+	resume_locked(ss);
 }
 
 void subsystem_pause(struct subsystem *ss)
@@ -176,6 +190,7 @@ static void ns_free(struct ns *ns)
 	if (ns == NULL)
 		return;
 	desc_close(ns->desc);
+	resv_ns_done(ns);
 	free(ns->cores);
 	free(ns);
 }
@@ -286,6 +301,8 @@ static int add_ns_locked(struct subsystem *ss, struct device *dev, uint32_t nsid
 	ns->cores = calloc(reactor_count(), sizeof(*ns->cores));
 	result = ns->cores == NULL ? err_set(err, -ENOMEM, "no memory for a namespace")
 				   : ns_open(ns, dev, err);
+	if (result == 0)
+		result = resv_ns_open(ns, err);
 	if (result < 0) {
 		ns_free(ns);
 		return result;
@@ -294,6 +311,7 @@ static int add_ns_locked(struct subsystem *ss, struct device *dev, uint32_t nsid
 	ss->ns[nsid - 1] = ns;
 	for (unsigned i = 0; ss->said_no_cache && dev->has_write_cache && i < reactor_count(); i++)
 		ns->cores[i].write_flags = IO_FUA;
+	resv_ns_joins(ns);
 	swap_ns(ss, nsid, ns->cores);
 	announce_ns(ss, nsid);
 	if (ret_nsid != NULL)
@@ -459,6 +477,7 @@ static void subsystem_fill(struct subsystem *ss, struct target *target,
 	ss->cntlid_next = ss->cntlid_min;
 	ss->kind = opts->kind;
 	list_init(&ss->ctrlrs);
+	list_init(&ss->resv_ctrlrs);
 	list_init(&ss->conn_list);
 	task_mutex_init(&ss->control);
 	task_mutex_init(&ss->fence_lock);

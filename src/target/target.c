@@ -39,6 +39,7 @@ void target_opts_init(struct target_opts *opts)
 		.conn_memory_max = 2ull << 30,
 		.connect_timeout_ms = 10000,
 		.idle_timeout_ms = 3600000,
+		.borrow_min = 16 << 10,
 	};
 }
 
@@ -55,6 +56,8 @@ static int opts_check(const struct target_opts *o, struct err *err)
 	if (!is_pow2(o->io_size_max) || o->io_size_max < 2 * NVME_PAGE_SIZE ||
 	    o->io_size_max > 1 << 20)
 		return err_set(err, -EINVAL, "io_size_max must be a power of two, 8192 to 1048576");
+	if (o->ptpl_dir != NULL && o->ptpl_dir[0] == '\0')
+		return err_set(err, -EINVAL, "ptpl_dir must not be empty");
 	if (o->buffers < 1)
 		return err_set(err, -EINVAL, "buffers must not be 0");
 	return limits_check(o, err);
@@ -305,6 +308,7 @@ int target_start(const struct target_opts *opts, struct target **ret_target, str
 		return err_set(err, -ENOMEM, "no memory for a target");
 	the_target = target;
 	target->opts = *opts;
+	target->started_ns = reactor_primary()->now_ns;
 	result = target_init(target, err);
 	if (result < 0) {
 		target_free(target);
@@ -354,6 +358,7 @@ static void core_stats_add(void *arg)
 	sum->commands += core->stats.commands;
 	sum->buffer_waits += core->stats.buffer_waits;
 	sum->digest_errors += core->stats.digest_errors;
+	sum->reads_lent += core->stats.reads_lent;
 	sum->conns_terminated += core->stats.terminated;
 	sum->connect_timeouts += core->stats.connect_timeouts;
 	sum->buffers_free_min = MIN(sum->buffers_free_min, core->large.nfree_min);

@@ -20,6 +20,7 @@
 #include "base/uuid.h"
 #include "device/device.h"
 #include "reactor/task.h"
+#include "target/resv.h"
 
 enum {
 	TARGET_NQN_MAX = 223,        /* bytes without the NUL (NVMe Base 2.0, 4.5) */
@@ -52,7 +53,15 @@ struct target_opts {
 	uint32_t idle_timeout_ms;
 	/* CRDT1 to 3 of Identify Controller, units of 100 ms, at most TARGET_CRDT_MAX: see crd.c */
 	uint16_t crdt[3];
+	/* Reads of so many bytes or more are sent from the device's memory, if it lends it; 16384.
+	 * UINT32_MAX: none. Never with data digests. */
+	uint32_t borrow_min;
 	bool no_success_flag; /* end each read with a response capsule */
+	/*
+	 * Folder for reservations that are to survive loss of power, made if it is missing. NULL:
+	 * hosts are told that theirs do not. Borrowed until target_stop().
+	 */
+	const char *ptpl_dir;
 };
 
 /* The defaults named above. */
@@ -124,6 +133,9 @@ int subsystem_add_ns(struct subsystem *subsystem, struct device *dev, uint32_t n
 /* -ENOENT. Waits for its I/O to end; later commands get Invalid Namespace. */
 int subsystem_remove_ns(struct subsystem *subsystem, uint32_t nsid,
 			struct err *err) MAY_SUSPEND WARN_UNUSED;
+
+/* The reservations of a namespace, valid until the task suspends; NULL: no such namespace. */
+const struct resv *subsystem_reservations(const struct subsystem *subsystem, uint32_t nsid);
 
 /*
  * Hold new I/O commands and wait for those in flight; let the held ones go. Calls nest. Admin
@@ -201,6 +213,31 @@ enum { SUBSYSTEM_SERIAL_SIZE = 21 }; /* 20 characters and the NUL (Identify Cont
 /* "DCS" and the first 17 upper-case hex digits of the SHA-256 over the 16 bytes of @uuid. */
 void subsystem_serial(const struct uuid *uuid, char serial[SUBSYSTEM_SERIAL_SIZE]);
 
+enum { SNAPSHOT_TEXT_MAX = 255 }; /* bytes of one parameter, without the NUL */
+
+/* What a vendor snapshot command (opcode C1h) asks for. A parameter that was left out is empty. */
+struct snapshot_params {
+	char entity_id[SNAPSHOT_TEXT_MAX + 1];
+	char parent_id[SNAPSHOT_TEXT_MAX + 1];
+	char txn_id[SNAPSHOT_TEXT_MAX + 1];
+	char name[SNAPSHOT_TEXT_MAX + 1];
+	char uuid[SNAPSHOT_TEXT_MAX + 1];
+	char create_time[SNAPSHOT_TEXT_MAX + 1];
+	bool is_discarded;
+	uint64_t time_s; /* the operation's time stamp and id */
+};
+
+/* Take @len bytes apart. -EINVAL: not such a payload, or a text too long or not printable. */
+int snapshot_parse(const void *payload, size_t len, struct snapshot_params *ret) WARN_UNUSED;
+
+/*
+ * Who makes snapshots of devices says so here; NULL: nobody. Called in a task, @dev stays until it
+ * returns 0 or a negative errno, which the host is told.
+ */
+typedef int (*target_snapshot_fn)(struct device *dev, const struct snapshot_params *params,
+				  void *owner);
+void target_set_snapshot(struct target *target, target_snapshot_fn fn, void *owner);
+
 /* What the target counts, summed over the reactors. */
 struct target_stats {
 	uint64_t conns_accepted, conns_refused; /* refused: over conns_max, or no memory */
@@ -210,6 +247,7 @@ struct target_stats {
 	uint64_t commands;
 	uint64_t buffer_waits; /* commands that found no buffer and waited */
 	uint64_t digest_errors;
+	uint64_t reads_lent;       /* sent from the device's memory */
 	uint32_t conns;            /* now */
 	uint32_t buffers_free_min; /* lowest seen on any reactor */
 	uint64_t conn_memory;      /* bytes that connections hold now */

@@ -252,6 +252,7 @@ int conn_go_live(struct conn *conn)
 	}
 	conn->nfree = n;
 	conn->sc = r->sc;
+	conn->denied = r->denied;
 	conn->ana_blocked = r->sc->ana[conn->listener].blocked;
 	conn->qid = r->qid;
 	conn->ncmds = n;
@@ -260,6 +261,7 @@ int conn_go_live(struct conn *conn)
 	conn->rules.capsule_data_max = r->qid == 0 ? NVME_TCP_ADMIN_CAPSULE_DATA
 						   : opts->in_capsule_size;
 	conn->rules.h2c_data_max = MAX(opts->io_size_max, (uint32_t)NVME_TCP_ADMIN_CAPSULE_DATA);
+	conn->borrow_min = conn->rules.ddgst ? UINT32_MAX : opts->borrow_min;
 	conn->state = CONN_LIVE;
 	timer_disarm(conn->core->reactor, &conn->timer);
 	return 0;

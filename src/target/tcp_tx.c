@@ -10,8 +10,9 @@
  *   staging  |hdr A|hdr B ddgst B|hdr C|...            iov:  [hdr A] [data A] [ddgst A + hdr B] ...
  *
  * What the kernel did not take is gathered again next time from the same slots, which give the same
- * bytes (sqhd and digest are kept in the slot); out_skip says how many bytes of the first one are
- * gone already. A slot and its buffer are free when its last byte is in the kernel.
+ * bytes (sqhd and digest are kept in the slot; of what a device lends, as many); out_skip says how
+ * many bytes of the first one are gone already. A slot and its buffer are free when its last byte
+ * is in the kernel.
  *
  *   queued --flush--> gathered --sendmsg--> all taken:  next
  *                        ^                  part taken: blocked --STREAM_OUT--+
@@ -34,7 +35,7 @@
 #include "target/internal.h"
 
 enum {
-	IOV_PER_OUT = 4,       /* header, data, digest or response, and one in reserve */
+	IOV_PER_OUT = 3 + IO_LEND_MAX, /* header, data, digest or response, one in reserve */
 	STAGING_PER_OUT = 320, /* padded header, digest, response, digest; TermReq: 152 bytes */
 };
 
@@ -114,6 +115,17 @@ static uint32_t format_resp(struct gather *g, const struct conn *conn, const str
 	return len;
 }
 
+/* From the buffer, or from where a device lent it: which it is may have changed since last time. */
+static void gather_data(struct gather *g, const struct cmd *cmd)
+{
+	if (likely(!io_is_lent(&cmd->io))) {
+		gather_add(g, cmd->buf, cmd->len);
+		return;
+	}
+	for (unsigned i = 0; i < cmd->loan.count; i++)
+		gather_add(g, cmd->loan.piece[i].iov_base, cmd->loan.piece[i].iov_len);
+}
+
 static uint32_t format_data(struct gather *g, const struct conn *conn, struct cmd *cmd,
 			    bool is_success)
 {
@@ -138,7 +150,7 @@ static uint32_t format_data(struct gather *g, const struct conn *conn, struct cm
 	if (unlikely(pdo > header))
 		memset(g->at + header, 0, pdo - header);
 	gather_staged(g, pdo);
-	gather_add(g, cmd->buf, cmd->len);
+	gather_data(g, cmd);
 	if (ddgst != 0) {
 		struct le32 digest;
 
@@ -302,6 +314,18 @@ static size_t conn_gather(struct conn *conn, struct gather *g, struct iovec **re
 	return total - conn->out_skip;
 }
 
+/*
+ * The rest of what is half sent comes from a copy that is made now: a write that follows in a later
+ * turn of this reactor would else be seen in one half of a block and not in the other.
+ */
+static void conn_keep_head(struct conn *conn)
+{
+	struct out *out = conn->out_head;
+
+	if (conn->out_skip > 0 && (out->kind == OUT_DATA || out->kind == OUT_DATA_RESP))
+		io_unlend(&out_cmd(out)->io);
+}
+
 static void conn_flush(struct conn *conn)
 {
 	struct core *core = conn->core;
@@ -325,6 +349,7 @@ static void conn_flush(struct conn *conn)
 			conn_advance(conn, (size_t)n);
 		}
 		if (n != (ssize_t)total) {
+			conn_keep_head(conn);
 			conn->is_send_blocked = true;
 			stream_arm(conn->stream, STREAM_OUT);
 			return;

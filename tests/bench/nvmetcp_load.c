@@ -80,6 +80,7 @@ struct peer {
 	/* client */
 	uint64_t started_ns[DEPTH_MAX];
 	uint32_t again[DEPTH_MAX], nagain;  /* slots to submit */
+	uint32_t ending;                    /* slot whose last payload arrives, + 1; 0: none */
 	struct nvme_tcp_r2t r2t[DEPTH_MAX]; /* to answer with data */
 	uint32_t nr2t;
 };
@@ -194,6 +195,8 @@ static void peer_send(struct peer *peer)
 
 /* ---- receiving: handle(header) returns the payload behind it, which lies at `data` if whole - */
 
+static void client_ended(struct peer *peer);
+
 typedef size_t (*handle_fn)(struct peer *peer, const uint8_t *header, const uint8_t *data,
 			    size_t available);
 
@@ -218,6 +221,8 @@ static bool peer_recv(struct peer *peer, uint8_t *rx, size_t header, handle_fn h
 
 			peer->skip -= part;
 			at += part;
+			if (peer->skip == 0 && peer->ending != 0)
+				client_ended(peer);
 		} else if (len - at < header) {
 			peer->tail_len = len - at;
 			memcpy(peer->tail, rx + at, peer->tail_len);
@@ -314,6 +319,17 @@ static struct hist latency;
 static uint64_t done_count, turn_ns, busy_ns;
 static uint8_t *payload; /* one block per slot */
 
+/* All of the answer is here: before that the slot is not free, at either end. */
+static void client_ended(struct peer *peer)
+{
+	uint32_t slot = peer->ending - 1;
+
+	peer->ending = 0;
+	hist_add(&latency, turn_ns - peer->started_ns[slot], 1);
+	done_count++;
+	peer->again[peer->nagain++] = slot;
+}
+
 static size_t client_handle(struct peer *peer, const uint8_t *header, const uint8_t *data,
 			    size_t available)
 {
@@ -342,9 +358,9 @@ static size_t client_handle(struct peer *peer, const uint8_t *header, const uint
 		(void)fprintf(stderr, "PDU type %u from the target\n", hdr->type);
 		exit(1);
 	}
-	hist_add(&latency, turn_ns - peer->started_ns[cid], 1);
-	done_count++;
-	peer->again[peer->nagain++] = cid;
+	peer->ending = cid + 1u;
+	if (rest == 0)
+		client_ended(peer);
 	return rest;
 }
 

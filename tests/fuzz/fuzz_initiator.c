@@ -31,7 +31,7 @@ enum {
 
 	DEPTH = 8,
 	JOBS = 6,
-	JOB_BYTES = 20000, /* more than RX_DIRECT_MIN */
+	JOB_BYTES = 40000, /* more than RX_DIRECT_MIN */
 	TURNS = 400,
 };
 

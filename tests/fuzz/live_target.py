@@ -20,12 +20,14 @@ import random
 import socket
 import struct
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "integration"))
+PAGES = [0, 1, 2, 3, 4, 5, 0x0C, 0x12, 0x13, 0x70]
 
 
 def blocks(nvmetcp, rng, entry, data):
@@ -45,13 +47,30 @@ def random_entry(n, rng):
                  cid=rng.randrange(1 << 16))
 
 
+def fused_pdus(n, rng, conn):
+    """A compare-and-write in two capsules, their data along or not, or one half of it."""
+    out, lba, data = [], rng.randrange(50), bytes(512 * rng.choice([1, 1, 8, 9]))
+    for flags, opcode in ((0x41, n.COMPARE), (0x42, n.WRITE)):
+        entry = conn.rw(opcode, 1, lba, len(data) // 512)
+        entry = entry[:1] + bytes([flags]) + entry[2:]
+        if rng.random() < .5 and len(data) <= 4096:
+            out.append(conn.capsule(blocks(n, rng, entry, data), data))
+        else:
+            out.append(conn.capsule(entry[:24] + n.sgl(n.SGL_TRANSPORT, len(data)) + entry[40:]))
+            if rng.random() < .3:  # the tag is guessed
+                out.append(conn.h2c(0, rng.randrange(8), 0, data))
+    return out if rng.random() < .8 else out[:1]
+
+
 def io_pdus(n, rng, conn):
     """PDUs of an I/O queue."""
     out = []
     for _ in range(rng.randrange(1, 12)):
-        kind = rng.randrange(6)
+        kind = rng.randrange(7)
         if kind == 0:
             out.append(conn.capsule(random_entry(n, rng), rng.randbytes(rng.choice([0, 0, 512]))))
+        elif kind == 6:
+            out += fused_pdus(n, rng, conn)
         elif kind == 1:
             data = rng.randbytes(512 * rng.randrange(1, 9))
             entry = conn.rw(n.WRITE, 1, rng.randrange(1000), len(data) // 512)
@@ -80,19 +99,40 @@ def admin_pdus(n, rng, conn):
     """PDUs of an admin queue."""
     out = [conn.capsule(struct.pack("<BBHB35xB3xIQ8x", 0x7F, 0x40, 1, 0, 0, 0x14, 0x460001))]
     for _ in range(rng.randrange(1, 10)):
-        kind = rng.randrange(5)
-        if kind == 0:
+        kind = rng.randrange(6)
+        if kind == 5:
+            data = struct.pack("<IBQ", 0, 1, 4) + b"name" + bytes(6) + rng.randbytes(20)
+            out.append(conn.capsule(n.sqe(0xC1, 1, n.sgl(n.SGL_OFFSET, len(data))), data))
+        elif kind == 0:
             out.append(conn.capsule(n.sqe(6, rng.randrange(3), n.sgl(n.SGL_TRANSPORT, 4096),
                                           rng.randrange(9))))
         elif kind == 1:
             out.append(conn.capsule(n.sqe(2, 0, n.sgl(n.SGL_TRANSPORT, 4096),
-                                          rng.choice([1, 2, 3, 4, 5, 0x70]) | 1023 << 16)))
+                                          rng.choice(PAGES) | 1023 << 16)))
         elif kind == 2:
             out.append(conn.capsule(n.sqe(0x0C)))
         elif kind == 3:
             out.append(conn.capsule(n.sqe(8, cdw10=rng.randrange(1 << 32))))
         else:
             out.append(conn.capsule(random_entry(n, rng), rng.randbytes(rng.choice([0, 64]))))
+    return out
+
+
+def resv_pdus(n, rng, conn):
+    """Reservation commands: a registration that goes through, then what often fits."""
+    data = struct.pack("<QQ", 0, 1)
+    out = [conn.capsule(blocks(n, rng, conn.resv(0x0D, 1, 2, 0, True), data), data)]
+    for _ in range(rng.choice([0, 1, 4, 20])):
+        opcode = rng.choice([0x0D, 0x0E, 0x11, 0x11, 0x11, 0x15])
+        if opcode == 0x0E:
+            size = rng.choice([4, 64, 4096, 131072])
+            out.append(conn.capsule(n.sqe(opcode, 1, n.sgl(n.SGL_TRANSPORT, size), size // 4 - 1,
+                                          rng.choice([0, 1, 1]))))
+            continue
+        data = struct.pack("<QQ", rng.choice([1, 1, 1, 2]), rng.choice([0, 1, 1, 2]))
+        entry = conn.resv(opcode, rng.choice([1, 1, 1, 3]), rng.randrange(4), rng.randrange(8),
+                          rng.random() < .1, rng.choice([0, 0, 0, 1, 2, 3]))
+        out.append(conn.capsule(blocks(n, rng, entry, data), data))
     return out
 
 
@@ -125,7 +165,7 @@ def damage(rng, pdus):
     return pdus
 
 
-def session(n, rng, port, cntlid):
+def session(n, rng, port, host):
     """One damaged conversation; what the target answers does not matter here."""
     shape = object.__new__(n.Conn)
     shape.hdgst = shape.ddgst = False
@@ -137,8 +177,11 @@ def session(n, rng, port, cntlid):
         pdus += admin_pdus(n, rng, shape)
     else:
         entry = n.connect_sqe(qid=rng.randrange(1, 30), sqsize=rng.choice([1, 7, 31, 127]))
-        pdus.append(shape.capsule(entry, n.connect_data(n.NQN, cntlid=cntlid)))
+        pdus.append(shape.capsule(entry, n.connect_data(n.NQN, cntlid=host.cntlid,
+                                                        hostid=host.hostid)))
         pdus += io_pdus(n, rng, shape)
+        if rng.random() < .3:
+            pdus[2:2] = resv_pdus(n, rng, shape)
     connected = 2 if rng.random() < .8 else 0  # mostly let the beginning pass
     pdus = pdus[:connected] + damage(rng, pdus[connected:]) if rng.random() < .9 else pdus
     with socket.create_connection(("127.0.0.1", port)) as sock:
@@ -192,17 +235,18 @@ def main():
     rng, count, trouble, stop = random.Random(args.seed), 0, [], threading.Event()
     end = time.monotonic() + args.time
     try:
-        with n.Targetd("--connect-timeout", "1000", "--buffers", "64") as target:
+        with tempfile.TemporaryDirectory() as folder, n.Targetd(
+                "--connect-timeout", "1000", "--buffers", "64", "--ptpl-dir", folder) as target:
             port = target.listen()
             target("subsystem", n.NQN)
-            target("add", n.NQN, "malloc:///f0?size_mb=16")
+            target("add", n.NQN, "malloc:///f0?size_mb=16&uuid=" + "1" * 32)
             target("add", n.NQN, "malloc:///f1?size_mb=16")
             thread = threading.Thread(target=good_host, args=(n, port, stop, trouble))
             thread.start()
             try:
-                with n.Host(port) as host:
+                with n.Host(port) as a, n.Host(port, hostid=b"\x22" * 16) as b:
                     while time.monotonic() < end and not trouble:
-                        session(n, rng, port, host.cntlid)
+                        session(n, rng, port, rng.choice([a, b]))
                         count += 1
             finally:
                 stop.set()

@@ -37,6 +37,7 @@
 #include "reactor/mem.h"
 #include "reactor/stream.h"
 #include "reactor/worker.h"
+#include "target/resv.h"
 #include "target/target.h"
 
 enum {
@@ -331,12 +332,14 @@ static int act_stats_reset(const struct op *op, struct err *err)
 	return result < 0 ? err_set(err, result, "no memory") : 0; /* it has no err of its own */
 }
 
+static int act_namespace(const struct op *op, struct err *err);
+
 static int act_target(const struct op *op, struct err *err)
 {
 	struct target_opts opts;
 
-	(void)op;
 	target_opts_init(&opts);
+	opts.ptpl_dir = op->act == act_namespace ? op->other : NULL;
 	return target_start(&opts, &made.target, err);
 }
 
@@ -776,8 +779,23 @@ TEST(nth_change)
 		run_ops(ops, ARRAY_LEN(ops));
 }
 
+#define RESERVED "00000000-0000-4000-8000-000000000001"
+
+/* Reservations of the device with the uuid above, in the folder of the test. */
+static bool make_reservations(char path[96])
+{
+	struct resv r = { .is_persistent = true, .count = 1 };
+	struct uuid uuid;
+
+	r.registrant[0] = (struct resv_registrant){ .host.id = { 1 }, .key = 1 };
+	(void)snprintf(path, 96, "%s/" RESERVED ".json", folder);
+	return CHECK_EQ(uuid_from_text(RESERVED, &uuid, NULL), 0) &&
+	       CHECK_EQ(resv_file_save(path, &uuid, &r, NULL), 0);
+}
+
 TEST(nth_target)
 {
+	char path[96];
 	struct op ops[] = {
 		{ "listen", NULL, "127.0.0.1", act_listen, undo_listen },
 		{ "connect", NULL, "127.0.0.1", act_connect, undo_connect },
@@ -785,12 +803,16 @@ TEST(nth_target)
 		{ "target listen", NULL, "127.0.0.1", act_target_listen, undo_nothing },
 		{ "subsystem", NULL, NULL, act_subsystem, undo_subsystem },
 		{ "namespace", MALLOC, NULL, act_namespace, undo_namespace },
+		{ "reserved", MALLOC "&uuid=" RESERVED, folder, act_namespace, undo_namespace },
 		{ "host add", NULL, "nqn.2000-01.x:c", act_host_add, undo_host_add },
 		{ "hosts", NULL, "nqn.2000-01.x:d", act_hosts, undo_hosts },
 	};
 
+	if (!make_file() || !make_reservations(path))
+		return;
 	log_set_level(LOG_ERROR); /* each listener says where it listens */
 	run_ops(ops, ARRAY_LEN(ops));
+	CHECK_EQ(unlink(path), 0);
 }
 
 /* ---- a remote namespace ---------------------------------------------------------------------- */

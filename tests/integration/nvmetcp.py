@@ -316,11 +316,11 @@ class Conn:
                     cdw11=numd >> 16, cdw12=off & 0xFFFFFFFF, cdw13=off >> 32)
         return self.command(entry, expect=size).data
 
-    def get_feature(self, fid, cdw11=0, expect=0):
-        return self.command(sqe(0x0A, cdw10=fid, cdw11=cdw11), expect=expect)
+    def get_feature(self, fid, cdw11=0, expect=0, nsid=0):
+        return self.command(sqe(0x0A, nsid, cdw10=fid, cdw11=cdw11), expect=expect)
 
-    def set_feature(self, fid, value, data=None):
-        return self.command(sqe(9, cdw10=fid, cdw11=value), data)
+    def set_feature(self, fid, value, data=None, nsid=0):
+        return self.command(sqe(9, nsid, cdw10=fid, cdw11=value), data)
 
     # ---- I/O; 512-byte blocks unless told
 
@@ -355,6 +355,52 @@ class Conn:
         self.command(sqe(DSM, nsid, cdw10=len(ranges) - 1, cdw11=attributes), data)
 
 
+    # ---- reservations
+
+    @staticmethod
+    def resv(opcode, nsid, action, rtype=0, iekey=False, cptpl=0):
+        return sqe(opcode, nsid, cdw10=action | (8 if iekey else 0) | rtype << 8 | cptpl << 30)
+
+    def register(self, nsid, nrkey, crkey=0, action=0, iekey=False, cptpl=0):
+        return self.command(self.resv(0x0D, nsid, action, 0, iekey, cptpl),
+                            struct.pack("<QQ", crkey, nrkey))
+
+    def unregister(self, nsid, crkey, iekey=False):
+        return self.register(nsid, 0, crkey, 1, iekey)
+
+    def acquire(self, nsid, rtype, crkey, prkey=0, action=0, iekey=False):
+        return self.command(self.resv(0x11, nsid, action, rtype, iekey),
+                            struct.pack("<QQ", crkey, prkey))
+
+    def preempt(self, nsid, rtype, crkey, prkey, abort=False):
+        return self.acquire(nsid, rtype, crkey, prkey, 2 if abort else 1)
+
+    def release(self, nsid, rtype, crkey, action=0, iekey=False):
+        return self.command(self.resv(0x15, nsid, action, rtype, iekey),
+                            struct.pack("<Q", crkey))
+
+    def clear(self, nsid, crkey):
+        return self.release(nsid, 0, crkey, 1)
+
+    def report(self, nsid, size=16384, eds=1):
+        data = self.command(sqe(0x0E, nsid, cdw10=size // 4 - 1, cdw11=eds), expect=size).data
+        return Report(data)
+
+
+class Report:
+    """Extended Reservation Status; `hosts` is {hostid: (key, holds)}."""
+
+    def __init__(self, data):
+        self.raw = data
+        self.gen, self.type, count, self.ptpls = struct.unpack_from("<IBHxxB", data)
+        self.hosts = {}
+        for at in range(64, 64 + 64 * count, 64):
+            cntlid, status, key = struct.unpack_from("<HB5xQ", data, at)
+            assert cntlid == 0xFFFF
+            self.hosts[data[at + 16:at + 32]] = (key, status == 1)
+        assert len(self.hosts) == count
+
+
 def icreq(hdgst=False, ddgst=False, hpda=0, maxr2t=0, pfv=0, **over):
     return (struct.pack("<BBBBI", over.get("type", ICREQ), over.get("flags", 0),
                         over.get("hlen", 128), over.get("pdo", 0), over.get("plen", 128)) +
@@ -365,13 +411,15 @@ def icreq(hdgst=False, ddgst=False, hpda=0, maxr2t=0, pfv=0, **over):
 class Host:
     """An enabled controller."""
 
-    def __init__(self, port, nqn=NQN, kato_ms=0, hostnqn=HOSTNQN, **conn_options):
-        self.port, self.nqn, self.hostnqn = port, nqn, hostnqn
+    def __init__(self, port, nqn=NQN, kato_ms=0, hostnqn=HOSTNQN, hostid=b"\x11" * 16,
+                 **conn_options):
+        self.port, self.nqn, self.hostnqn, self.hostid = port, nqn, hostnqn, hostid
         self.conn_options = conn_options
         self.queues = []
         self.admin = Conn(port, **conn_options)
         try:
-            self.cntlid = self.admin.connect(nqn, kato_ms=kato_ms, hostnqn=hostnqn)
+            self.cntlid = self.admin.connect(nqn, kato_ms=kato_ms, hostnqn=hostnqn,
+                                             hostid=hostid)
             self.admin.enable()
         except Exception:
             self.admin.close()  # a traceback would keep it open
@@ -392,7 +440,7 @@ class Host:
         conn = Conn(self.port, **{**self.conn_options, **conn_options})
         try:
             conn.connect(self.nqn, qid=qid, sqsize=sqsize, cntlid=self.cntlid,
-                         hostnqn=self.hostnqn, cattr=cattr)
+                         hostnqn=self.hostnqn, hostid=self.hostid, cattr=cattr)
         except Exception:
             conn.close()
             raise

@@ -15,6 +15,9 @@
  *
  *   draw -> claim blocks -> submit -> done: status and data as the model says -> model -> release
  *
+ * Half of the reads offer to borrow; of what is lent some is kept for a turn of the loop, in which
+ * somebody may make a copy of it.
+ *
  * States of a block: HOLE (never written, or deallocated), DATA, VAGUE (unmapped where unmap
  * promises nothing: until it is written again its contents are not looked at).
  *
@@ -69,6 +72,7 @@ struct slot {
 	bool is_writer;
 	bool is_corrupted; /* a compare with a wrong byte */
 	struct iovec iov[PIECES_MAX];
+	struct io_loan loan;
 	uint8_t *flat;  /* 2 * MOVE_MAX: data as one piece */
 	uint8_t *arena; /* where the scatter list points into */
 };
@@ -299,6 +303,8 @@ static void draw_data(struct slot *s)
 		rng_fill(rng, s->flat, len);
 	}
 	slot_scatter(s, total);
+	if (s->io.op == IO_READ && rng_chance(rng, 1, 2))
+		io_offer(&s->io, &s->loan);
 	if (s->io.op != IO_READ)
 		(void)iov_from_buf(s->io.iov, s->io.iovcnt, 0, s->flat, total);
 }
@@ -344,11 +350,31 @@ static void draw_out_of_range(struct slot *s)
 
 /* ---- playing ------------------------------------------------------------------------------ */
 
+/* From where it lies, or after all from the scatter list. */
+static void take_loan(struct slot *s)
+{
+	struct iovec *piece = s->loan.piece;
+	size_t len = iov_bytes(piece, s->loan.count);
+
+	if (len != slot_len(s))
+		fail(s, "bytes lent", len, slot_len(s));
+	if (rng_chance(&s->player->rng, 1, 2)) {
+		(void)iov_to_buf(piece, s->loan.count, 0, s->flat, slot_len(s));
+		io_return(&s->io);
+	} else {
+		io_unlend(&s->io);
+		(void)iov_to_buf(s->io.iov, s->io.iovcnt, 0, s->flat, slot_len(s));
+	}
+}
+
 static void check_read(struct slot *s)
 {
 	uint32_t bad;
 
-	(void)iov_to_buf(s->io.iov, s->io.iovcnt, 0, s->flat, slot_len(s));
+	if (io_is_lent(&s->io))
+		take_loan(s);
+	else
+		(void)iov_to_buf(s->io.iov, s->io.iovcnt, 0, s->flat, slot_len(s));
 	if (!canaries_live(s))
 		fail(s, "bytes outside the scatter list changed", 0, 0);
 	if (world.stack->has_no_data)
@@ -423,9 +449,9 @@ static void slot_play(struct slot *s)
 	io_submit(p->h, &s->io);
 }
 
-static void slot_done(struct io *io)
+static void slot_ended(struct slot *s)
 {
-	struct slot *s = container_of(io, struct slot, io);
+	struct io *io = &s->io;
 	struct player *p = s->player;
 
 	p->inflight--;
@@ -433,6 +459,23 @@ static void slot_done(struct io *io)
 	check_and_apply(s);
 	release(s);
 	slot_play(s);
+}
+
+static void slot_looks(struct msg *msg)
+{
+	slot_ended(container_of(msg, struct slot, io.msg));
+}
+
+static void slot_done(struct io *io)
+{
+	struct slot *s = container_of(io, struct slot, io);
+
+	if (io_is_lent(io) && rng_chance(&s->player->rng, 1, 2)) {
+		io->msg.fn = slot_looks;
+		reactor_at_flush(s->player->h->ch->reactor, &io->msg);
+	} else {
+		slot_ended(s);
+	}
 }
 
 static void player_start(void *arg)

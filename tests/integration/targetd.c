@@ -17,6 +17,8 @@
  *   resize URI                      ok        (its URI, with the new size and resize)
  *   pause NQN / resume NQN          ok
  *   inject URI / heal URI           ok              arm a fault, disarm it
+ *   snapshots ERRNO                 ok              somebody makes them, with this result
+ *   snapshot                        ok DEVICE NAME ENTITY TXN TIME  (of the last one asked for)
  *   controllers NQN                 ok COUNT
  *   controllers-of NQN              ok CNTLID:HOSTNQN:LISTENER:IO_QUEUES:KATO_MS ...
  *   ana NQN STATE [LISTENER [GROUP]]                ok
@@ -29,8 +31,9 @@
  * It ends at the end of its input, in order: target, devices, engine.
  *
  * Options: --cores MASK, --queue-depth N, --buffers N, --connect-timeout MS, --conns N,
- *          --in-capsule N, --no-success, --conns-per-host N, --conns-per-subsystem N, --hosts N,
- *          --memory BYTES, --idle-timeout MS, --crdt N (of the first; the others are 1, 2 more)
+ *          --in-capsule N, --borrow-min BYTES, --no-success, --ptpl-dir DIR, --conns-per-host N,
+ *          --conns-per-subsystem N, --hosts N, --memory BYTES, --idle-timeout MS,
+ *          --crdt N (of the first; the others are 1, 2 more)
  *
  * Thread: the main thread reads lines, each is run as a task by engine_call().
  */
@@ -194,6 +197,39 @@ static int do_heal(struct line *line, struct err *err)
 	return fault_remove(line->word[1], err);
 }
 
+static struct {
+	int result;
+	char device[DEVICE_NAME_MAX];
+	struct snapshot_params params;
+} snapshots;
+
+static int make_snapshot(struct device *dev, const struct snapshot_params *params, void *owner)
+{
+	(void)owner;
+	(void)snprintf(snapshots.device, sizeof(snapshots.device), "%s", dev->name);
+	snapshots.params = *params;
+	task_sleep(1000000); /* it takes a while, as on disks */
+	return snapshots.result;
+}
+
+static int do_snapshots(struct line *line, struct err *err)
+{
+	(void)err;
+	snapshots.result = -(int)strtol(line->word[1], NULL, 10);
+	target_set_snapshot(target, make_snapshot, NULL);
+	return 0;
+}
+
+static int do_snapshot(struct line *line, struct err *err)
+{
+	const struct snapshot_params *p = &snapshots.params;
+
+	(void)err;
+	(void)snprintf(line->answer, sizeof(line->answer), "%.64s %s %s %s %ju", snapshots.device,
+		       p->name, p->entity_id, p->txn_id, (uintmax_t)p->time_s);
+	return 0;
+}
+
 static int do_controllers(struct line *line, struct err *err)
 {
 	struct subsystem *ss = find(line, err);
@@ -300,19 +336,19 @@ static int do_stats(struct line *line, struct err *err)
 
 	(void)err;
 	target_stats(target, &s);
-	(void)snprintf(line->answer, sizeof(line->answer),
-		       "conns_accepted=%ju conns_refused=%ju conns_terminated=%ju "
-		       "connect_timeouts=%ju keep_alive_timeouts=%ju commands=%ju "
-		       "buffer_waits=%ju digest_errors=%ju conns=%u buffers_free_min=%u "
-		       "connects_refused=%ju idle_timeouts=%ju conn_memory=%ju "
-		       "conn_memory_peak=%ju conn_memory_each=%ju",
-		       (uintmax_t)s.conns_accepted, (uintmax_t)s.conns_refused,
-		       (uintmax_t)s.conns_terminated, (uintmax_t)s.connect_timeouts,
-		       (uintmax_t)s.keep_alive_timeouts, (uintmax_t)s.commands,
-		       (uintmax_t)s.buffer_waits, (uintmax_t)s.digest_errors, s.conns,
-		       s.buffers_free_min, (uintmax_t)s.connects_refused,
-		       (uintmax_t)s.idle_timeouts, (uintmax_t)s.conn_memory,
-		       (uintmax_t)s.conn_memory_peak, (uintmax_t)s.conn_memory_each);
+	(void)snprintf(
+		line->answer, sizeof(line->answer),
+		"conns_accepted=%ju conns_refused=%ju conns_terminated=%ju "
+		"connect_timeouts=%ju keep_alive_timeouts=%ju commands=%ju "
+		"buffer_waits=%ju digest_errors=%ju reads_lent=%ju conns=%u buffers_free_min=%u "
+		"connects_refused=%ju idle_timeouts=%ju conn_memory=%ju "
+		"conn_memory_peak=%ju conn_memory_each=%ju",
+		(uintmax_t)s.conns_accepted, (uintmax_t)s.conns_refused,
+		(uintmax_t)s.conns_terminated, (uintmax_t)s.connect_timeouts,
+		(uintmax_t)s.keep_alive_timeouts, (uintmax_t)s.commands, (uintmax_t)s.buffer_waits,
+		(uintmax_t)s.digest_errors, (uintmax_t)s.reads_lent, s.conns, s.buffers_free_min,
+		(uintmax_t)s.connects_refused, (uintmax_t)s.idle_timeouts, (uintmax_t)s.conn_memory,
+		(uintmax_t)s.conn_memory_peak, (uintmax_t)s.conn_memory_each);
 	return 0;
 }
 
@@ -333,6 +369,8 @@ static const struct command {
 	{ "resume", 2, do_resume },
 	{ "inject", 2, do_inject },
 	{ "heal", 2, do_heal },
+	{ "snapshots", 2, do_snapshots },
+	{ "snapshot", 1, do_snapshot },
 	{ "controllers", 2, do_controllers },
 	{ "controllers-of", 2, do_controllers_of },
 	{ "ana", 3, do_ana },
@@ -395,24 +433,27 @@ static void serve(void)
 	}
 }
 
+static const struct option options[] = {
+	{ "cores", required_argument, NULL, 'c' },
+	{ "queue-depth", required_argument, NULL, 'q' },
+	{ "buffers", required_argument, NULL, 'b' },
+	{ "connect-timeout", required_argument, NULL, 't' },
+	{ "conns", required_argument, NULL, 'n' },
+	{ "in-capsule", required_argument, NULL, 'i' },
+	{ "borrow-min", required_argument, NULL, 'B' },
+	{ "no-success", no_argument, NULL, 's' },
+	{ "ptpl-dir", required_argument, NULL, 'p' },
+	{ "conns-per-host", required_argument, NULL, 'H' },
+	{ "conns-per-subsystem", required_argument, NULL, 'S' },
+	{ "hosts", required_argument, NULL, 'o' },
+	{ "memory", required_argument, NULL, 'm' },
+	{ "idle-timeout", required_argument, NULL, 'I' },
+	{ "crdt", required_argument, NULL, 'r' },
+	{},
+};
+
 static bool parse_options(int argc, char **argv, struct engine_opts *engine)
 {
-	static const struct option options[] = {
-		{ "cores", required_argument, NULL, 'c' },
-		{ "queue-depth", required_argument, NULL, 'q' },
-		{ "buffers", required_argument, NULL, 'b' },
-		{ "connect-timeout", required_argument, NULL, 't' },
-		{ "conns", required_argument, NULL, 'n' },
-		{ "in-capsule", required_argument, NULL, 'i' },
-		{ "no-success", no_argument, NULL, 's' },
-		{ "conns-per-host", required_argument, NULL, 'H' },
-		{ "conns-per-subsystem", required_argument, NULL, 'S' },
-		{ "hosts", required_argument, NULL, 'o' },
-		{ "memory", required_argument, NULL, 'm' },
-		{ "idle-timeout", required_argument, NULL, 'I' },
-		{ "crdt", required_argument, NULL, 'r' },
-		{},
-	};
 	int opt;
 
 	while ((opt = getopt_long(argc, argv, "", options, NULL)) >= 0) {
@@ -436,6 +477,12 @@ static bool parse_options(int argc, char **argv, struct engine_opts *engine)
 			break;
 		case 'i':
 			target_opts.in_capsule_size = (uint32_t)value;
+			break;
+		case 'p':
+			target_opts.ptpl_dir = optarg;
+			break;
+		case 'B':
+			target_opts.borrow_min = (uint32_t)value;
 			break;
 		case 'H':
 			target_opts.conns_per_host_max = (uint32_t)value;

@@ -382,3 +382,34 @@ def test_faults_from_the_start(ashlar):
         queue.read(1, 0, 1)
         with pytest.raises(NvmeError):
             queue.read(2, 0, 1, bs=4096)
+
+
+def test_reservations_are_shown_and_kept(ashlar):
+    folder = ashlar.dir / "resv"
+    export = Export(ashlar, "--ptpl-dir", folder)
+    one, two = json.loads(export.ok("reservations"))
+    assert one == {"nsid": 1, "type": "none", "persistent": False, "generation": 0,
+                   "registrants": []}
+    with Host(export.port, NQN) as host:
+        queue = host.queue(1)
+        queue.register(1, 0xABC, cptpl=3)
+        queue.acquire(1, 1, 0xABC)
+        queue.register(2, 0xABC)
+    before = json.loads(export.ok("reservations"))
+    assert before[0]["type"] == "write exclusive" and before[0]["persistent"]
+    assert before[0]["registrants"] == [{"host": "11111111-1111-1111-1111-111111111111",
+                                         "key": "0xabc", "holds": True}]
+    assert before[1]["registrants"][0]["holds"] is False
+    export.process.kill()
+    export.process.wait()
+    # A file's uuid comes from its path: it is found again. That of memory is made up.
+    export = Export(ashlar, "--ptpl-dir", folder)
+    after = json.loads(export.ok("reservations"))
+    assert after[0] == before[0] | {"generation": 0}
+    assert after[1]["registrants"] == []
+    export.stop()
+    [file] = folder.iterdir()
+    file.write_text(file.read_text().replace('"type": 1', '"type": 2'))
+    status = ashlar("export", *export.uris, "--ptpl-dir", folder, "--listen", "127.0.0.1:0")
+    assert status.returncode == 1
+    assert str(file) in status.stderr and "remove it if no host" in status.stderr

@@ -270,7 +270,7 @@ def test_identify_controller(host):
     assert struct.unpack_from("<H", data, 320)[0] == 10
     assert struct.unpack_from("<H", data, 514)[0] == 128
     oncs = struct.unpack_from("<H", data, 520)[0]
-    assert oncs & 0x0D == 0x0D and not oncs & 0x20
+    assert oncs & 0x2D == 0x2D
     assert struct.unpack_from("<I", data, 536)[0] & 3 == 1
     assert struct.unpack_from("<IIH", data, 1792) == (260, 1, 0)
     assert data[768:1024].rstrip(b"\0") == NQN.encode()
@@ -278,7 +278,7 @@ def test_identify_controller(host):
 
 def test_identify_namespace(host):
     data = host.admin.identify(0, 1)
-    assert struct.unpack_from("<QQQ", data) == (SIZE_BLOCKS,) * 3
+    assert struct.unpack_from("<QQQ", data) == (SIZE_BLOCKS, SIZE_BLOCKS, 0)
     assert data[24] & 1, "not thin"
     assert data[25] == 0 and data[26] == 0 and data[130] == 9
     assert data[33] & 9 == 9, "deallocated blocks read zero"
@@ -342,11 +342,10 @@ def test_log_pages(host):
     smart = admin.log_page(2, 512, nsid=0xFFFFFFFF)
     reads, writes = struct.unpack_from("<Q8xQ8x", smart, 64)
     assert reads >= 1 and writes == 1
-    assert admin.log_page(1, 64) == b"\0" * 64
     assert admin.log_page(3, 512)[0] == 1
     effects = struct.unpack("<512I", admin.log_page(5, 2048))
-    assert effects[6] == 1 and effects[256 + WRITE] == 3 and effects[256 + READ] == 1
-    assert effects[256 + 0x0D] == 0
+    assert effects[6] & 0xFF == 1 and effects[256 + WRITE] & 0xFF == 3
+    assert effects[256 + READ] & 0xFF == 1 and effects[256 + 0x19] == 0
     assert admin.log_page(2, 512, off=256)[:256] == smart[256:]
     assert status_of(admin.log_page, 2, 512, off=4096) == 0x002
     assert status_of(admin.log_page, 2, 512, off=2) == 0x002
@@ -444,7 +443,7 @@ def test_io_errors(host):
     assert status_of(q.write, 1, SIZE_BLOCKS, b"\0" * 512) == 0x080
     assert status_of(q.read, 1, 0, 257) == 0x002
     assert status_of(q.command, sqe(0x7E, 1)) == 0x001
-    assert status_of(q.command, sqe(0x0D, 1)) == 0x001
+    assert status_of(q.command, sqe(0x19, 1)) == 0x001
     # Fused, and data that is not described by an SGL.
     assert status_of(q.command, sqe(READ, 1, flags=0x41), expect=512) == 0x002
     assert status_of(q.command, sqe(READ, 1, flags=0), expect=512) == 0x002

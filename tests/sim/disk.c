@@ -248,6 +248,25 @@ static uint16_t op_finish(struct medium *m, struct io *io, uint64_t early)
 
 static void disk_pump(struct medium *m);
 
+/*
+ * By the dice, a read's data is lent in up to three pieces. Not of a disk whose cache a power cut
+ * takes back: no memory changes back while it is read.
+ */
+static void op_lend(const struct medium *m, struct io *io)
+{
+	size_t len = (size_t)io->nlb * m->opts.block_size, done = 0;
+	uint8_t *from = m->current + io->lba * m->opts.block_size;
+	unsigned n = 0;
+
+	if (m->opts.has_write_cache || world_chance(1, 4))
+		return;
+	for (; done < len; done += io->loan->piece[n++].iov_len)
+		io->loan->piece[n] = (struct iovec){ from + done,
+						     n == 2 ? len - done
+							    : 1 + world_rand(len - done) };
+	io_lend(io, n);
+}
+
 static void op_end(struct disk_op *op)
 {
 	struct io *io = op->io;
@@ -258,6 +277,8 @@ static void op_end(struct disk_op *op)
 	list_del(&op->link);
 	free(op);
 	world_trace("disk done", io->op << 16 | status, io->lba);
+	if (io->flags & IO_BORROW && status == IO_OK)
+		op_lend(m, io);
 	io_complete(io, status);
 	if (plant_strikes(PLANT_DOUBLE_COMPLETE, 100))
 		io_complete(io, status);

@@ -13,6 +13,7 @@
  *      IO_LOCK_HOLDER. Flush and reset have no range and pass.
  *   3. A request is inside a driver at most once, and leaves only what it entered.
  *   4. When a device goes, nothing is inside.
+ *   5. Nothing is lent of a quiesced device, nor of a locked range.
  */
 #include "guard.h"
 
@@ -110,6 +111,21 @@ void guard_pass(struct device *dev, const struct io *io)
 		return;
 	g->entered[io->op]++;
 	guard_check(g, io);
+}
+
+void guard_lent(const struct io *io)
+{
+	for (unsigned i = io->depth; i < io->loan->depth; i++) {
+		const struct io_frame *f = &io->frame[i];
+		const struct guard *g = guard_find(f->ch->dev);
+		bool is_locked = false;
+
+		for (unsigned k = 0; g != NULL && k < g->nlocks; k++)
+			is_locked |= range_overlaps(&g->lock[k], f->lba, f->nlb);
+		if (g != NULL && (g->quiesced > 0 || is_locked))
+			world_fail("%" PRIu64 "+%u of %s is lent while it is %s", f->lba, f->nlb,
+				   f->ch->dev->name, is_locked ? "locked" : "quiesced");
+	}
 }
 
 void guard_enter(struct device *dev, const struct io *io)

@@ -51,6 +51,8 @@ void guard_watch(struct device *dev);
 /* From a driver: a request comes in, goes out. */
 void guard_enter(struct device *dev, const struct io *io);
 void guard_leave(struct device *dev, const struct io *io);
+/* A read's loan is used now: it counts as inside wherever it went through. */
+void guard_lent(const struct io *io);
 /* A request passes through without coming back this way. */
 void guard_pass(struct device *dev, const struct io *io);
 

@@ -9,6 +9,9 @@
  *   hold down   keep the request for a while, then send it on from the loop
  *   hold up     the hook keeps it for a while, then io_complete() from the loop
  *
+ * Where it has a hook it takes some reads' offer to borrow off on the way down, and makes copies of
+ * some loans on the way up.
+ *
  * It shows only the blocks from `offset` on, so that a frame that does not restore lba, or a layer
  * above that trusts it too early, is found by the oracle. When the device below changes its size
  * the layer follows through device_resize(); when it goes, the layer removes itself.
@@ -92,6 +95,10 @@ static enum io_result layer_leave(struct io *io)
 
 	if (io->op == IO_SEEK_DATA || io->op == IO_SEEK_HOLE)
 		io->result -= io->status == IO_OK ? layer_of(ch)->offset : 0;
+	if (io_top(io)->priv != 0) /* its flag was taken off */
+		io->flags |= IO_BORROW;
+	else if (io_is_lent(io) && world_chance(1, 4))
+		io_unlend(io);
 	guard_leave(ch->dev, io);
 	return IO_DONE;
 }
@@ -147,6 +154,9 @@ static enum io_result layer_submit(struct channel *channel, struct io *io)
 		return io_forward(ch->below, io, NULL);
 	}
 	guard_enter(channel->dev, io);
+	io_top(io)->priv = io->flags & IO_BORROW && world_chance(1, 6);
+	if (io_top(io)->priv != 0)
+		io->flags &= (uint16_t)~IO_BORROW;
 	if (roll >= 100 - layer->hold_percent) {
 		(void)layer_hold(ch, io, layer_held_down);
 		return IO_PENDING;

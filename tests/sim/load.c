@@ -11,6 +11,9 @@
  * request itself as it was (exactly one end, on its reactor, its frame given back), and is the data
  * allowed (the oracle).
  *
+ * A third of the reads offer to borrow. What is lent is looked at some time later, which is when
+ * the read ends for the oracle; until then the guard judges whether it may be lent, too.
+ *
  * What was touched by an injected lie is not judged, but a lie spoils only requests that lived
  * while it was armed: the oracle then knows the blocks as wild until they are written again.
  *
@@ -22,6 +25,7 @@
 #include <string.h>
 
 #include "cover.h"
+#include "guard.h"
 #include "mirror.h"
 #include "pair.h"
 #include "reactor/task.h"
@@ -207,6 +211,8 @@ static void request_prepare_range(struct request *req)
 		if (scene->top->is_thin && world_chance(1, 4))
 			req->io.flags |= IO_UNWRITTEN_FAIL;
 		request_scrub(req, bytes);
+		if (world_chance(1, 3))
+			io_offer(&req->io, &req->loan);
 		req->token = oracle_read_begin(o);
 		break;
 	case IO_COMPARE:
@@ -543,10 +549,44 @@ static void request_end(struct request *req)
 		cover_state_begin(COVER_IDLE);
 }
 
+/* Read the loan in place, into the same buffer, and return it; or have that done. */
+static void request_look(struct request *req)
+{
+	const struct io_loan *loan = &req->loan;
+	size_t done = 0;
+
+	guard_lent(&req->io);
+	if (world_chance(1, 4)) {
+		io_unlend(&req->io);
+		return;
+	}
+	for (unsigned i = 0; i < loan->count; i++)
+		done += iov_from_buf(req->io.iov, req->io.iovcnt, done, loan->piece[i].iov_base,
+				     loan->piece[i].iov_len);
+	io_return(&req->io);
+}
+
+static void request_looked(struct event *event)
+{
+	struct request *req = container_of(event, struct request, think);
+
+	if (io_is_lent(&req->io)) /* else somebody could not wait */
+		request_look(req);
+	request_end(req);
+	request_run(req);
+}
+
 static void request_done(struct io *io)
 {
 	struct request *req = io->owner;
 
+	if (io_is_lent(io) && world_chance(3, 4)) {
+		world_at(&req->think, (int)req->client->reactor->id, world_latency(100, 40 * USEC),
+			 request_looked);
+		return;
+	}
+	if (io_is_lent(io))
+		request_look(req);
 	/* One in two goes on at once, inside done(), as a busy owner does. */
 	request_end(req);
 	if (task_self() != NULL)

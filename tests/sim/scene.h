@@ -54,6 +54,7 @@ struct request {
 	struct client *client;
 	struct event think;
 	struct iovec iov[REQUEST_IOV_MAX];
+	struct io_loan loan;
 	uint8_t *buf;      /* owned by the scene; compare-write needs twice the blocks */
 	uint64_t lba;      /* in blocks of the oracle */
 	uint64_t write_id; /* 0: none */

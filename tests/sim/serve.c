@@ -546,6 +546,7 @@ static int serve_make(struct scene *scene, struct target **ret_target, struct er
 	opts.conns_max = 64;
 	opts.queue_depth_max = 32;
 	opts.no_success_flag = world_chance(1, 3);
+	opts.borrow_min = world_chance(1, 3) ? UINT32_MAX : 1;
 	result = target_start(&opts, ret_target, err);
 	if (result == 0)
 		result = target_listen(*ret_target, SERVE_ADDR, SERVE_PORT, err);

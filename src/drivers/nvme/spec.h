@@ -14,6 +14,7 @@
 #include <stdint.h>
 
 #include "base/le.h"
+#include "device/nvme_resv.h"
 
 /* ---- commands and completions (Base 3.3.3) -------------------------------------------------- */
 
@@ -94,15 +95,19 @@ enum nvme_status {
 	NVME_SC_INTERNAL_ERROR = 0x006,
 	NVME_SC_ABORT_REQUESTED = 0x007,
 	NVME_SC_ABORTED_SQ_DELETION = 0x008,
+	NVME_SC_FAILED_FUSED = 0x009,
+	NVME_SC_MISSING_FUSED = 0x00a,
 	NVME_SC_INVALID_NAMESPACE = 0x00b,
 	NVME_SC_COMMAND_SEQUENCE_ERROR = 0x00c,
 	NVME_SC_INVALID_SGL_COUNT = 0x00e,
 	NVME_SC_DATA_SGL_LENGTH_INVALID = 0x00f,
 	NVME_SC_SGL_TYPE_INVALID = 0x011,
+	NVME_SC_ATOMIC_WRITE_UNIT_EXCEEDED = 0x014,
 	NVME_SC_INVALID_SGL_OFFSET = 0x016,
 	NVME_SC_HOSTID_INCONSISTENT = 0x018,
 	NVME_SC_KEEP_ALIVE_EXPIRED = 0x019,
 	NVME_SC_KEEP_ALIVE_INVALID = 0x01a,
+	NVME_SC_PREEMPTED_AND_ABORTED = 0x01b,
 	NVME_SC_WRITE_PROTECTED = 0x020,
 	NVME_SC_TRANSIENT_TRANSPORT = 0x022,
 	NVME_SC_LBA_OUT_OF_RANGE = 0x080,
@@ -143,7 +148,8 @@ enum nvme_admin_opcode { /* Base 5, figure "Opcodes for Admin Commands" */
 			 NVME_ADMIN_ASYNC_EVENT = 0x0c,
 			 NVME_ADMIN_KEEP_ALIVE = 0x18,
 			 NVME_ADMIN_CROSS_RESET = 0x38, /* Base 2.3, 5.4.3 */
-			 NVME_FABRICS = 0x7f, /* on both kinds of queue */
+			 NVME_FABRICS = 0x7f,        /* on both kinds of queue */
+			 NVME_ADMIN_SNAPSHOT = 0xc1, /* Mayastor's */
 };
 
 enum nvme_io_opcode { /* NVM 3.2, Base 7 */
@@ -371,16 +377,21 @@ enum {
 	NVME_CTRATT_TBKAS = 1 << 6, /* traffic based keep alive */
 	NVME_CNTRLTYPE_IO = 1,
 	NVME_CNTRLTYPE_DISCOVERY = 2,
+	NVME_LPA_SMART_NS = 1 << 0, /* SMART per namespace */
 	NVME_LPA_EFFECTS = 1 << 1,
-	NVME_LPA_EXTENDED = 1 << 2, /* offset and 32-bit length in Get Log Page */
+	NVME_LPA_EXTENDED = 1 << 2,  /* offset and 32-bit length in Get Log Page */
+	NVME_LPA_SUPPORTED = 1 << 5, /* pages 00h, 12h, 13h, and scopes in 05h */
 	NVME_FRMW_SLOT1_READ_ONLY = 1 << 0,
 	NVME_FRMW_ONE_SLOT = 1 << 1,
 	NVME_ONCS_COMPARE = 1 << 0,
 	NVME_ONCS_WRITE_UNCORRECTABLE = 1 << 1,
 	NVME_ONCS_DSM = 1 << 2,
 	NVME_ONCS_WRITE_ZEROES = 1 << 3,
+	NVME_ONCS_SAVE_SELECT = 1 << 4, /* Get Features knows SEL */
 	NVME_ONCS_RESERVATIONS = 1 << 5,
+	NVME_ONCS_TIMESTAMP = 1 << 6,
 	NVME_ONCS_VERIFY = 1 << 7,
+	NVME_FUSES_COMPARE_WRITE = 1 << 0,
 	NVME_VWC_PRESENT = 1 << 0,
 	NVME_VWC_FLUSH_ALL_NO = 2 << 1, /* Flush with NSID FFFFFFFFh is refused */
 	NVME_SGLS_SUPPORTED = 1 << 0,   /* no alignment */
@@ -421,6 +432,7 @@ static_assert(sizeof(struct nvme_id_ns) == NVME_IDENTIFY_SIZE, "NVM: Identify Na
 
 enum {
 	NVME_NSFEAT_THIN = 1 << 0,
+	NVME_NSFEAT_ATOMICS = 1 << 1, /* NAWUN, NAWUPF and NACWU are valid */
 	NVME_NSFEAT_OPTPERF = 1 << 4, /* NPWG, NPWA, NPDG, NPDA and NOWS are valid */
 	NVME_NMIC_SHARED = 1 << 0,
 	NVME_DLFEAT_READS_ZERO = 1 << 0, /* bits 2:0 = 001b */
@@ -473,6 +485,7 @@ enum nvme_feature {
 	NVME_FEAT_INTERRUPT_COALESCING = 0x08,
 	NVME_FEAT_WRITE_ATOMICITY = 0x0a, /* NVM 4.1.3.3 */
 	NVME_FEAT_ASYNC_EVENT = 0x0b,
+	NVME_FEAT_TIMESTAMP = 0x0e,
 	NVME_FEAT_KEEP_ALIVE = 0x0f,
 	NVME_FEAT_HOST_BEHAVIOR = 0x16,
 	NVME_FEAT_HOST_ID = 0x81,
@@ -497,12 +510,16 @@ enum nvme_log {
 	NVME_LOG_CHANGED_NS = 0x04,
 	NVME_LOG_EFFECTS = 0x05,
 	NVME_LOG_ANA = 0x0c,
+	NVME_LOG_FEATURES = 0x12,
+	NVME_LOG_MI = 0x13,
 	NVME_LOG_DISCOVERY = 0x70,
 	NVME_LOG_RESERVATION = 0x80,
 };
 
 enum {
 	NVME_AEN_TYPE_NOTICE = 2,
+	NVME_AEN_TYPE_IO_SPECIFIC = 6,
+	NVME_AEN_RESERVATION_LOG = 0x00,   /* information of an I/O command specific event */
 	NVME_AEN_NS_CHANGED = 0x00,        /* information of a notice */
 	NVME_AEN_ANA_CHANGED = 0x03,       /* the same */
 	NVME_AEN_DISCOVERY_CHANGED = 0xf0, /* the same */
@@ -513,7 +530,26 @@ enum {
 	NVME_LOG_EFFECTS_SIZE = 4096,
 	NVME_EFFECTS_SUPPORTED = 1 << 0, /* CSUPP */
 	NVME_EFFECTS_CONTENT = 1 << 1,   /* LBCC */
+	NVME_SCOPE_NS = 1 << 20,         /* of a command or feature; Base 5.16.1.6, 5.16.1.18 */
+	NVME_SCOPE_CTRL = 1 << 21,
+	NVME_LOG_SUPPORTED_SIZE = 1024,
+	NVME_LOG_SUPPORTED_BIT = 1 << 0, /* LSUPP; FSUPP */
+	NVME_LOG_FEATURES_SIZE = 1024,
+	NVME_LOG_MI_SIZE = 4096,
 };
+
+struct nvme_error_entry { /* Base 5.16.1.2 */
+	struct le64 count;
+	struct le16 sqid, cid, status, location;
+	struct le64 lba;
+	struct le32 nsid;
+	uint8_t vs, trtype;
+	uint8_t rsvd30[2];
+	struct le64 cmd_specific;
+	struct le16 trtype_specific;
+	uint8_t rsvd42[22];
+};
+static_assert(sizeof(struct nvme_error_entry) == NVME_LOG_ERROR_SIZE, "Base 5.16.1.2");
 
 struct nvme_smart_log {
 	uint8_t critical_warning;
@@ -681,13 +717,10 @@ enum nvme_ana_state {
 /* ---- what a host needs besides -------------------------------------------------------------- */
 
 enum {
-	NVME_SC_FUSED_FAILED = 0x009, /* Base: Command Aborted due to Failed Fused Command */
 	NVME_SC_COMMAND_INTERRUPTED = 0x021,
 	NVME_SCT_PATH = 3,
 	NVME_AEN_TYPE_ERROR = 0, /* Base 5.2, figure "Asynchronous Event Type" */
 	NVME_AEN_TYPE_HEALTH = 1,
-	NVME_AEN_TYPE_IO_SET = 6, /* NVM: reservation log page available is information 0 */
-	NVME_FUSES_COMPARE_WRITE = 1 << 0,
 	NVME_ADMIN_DELETE_SQ = 0x00, /* memory based queues only */
 	NVME_ADMIN_CREATE_SQ = 0x01,
 	NVME_ADMIN_DELETE_CQ = 0x04,

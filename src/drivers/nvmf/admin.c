@@ -305,7 +305,7 @@ static unsigned aer_kicks(uint32_t dw0)
 		if (info == NVME_AEN_NS_CHANGED)
 			return KICK_RESCAN;
 		return info == NVME_AEN_ANA_CHANGED ? KICK_ANA : 0;
-	case NVME_AEN_TYPE_IO_SET:
+	case NVME_AEN_TYPE_IO_SPECIFIC:
 		return info == 0 ? KICK_RESERVATION : 0;
 	default:
 		return 0;

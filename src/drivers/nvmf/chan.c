@@ -520,7 +520,7 @@ static void part_done(struct slot *slot)
 /* The write of a pair fails because the compare did: the compare's answer is the one to give. */
 static bool is_worse(uint16_t status, uint16_t than)
 {
-	if (than == 0 || (than & 0x7ffu) == NVME_SC_FUSED_FAILED)
+	if (than == 0 || (than & 0x7ffu) == NVME_SC_FAILED_FUSED)
 		return status != 0;
 	return false;
 }

@@ -247,6 +247,8 @@ static void slot_watch(struct queue *q, struct slot *slot)
 	struct reactor *r = q->hub->reactor;
 	uint64_t timeout_ns = slot->timeout_ns != 0 ? slot->timeout_ns : q->io_timeout_ns;
 
+	if (unlikely(q->state == QUEUE_JOIN))
+		timeout_ns = 0; /* Connect is nobody's business but ours, and has its own limit */
 	slot->due_ns = timeout_ns != 0 ? r->now_ns + timeout_ns : UINT64_MAX;
 	if (likely(slot->due_ns >= q->late_due_ns))
 		return;

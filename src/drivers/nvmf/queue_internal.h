@@ -17,11 +17,11 @@
 #include "reactor/stream.h"
 
 enum {
-	RX_SIZE = 512 << 10,     /* bytes received at once by all queues of a reactor */
-	RX_DIRECT_MIN = 8 << 10, /* bytes; so much data still to come is received in place */
-	RX_SMALL = 1024,         /* room behind it, and while large data is expected */
-	RX_IDLE_US = 100,        /* a queue is polled so long after its last byte */
-	TAIL_MAX = 256,          /* the longest header, padding included */
+	RX_SIZE = 512 << 10,      /* bytes received at once by all queues of a reactor */
+	RX_DIRECT_MIN = 32 << 10, /* bytes; larger data is received in place, see queue_rx.c */
+	RX_SMALL = 1024,          /* room behind it, and while large data is expected */
+	RX_IDLE_US = 100,         /* a queue is polled so long after its last byte */
+	TAIL_MAX = 256,           /* the longest header, padding included */
 	TX_IOV_MAX = STREAM_IOV_MAX,
 	TX_STAGING = 128 << 10, /* bytes of headers per gathered send */
 	TERM_LINGER_MS = 100,   /* to let a controller read why we end */

@@ -10,10 +10,12 @@
  * queues of the reactor. What a queue keeps is the beginning of a header. Data is copied once, from
  * there to the caller's memory, and the digest is computed on the way.
  *
- * Large data pays no copy. As soon as the header of a C2HData is known and RX_DIRECT_MIN bytes and
- * more are still to come, they are received straight into the caller's memory, the first elements
- * of the scatter list. While large reads are in flight only RX_SMALL bytes are received behind
- * that, so that the next header comes with little of its data and the rest of it directly, too.
+ * Large data pays no copy. As soon as the header of its C2HData is known, the rest of the data is
+ * received straight into the caller's memory, the first elements of the scatter list. While large
+ * reads are in flight only RX_SMALL bytes are received behind that, so that the next header comes
+ * with little of its data and the rest of it directly, too. That is a system call per PDU, which
+ * measured as much as copying 32 KiB: RX_DIRECT_MIN. The queue receives several times per turn
+ * then, because a turn per answer would mean a sendmsg per command.
  *
  *   queue:  active (recv tried each turn) --RX_IDLE_US without a byte or a command--> armed
  *             ^------------------------ ready(), queue_send() ----------------------'
@@ -327,14 +329,16 @@ static void queue_broke(struct queue *q, ssize_t got)
 	queue_drop(q, reason);
 }
 
-/* Room for data in place, then for the rest. Returns the bytes in place. */
-static size_t queue_scatter(struct queue *q, int *ret_iovcnt)
+/* Room for data in place, then for the rest. Returns how much of both. */
+static size_t queue_scatter(struct queue *q, int *ret_iovcnt, size_t *ret_direct)
 {
 	struct hub *hub = q->hub;
 	size_t room = RX_SIZE, direct = 0;
 	int n = 0;
 
-	if (q->in_left >= RX_DIRECT_MIN) {
+	if (q->nlarge > 0)
+		room = RX_SMALL + (q->in_left < RX_SMALL ? q->in_left : 0);
+	if (q->in_left >= (q->nlarge > 0 ? (uint32_t)RX_SMALL : (uint32_t)RX_DIRECT_MIN)) {
 		const struct iovec *from = q->in_iov;
 		size_t off = q->in_off;
 
@@ -347,49 +351,63 @@ static size_t queue_scatter(struct queue *q, int *ret_iovcnt)
 			direct += step;
 		}
 	}
-	if (q->nlarge > 0)
-		room = RX_SMALL;
-	hub->iov[n++] = (struct iovec){ hub->rx + q->tail_len, room - q->tail_len };
+	room -= q->tail_len;
+	hub->iov[n++] = (struct iovec){ hub->rx + q->tail_len, room };
 	*ret_iovcnt = n;
-	return direct;
+	*ret_direct = direct;
+	return direct + room;
 }
 
-/* Returns the events handled: 0 when there was nothing to read. */
-static unsigned queue_recv(struct queue *q)
+/* @got bytes were received, the first @direct of them, if there are so many, in place. */
+static void queue_received(struct queue *q, size_t got, size_t direct)
 {
 	struct hub *hub = q->hub;
-	size_t direct, len;
-	ssize_t got;
-	int iovcnt;
+	size_t len = got;
 
-	direct = queue_scatter(q, &iovcnt);
-	got = stream_recv(q->stream, hub->iov, iovcnt);
-	if (got == -EAGAIN) {
-		if (likely(q->send_error == 0))
-			return 0;
-		got = q->send_error;
-	}
-	if (unlikely(got <= 0)) {
-		queue_broke(q, got);
-		return 1;
-	}
 	q->last_rx_ns = hub->reactor->now_ns;
-	q->stats.bytes_in += (uint64_t)got;
+	q->stats.bytes_in += got;
 	if (unlikely(q->is_terminating))
-		return 1; /* thrown away */
-	len = (size_t)got;
+		return; /* thrown away */
 	if (direct > 0) {
 		direct = MIN(direct, len);
 		len -= direct;
 		in_direct(q, direct);
 		if (len == 0)
-			return 1;
+			return;
 	}
 	memcpy(hub->rx, q->tail, q->tail_len);
 	len += q->tail_len;
 	q->tail_len = 0;
 	queue_parse(q, hub->rx, len);
-	return 1;
+}
+
+/*
+ * One recv, or, while large data is expected, as many as it takes to fill what one would have
+ * brought: the commands that follow leave together. Returns the events handled: 0 when there was
+ * nothing to read.
+ */
+static unsigned queue_recv(struct queue *q)
+{
+	size_t room, direct, total = 0;
+	ssize_t got;
+	int iovcnt;
+
+	do {
+		room = queue_scatter(q, &iovcnt, &direct);
+		got = stream_recv(q->stream, q->hub->iov, iovcnt);
+		if (got == -EAGAIN) {
+			if (likely(q->send_error == 0))
+				break;
+			got = q->send_error;
+		}
+		if (unlikely(got <= 0)) {
+			queue_broke(q, got);
+			return 1;
+		}
+		queue_received(q, (size_t)got, direct);
+		total += (size_t)got;
+	} while ((size_t)got == room && total < RX_SIZE && q->nlarge > 0 && queue_is_open(q));
+	return total > 0;
 }
 
 /* ---- the active set ------------------------------------------------------------------------- */

@@ -373,6 +373,20 @@ TEST(connect_has_a_limit_in_every_state)
 	}
 }
 
+TEST(connect_command_is_not_told_late)
+{
+	struct queue_target target = target_of();
+
+	begin();
+	target.connect_timeout_ns = 60ull * SECOND;
+	CHECK_EQ(queue_connect(user.q, &target, NULL), 0);
+	(void)handshake();
+	fake_pass(20ull * SECOND);
+	CHECK_EQ(user.nlate, 0);
+	CHECK_EQ(queue_state(user.q), QUEUE_JOIN);
+	finish();
+}
+
 TEST(connect_ends_with_what_the_controller_says)
 {
 	static const struct {
