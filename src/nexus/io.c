@@ -21,6 +21,10 @@
  * was opened, by slot, so that a part's place tells its leg. Parts share the caller's iovec. The
  * parent waits for all of them, even for those on a leg that was dropped: they point to its memory.
  *
+ * Nothing is borrowed from a child (io_offer()): what is lent goes on to be seen, and a write shows in
+ * it that is on one leg and not on another yet. The reader gets a copy, taken while the blocks were
+ * free.
+ *
  * Which leg reads: the one with the least outstanding work, where a remote leg counts REMOTE_COST
  * requests more than a local one; equals take turns, beginning with the second.
  *
@@ -51,7 +55,8 @@ struct read_note {
 	uint8_t tried;  /* legs that could not, 1 << slot */
 	uint8_t medium; /* of those, by a fault of the medium */
 	uint8_t again;  /* how often it was asked to be patient */
-	uint32_t unused;
+	uint16_t borrow; /* IO_BORROW, if the owner offers it */
+	uint16_t unused;
 };
 
 static_assert(sizeof(struct read_note) == sizeof(uint64_t), "a note fits the frame");
@@ -174,6 +179,8 @@ static inline enum io_result read_send(struct nexus_channel *nc, struct io *io,
 {
 	struct leg *leg = &nc->leg[note.slot];
 
+	note.borrow = io->flags & IO_BORROW;
+	io->flags &= (uint16_t)~IO_BORROW;
 	note_put(io, note);
 	leg->inflight++;
 	io->status = IO_OK;
@@ -259,6 +266,7 @@ static enum io_result read_done(struct io *io)
 	struct read_note note = note_get(io);
 
 	io->lba -= nc->data_start;
+	io->flags |= note.borrow;
 	leg_back(nc, &nc->leg[note.slot]);
 	if (unlikely(fault_domain_armed(FAULT_CHILD)))
 		(void)child_fault(nc, note.slot, FAULT_COMPLETION, io);
