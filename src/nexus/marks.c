@@ -500,13 +500,12 @@ void marks_finish(struct nexus *nx)
 	if (marks == NULL)
 		return;
 	task_mutex_lock(&marks->lock);
-	if (flush_writers(marks) && fold_missed(marks)) {
-		segmap_zero(&marks->durable);
-		for (unsigned part = 0; part < npages(&marks->durable); part++)
-			(void)page_write_all(marks, INTENT_PAGE_IN_FLIGHT + part, NULL,
-					     &marks->durable);
-	}
+	/* all of them: who fails is out, the rest must be alike also after a loss of power */
+	for (unsigned i = 0; i < NEXUS_CHILDREN_MAX && !flush_writers(marks); i++)
+		errand_wait(&nx->retire);
+	(void)fold_missed(marks);
 	task_mutex_unlock(&marks->lock);
+	errand_wait(&nx->retire);
 }
 
 void marks_close(struct nexus *nx)

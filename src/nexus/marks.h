@@ -19,7 +19,8 @@ struct nexus;
 /* The device's shape is known. Leaves nx->marks NULL where there is no room for the pages. */
 int marks_open(struct nexus *nx, struct err *err) WARN_UNUSED;
 void marks_close(struct nexus *nx);
-/* I/O has ended in order: what lost children missed is written, nothing is in flight. */
+/* I/O has ended in order: all children are flushed, what lost ones missed is written. What was in
+ * flight stays marked: a clean record makes that void, and one that is not written needs it. */
 void marks_finish(struct nexus *nx) MAY_SUSPEND;
 
 /* Quiesced: maps for @nblocks, more than before. */

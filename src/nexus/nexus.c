@@ -564,6 +564,8 @@ int nexus_shutdown(struct nexus *nx, struct nexus_err *ne)
 	nexus_tell_status(nx);
 	control_begin(nx);
 	nexus_end_io(nx);
+	device_quiesce(&nx->dev); /* what is on its way to children tells who has it */
+	device_resume(&nx->dev);
 	errand_wait(&nx->retire);
 	marks_finish(nx);
 	close_children(nx);

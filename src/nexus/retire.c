@@ -249,6 +249,19 @@ static void retire_round(struct nexus *nx, uint8_t fallen)
 	errand_ring(&nx->monitor);
 }
 
+/*
+ * While a client shuts the nexus down: nobody is acknowledged any more, so nothing waits for the
+ * record, but the clean one that is about to be written must not call a child healthy that has
+ * missed something.
+ */
+static void retire_at_end(struct nexus *nx, uint8_t fallen)
+{
+	children_leave(nx, fallen);
+	nexus_apply(nx);
+	(void)record_fallen(nx);
+	errand_ring(&nx->monitor);
+}
+
 void nexus_retire_run(struct nexus *nx)
 {
 	uint8_t fallen;
@@ -258,5 +271,7 @@ void nexus_retire_run(struct nexus *nx)
 	while ((fallen = atomic_exchange(&nx->fallen, 0)) != 0) {
 		if (nx->state == NEXUS_OPEN || nx->state == NEXUS_INIT)
 			retire_round(nx, fallen);
+		else if (nx->state == NEXUS_SHUTTING_DOWN)
+			retire_at_end(nx, fallen);
 	}
 }
