@@ -276,6 +276,7 @@ static void op_end(struct disk_op *op)
 	guard_leave(&op->disk->dev, io);
 	list_del(&op->link);
 	free(op);
+	world_say("%s: %s %lu+%u done", m->name, io_op_name(io->op), io->lba, io->nlb);
 	world_trace("disk done", io->op << 16 | status, io->lba);
 	if (io->flags & IO_BORROW && status == IO_OK)
 		op_lend(m, io);
@@ -355,6 +356,7 @@ static enum io_result disk_submit(struct channel *ch, struct io *io)
 	struct medium *m = disk->m;
 	struct disk_op *op;
 
+	world_say("%s: %s %lu+%u", m->name, io_op_name(io->op), io->lba, io->nlb);
 	world_trace("disk submit", (uint64_t)io->op << 32 | io->nlb, io->lba);
 	guard_enter(ch->dev, io);
 	if (world_rand(100) < m->opts.inline_percent && m->sticky == 0 && !m->is_slow) {
