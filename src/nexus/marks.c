@@ -287,6 +287,16 @@ static void pick_candidates(struct marks *marks)
 	}
 }
 
+/* Slots of those that writes go to. */
+static uint8_t writers(const struct nexus *nx)
+{
+	uint8_t slots = 0;
+
+	for (unsigned slot = 0; slot < NEXUS_CHILDREN_MAX; slot++)
+		slots |= (uint8_t)((nx->child[slot] != NULL && is_writer(nx->child[slot])) << slot);
+	return slots;
+}
+
 static bool flush_writers(struct marks *marks) MAY_SUSPEND
 {
 	struct nexus *nx = marks->nx;
@@ -327,6 +337,15 @@ static void candidates_back(struct marks *marks)
 	segmap_or(&marks->durable, &marks->candidates);
 }
 
+static void candidates_clear(struct marks *marks) MAY_SUSPEND
+{
+	for (unsigned part = 0; part < npages(&marks->candidates); part++) {
+		if (has_bits(&marks->candidates, part))
+			(void)page_write_all(marks, INTENT_PAGE_IN_FLIGHT + part, NULL,
+					     &marks->durable);
+	}
+}
+
 static void clear_idle(struct marks *marks) MAY_SUSPEND
 {
 	struct tick tick = { .marks = marks, .is_drained = true };
@@ -334,16 +353,16 @@ static void clear_idle(struct marks *marks) MAY_SUSPEND
 	segmap_zero(&marks->noted);
 	nexus_each_channel(marks->nx, tick_note, &tick);
 	if (tick.is_drained) {
+		uint8_t flushed = writers(marks->nx);
+
 		pick_candidates(marks);
 		nexus_each_channel(marks->nx, tick_look_again, &tick);
-		if (!flush_writers(marks) || !fold_missed(marks))
+		/* who fell meanwhile may have lost what was written to it before */
+		if (!flush_writers(marks) || flushed & ~writers(marks->nx) || !fold_missed(marks))
 			candidates_back(marks);
 		else
-			for (unsigned part = 0; part < npages(&marks->candidates); part++) {
-				if (has_bits(&marks->candidates, part))
-					(void)page_write_all(marks, INTENT_PAGE_IN_FLIGHT + part,
-							     NULL, &marks->durable);
-			}
+			candidates_clear(marks);
+		segmap_zero(&marks->candidates);
 	}
 	if (segmap_next(&marks->durable, 0) < marks->durable.nsegments && !marks->nx->is_ended)
 		timer_arm(reactor_primary(), &marks->timer, nexus_settings.intent_idle_ns);
@@ -445,8 +464,12 @@ void marks_fold(struct nexus *nx)
 
 void marks_fold_cache(struct child *child)
 {
-	if (child->nx->marks != NULL && child->missed.words != NULL)
-		segmap_or(&child->missed, &child->nx->marks->durable);
+	const struct marks *marks = child->nx->marks;
+
+	if (marks == NULL || child->missed.words == NULL)
+		return;
+	segmap_or(&child->missed, &marks->durable);
+	segmap_or(&child->missed, &marks->candidates); /* of a tick under way */
 }
 
 /* ---- life ----------------------------------------------------------------------------------- */
@@ -493,19 +516,21 @@ int marks_open(struct nexus *nx, struct err *err)
 	return 0;
 }
 
-void marks_finish(struct nexus *nx)
+bool marks_finish(struct nexus *nx)
 {
 	struct marks *marks = nx->marks;
+	bool is_ok;
 
 	if (marks == NULL)
-		return;
+		return nexus_nhealthy(nx) > 0;
 	task_mutex_lock(&marks->lock);
 	/* all of them: who fails is out, the rest must be alike also after a loss of power */
 	for (unsigned i = 0; i < NEXUS_CHILDREN_MAX && !flush_writers(marks); i++)
 		errand_wait(&nx->retire);
-	(void)fold_missed(marks);
+	is_ok = flush_writers(marks) && fold_missed(marks);
 	task_mutex_unlock(&marks->lock);
 	errand_wait(&nx->retire);
+	return is_ok && nexus_nhealthy(nx) > 0;
 }
 
 void marks_close(struct nexus *nx)

@@ -20,8 +20,9 @@ struct nexus;
 int marks_open(struct nexus *nx, struct err *err) WARN_UNUSED;
 void marks_close(struct nexus *nx);
 /* I/O has ended in order: all children are flushed, what lost ones missed is written. What was in
- * flight stays marked: a clean record makes that void, and one that is not written needs it. */
-void marks_finish(struct nexus *nx) MAY_SUSPEND;
+ * flight stays marked: a clean record makes that void, and one that is not written needs it. False:
+ * not so; the record must not say that the end was clean. */
+bool marks_finish(struct nexus *nx) MAY_SUSPEND WARN_UNUSED;
 
 /* Quiesced: maps for @nblocks, more than before. */
 int marks_resize(struct nexus *nx, uint64_t nblocks, struct err *err) MAY_SUSPEND WARN_UNUSED;

@@ -544,10 +544,16 @@ static void close_children(struct nexus *nx)
 		child_wait_closed(nx->child[nx->order[i]]);
 }
 
-static void record_clean(struct nexus *nx) MAY_SUSPEND
+static void record_clean(struct nexus *nx, bool is_clean) MAY_SUSPEND
 {
 	struct err err = {};
 
+	if (!is_clean) {
+		log_warn("nexus %s: not all was flushed, so the record does not say that it was shut "
+			 "down in order",
+			 nx->dev.name);
+		return;
+	}
 	if (nexus_persist(nx, true, &err) < 0)
 		log_warn("nexus %s: the record does not say that it was shut down in order: %s",
 			 nx->dev.name, err_text(&err));
@@ -555,6 +561,8 @@ static void record_clean(struct nexus *nx) MAY_SUSPEND
 
 int nexus_shutdown(struct nexus *nx, struct nexus_err *ne)
 {
+	bool is_clean;
+
 	if (nx->state == NEXUS_SHUTDOWN)
 		return 0;
 	if (nx->state != NEXUS_OPEN)
@@ -562,14 +570,14 @@ int nexus_shutdown(struct nexus *nx, struct nexus_err *ne)
 				  nexus_state_name(nx->state));
 	nx->state = NEXUS_SHUTTING_DOWN;
 	nexus_tell_status(nx);
+	nexus_end_io(nx); /* an operation under way may wait for I/O that is held */
 	control_begin(nx);
-	nexus_end_io(nx);
 	device_quiesce(&nx->dev); /* what is on its way to children tells who has it */
 	device_resume(&nx->dev);
 	errand_wait(&nx->retire);
-	marks_finish(nx);
+	is_clean = marks_finish(nx);
 	close_children(nx);
-	record_clean(nx);
+	record_clean(nx, is_clean);
 	nx->state = NEXUS_SHUTDOWN;
 	nexus_tell_status(nx);
 	control_end(nx);
@@ -592,8 +600,9 @@ static void nexus_free_device(struct device *dev)
 	errands_wait(nx);
 	nx->is_registered = false;
 	if (is_open) {
-		marks_finish(nx);
-		record_clean(nx);
+		bool is_clean = marks_finish(nx);
+
+		record_clean(nx, is_clean);
 	}
 	nx->state = NEXUS_CLOSED;
 	nexus_tell(nx, NEXUS_EVENT_DESTROYED, NULL);
