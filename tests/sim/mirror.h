@@ -56,8 +56,8 @@ struct mirror {
 	uint64_t room;       /* blocks that replicas may grow to */
 	bool is_expected;    /* we end it ourselves */
 	bool has_ended;      /* it ended itself */
-	bool is_op_busy;     /* a client's operation on children is under way */
-	bool is_kept;        /* the record says what replicas hold; see mirror_applied() */
+	unsigned nops;       /* clients' operations on children that are under way */
+	uint64_t nop;        /* and that ever were */
 	unsigned pace_us;
 };
 

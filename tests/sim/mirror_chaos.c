@@ -321,7 +321,8 @@ static void op_judge(struct nexus *nx, enum op op, const struct replica *replica
 			before->info.reason == NEXUS_REASON_OFFLINE_PERMANENT;
 
 	nexus_info(nx, &info);
-	if (info.state != NEXUS_OPEN || info.is_frozen || mirror.scene->is_dead)
+	if (info.state != NEXUS_OPEN || info.is_frozen || mirror.scene->is_dead ||
+	    nexus_device(nx)->is_removed)
 		return;
 	if ((result < 0) != (ne->why != NEXUS_OK))
 		op_fail(op, replica, result, ne, "says two things");
@@ -346,11 +347,13 @@ static void op_judge(struct nexus *nx, enum op op, const struct replica *replica
 		op_fail(op, replica, result, ne, "although it is the last healthy child");
 }
 
-static void op_once(enum op op, struct replica *replica, bool is_judged) MAY_SUSPEND
+static void op_once(enum op op, struct replica *replica) MAY_SUSPEND
 {
 	struct nexus *nx = mirror_get();
 	struct nexus_err ne = {};
+	bool is_alone = mirror.nops == 0;
 	struct before before;
+	uint64_t nop;
 	int result;
 
 	if (nx == NULL)
@@ -361,11 +364,14 @@ static void op_once(enum op op, struct replica *replica, bool is_judged) MAY_SUS
 	mirror_stats.child_ops++;
 	world_trace("child op", op, (uint64_t)(replica - mirror.replica));
 	before_note(nx, replica, &before);
+	nop = ++mirror.nop;
+	mirror.nops++;
 	result = op_do(nx, op, replica->uri, &ne);
 	world_trace("child op ends", op, (uint64_t)-result);
 	world_say("op %u %s: %s", op, replica->top, result < 0 ? err_text(&ne.err) : "ok");
 	cover_state_end(COVER_CHILD_OP);
-	if (is_judged)
+	mirror.nops--;
+	if (is_alone && nop == mirror.nop)
 		op_judge(nx, op, replica, result, &ne, &before);
 	mirror_put(nx);
 }
@@ -376,14 +382,10 @@ static void act_child(void)
 				       OP_FAULT, OP_ONLINE, OP_ONLINE, OP_ONLINE,  OP_ONLINE };
 	enum op op = ops[world_rand(ARRAY_LEN(ops))];
 	struct replica *replica = &mirror.replica[world_rand(mirror.nreplicas)];
-	bool is_first = !mirror.is_op_busy;
 
 	if (replica->is_safe && op != OP_ADD && op != OP_ONLINE && world_chance(3, 4))
 		return;
-	mirror.is_op_busy = true;
-	op_once(op, replica, is_first);
-	if (is_first)
-		mirror.is_op_busy = false;
+	op_once(op, replica);
 }
 
 /* ---- growing -------------------------------------------------------------------------------- */
@@ -417,6 +419,7 @@ static void act_resize(void)
 	if (nx == NULL)
 		return;
 	cover_state_begin(COVER_RESIZING);
+	cause_begin(mirror.scene, CAUSE_RESIZE);
 	for (unsigned i = 0; i < mirror.nreplicas; i++) {
 		if (world_chance(15, 16))
 			(void)replica_grow(&mirror.replica[i], by);
@@ -436,6 +439,7 @@ static void act_resize(void)
 			world_fail("a resize that failed shrank the nexus: %s", err_text(&ne.err));
 		mirror_stats.resizes += result == 0;
 	}
+	cause_end(mirror.scene, CAUSE_RESIZE);
 	cover_state_end(COVER_RESIZING);
 	mirror_put(nx);
 }
@@ -510,12 +514,27 @@ static void heal_one(struct nexus *nx, struct replica *replica) MAY_SUSPEND
 	struct nexus_child_info info;
 
 	if (!mirror_child(nx, replica, &info))
-		op_once(OP_ADD, replica, true);
+		op_once(OP_ADD, replica);
 	else if (info.state == CHILD_FAULTED && (info.reason == NEXUS_REASON_OFFLINE_PERMANENT ||
 						 info.reason == NEXUS_REASON_CANT_OPEN))
-		op_once(OP_REMOVE, replica, true);
+		op_once(OP_REMOVE, replica);
 	else if (info.state != CHILD_OPEN && info.health != CHILD_HEALTH_UNKNOWN)
-		op_once(OP_ONLINE, replica, true);
+		op_once(OP_ONLINE, replica);
+}
+
+/* Blocks of the smallest child that is in sync: smaller ones are not taken. */
+static uint64_t smallest_synced(struct nexus *nx)
+{
+	struct nexus_child_info info;
+	uint64_t smallest = UINT64_MAX;
+
+	for (unsigned i = 0; i < mirror.nreplicas; i++) {
+		const struct replica *replica = &mirror.replica[i];
+
+		if (mirror_child(nx, replica, &info) && info.is_synced)
+			smallest = MIN(smallest, replica->medium->nblocks - replica->offset);
+	}
+	return smallest;
 }
 
 /* Nothing is broken any more, so all of them have to come to be in sync, those that are large enough. */
@@ -525,17 +544,17 @@ void mirror_heal(void)
 
 	for (unsigned step = 0; nx != NULL && !world_failed() && !mirror.has_ended; step++) {
 		struct nexus_child_info info = {};
+		uint64_t smallest = smallest_synced(nx);
 		unsigned left = 0;
 
 		for (unsigned i = 0; i < mirror.nreplicas; i++) {
 			struct replica *replica = &mirror.replica[i];
-			bool is_large = replica->medium->nblocks >=
-					mirror.data_start + replica->offset +
-						nexus_device(nx)->nblocks + 8200;
 
 			if (mirror_child(nx, replica, &info) && info.is_synced)
 				continue;
-			left += is_large;
+			if (replica->medium->nblocks - replica->offset < smallest)
+				continue; /* too small to be taken */
+			left++;
 			heal_one(nx, replica);
 		}
 		if (left == 0)
