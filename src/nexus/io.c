@@ -344,6 +344,25 @@ static inline void fork_free(struct nexus_channel *nc, struct fork *fork)
 		starved_start(nc);
 }
 
+/* The leg has not done its part. Its child stays until the fork has drawn the consequence. */
+static COLD void fork_fail(struct nexus_channel *nc, struct fork *fork, uint8_t slot)
+{
+	if (fork->failed >> slot & 1)
+		return;
+	fork->failed |= (uint8_t)(1u << slot);
+	nc->leg[slot].failing++;
+}
+
+static COLD void fork_let_go(struct nexus_channel *nc, uint8_t slots)
+{
+	for (uint8_t slot = 0; slot < NEXUS_CHILDREN_MAX; slot++) {
+		struct leg *leg = &nc->leg[slot];
+
+		if (slots >> slot & 1 && --leg->failing == 0 && leg->is_leaving)
+			nexus_gone_ring(nc->nx);
+	}
+}
+
 static inline void part_prepare(struct io *part, const struct leg *leg, const struct io *io,
 				uint64_t lba)
 {
@@ -368,7 +387,7 @@ static inline bool part_send(struct nexus_channel *nc, struct fork *fork, uint8_
 	if (unlikely(fault_domain_armed(FAULT_CHILD)) &&
 	    child_fault(nc, slot, FAULT_SUBMIT, fork->parent)) {
 		part->status = fork->parent->status;
-		fork->failed |= (uint8_t)(1u << slot);
+		fork_fail(nc, fork, slot);
 		return false;
 	}
 	if (io_issue(leg->h->ch, part, NULL) == IO_PENDING) {
@@ -481,7 +500,7 @@ static COLD void part_ended(struct nexus_channel *nc, struct fork *fork, uint8_t
 	}
 	if (part->status == IO_OK)
 		return;
-	fork->failed |= (uint8_t)(1u << slot);
+	fork_fail(nc, fork, slot);
 	nc->leg[slot].write_errors++;
 }
 
@@ -520,7 +539,7 @@ static void part_again(struct nexus_channel *nc, struct io *part)
 			return;
 	} else {
 		part->status = IO_ABORTED;
-		fork->failed |= (uint8_t)(1u << slot);
+		fork_fail(nc, fork, slot);
 	}
 	if (--fork->remaining == 0 && fork_finish(fork) == IO_DONE)
 		io_complete(parent, parent->status);
@@ -540,6 +559,7 @@ static bool fork_again(struct nexus_channel *nc, struct fork *fork)
 		    child_verdict(part->op, part->status).action != CHILD_AGAIN)
 			continue;
 		fork->failed &= (uint8_t) ~(1u << slot);
+		fork_let_go(nc, (uint8_t)(1u << slot));
 		fork->remaining++;
 		(void)again_later(nc, part);
 	}
@@ -637,12 +657,16 @@ static COLD enum io_result fork_failed(struct nexus_channel *nc, struct fork *fo
 		if (fork->failed >> slot & 1 &&
 		    child_verdict(part->op, part->status).action == CHILD_SHUTDOWN) {
 			nexus_shutdown_ring(nc->nx);
+			fork_let_go(nc, fork->failed);
 			return fork_end(nc, fork, part->status);
 		}
 	}
-	if (fork_is_refused(fork))
+	if (fork_is_refused(fork)) {
+		fork_let_go(nc, fork->failed);
 		return fork_end(nc, fork, fork_status(fork, fork->failed));
+	}
 	fork_drop_legs(nc, fork);
+	fork_let_go(nc, fork->failed);
 	return fork_resolve(nc, fork);
 }
 

@@ -172,6 +172,7 @@ static void errands_wait(struct nexus *nx)
 
 static void nexus_free(struct nexus *nx) MAY_SUSPEND
 {
+	nx->state = NEXUS_CLOSED; /* children may fall until they are closed */
 	errands_wait(nx);
 	while (nx->nchildren > 0) {
 		struct child *child = nx->child[nx->order[--nx->nchildren]];
@@ -180,6 +181,7 @@ static void nexus_free(struct nexus *nx) MAY_SUSPEND
 		nx->child[child->slot] = NULL;
 		child_free(child);
 	}
+	errands_wait(nx);
 	list_del(&nx->link);
 	marks_close(nx);
 	record_writer_free(nx->writer);
@@ -611,11 +613,13 @@ static void nexus_free_device(struct device *dev)
 
 int nexus_resize(struct nexus *nx, uint64_t size, struct nexus_err *ne)
 {
-	struct geometry old = nx->geometry;
-	uint64_t old_size = nx->size;
+	struct geometry old;
+	uint64_t old_size;
 	int result = 0;
 
 	control_begin(nx);
+	old = nx->geometry;
+	old_size = nx->size;
 	if (nx->state != NEXUS_OPEN || nx->is_frozen)
 		result = nexus_fail(ne, NEXUS_E_NOT_ALLOWED, "nexus %s is %s", nx->dev.name,
 				    nx->is_frozen ? "frozen" : nexus_state_name(nx->state));
