@@ -244,6 +244,8 @@ static COLD enum io_result read_failed(struct nexus_channel *nc, struct io *io)
 		return read_start(nc, io, note);
 	if (nc->nreaders == 0)
 		return read_start(nc, io, (struct read_note){});
+	if (verdict.action == CHILD_RETIRE && note.medium != 0)
+		io->status = IO_READ_ERROR; /* what is left could not; who went has no say */
 	if (verdict.action != CHILD_AGAIN)
 		return IO_DONE;   /* every copy has said no, and this one's word stands */
 	note.tried = note.medium; /* those who only asked for patience */

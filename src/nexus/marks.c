@@ -533,12 +533,17 @@ bool marks_finish(struct nexus *nx)
 	return is_ok && nexus_nhealthy(nx) > 0;
 }
 
+void marks_stop(struct nexus *nx)
+{
+	if (nx->marks != NULL)
+		timer_disarm(reactor_primary(), &nx->marks->timer);
+}
+
 void marks_close(struct nexus *nx)
 {
-	if (nx->marks == NULL)
-		return;
-	timer_disarm(reactor_primary(), &nx->marks->timer);
-	marks_free(take(nx->marks));
+	marks_stop(nx);
+	if (nx->marks != NULL)
+		marks_free(take(nx->marks));
 }
 
 /* ---- another size --------------------------------------------------------------------------- */

@@ -173,6 +173,8 @@ static void errands_wait(struct nexus *nx)
 static void nexus_free(struct nexus *nx) MAY_SUSPEND
 {
 	nx->state = NEXUS_CLOSED; /* children may fall until they are closed */
+	nx->is_ended = true;
+	marks_stop(nx);
 	errands_wait(nx);
 	while (nx->nchildren > 0) {
 		struct child *child = nx->child[nx->order[--nx->nchildren]];
