@@ -752,7 +752,8 @@ static bool end_quiet(void)
 	struct nexus *nx;
 
 	scene->is_ending = true;
-	scene_wait_chaos(scene);
+	while (scene->nchaos > 0 && !nexus_is_frozen() && !mirror.has_ended && !world_failed())
+		task_sleep(POLL_NS);
 	if (world_failed() || mirror.has_ended || nexus_is_frozen())
 		return false;
 	if (world_chance(2, 3))
