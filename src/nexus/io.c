@@ -590,6 +590,19 @@ static uint16_t fork_status(struct fork *fork, uint8_t slots)
 	return fork_part(fork, (uint8_t)__builtin_ctz(slots))->status;
 }
 
+/*
+ * The end of a nexus: nobody decides any more what the blocks hold, on some legs the old and on others
+ * the new. They stay taken, so that no read elsewhere returns what may be taken back.
+ */
+static enum io_result fork_abandon(struct nexus_channel *nc, struct fork *fork, uint16_t status)
+{
+	struct io *parent = fork->parent;
+
+	fork->owns_blocks = false;
+	fork_free(nc, fork);
+	return end(parent, status);
+}
+
 static enum io_result fork_end(struct nexus_channel *nc, struct fork *fork, uint16_t status)
 {
 	struct io *parent = fork->parent;
@@ -627,7 +640,7 @@ static enum io_result fork_resolve(struct nexus_channel *nc, struct fork *fork)
 	struct io *parent = fork->parent;
 
 	if (nc->is_ended)
-		return fork_end(nc, fork, IO_ABORTED);
+		return fork_abandon(nc, fork, IO_ABORTED);
 	if (nc->is_waiting) {
 		fork->next = nc->parked;
 		nc->parked = fork;
@@ -660,7 +673,7 @@ static COLD enum io_result fork_failed(struct nexus_channel *nc, struct fork *fo
 		    child_verdict(part->op, part->status).action == CHILD_SHUTDOWN) {
 			nexus_shutdown_ring(nc->nx);
 			fork_let_go(nc, fork->failed);
-			return fork_end(nc, fork, part->status);
+			return fork_abandon(nc, fork, part->status);
 		}
 	}
 	if (fork_is_refused(fork)) {
@@ -747,7 +760,7 @@ static bool blocked_take(struct nexus_channel *nc, const struct msg_list *earlie
 /* One who waited for blocks. True: he is on his way, or waits for something else. */
 static bool blocked_try(struct nexus_channel *nc, const struct msg_list *earlier, struct io *io)
 {
-	if (nc->is_ended && io->op != IO_READ) {
+	if (nc->is_ended) {
 		blocked_give_back(nc, io);
 		io_complete(io, IO_ABORTED);
 		return true;

@@ -123,7 +123,7 @@ void nexus_end_io(struct nexus *nx)
 
 void nexus_self_shutdown(struct nexus *nx, const char *why)
 {
-	if (nx->state != NEXUS_OPEN)
+	if (nx->state != NEXUS_OPEN || nx->is_ended)
 		return;
 	log_error("nexus %s ends itself: %s; I/O fails from now on", nx->dev.name, why);
 	nx->state = NEXUS_SHUTTING_DOWN;
