@@ -63,10 +63,10 @@ static void apply(const char *text)
 
 static void wait_answer(unsigned life)
 {
-	uint64_t latency_ns = world_latency(2 * USEC, 40 * USEC);
+	uint64_t latency_ns = 2 * USEC + world_rand(100 * USEC); /* no time limit is as short */
 
 	if (sim.mode == SIMSTORE_SLOW)
-		latency_ns *= 20;
+		latency_ns = world_latency(100 * USEC, MSEC);
 	sim.had_trouble |= sim.mode != SIMSTORE_UP;
 	task_sleep(latency_ns);
 	while (sim.mode == SIMSTORE_HANGS && sim.life == life) {
