@@ -240,7 +240,8 @@ static void retire_round(struct nexus *nx, uint8_t fallen)
 	nexus_apply(nx);
 	tell_fallen(nx, fallen);
 	if (record_fallen(nx) && nexus_persist(nx, false, &err) < 0) {
-		nexus_self_shutdown(nx, err_text(&err));
+		nexus_self_shutdown(nx, err_text(&err)); /* unless it is being ended */
+		errand_ring(&nx->monitor);
 		return;
 	}
 	settle(nx);
