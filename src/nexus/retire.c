@@ -163,7 +163,8 @@ static void revive_last(struct nexus *nx)
 	}
 }
 
-/* Who fell leaves; what it misses is known from its last write on, if it was in sync. */
+/* Who fell leaves; what it misses is known from its last write on, if it was in sync, or was known
+ * and nobody had begun to rebuild it. */
 static void children_leave(struct nexus *nx, uint8_t fallen)
 {
 	for (unsigned i = 0; i < nx->nchildren; i++) {
@@ -173,8 +174,11 @@ static void children_leave(struct nexus *nx, uint8_t fallen)
 		if (!(fallen >> child->slot & 1) || child_state_of(word) == CHILD_OPEN)
 			continue;
 		child->is_leaving = child->desc != NULL;
+		if (word & CHILD_SYNCED)
+			child->is_missed_known = child->missed.words != NULL;
+		else if (child->is_writer)
+			child->is_missed_known = false;
 		child->is_writer = false;
-		child->is_missed_known = word & CHILD_SYNCED && child->missed.words != NULL;
 		if (child->desc != NULL && child->desc->dev->has_write_cache)
 			marks_fold_cache(child);
 		child->fault_ns = reactor_primary()->now_ns;

@@ -56,6 +56,7 @@ struct mirror {
 	uint64_t room;       /* blocks that replicas may grow to */
 	bool is_expected;    /* we end it ourselves */
 	bool has_ended;      /* it ended itself */
+	bool is_resizing;
 	unsigned nops;       /* clients' operations on children that are under way */
 	uint64_t nop;        /* and that ever were */
 	unsigned pace_us;

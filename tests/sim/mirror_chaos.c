@@ -412,12 +412,13 @@ static bool replica_grow(struct replica *replica, uint64_t by) MAY_SUSPEND
 static void act_resize(void)
 {
 	uint64_t by = 1 + world_rand(1 + mirror.room / 3), size;
-	struct nexus *nx = mirror_get();
+	struct nexus *nx = mirror.is_resizing ? NULL : mirror_get();
 	struct nexus_err ne = {};
 	struct nexus_info before, after;
 
 	if (nx == NULL)
 		return;
+	mirror.is_resizing = true;
 	cover_state_begin(COVER_RESIZING);
 	cause_begin(mirror.scene, CAUSE_RESIZE);
 	for (unsigned i = 0; i < mirror.nreplicas; i++) {
@@ -439,6 +440,7 @@ static void act_resize(void)
 			world_fail("a resize that failed shrank the nexus: %s", err_text(&ne.err));
 		mirror_stats.resizes += result == 0;
 	}
+	mirror.is_resizing = false;
 	cause_end(mirror.scene, CAUSE_RESIZE);
 	cover_state_end(COVER_RESIZING);
 	mirror_put(nx);
