@@ -393,6 +393,10 @@ int nexus_child_synced(struct child *child, struct err *err)
 	uint32_t word = child_word(CHILD_OPEN, NEXUS_REASON_NONE, false);
 	int result;
 
+	/* frozen: a write may be on this child only, and the record's last healthy one lacks it */
+	if (nx->is_frozen || nx->is_ended)
+		return err_set(err, -ECANCELED, "nexus %s %s", nx->dev.name,
+			       nx->is_frozen ? "is frozen" : "has ended");
 	segmap_zero(&child->missed);
 	if (!child->is_writer ||
 	    !atomic_compare_exchange_strong(&child->word, &word, word | CHILD_SYNCED))
