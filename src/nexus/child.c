@@ -281,14 +281,16 @@ int nexus_child_fault(struct nexus *nx, const char *uri, enum nexus_reason reaso
 	if (result == 0)
 		result = check_not_last(nx, child, ne);
 	if (result == 0) {
-		uint32_t word = atomic_load(&child->word);
+		uint32_t word;
 
+		errand_wait(&nx->retire); /* it may have fallen a moment ago: is that recorded? */
+		word = atomic_load(&child->word);
 		if (child_state_of(word) == CHILD_OPEN)
 			child_leave(child, CHILD_FAULTED, reason);
 		else if (reason == NEXUS_REASON_OFFLINE_PERMANENT)
 			atomic_store(&child->word,
 				     child_word(CHILD_FAULTED, reason, word & CHILD_SYNCED) |
-					     CHILD_SETTLED);
+					     (word & CHILD_SETTLED));
 		if (nx->state != NEXUS_OPEN)
 			result = nexus_fail(ne, NEXUS_E_STORE,
 					    "nexus %s ended itself: its record cannot be written",
