@@ -33,6 +33,7 @@
 #include "base/units.h"
 #include "cli/cli.h"
 #include "cli/open.h"
+#include "cli/store.h"
 #include "device/driver.h"
 
 enum {
@@ -241,7 +242,9 @@ static int export_add_locked(struct export *e, const char *uri, uint32_t nsid, u
 	if (ns == NULL)
 		return err_set(err, -ENOSPC, "a subsystem holds at most %d namespaces",
 			       TARGET_NAMESPACES_MAX);
-	rc = device_create(uri, &dev, err);
+	rc = cli_store_for(uri, err);
+	if (rc == 0)
+		rc = device_create(uri, &dev, err);
 	if (rc != 0)
 		return opened_explain(uri, rc, err);
 	if (export_has(e, dev)) /* resize, rescan and aliases lead to devices that exist */
@@ -510,6 +513,8 @@ static int export_open(struct export *e, struct err *err)
 	target_opts_init(&opts);
 	opts.ptpl_dir = e->opts.ptpl_dir;
 	rc = access_target_opts(&e->opts, &opts, err);
+	if (rc == 0)
+		rc = cli_store_for(first_uri, err);
 	if (rc == 0)
 		rc = device_create(first_uri, &first, err);
 	if (rc == 0)

@@ -23,6 +23,7 @@
 
 #include "base/log.h"
 #include "cli/cli.h"
+#include "cli/store.h"
 #include "device/fault.h"
 
 int opened_explain(const char *uri, int rc, struct err *err)
@@ -55,7 +56,9 @@ int opened_open(struct opened *o, const char *uri, unsigned flags, struct err *e
 	int rc;
 
 	*o = (struct opened){ .uri = uri };
-	rc = device_create(uri, &o->dev, err);
+	rc = cli_store_for(uri, err);
+	if (rc == 0)
+		rc = device_create(uri, &o->dev, err);
 	if (rc != 0) {
 		o->dev = NULL;
 		return opened_explain(uri, rc, err);

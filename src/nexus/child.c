@@ -27,7 +27,7 @@
 #include "nexus/internal.h"
 #include "nexus/marks.h"
 
-const struct nexus_rebuilder *nexus_rebuilder;
+const struct nexus_rebuilder *nexus_rebuilder = &rebuild_jobs;
 
 void nexus_set_rebuilder(const struct nexus_rebuilder *rebuilder)
 {

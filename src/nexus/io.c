@@ -33,11 +33,11 @@
  * makes them of our reads and writes under a range lock of the whole nexus, and so they are atomic
  * over all legs and all reactors.
  *
- * Thread: the channel's reactor. channel_apply() too, called there by the primary.
+ * Thread: the channel's reactor.
  *
  * Rejected: a quiesce for retirement (it waits for what is in flight, and a leg that hangs would
- * keep the record from being written); answering a write while one leg is still at it; the first
- * part in the owner's own request (it saves 4 ns of 30, and costs a second way to end).
+ * keep the record from being written); answering a write while one leg is still at it (its parts
+ * point to the owner's memory); the first part in the owner's own request (a second way to end).
  */
 #include <string.h>
 

@@ -6,8 +6,8 @@
  * device there would pull the ground from under whoever called. So it is closed later, by a task,
  * once no channel uses its leg and the last request is back from it (channels ring then).
  *
- *   is_leaving --(in flight 0 on every channel, nobody of ours uses desc)--> rebuild stopped, desc
- *   closed, device removed --> !is_leaving, whoever waited goes on
+ *   is_leaving --> rebuilds are told --(in flight 0 on every channel, nobody of ours uses desc)-->
+ *   desc closed, device removed --> !is_leaving, whoever waited goes on
  *
  * A device that never answers keeps its child in "closing" for as long; it costs the requests that
  * are on it and nothing else.
@@ -74,12 +74,12 @@ void nexus_monitor_run(struct nexus *nx)
 	for (unsigned slot = 0; slot < NEXUS_CHILDREN_MAX; slot++) {
 		struct child *child = nx->child[slot];
 
-		if (child == NULL || !(leaving >> slot & 1) || !child->is_leaving ||
-		    child->users > 0 ||
-		    nexus_inflight(nx, child) > 0)
+		if (child == NULL || !(leaving >> slot & 1) || !child->is_leaving)
 			continue;
 		if (nexus_rebuilder != NULL)
-			nexus_rebuilder->stop(child);
+			nexus_rebuilder->leave(child);
+		if (child->users > 0 || nexus_inflight(nx, child) > 0)
+			continue;
 		child_close(child);
 		child->is_leaving = false;
 		nexus_tell(nx, NEXUS_EVENT_CHILD_STATE, child);

@@ -30,6 +30,7 @@
 #include "device/emulate.h"
 #include "nexus/internal.h"
 #include "nexus/marks.h"
+#include "nexus/scrub.h"
 
 static struct list all = { &all, &all };
 static struct nexus_store *memory; /* where nobody set a store; lives as long as the process */
@@ -155,8 +156,8 @@ static void noop(void *arg)
 
 static void errands_wait(struct nexus *nx)
 {
-	struct nexus_errand *errands[] = { &nx->retire, &nx->monitor, &nx->mend, &nx->mark,
-					   &nx->end };
+	struct nexus_errand *errands[] = { &nx->retire, &nx->monitor, &nx->mend,
+					   &nx->mark,   &nx->rebuild, &nx->end };
 	bool is_idle;
 
 	do {
@@ -186,6 +187,8 @@ static void nexus_free(struct nexus *nx) MAY_SUSPEND
 	errands_wait(nx);
 	list_del(&nx->link);
 	marks_close(nx);
+	nexus_scrub_free(nx);
+	nexus_rebuild_free(nx);
 	record_writer_free(nx->writer);
 	free(nx->overlap);
 	free(nx);
@@ -270,6 +273,8 @@ static void nexus_end_run(struct nexus *nx) MAY_SUSPEND
 {
 	nexus_end_io(nx);
 	errand_wait(&nx->mend);
+	nexus_scrub_stop(nx);
+	nexus_rebuild_end_all(nx);
 	desc_close(take(nx->self));
 }
 
@@ -286,6 +291,7 @@ static struct nexus *nexus_new(const struct nexus_opts *opts)
 	errand_init(&nx->monitor, nx, "monitor", nexus_monitor_run);
 	errand_init(&nx->mend, nx, "mend", nexus_mend_run);
 	errand_init(&nx->mark, nx, "mark", nexus_mark_run);
+	errand_init(&nx->rebuild, nx, "rebuild", nexus_rebuild_run);
 	errand_init(&nx->end, nx, "end", nexus_end_run);
 	nx->overlap = aligned_alloc(64, sizeof(*nx->overlap));
 	nx->writer = record_writer_new();
@@ -576,6 +582,8 @@ int nexus_shutdown(struct nexus *nx, struct nexus_err *ne)
 	nexus_tell_status(nx);
 	nexus_end_io(nx); /* an operation under way may wait for I/O that is held */
 	control_begin(nx);
+	nexus_scrub_stop(nx);
+	nexus_rebuild_end_all(nx);
 	device_quiesce(&nx->dev); /* what is on its way to children tells who has it */
 	device_resume(&nx->dev);
 	errand_wait(&nx->retire);

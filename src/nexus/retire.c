@@ -70,6 +70,14 @@ static void record_of(const struct nexus *nx, bool is_clean, struct nexus_record
 		record->child[record->nchildren].uuid = child->uuid;
 		record->child[record->nchildren++].is_healthy = child->is_healthy;
 	}
+	for (unsigned i = 0; i < nx->nabsent && record->nchildren < RECORD_CHILDREN_MAX; i++) {
+		bool is_child = false;
+
+		for (unsigned j = 0; j < nx->nchildren; j++)
+			is_child |= uuid_equal(&nx->child[nx->order[j]]->uuid, &nx->absent[i]);
+		if (!is_child)
+			record->child[record->nchildren++].uuid = nx->absent[i];
+	}
 }
 
 static int persist_tries(struct nexus *nx, bool is_clean, struct err *err)

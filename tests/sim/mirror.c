@@ -44,6 +44,8 @@
 #include "device/fault.h"
 #include "disk.h"
 #include "guard.h"
+#include "nexus/rebuild.h"
+#include "nexus/scrub.h"
 #include "reactor/task.h"
 #include "store_sim.h"
 
@@ -189,7 +191,6 @@ static uint32_t any_ops(bool has_write_cache, bool is_thin)
 static void replica_make(struct replica *replica, unsigned index, bool is_thin)
 {
 	uint32_t bs = mirror.scene->block_size;
-	uint64_t tail = mirror.label == NEXUS_LABEL_V1 ? 16 * KIB / bs + 2 : 4 * MIB / bs;
 	struct medium_opts opts = {
 		.name = replica->disk,
 		.block_size = bs,
@@ -207,7 +208,7 @@ static void replica_make(struct replica *replica, unsigned index, bool is_thin)
 	(void)snprintf(replica->top, sizeof(replica->top), "disk%u", index);
 	replica->is_layered = world_chance(1, 3);
 	replica->offset = replica->is_layered ? world_rand(3) : 0;
-	opts.nblocks = mirror.data_start + replica->offset + mirror.nblocks + world_rand(4) + tail;
+	opts.nblocks = mirror.data_start + replica->offset + mirror.nblocks + world_rand(4) + mirror.tail;
 	opts.nblocks_max = opts.nblocks + mirror.room + 8;
 	opts.latency_mean_ns = opts.latency_min_ns + world_rand(100 * USEC);
 	opts.unmap_reads_zero = opts.is_thin || world_chance(1, 2);
@@ -241,6 +242,8 @@ static void mirror_configure(struct scene *scene)
 	mirror.nblocks = scene->block_size == 512 ? 100 + world_rand(400) : 30 + world_rand(90);
 	mirror.room = mirror.nblocks;
 	mirror.data_start = (mirror.label == NEXUS_LABEL_V1 ? 5 : 4) * MIB / scene->block_size;
+	mirror.tail = mirror.label == NEXUS_LABEL_V1 ? 16 * KIB / scene->block_size + 2
+						     : 4 * MIB / scene->block_size;
 	mirror.size = mirror.nblocks * scene->block_size;
 	uuid_random(&mirror.uuid);
 	mirror.nreplicas = 2 + (unsigned)world_rand(REPLICAS_MAX - 1);
@@ -304,7 +307,7 @@ bool mirror_has_cause(const struct request *req)
 
 /* ---- what the nexus says -------------------------------------------------------------------- */
 
-static bool is_degraded, is_frozen; /* as cover.h has it now */
+static bool is_degraded, is_frozen, is_rebuilding; /* as cover.h has it now */
 
 static void cover_set(bool *is_in, bool is_now, enum cover_state state)
 {
@@ -322,6 +325,23 @@ static void gone_begin(void)
 	mirror.scene->is_stopping = true;
 }
 
+static uint64_t last_rebuilt_ns;
+
+/* One has begun or ended. */
+static void rebuild_event(struct nexus *nx)
+{
+	const struct rebuild_record *record = nexus_rebuild_history(nx, 0);
+	bool is_now = nexus_rebuild_count(nx) > 0;
+
+	if (record != NULL && record->stats.state == REBUILD_COMPLETED &&
+	    record->stats.end_ns > last_rebuilt_ns) {
+		last_rebuilt_ns = record->stats.end_ns;
+		mirror_stats.rebuilds++;
+		mirror_stats.partial += record->stats.is_partial;
+	}
+	cover_set(&is_rebuilding, is_now, COVER_REBUILDING);
+}
+
 static void mirror_event(struct nexus_listener *listener, const struct nexus_event *event)
 {
 	(void)listener;
@@ -332,6 +352,12 @@ static void mirror_event(struct nexus_listener *listener, const struct nexus_eve
 	cover_set(&is_frozen,
 		  event->type != NEXUS_EVENT_DESTROYED && event->status == NEXUS_FAULTED,
 		  COVER_FROZEN);
+	if (event->type == NEXUS_EVENT_REBUILD)
+		rebuild_event(event->nx);
+	if (event->type == NEXUS_EVENT_DESTROYED)
+		cover_set(&is_rebuilding, false, COVER_REBUILDING);
+	if (event->type == NEXUS_EVENT_MISMATCH && !mirror.scene->is_dead)
+		world_fail("a scrub finds block %" PRIu64 " to differ", event->lba);
 	if (event->state != NEXUS_SHUTTING_DOWN || mirror.is_expected || mirror.has_ended)
 		return;
 	mirror.has_ended = true;
@@ -430,6 +456,13 @@ static void shuffle(struct making *making)
 	}
 }
 
+/* Large enough? One that was away when the others grew may not be, and has to be grown first. */
+static bool replica_fits(const struct replica *replica)
+{
+	return replica->medium->nblocks - replica->offset >=
+	       mirror.data_start + mirror.nblocks + mirror.tail;
+}
+
 /* Replicas with the given word in the record; each with @times in @out_of. */
 static unsigned pick(struct making *making, const struct nexus_record *record, int word,
 		     unsigned times, unsigned out_of)
@@ -437,7 +470,8 @@ static unsigned pick(struct making *making, const struct nexus_record *record, i
 	unsigned before = making->count;
 
 	for (unsigned i = 0; i < mirror.nreplicas; i++) {
-		if (recorded(record, &mirror.replica[i]) == word && world_chance(times, out_of))
+		if (recorded(record, &mirror.replica[i]) == word &&
+		    replica_fits(&mirror.replica[i]) && world_chance(times, out_of))
 			making->child[making->count++] = mirror.replica[i].uri;
 	}
 	return making->count - before;
@@ -765,6 +799,7 @@ static bool end_quiet(void)
 	note_info(nx);
 	settle();
 	scene_verify(scene);
+	mirror_scrub(nx);
 	settle();
 	compare(synced_mask(nx), "a quiet end");
 	scene_check_stats(scene);
@@ -883,10 +918,10 @@ void mirror_run(void *arg)
 
 	(void)arg;
 	cover_restart();
-	is_degraded = is_frozen = false;
+	is_degraded = is_frozen = is_rebuilding = false;
+	last_rebuilt_ns = 0;
 	mirror_configure(scene);
 	mirror_settings();
-	mirror_rebuild_use();
 	world_at(&scene->watchdog, WORLD_NONE, SEC, scene_watchdog);
 	nepochs = 2 + (unsigned)world_rand(5);
 	for (unsigned i = 0; i < nepochs && !world_failed(); i++)

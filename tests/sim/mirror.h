@@ -52,7 +52,7 @@ struct mirror {
 	bool is_exact, is_round_robin;
 	uint64_t size;       /* bytes asked */
 	uint64_t nblocks;    /* of the nexus, as it was last seen */
-	uint64_t data_start; /* of a child */
+	uint64_t data_start, tail; /* of a child, blocks */
 	uint64_t room;       /* blocks that replicas may grow to */
 	bool is_expected;    /* we end it ourselves */
 	bool has_ended;      /* it ended itself */
@@ -66,7 +66,8 @@ extern struct mirror mirror;
 
 struct mirror_stats {
 	uint64_t epochs, quiet, shutdowns, destroys, kills, kill_cuts, self_ends, frozen;
-	uint64_t cuts, removals, child_ops, rebuilds, partial, resizes, repairs, overlaps;
+	uint64_t cuts, removals, child_ops, rebuilds, partial, rebuild_ops, scrubs;
+	uint64_t resizes, repairs, overlaps;
 };
 extern struct mirror_stats mirror_stats;
 
@@ -93,8 +94,7 @@ void mirror_kill(unsigned cuts);
 void mirror_chaos_start(void);
 /* In a task, when nobody disturbs any more: all children back, and in sync. */
 void mirror_heal(void) MAY_SUSPEND;
-
-/* mirror_rebuild.c */
-void mirror_rebuild_use(void);
+/* All children in sync are compared by the nexus itself. */
+void mirror_scrub(struct nexus *nx) MAY_SUSPEND;
 
 #endif

@@ -29,6 +29,8 @@
 #include "disk.h"
 #include "guard.h"
 #include "mirror.h"
+#include "nexus/rebuild.h"
+#include "nexus/scrub.h"
 #include "reactor/task.h"
 #include "store_sim.h"
 
@@ -388,6 +390,86 @@ static void act_child(void)
 	op_once(op, replica);
 }
 
+/* ---- rebuilds and scrubs -------------------------------------------------------------------- */
+
+static void rebuild_once(struct nexus *nx, const struct replica *child,
+			 const struct replica *source) MAY_SUSPEND
+{
+	struct nexus_err ne = {};
+	int result;
+
+	switch (world_rand(5)) {
+	case 0:
+		result = nexus_rebuild_stop(nx, child->uri, &ne);
+		break;
+	case 1:
+		result = nexus_rebuild_start(nx, child->uri, &ne);
+		break;
+	case 2:
+		result = nexus_rebuild_leave_source(nx, child->uri, source->uri, &ne);
+		break;
+	default:
+		result = nexus_rebuild_pause(nx, child->uri, &ne);
+		task_sleep(world_latency(0, 300 * USEC));
+		if (result == 0) /* it may have ended meanwhile */
+			result = nexus_rebuild_resume(nx, child->uri, &(struct nexus_err){});
+		break;
+	}
+	world_trace("rebuild op", (uint64_t)(child - mirror.replica), (uint64_t)-result);
+}
+
+static void act_rebuild(void)
+{
+	struct nexus *nx = mirror_get();
+	const struct replica *child = &mirror.replica[world_rand(mirror.nreplicas)];
+	const struct replica *source = &mirror.replica[world_rand(mirror.nreplicas)];
+
+	if (nx == NULL)
+		return;
+	mirror_stats.rebuild_ops++;
+	rebuild_once(nx, child, source);
+	mirror_put(nx);
+}
+
+static void scrub(struct nexus *nx, bool is_repairing) MAY_SUSPEND
+{
+	struct scrub_opts opts = { .is_repairing = is_repairing, .latency_ns = UINT64_MAX };
+	struct nexus_err ne = {};
+
+	if (nexus_scrub_start(nx, &opts, &ne) < 0)
+		return;
+	mirror_stats.scrubs++;
+	if (world_chance(1, 3)) {
+		task_sleep(world_latency(0, 300 * USEC));
+		nexus_scrub_stop(nx);
+	}
+	nexus_scrub_wait(nx);
+}
+
+static void act_scrub(void)
+{
+	struct nexus *nx = mirror_get();
+
+	if (nx == NULL)
+		return;
+	scrub(nx, world_chance(1, 2));
+	mirror_put(nx);
+}
+
+void mirror_scrub(struct nexus *nx)
+{
+	struct scrub_opts opts = { .latency_ns = UINT64_MAX };
+	struct scrub_stats stats;
+
+	if (mirror_nhealthy(nx) < 2 || nexus_scrub_start(nx, &opts, NULL) < 0)
+		return;
+	nexus_scrub_wait(nx);
+	nexus_scrub_stats(nx, &stats);
+	if (stats.state != SCRUB_COMPLETED || stats.blocks_differ > 0)
+		world_fail("a scrub at rest ends with state %d, %" PRIu64 " blocks differ",
+			   (int)stats.state, stats.blocks_differ);
+}
+
 /* ---- growing -------------------------------------------------------------------------------- */
 
 static bool replica_grow(struct replica *replica, uint64_t by) MAY_SUSPEND
@@ -459,7 +541,7 @@ static const struct {
 } actions[] = {
 	{ act_any, 30 }, { act_break, 25 },        { act_inject, 20 }, { act_pull, 5 },
 	{ act_cut, 8 },  { act_quiesce_child, 10 }, { act_store, 8 },   { act_child, 40 },
-	{ act_resize, 4 },
+	{ act_resize, 4 }, { act_rebuild, 10 }, { act_scrub, 4 },
 };
 
 static void disturber(void *arg)

@@ -196,10 +196,10 @@ static void print_mirror(void)
 	       " destroyed, %" PRIu64 " killed (%" PRIu64 " with cuts), %" PRIu64
 	       " ended themselves, %" PRIu64 " froze; %" PRIu64 " children cut off, %" PRIu64
 	       " removed, %" PRIu64 " changed by clients; %" PRIu64 " rebuilt, %" PRIu64
-	       " of them in part; %" PRIu64 " resized, %" PRIu64 " blocks mended, %" PRIu64
+	       " of them in part, %" PRIu64 " held up; %" PRIu64 " scrubs; %" PRIu64 " resized, %" PRIu64 " blocks mended, %" PRIu64
 	       " overlaps\n",
 	       s->epochs, s->quiet, s->shutdowns, s->destroys, s->kills, s->kill_cuts, s->self_ends,
-	       s->frozen, s->cuts, s->removals, s->child_ops, s->rebuilds, s->partial, s->resizes,
+	       s->frozen, s->cuts, s->removals, s->child_ops, s->rebuilds, s->partial, s->rebuild_ops, s->scrubs, s->resizes,
 	       s->repairs, s->overlaps);
 }
 
