@@ -411,6 +411,30 @@ static bool child_write_all(struct marks *marks, struct child *child) MAY_SUSPEN
 	return is_ok;
 }
 
+/*
+ * What lost children missed, to one that comes: it may have pages of this generation from an earlier
+ * stay, and those have grown old. A page about nobody voids them.
+ */
+static bool child_write_missed(struct marks *marks, struct child *coming) MAY_SUSPEND
+{
+	struct nexus *nx = marks->nx;
+	bool is_ok = true;
+
+	for (unsigned slot = 0; slot < NEXUS_CHILDREN_MAX && is_ok; slot++) {
+		const struct child *child = nx->child[slot];
+		unsigned index = intent_page_missed(slot);
+		bool is_known = child != NULL && child != coming && !is_writer(child) &&
+				child->is_missed_known;
+
+		for (unsigned part = 0; is_ok && part < (is_known ? npages(&marks->durable) : 1);
+		     part++)
+			is_ok = page_write(marks, coming, index + part, !marks->copy[index + part],
+					   is_known ? &child->uuid : NULL,
+					   is_known ? &child->missed : NULL);
+	}
+	return is_ok;
+}
+
 void marks_lock(struct nexus *nx)
 {
 	if (nx->marks != NULL)
@@ -440,7 +464,7 @@ bool marks_write_children(struct nexus *nx, struct child *coming)
 			(void)child_write_all(marks, child);
 	}
 	if (coming != NULL)
-		is_ok = child_write_all(marks, coming);
+		is_ok = child_write_all(marks, coming) && child_write_missed(marks, coming);
 	else
 		is_ok = fold_missed(marks);
 	return is_ok;

@@ -592,7 +592,7 @@ static void create_stale(const struct nexus_record *record)
 		return;
 	if (create(&making, &ne) == 0)
 		world_fail("a nexus was made of stale children only");
-	else if (ne.why != NEXUS_E_INCOMPLETE)
+	else if (ne.why != NEXUS_E_INCOMPLETE && !mirror.scene->is_dead)
 		world_fail("stale children were refused otherwise: %s", err_text(&ne.err));
 }
 

@@ -593,6 +593,15 @@ void mirror_chaos_start(void)
 
 /* ---- a cure --------------------------------------------------------------------------------- */
 
+/* It was stopped; or it has just ended, or begun. */
+static void rebuild_again(struct nexus *nx, const struct replica *replica) MAY_SUSPEND
+{
+	struct nexus_err ne = {};
+
+	if (nexus_rebuild_start(nx, replica->uri, &ne) < 0)
+		world_say("rebuild of %s: %s", replica->top, err_text(&ne.err));
+}
+
 static void heal_one(struct nexus *nx, struct replica *replica) MAY_SUSPEND
 {
 	struct nexus_child_info info;
@@ -602,6 +611,8 @@ static void heal_one(struct nexus *nx, struct replica *replica) MAY_SUSPEND
 	else if (info.state == CHILD_FAULTED && (info.reason == NEXUS_REASON_OFFLINE_PERMANENT ||
 						 info.reason == NEXUS_REASON_CANT_OPEN))
 		op_once(OP_REMOVE, replica);
+	else if (info.state == CHILD_OPEN && nexus_rebuild_progress(nx, replica->uri) < 0)
+		rebuild_again(nx, replica);
 	else if (info.state != CHILD_OPEN && info.health != CHILD_HEALTH_UNKNOWN)
 		op_once(OP_ONLINE, replica);
 }
