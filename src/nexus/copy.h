@@ -61,8 +61,9 @@ struct copy_opts {
 	unsigned window;         /* 0: COPY_WINDOW */
 	uint32_t chunk;          /* bytes, 0: COPY_CHUNK */
 	enum copy_verify verify;
-	uint64_t rate;       /* bytes per second that are read at most; 0: no limit */
-	uint64_t latency_ns; /* what requests to `locked` may take on average; 0: not governed */
+	uint64_t rate; /* bytes per second that are read at most; 0: no limit */
+	/* What requests to `locked` may take on average, see pace.h; 0: not governed. */
+	uint64_t latency_ns;
 
 	/* On the copy's reactor. May this source be read now? NULL: always. */
 	bool (*is_good)(void *source_owner);

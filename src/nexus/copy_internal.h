@@ -103,7 +103,7 @@ struct copy {
 	/* the reactor's; the primary reads counters */
 	struct handle *dst;
 	struct source_state source[COPY_SOURCES_MAX];
-	uint8_t last_source;
+	_Atomic uint8_t last_source; /* the reactor sets it, anybody reads it */
 	bool can_unmap, dst_has_seek, is_probing;
 	struct copy_slot *slots; /* owned */
 	struct copy_slot *free;

@@ -287,6 +287,17 @@ static void pick_candidates(struct marks *marks)
 	}
 }
 
+/* Somebody has fallen, and the record does not tell yet: what it lacks has to stay in flight, where
+ * one who reads the record of now looks for it. */
+static bool is_any_pending(const struct nexus *nx)
+{
+	for (unsigned i = 0; i < nx->nchildren; i++) {
+		if (child_is_pending(atomic_load(&nx->child[nx->order[i]]->word)))
+			return true;
+	}
+	return false;
+}
+
 /* Slots of those that writes go to. */
 static uint8_t writers(const struct nexus *nx)
 {
@@ -313,7 +324,25 @@ static bool flush_writers(struct marks *marks) MAY_SUSPEND
 	return true;
 }
 
-/* What lost children miss goes to the others' pages: the in-flight map may forget it then. */
+/* The map of what @child misses; where that is not known, a page that is about nobody. */
+static bool write_missed(struct marks *marks, const struct child *child) MAY_SUSPEND
+{
+	unsigned first = intent_page_missed(child->slot);
+
+	if (!child->is_missed_known)
+		return page_write_all(marks, first, NULL, NULL) > 0;
+	for (unsigned part = 0; part < npages(&child->missed); part++) {
+		if (page_write_all(marks, first + part, &child->uuid, &child->missed) == 0)
+			return false;
+	}
+	return true;
+}
+
+/*
+ * What lost children miss goes to the others' pages: the in-flight map may forget it then. A child
+ * that is being rebuilt keeps its page as it was when it was attached: what it has missed since is
+ * in flight, as it is a writer, and what was copied since is copied again after a crash.
+ */
 static bool fold_missed(struct marks *marks) MAY_SUSPEND
 {
 	struct nexus *nx = marks->nx;
@@ -321,13 +350,8 @@ static bool fold_missed(struct marks *marks) MAY_SUSPEND
 	for (unsigned slot = 0; slot < NEXUS_CHILDREN_MAX; slot++) {
 		struct child *child = nx->child[slot];
 
-		if (child == NULL || is_writer(child) || !child->is_missed_known)
-			continue;
-		for (unsigned part = 0; part < npages(&child->missed); part++) {
-			if (page_write_all(marks, intent_page_missed(slot) + part, &child->uuid,
-					   &child->missed) == 0)
-				return false;
-		}
+		if (child != NULL && !is_writer(child) && !write_missed(marks, child))
+			return false;
 	}
 	return true;
 }
@@ -358,7 +382,8 @@ static void clear_idle(struct marks *marks) MAY_SUSPEND
 		pick_candidates(marks);
 		nexus_each_channel(marks->nx, tick_look_again, &tick);
 		/* who fell meanwhile may have lost what was written to it before */
-		if (!flush_writers(marks) || flushed & ~writers(marks->nx) || !fold_missed(marks))
+		if (!flush_writers(marks) || flushed & ~writers(marks->nx) ||
+		    !fold_missed(marks) || is_any_pending(marks->nx))
 			candidates_back(marks);
 		else
 			candidates_clear(marks);
@@ -470,12 +495,10 @@ bool marks_write_children(struct nexus *nx, struct child *coming)
 	return is_ok;
 }
 
-void marks_void_missed(struct child *child)
+void marks_note_missed(struct child *child)
 {
-	struct marks *marks = child->nx->marks;
-
-	if (marks != NULL)
-		(void)page_write_all(marks, intent_page_missed(child->slot), NULL, NULL);
+	if (child->nx->marks != NULL)
+		(void)write_missed(child->nx->marks, child);
 }
 
 void marks_fold(struct nexus *nx)

@@ -53,6 +53,8 @@
 
 #include "base/log.h"
 #include "nexus/internal.h"
+#include "nexus/marks.h"
+#include "nexus/pace.h"
 
 struct rebuild_waiter {
 	struct list link;
@@ -62,7 +64,7 @@ struct rebuild_waiter {
 struct job_source {
 	struct rebuild *job;
 	struct child *child;
-	bool is_used; /* child_use()d by us */
+	bool is_used; /* child_use()d by us; else the child may be gone */
 };
 
 struct rebuild {
@@ -89,7 +91,7 @@ struct rebuilds {
 	unsigned nhistory, newest;
 };
 
-static struct rebuild_settings settings = { .latency_ns = REBUILD_LATENCY_NS };
+static struct rebuild_settings settings;
 static unsigned nrunning; /* jobs that have begun, all nexuses */
 static unsigned next_reactor;
 
@@ -219,7 +221,7 @@ static const char *source_uri(const struct rebuild *job)
 	if (job->copy == NULL)
 		return "";
 	copy_stats(job->copy, &stats);
-	return job->source[stats.source].child->uri;
+	return job->source[stats.source].is_used ? job->source[stats.source].child->uri : "";
 }
 
 static void job_record(const struct rebuild *job, const char *source)
@@ -397,8 +399,13 @@ static void job_complete(struct rebuild *job) MAY_SUSPEND
 	if (is_ok && !job->is_partial && job_extend(job))
 		return;
 	is_ok = is_ok && nexus_child_synced(job->child, &job->why) == 0;
-	if (!is_ok)
+	if (is_ok) { /* it misses nothing, or what it has missed since */
+		marks_lock(job->nx);
+		marks_note_missed(job->child);
+		marks_unlock(job->nx);
+	} else {
 		job_fail_child(job);
+	}
 	job_finish(job, is_ok ? REBUILD_COMPLETED : REBUILD_FAILED);
 }
 
@@ -517,7 +524,7 @@ static int job_copy(struct rebuild *job)
 	else if (job->state == REBUILD_PAUSED)
 		copy_pause(copy);
 	for (unsigned i = 0; i < job->opts.nsources; i++) {
-		if (job->source[i].child->is_leaving)
+		if (job->source[i].is_used && job->source[i].child->is_leaving)
 			copy_drop_source(copy, i);
 	}
 	return 0;
@@ -532,6 +539,8 @@ static struct reactor *pick_reactor(void)
 
 static uint64_t latency_limit(void)
 {
+	if (settings.latency_ns == 0)
+		return PACE_AUTO;
 	return settings.latency_ns == UINT64_MAX ? 0 : settings.latency_ns;
 }
 
@@ -671,7 +680,7 @@ static void job_leave(struct child *child) MAY_SUSPEND
 		return;
 	list_for_each (job, &nx->rebuilds->jobs, link) {
 		for (unsigned i = 0; i < job->opts.nsources && job->copy != NULL; i++) {
-			if (job->source[i].child == child)
+			if (job->source[i].is_used && job->source[i].child == child)
 				copy_drop_source(job->copy, i);
 		}
 	}
@@ -845,10 +854,12 @@ int nexus_rebuild_leave_source(struct nexus *nx, const char *uri, const char *so
 	if (job == NULL || job->copy == NULL)
 		return not_found(nx, uri, ne);
 	for (unsigned i = 0; i < job->opts.nsources; i++) {
+		if (!job->source[i].is_used)
+			continue;
 		if (strcmp(job->source[i].child->uri, source) == 0)
 			which = i;
 		else
-			others += job->source[i].is_used && child_is_healthy(job->source[i].child);
+			others += child_is_healthy(job->source[i].child);
 	}
 	if (which == COPY_SOURCES_MAX)
 		return nexus_fail(ne, NEXUS_E_CHILD_NOT_FOUND,
@@ -877,8 +888,6 @@ void rebuild_settings_set(const struct rebuild_settings *s)
 	struct rebuild *job;
 
 	settings = *s;
-	if (settings.latency_ns == 0)
-		settings.latency_ns = REBUILD_LATENCY_NS;
 	while ((nx = nexus_next(nx)) != NULL) {
 		if (nx->rebuilds == NULL)
 			continue;

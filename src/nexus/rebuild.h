@@ -15,10 +15,9 @@
 #include "nexus/nexus.h"
 
 enum {
-	NEXUS_REBUILDS_MAX = 2,       /* that run at once on one nexus; more wait */
-	REBUILDS_MAX = 8,             /* that run at once in all: each needs COPY_LANES tasks */
-	REBUILD_HISTORY_MAX = 64,     /* records per nexus; the oldest go */
-	REBUILD_LATENCY_NS = 2000000, /* what hosts are allowed to wait where nobody says */
+	NEXUS_REBUILDS_MAX = 2,   /* that run at once on one nexus; more wait */
+	REBUILDS_MAX = 8,         /* that run at once in all: each needs COPY_LANES tasks */
+	REBUILD_HISTORY_MAX = 64, /* records per nexus; the oldest go */
 };
 
 /* ---- the table of states: pure -------------------------------------------------------------- */
@@ -105,7 +104,7 @@ void nexus_rebuild_wait(struct nexus *nx) MAY_SUSPEND;
 
 struct rebuild_settings {
 	uint64_t rate;       /* bytes per second of one rebuild; 0: no limit */
-	uint64_t latency_ns; /* see copy.h; 0: REBUILD_LATENCY_NS, UINT64_MAX: not governed */
+	uint64_t latency_ns; /* see copy.h; 0: found out, UINT64_MAX: not governed */
 	enum copy_verify verify;
 	bool is_always_full; /* what a child misses is not looked at */
 };

@@ -644,6 +644,57 @@ ENGINE_TEST(after_a_crash_no_more_than_missed_and_in_flight)
 	all_unmake();
 }
 
+/* What was noted when the child was attached holds until it falls. */
+ENGINE_TEST(a_crash_in_the_middle_of_a_rebuild)
+{
+	static const struct {
+		const char *how;
+		bool is_partial;
+	} rows[] = { { "while it runs", true },
+		     { "after the child has failed", false },
+		     { "after it has ended", true } };
+
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+		TAP_ROW(rows[i].how);
+		if (!all_make(2))
+			return;
+		put_all();
+		nexus_unmake(); /* nothing is in flight any more */
+		if (!nexus_make(2))
+			return;
+		offline(1);
+		touch(0, 200, 3);
+		if (i < 2)
+			slow();
+		online(1);
+		if (i < 2)
+			until_it_moves(uris[1]);
+		else
+			nexus_rebuild_wait(nx);
+		touch(230, 2, 4);
+		if (i == 1) {
+			inject("inject://m1?op=write&stage=completion&retries=1");
+			touch(240, 1, 5);
+			settle_down();
+			touch(250, 1, 6);
+			errand_wait(&nx->mark);
+		}
+		fault_remove_all();
+		fast();
+		crash();
+		if (!nexus_make(2))
+			return;
+		nexus_rebuild_wait(nx);
+		CHECK_EQ(last()->stats.state, REBUILD_COMPLETED);
+		CHECK_EQ(last()->stats.is_partial, rows[i].is_partial);
+		if (rows[i].is_partial)
+			CHECK(last()->stats.blocks_transferred <= 202 * SEGMENT);
+		CHECK(are_equal(0, 1));
+		all_unmake();
+	}
+	TAP_ROW(NULL);
+}
+
 /* A volume made of @uri alone, under the same record. */
 static enum nexus_error make_alone(const char *uri)
 {

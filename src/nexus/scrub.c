@@ -627,7 +627,7 @@ static int check_start(struct nexus *nx, const struct scrub_opts *opts, struct n
 
 int nexus_scrub_start(struct nexus *nx, const struct scrub_opts *opts, struct nexus_err *ne)
 {
-	uint64_t latency_ns = opts->latency_ns == 0 ? SCRUB_LATENCY_NS : opts->latency_ns;
+	uint64_t latency_ns = opts->latency_ns == 0 ? PACE_AUTO : opts->latency_ns;
 	struct scrub *scrub;
 	int result = check_start(nx, opts, ne);
 
@@ -647,7 +647,8 @@ int nexus_scrub_start(struct nexus *nx, const struct scrub_opts *opts, struct ne
 	scrub->trusted = opts->trusted != NULL ? strdup(opts->trusted) : NULL;
 	scrub->stats = (struct scrub_stats){ .state = SCRUB_RUNNING,
 					     .blocks_total = nx->dev.nblocks };
-	if (pace_init(&scrub->pace, &nx->dev, opts->rate, latency_ns == UINT64_MAX ? 0 : latency_ns,
+	if (pace_init(&scrub->pace, &nx->dev, opts->rate,
+		      opts->latency_ns == UINT64_MAX ? 0 : latency_ns,
 		      ne != NULL ? &ne->err : NULL) < 0 ||
 	    (opts->trusted != NULL && scrub->trusted == NULL))
 		result = nexus_fail(ne, NEXUS_E_INTERNAL, "no memory to scrub nexus %s",

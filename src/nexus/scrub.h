@@ -12,11 +12,10 @@
 #include "nexus/nexus.h"
 
 enum {
-	SCRUB_LANES = 2,            /* ranges that are looked at, and locked, at a time */
-	SCRUB_RANGE = 1 << 20,      /* bytes of one */
-	SCRUB_CHUNK = 64 << 10,     /* bytes of one read */
-	SCRUB_REPORTS_MAX = 1024,   /* differences that are told one by one; more are counted */
-	SCRUB_LATENCY_NS = 2000000, /* what hosts are allowed to wait where nobody says */
+	SCRUB_LANES = 2,          /* ranges that are looked at, and locked, at a time */
+	SCRUB_RANGE = 1 << 20,    /* bytes of one */
+	SCRUB_CHUNK = 64 << 10,   /* bytes of one read */
+	SCRUB_REPORTS_MAX = 1024, /* differences that are told one by one; more are counted */
 };
 
 enum scrub_state {
@@ -32,7 +31,7 @@ struct scrub_opts {
 	const char
 		*trusted; /* URI of the child that is right, by word of the operator; NULL: none */
 	uint64_t rate;    /* bytes per second of each child; 0: no limit */
-	uint64_t latency_ns; /* see pace.h; 0: SCRUB_LATENCY_NS, UINT64_MAX: not governed */
+	uint64_t latency_ns; /* see pace.h; 0: found out, UINT64_MAX: not governed */
 };
 
 struct scrub_stats {

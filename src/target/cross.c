@@ -6,9 +6,9 @@
  * A connection that broke at the host may look whole to us, or be gone while its writes are still
  * with the device. A host that sends such a write again elsewhere, has it acknowledged and writes
  * something newer may then see the old copy land on top of it. Nothing the host can do by itself
- * excludes that; only we know when a connection is dead. So it names the controller, by id and by the
- * random number that tells two of the same id apart, and gets its answer when no command of it can
- * reach a device any more:
+ * excludes that; only we know when a connection is dead. So it names the controller, by id and by
+ * the random number that tells two of the same id apart, and gets its answer when no command of it
+ * can reach a device any more:
  *
  *   command --> the controller's queues are closed, if there is one --> wait until each of its
  *   connections is dead (no command with a device) --> dword 0 bit 0: it is done
@@ -23,8 +23,8 @@
  * Controller: CIU, CIRN, CCRL).
  *
  * Invariants
- *   1. A waiting command is linked in ss->resets and counts as with the primary, so its own connection
- *      outlives it; when that connection ends it is given back (cross_abort).
+ *   1. A waiting command is linked in ss->resets and counts as with the primary, so its own
+ *      connection outlives it; when that connection ends it is given back (cross_abort).
  *   2. ctrlr->ncross <= CROSS_MAX.
  *
  * Thread: the primary reactor.
@@ -110,8 +110,8 @@ void cross_reset(struct ctrlr *ctrlr, struct cmd *cmd)
 		return;
 	}
 	if (other != NULL && (!other->is_closing || other->is_draining)) {
-		log_info("host ends a controller from another nqn=%s cntlid=%u by=%u host=%s", ss->nqn,
-			 cntlid, ctrlr->cntlid, ctrlr->hostnqn);
+		log_info("host ends a controller from another nqn=%s cntlid=%u by=%u host=%s",
+			 ss->nqn, cntlid, ctrlr->cntlid, ctrlr->hostnqn);
 		ctrlr_close(other);
 	}
 	if (!instance_lives(ss, instance)) {

@@ -44,6 +44,8 @@ static const char *const fault_names[COVER_FAULTS_] = {
 	[COVER_ANA] = "ana",
 	[COVER_DISCONNECT] = "disconnect",
 	[COVER_NAMESPACES] = "namespaces",
+	[COVER_SHUT_OUT] = "shut out",
+	[COVER_NAMESPACE_GONE] = "namespace gone",
 	[COVER_NODE_CUT] = "node power cut",
 	[COVER_CHILD_GONE] = "child gone",
 	[COVER_STORE_SLOW] = "store slow",
@@ -53,12 +55,25 @@ static const char *const fault_names[COVER_FAULTS_] = {
 };
 
 static const char *const state_names[COVER_STATES_] = {
-	[COVER_IDLE] = "idle",         [COVER_READING] = "reading",   [COVER_WRITING] = "writing",
-	[COVER_FLUSHING] = "flushing", [COVER_UNMAPPING] = "unmap",   [COVER_COMPARING] = "compare",
-	[COVER_QUIESCED] = "quiesced", [COVER_LOCKED] = "locked",     [COVER_RESIZING] = "resizing",
-	[COVER_OPENING] = "opening",   [COVER_REMOVING] = "removing",
-	[COVER_DEGRADED] = "degraded", [COVER_FROZEN] = "frozen",
-	[COVER_REBUILDING] = "rebuild", [COVER_PERSISTING] = "persist",
+	[COVER_IDLE] = "idle",
+	[COVER_READING] = "reading",
+	[COVER_WRITING] = "writing",
+	[COVER_FLUSHING] = "flushing",
+	[COVER_UNMAPPING] = "unmap",
+	[COVER_COMPARING] = "compare",
+	[COVER_QUIESCED] = "quiesced",
+	[COVER_LOCKED] = "locked",
+	[COVER_RESIZING] = "resizing",
+	[COVER_OPENING] = "opening",
+	[COVER_REMOVING] = "removing",
+	[COVER_CTRLR_CONNECTING] = "connects",
+	[COVER_CTRLR_LIVE] = "live",
+	[COVER_CTRLR_RESETTING] = "resetting",
+	[COVER_FAILED_OVER] = "failover",
+	[COVER_DEGRADED] = "degraded",
+	[COVER_FROZEN] = "frozen",
+	[COVER_REBUILDING] = "rebuild",
+	[COVER_PERSISTING] = "persist",
 	[COVER_CHILD_OP] = "child op",
 };
 
@@ -91,6 +106,8 @@ static bool has_state(enum cover_state state)
 {
 	if (state >= COVER_DEGRADED)
 		return cover.play == COVER_MIRROR;
+	if (state >= COVER_CTRLR_CONNECTING)
+		return cover.play == COVER_PAIR;
 	return true;
 }
 

@@ -39,6 +39,8 @@ enum cover_fault {
 	COVER_ANA,            /* a path is worth less, or nothing */
 	COVER_DISCONNECT,     /* the target throws the host out */
 	COVER_NAMESPACES,     /* others come and go */
+	COVER_SHUT_OUT,       /* the host is not allowed any more */
+	COVER_NAMESPACE_GONE, /* ours is removed, and added again */
 	/* of mirrors */
 	COVER_NODE_CUT,  /* a child's machine loses its power */
 	COVER_CHILD_GONE, /* a child's device is removed */
@@ -61,6 +63,11 @@ enum cover_state {
 	COVER_RESIZING,
 	COVER_OPENING, /* some opening or closing is under way */
 	COVER_REMOVING,
+	/* of an initiator's controllers: some controller is ... */
+	COVER_CTRLR_CONNECTING,
+	COVER_CTRLR_LIVE,
+	COVER_CTRLR_RESETTING, /* without connection */
+	COVER_FAILED_OVER,     /* one is live, another is not */
 	/* of mirrors */
 	COVER_DEGRADED,   /* some child is not healthy */
 	COVER_FROZEN,     /* none is */

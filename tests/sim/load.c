@@ -284,6 +284,9 @@ static bool remote_has_cause(const struct request *req)
 		if (had_cause(req, (enum cause)cause))
 			return true;
 	}
+	/* NVMe has a largest pair, which devices of ours do not tell */
+	if (req->io.status == IO_INVALID && req->io.op == IO_COMPARE_WRITE && req->io.nlb > 1)
+		return true;
 	if (req->io.status == IO_TIMED_OUT && pair_may_time_out(req->submit_ns))
 		return true;
 	return pair_may_fail(req->client->scene, req->io.op, req->submit_ns);

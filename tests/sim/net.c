@@ -265,7 +265,8 @@ static bool link_is_whole(const struct link *link)
 
 static bool link_is_aimed_at(const struct link *link)
 {
-	return link_is_whole(link) && (net.aim[0] == '\0' || strcmp(link->end[1].host, net.aim) == 0);
+	return link_is_whole(link) &&
+	       (net.aim[0] == '\0' || strcmp(link->end[1].host, net.aim) == 0);
 }
 
 static struct link *any_link(void)

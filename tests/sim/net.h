@@ -46,8 +46,8 @@ bool simnet_drop(void);
 bool simnet_half_open(void);
 
 /*
- * The machine @host dies: all its ends break; who talked to it hears nothing, or, by the dice and once
- * the machine is back, that nobody knows the connection.
+ * The machine @host dies: all its ends break; who talked to it hears nothing, or, by the dice and
+ * once the machine is back, that nobody knows the connection.
  */
 void simnet_crash(const char *host);
 

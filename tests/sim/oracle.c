@@ -24,9 +24,10 @@
  * power cut everything not gone is possible again, one value of them: the first read settles which,
  * for good.
  *
- * Repeated writes. One whose connection broke is sent again by those who survive that, and the first
- * copy may take effect late: until it ends such a write has no latest time, even when it was seen. So
- * a reader may find it, then what followed, then it once more; when it has ended no copy may be left.
+ * Repeated writes. One whose connection broke is sent again by those who survive that, and the
+ * first copy may take effect late: until it ends such a write has no latest time, even when it was
+ * seen. So a reader may find it, then what followed, then it once more; when it has ended no copy
+ * may be left.
  *
  * Failed writes (WRITE_MAYBE) may have taken effect or not: they strike nothing until seen.
  * Zeroes of different writes look the same, and a wild version looks like anything: where several
@@ -54,7 +55,7 @@ struct version {
 	uint8_t kind;     /* enum value_kind */
 	bool is_applied;  /* acknowledged or seen */
 	bool is_stable, is_gone;
-	bool is_crash; /* survived a power cut, perhaps */
+	bool is_crash;    /* survived a power cut, perhaps */
 	bool is_repeated; /* may take effect again until it ends */
 };
 

@@ -44,8 +44,8 @@ uint64_t oracle_write_begin(struct oracle *o, uint64_t lba, uint64_t nlb, enum v
 void oracle_write_end(struct oracle *o, uint64_t id, uint64_t lba, uint64_t nlb,
 		      enum write_outcome outcome);
 /*
- * A write that begins from now on may take effect any number of times before it ends: whoever carries
- * it sends it again when its connection broke. Afterwards it is over, as any other.
+ * A write that begins from now on may take effect any number of times before it ends: whoever
+ * carries it sends it again when its connection broke. Afterwards it is over, as any other.
  */
 void oracle_set_repeats(struct oracle *o, bool may_repeat);
 /* Writes in flight may be putting down anything: it is not known whether they were corrupted. */

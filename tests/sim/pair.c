@@ -15,8 +15,8 @@
  *     its way: the oracle stays strict about that, which is the hardest promise judged here.
  *   - A write that failed may still be carried out for as long as the target lives: it stays in
  *     flight for the oracle until the target has stopped or its machine has died (pair_lost).
- *   - Requests fail of the network only where the URI says that they may (fast_io_fail_ms), and only
- *     with trouble before. Without, the initiator has to get every request through.
+ *   - Requests fail of the network only where the URI says that they may (fast_io_fail), and
+ *     only with trouble before. Without, the initiator has to get every request through.
  *   - The far machine may lose its power while the near one lives: what was not flushed may be gone
  *     although nobody saw an error, as with any remote disk (oracle_crash).
  *
@@ -53,12 +53,13 @@ enum {
 	MEMORY_NS_LOG2 = 34, /* 17 virtual seconds: trouble that ended so long ago fails nothing */
 };
 
-#define LATE_NS   (3 * SEC)  /* of a far device, at most */
+#define LATE_NS        (3 * SEC) /* of a far device, at most */
 #define STALL_SLACK_NS (100 * MSEC)
-#define SETTLE_NS (20 * SEC) /* connect, keep alive and reconnect time-outs several times over */
-#define NEAR_HOST "10.0.0.1"
-#define PAIR_NQN  "nqn.2024-01.invalid.sim:pair"
-#define PAIR_HOST "nqn.2024-01.invalid.sim:near"
+#define NOTICE_NS      (8 * SEC)  /* that a host may take to hear of a change, with trouble */
+#define SETTLE_NS      (20 * SEC) /* all time-outs several times over */
+#define NEAR_HOST      "10.0.0.1"
+#define PAIR_NQN       "nqn.2024-01.invalid.sim:pair"
+#define PAIR_HOST      "nqn.2024-01.invalid.sim:near"
 
 static const char *const path_host[PATHS_MAX] = { "10.0.0.2", "10.0.0.5" };
 
@@ -74,7 +75,7 @@ static struct {
 	bool has_ana;
 	unsigned on_timeout;
 	uint64_t io_timeout_ns, stall_ns; /* stall: what a failover may take */
-	bool may_lose; /* the URI lets a controller be given up */
+	bool may_lose;                    /* the URI lets a controller be given up */
 	bool may_fail; /* the URI lets requests fail while there is no connection */
 	char params[SCENE_URI_MAX - 128];
 
@@ -84,7 +85,7 @@ static struct {
 	bool has_trouble, is_busy, is_crashed, is_calm;
 	unsigned left, hard_left; /* troubles still to come, and the long ones among them */
 	uint64_t pace_ns;         /* about so long between two */
-	struct lost_write *lost; /* owned */
+	struct lost_write *lost;  /* owned */
 	size_t nlost, lost_room;
 } pair;
 
@@ -224,12 +225,12 @@ static bool far_start(const struct scene *scene)
 
 	if (result == 0)
 		result = far_add_subsystem(&err);
+	if (result == 0)
+		far_wait_ns(scene); /* first: who looks and finds none calls the device failed */
 	for (unsigned i = 0; result == 0 && i < pair.npaths; i++)
 		result = target_listen(pair.target, path_host[i], PAIR_PORT, &err);
 	if (result < 0)
 		world_fail("the target does not start: %s", err.msg);
-	else
-		far_wait_ns(scene);
 	world_trace("target starts", (uint64_t)-result, 0);
 	return !world_failed();
 }
@@ -390,6 +391,7 @@ static void net_drop(struct scene *scene)
 	(void)scene;
 	cover_fault_begin(COVER_NET_DROP);
 	pair_stats.drops += simnet_drop();
+	task_sleep(world_latency(0, 500 * USEC)); /* until it may be mended */
 	cover_fault_end(COVER_NET_DROP);
 }
 
@@ -441,7 +443,7 @@ static void far_restart(struct scene *scene)
 	cover_fault_end(COVER_TARGET_RESTART);
 }
 
-/* The far machine loses its power, and comes back; the near one sees a connection that is silent. */
+/* The far machine loses its power, and comes back; the near one hears nothing. */
 static void far_crash(struct scene *scene)
 {
 	struct medium *m = scene->medium;
@@ -466,10 +468,12 @@ static void far_crash(struct scene *scene)
 	cover_fault_end(COVER_TARGET_CRASH);
 }
 
+/* It is there for a moment before it has its namespace; who looks then finds none. */
 static void far_resubsystem(struct scene *scene)
 {
 	struct err err = {};
 
+	cause_begin(scene, CAUSE_GONE);
 	cover_fault_begin(COVER_SUBSYSTEM_GONE);
 	pair_stats.subsystems++;
 	world_trace("subsystem goes", 0, 0);
@@ -481,6 +485,8 @@ static void far_resubsystem(struct scene *scene)
 		far_wait_ns(scene);
 	world_trace("subsystem is back", 0, 0);
 	cover_fault_end(COVER_SUBSYSTEM_GONE);
+	cause_end(scene, CAUSE_GONE);
+	scene->last_ns[CAUSE_GONE] += NOTICE_NS;
 }
 
 static void far_pause(struct scene *scene)
@@ -534,7 +540,7 @@ static void far_ana(struct scene *scene)
 	world_trace("ana", (uint64_t)listener, state);
 	if (subsystem_set_ana(pair.subsystem, listener, 0, state, &err) < 0)
 		world_fail("the ANA state cannot be set: %s", err.msg);
-	task_sleep(MIN(world_latency(0, 10 * MSEC), SEC));
+	task_sleep(world_chance(1, 3) ? SEC + world_rand(2 * SEC) : world_latency(0, 10 * MSEC));
 	if (subsystem_set_ana(pair.subsystem, listener, 0, ANA_OPTIMIZED, &err) < 0)
 		world_fail("the ANA state cannot be set back: %s", err.msg);
 	world_trace("ana is back", (uint64_t)listener, state);
@@ -554,7 +560,51 @@ static void far_disconnect(struct scene *scene)
 		    0 &&
 	    err.code != -ENOENT)
 		world_fail("the host cannot be disconnected: %s", err.msg);
+	task_sleep(world_latency(0, 500 * USEC));
 	cover_fault_end(COVER_DISCONNECT);
+}
+
+/* Only others are let in for a while. */
+static void far_shut_out(struct scene *scene)
+{
+	static const char *const others[] = { "nqn.2024-01.invalid.sim:somebody-else" };
+	struct err err = {};
+
+	(void)scene;
+	cover_fault_begin(COVER_SHUT_OUT);
+	pair_stats.shut_outs++;
+	world_trace("shut out", 0, 0);
+	if (subsystem_set_hosts(pair.subsystem, others, 1, &err) < 0)
+		world_fail("the host cannot be shut out: %s", err.msg);
+	task_sleep(MIN(world_latency(0, 20 * MSEC), 2 * SEC));
+	if (subsystem_set_hosts(pair.subsystem, NULL, 0, &err) < 0)
+		world_fail("the host cannot be let in again: %s", err.msg);
+	world_trace("let in", 0, 0);
+	cover_fault_end(COVER_SHUT_OUT);
+}
+
+/*
+ * Our namespace goes, in use, and comes back. Who asks meanwhile is refused at once, and the device
+ * may be called failed: then the epoch ends.
+ */
+static void far_renamespace(struct scene *scene)
+{
+	struct err err = {};
+
+	cause_begin(scene, CAUSE_GONE);
+	cover_fault_begin(COVER_NAMESPACE_GONE);
+	pair_stats.namespaces++;
+	world_trace("namespace goes", pair.nsid, 0);
+	if (subsystem_remove_ns(pair.subsystem, pair.nsid, &err) == 0) {
+		task_sleep(world_latency(0, 5 * MSEC));
+		far_wait_ns(scene);
+	} else if (far_device(scene) != NULL) {
+		world_fail("the namespace cannot be removed: %s", err.msg);
+	}
+	world_trace("namespace is back", pair.nsid, 0);
+	cover_fault_end(COVER_NAMESPACE_GONE);
+	cause_end(scene, CAUSE_GONE);
+	scene->last_ns[CAUSE_GONE] += NOTICE_NS; /* until hosts have heard of it */
 }
 
 /* Another namespace comes and goes: events, and scans that must find ours unchanged. */
@@ -645,7 +695,8 @@ static const struct {
 	{ far_resubsystem, 5, false, true, true }, { far_pause, 10, false, false, true },
 	{ far_late, 6, false, true, false },       { path_change, 6, false, false, true },
 	{ far_ana, 12, false, true, true },        { far_disconnect, 6, false, false, true },
-	{ far_decoy, 8, true, false, true },
+	{ far_decoy, 8, true, false, true },       { far_shut_out, 5, false, true, true },
+	{ far_renamespace, 3, false, true, true },
 };
 
 static void trouble_once(struct scene *scene)
@@ -705,7 +756,7 @@ static bool device_is_idle(const struct device *dev)
 
 		if (ch != NULL && ch->inflight[0] + ch->inflight[1] > 0)
 			return false;
-		if (ch != NULL && ch->held.head != NULL)
+		if (ch != NULL && (ch->held.head != NULL || ch->nlocked > 0))
 			return false;
 	}
 	return true;

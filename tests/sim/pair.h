@@ -48,9 +48,14 @@ bool pair_may_be_lost(uint64_t since_ns);
 /* The target's machine is off, or on its way. */
 bool pair_is_down(void);
 
+/* plant_nvmf.c: a new world has no controllers. */
+void pair_states_restart(void);
+
 struct pair_stats {
-	uint64_t epochs, two_paths, calm, drops, half_opens, partitions, restarts, crashes, late, lost;
-	uint64_t subsystems, paths, ana, disconnects, decoys, bytes, connects;
+	uint64_t epochs, two_paths, calm, drops, half_opens, partitions, restarts, crashes, late,
+		lost;
+	uint64_t subsystems, paths, ana, disconnects, shut_outs, namespaces, decoys, bytes,
+		connects;
 };
 extern struct pair_stats pair_stats;
 

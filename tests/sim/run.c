@@ -178,14 +178,15 @@ static void print_pair(void)
 	const struct pair_stats *s = &pair_stats;
 
 	printf("both ends: %" PRIu64 " epochs, %" PRIu64 " with two paths, %" PRIu64
-	       " of them with one that is well; %" PRIu64
-	       " connects, %" PRIu64 " MiB; %" PRIu64 " drops, %" PRIu64 " half-open, %" PRIu64
-	       " partitions, %" PRIu64 " restarts, %" PRIu64 " crashes, %" PRIu64
-	       " subsystems and %" PRIu64 " paths changed, %" PRIu64 " ANA changes, %" PRIu64
-	       " disconnects, %" PRIu64 " decoys, %" PRIu64 " late, %" PRIu64 " writes lost\n",
-	       s->epochs, s->two_paths, s->calm, s->connects, s->bytes >> 20, s->drops, s->half_opens,
-	       s->partitions, s->restarts, s->crashes, s->subsystems, s->paths, s->ana, s->disconnects,
-	       s->decoys, s->late, s->lost);
+	       " of them with one that is well; %" PRIu64 " connects, %" PRIu64 " MiB; %" PRIu64
+	       " drops, %" PRIu64 " half-open, %" PRIu64 " partitions, %" PRIu64
+	       " restarts, %" PRIu64 " crashes, %" PRIu64 " subsystems and %" PRIu64
+	       " paths changed, %" PRIu64 " ANA changes, %" PRIu64 " disconnects, %" PRIu64
+	       " shut out, %" PRIu64 " namespaces gone, %" PRIu64 " decoys, %" PRIu64
+	       " late, %" PRIu64 " writes lost\n",
+	       s->epochs, s->two_paths, s->calm, s->connects, s->bytes >> 20, s->drops,
+	       s->half_opens, s->partitions, s->restarts, s->crashes, s->subsystems, s->paths,
+	       s->ana, s->disconnects, s->shut_outs, s->namespaces, s->decoys, s->late, s->lost);
 }
 
 static void print_mirror(void)
@@ -243,8 +244,8 @@ static bool run_all(void)
 static int usage(void)
 {
 	fprintf(stderr,
-		"usage: %s [--pair | --mirror] [--seeds A..B | --seed N] [--trace] [--time SECONDS] [--coverage]\n"
-		"       [--hash] [--twice] [--plant BUG]\n"
+		"usage: %s [--pair | --mirror] [--seeds A..B | --seed N] [--trace] [--time SECONDS]\n"
+		"       [--coverage] [--hash] [--twice] [--plant BUG]\n"
 		"  --pair         stacks with our initiator and our target in the middle\n"
 		"  --mirror       a nexus over disks that come and go\n"
 		"  --seeds A..B   run these seeds, both included (1..100)\n"

@@ -563,6 +563,7 @@ void scene_run(void *arg)
 
 	(void)arg;
 	cover_restart();
+	pair_states_restart();
 	scene_configure(scene);
 	world_at(&scene->watchdog, WORLD_NONE, WATCHDOG_NS, scene_watchdog);
 	nepochs = 1 + (unsigned)world_rand(4);

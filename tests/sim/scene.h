@@ -95,8 +95,8 @@ struct scene {
 	uint64_t nblocks;                   /* of the oracle's device at the start */
 	uint32_t block_size;
 	bool is_persistent, has_capacity;
-	bool is_served; /* used through the target, by hosts */
-	bool is_mirror; /* a nexus over disks (mirror.c) */
+	bool is_served;  /* used through the target, by hosts */
+	bool is_mirror;  /* a nexus over disks (mirror.c) */
 	unsigned remote; /* index of the nvmf device, 0: none (pair.c) */
 
 	/* an epoch: from opening to closing */

@@ -119,7 +119,7 @@ enum nvme_status {
 	NVME_SC_INVALID_LOG_PAGE = 0x109,
 	NVME_SC_FEATURE_NOT_SAVEABLE = 0x10d,
 	NVME_SC_FEATURE_NOT_CHANGEABLE = 0x10e,
-	NVME_SC_CCR_LIMIT = 0x141, /* Base 2.3: Cross-Controller Reset Limit Exceeded */
+	NVME_SC_CCR_LIMIT = 0x141,            /* Base 2.3: Cross-Controller Reset Limit Exceeded */
 	NVME_SC_CONNECT_INCOMPATIBLE = 0x180, /* Base 6.3, figure "Connect status" */
 	NVME_SC_CONNECT_BUSY = 0x181,
 	NVME_SC_CONNECT_INVALID_PARAM = 0x182,
@@ -148,8 +148,8 @@ enum nvme_admin_opcode { /* Base 5, figure "Opcodes for Admin Commands" */
 			 NVME_ADMIN_ASYNC_EVENT = 0x0c,
 			 NVME_ADMIN_KEEP_ALIVE = 0x18,
 			 NVME_ADMIN_CROSS_RESET = 0x38, /* Base 2.3, 5.4.3 */
-			 NVME_FABRICS = 0x7f,        /* on both kinds of queue */
-			 NVME_ADMIN_SNAPSHOT = 0xc1, /* Mayastor's */
+			 NVME_FABRICS = 0x7f,           /* on both kinds of queue */
+			 NVME_ADMIN_SNAPSHOT = 0xc1,    /* Mayastor's */
 };
 
 enum nvme_io_opcode { /* NVM 3.2, Base 7 */
@@ -491,6 +491,13 @@ enum nvme_feature {
 	NVME_FEAT_HOST_ID = 0x81,
 	NVME_FEAT_RESV_MASK = 0x82,
 	NVME_FEAT_RESV_PERSIST = 0x83,
+};
+
+enum nvme_select { /* SEL of Get Features: bits 10:8 of CDW10 (Base 5.15) */
+		   NVME_SEL_CURRENT = 0,
+		   NVME_SEL_DEFAULT = 1,
+		   NVME_SEL_SAVED = 2,     /* the default, where nothing can be saved */
+		   NVME_SEL_SUPPORTED = 3, /* what can be done with it */
 };
 
 /* Data of Host Behavior Support (Base 5.27.1.18). */

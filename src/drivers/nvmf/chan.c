@@ -18,12 +18,12 @@
  *
  * Exactly once. The queue calls back once for each command, and a request is sent again only after
  * that. Sent again is what a repeat changes nothing about: reads, writes, zeroes, unmap, flush,
- * compare. A write whose answer was lost may thus be carried out twice, with the same data. It waits
- * until nothing of its first copy is left at the target (fence.c), so none can land on top of what
- * its owner writes there once he knows that it is done. A compare-and-write is
- * not sent again once any of it has left: its first half would meet its own result and report a
- * difference that never was. Nor is what users pass through, whose meaning we do not know. Both
- * end with IO_TRANSPORT, and the owner knows what that means for them.
+ * compare. A write whose answer was lost may thus be carried out twice, with the same data. It
+ * waits until nothing of its first copy is left at the target (fence.c), so none can land on top of
+ * what its owner writes there once he knows that it is done. A compare-and-write is not sent again
+ * once any of it has left: its first half would meet its own result and report a difference that
+ * never was. Nor is what users pass through, whose meaning we do not know. Both end with
+ * IO_TRANSPORT, and the owner knows what that means for them.
  *
  * Errors of the path (type 3, an ANA state) take the path out of this reactor's view and ask the
  * head to look again. A controller that is busy or interrupted (no do-not-retry bit) is asked again
@@ -50,6 +50,7 @@ enum {
 	CRDT_UNIT_MS = 100,      /* Base 5.17.2.1 */
 	CRDT_MAX_MS = 10 * 1000, /* a controller that wants more is not waited for longer */
 	FUSED_PARTS = 2,
+	DRAIN_MS = 2000,  /* for what is in flight on a path that is taken away */
 	NEW_VIEW_MS = 50, /* before the ANA log is read because of an error */
 };
 
@@ -392,7 +393,7 @@ static bool chan_retry(struct nvmf_chan *chan, struct io *io, struct nvmf_ioq *i
 		return false;
 	req->tries++;
 	req->is_sent = req->is_aborted = false;
-	chan->retries++;
+	ioq->retries++;
 	if (req->serial != 0) {
 		msg_list_push(&chan->fenced, &io->msg); /* until a view comes */
 		return true;
@@ -609,7 +610,7 @@ static enum sent send_fused(struct nvmf_chan *chan, struct slot *first, struct i
 	struct req *req = req_of(io);
 	struct slot *second;
 
-	if (io->nlb > ioq->ctrlr->info.fuse_nlb) {
+	if (io->nlb > chan->head->fuse_nlb) {
 		queue_put(first);
 		io->status = IO_INVALID; /* more than it does atomically */
 		return SENT_DONE;
@@ -828,14 +829,41 @@ int chan_add_path(struct nvmf_chan *chan, struct nvmf_path *path, struct err *er
 	return ioq_get(path->ctrlr, chan->ch.reactor, &chan->ioq[path->slot], err);
 }
 
-/* The view without it has landed before its queue goes; what is in flight there is lost then, and
- * finds another path. */
+struct inflight_call {
+	const struct nvmf_ioq *ioq;
+	uint32_t count;
+};
+
+static void ioq_inflight_here(void *arg)
+{
+	struct inflight_call *call = arg;
+
+	call->count = queue_inflight(call->ioq->q);
+}
+
+/* What was sent over a path that is healthy is answered before it goes. */
+static void ioq_drain(struct nvmf_ioq *ioq)
+{
+	struct inflight_call call = { .ioq = ioq };
+
+	for (unsigned ms = 0; ms < DRAIN_MS && ioq->ctrlr->state == CTRLR_LIVE; ms++) {
+		task_call(ioq->reactor, ioq_inflight_here, &call);
+		if (call.count == 0)
+			break;
+		task_sleep(NS_PER_MS);
+	}
+}
+
+/* The view without it has landed before its queue goes; what is in flight there is given a while to
+ * end, is lost then, and finds another path. */
 void chan_remove_path(struct nvmf_chan *chan, struct nvmf_path *path)
 {
 	struct nvmf_ioq *ioq = chan->ioq[path->slot];
 
 	chan_publish(chan);
 	chan_settle(chan);
+	if (ioq != NULL && !chan->head->is_removed)
+		ioq_drain(ioq);
 	chan->ioq[path->slot] = NULL;
 	ioq_put(ioq);
 }
@@ -844,8 +872,7 @@ static void chan_close_here(void *arg)
 {
 	struct nvmf_chan *chan = arg;
 
-	assert(chan->waiting.head == NULL && chan->later.head == NULL &&
-	       chan->fenced.head == NULL);
+	assert(chan->waiting.head == NULL && chan->later.head == NULL && chan->fenced.head == NULL);
 	timer_disarm(chan->ch.reactor, &chan->later_timer);
 	list_del(&chan->room);
 }

@@ -37,6 +37,7 @@
 #include "reactor/resolve.h"
 
 enum {
+	FUSED_ENTRIES = 3, /* of a queue that takes a pair at all: one stays empty */
 	READY_POLL_MS = 20,
 	READY_MAX_S = 30, /* CAP.TO may say up to 127 s; nobody waits that long */
 	SHUTDOWN_MAX_MS = 500,
@@ -176,10 +177,11 @@ static int check_not_smaller(const struct nvmf_ctrlr *c, struct err *err)
 
 	list_for_each (path, &c->paths, in_ctrlr) {
 		if (!path->is_gone && !head_fits(path->head, &c->info))
-			return err_set(err, -ENOTSUP,
-				       "the controller came back with less than %s needs: transfers "
-				       "of %u bytes, commands %#x; make the device again",
-				       path->head->dev.name, c->info.data_max, c->info.oncs);
+			return err_set(
+				err, -ENOTSUP,
+				"the controller came back with less than %s needs: transfers "
+				"of %u bytes, commands %#x; make the device again",
+				path->head->dev.name, c->info.data_max, c->info.oncs);
 	}
 	return 0;
 }
@@ -211,6 +213,8 @@ static int identify(struct nvmf_ctrlr *c, struct err *err)
 		else if (result != -EIO)
 			return err_set(err, result, "%s", err_text(&ignored));
 	}
+	if (MIN((uint32_t)c->opts.queue_depth, c->entries_max) < FUSED_ENTRIES)
+		info.fuse_nlb = 0;
 	c->info = info;
 	free(c->groups);
 	c->ngroups = 0;
@@ -508,6 +512,7 @@ static void ioq_free(struct nvmf_ioq *ioq)
 		task_call(ioq->reactor, ioq_free_here, ioq);
 	while (has_mail(ioq))
 		task_yield();
+	ioq->ctrlr->stats.retries += ioq->retries;
 	free(ioq->dsm);
 	free(ioq);
 }
@@ -569,9 +574,28 @@ static struct nvmf_ioq *ioq_find(struct nvmf_ctrlr *c, const struct reactor *r)
 	return NULL;
 }
 
+/*
+ * A queue that a LIVE controller did not take. A refusal, or what we lack, is the caller's to know.
+ * Anything else is a connection that was lost, and is made again like any other.
+ */
+static int ioq_judge(struct nvmf_ioq *ioq, int result, const struct err *why, struct err *err)
+{
+	uint16_t status = queue_connect_status(ioq->q);
+
+	bool is_lost = result == -ECONNREFUSED || result == -ECONNRESET || result == -ENOTCONN ||
+		       result == -EPIPE || result == -ETIMEDOUT;
+
+	if (!is_lost || (status != 0 && !(status & NVMF_LOST)))
+		return err_set(err, result, "%s", err_text(why));
+	ioq->ctrlr->why = *why;
+	ctrlr_kick(ioq->ctrlr, KICK_LOST);
+	return 0;
+}
+
 int ioq_get(struct nvmf_ctrlr *c, struct reactor *r, struct nvmf_ioq **ret, struct err *err)
 {
 	struct nvmf_ioq *ioq;
+	struct err why = {};
 	int result = 0;
 
 	task_mutex_lock(&c->lock);
@@ -579,7 +603,9 @@ int ioq_get(struct nvmf_ctrlr *c, struct reactor *r, struct nvmf_ioq **ret, stru
 	if (ioq == NULL)
 		result = ioq_new(c, r, &ioq, err);
 	if (result == 0 && !ioq->is_open && c->state == CTRLR_LIVE && !(c->kicks & KICK_LOST))
-		result = ioq_connect(ioq, err);
+		result = ioq_connect(ioq, &why);
+	if (result < 0 && why.code < 0)
+		result = ioq_judge(ioq, result, &why, err);
 	if (result == 0) {
 		ioq->refs++;
 		*ret = ioq;
@@ -602,6 +628,8 @@ void ioq_put(struct nvmf_ioq *ioq)
 	if (--ioq->refs == 0) {
 		ioq_disconnect(ioq, -ESHUTDOWN);
 		c->has_lost_write |= ioq->has_lost_write;
+		if (ioq->has_lost_write && c->refs > 1) /* it waits for the end of all (fence.c) */
+			ctrlr_kick(c, KICK_RESET);
 		list_del(&ioq->link);
 		ioq_free(ioq);
 	}

@@ -297,7 +297,8 @@ static void ctrlr_free(struct nvmf_ctrlr *c)
 	fence_forget(c);
 	queue_free(c->admin);
 	list_del(&c->link);
-	nctrlrs--;
+	if (--nctrlrs == 0) /* nobody is in line any more */
+		timer_disarm(reactor_self(), &spawn_again);
 	free(c->groups);
 	free(c);
 }
@@ -305,7 +306,15 @@ static void ctrlr_free(struct nvmf_ctrlr *c)
 /* The lock is held and goes with it. */
 static void ctrlr_finish(struct nvmf_ctrlr *c)
 {
+	const struct ctrlr_stats *stats = &c->stats;
 	struct task_event *deleted = c->deleted;
+	char text[UNITS_TEXT_MAX];
+
+	if (stats->lost > 0)
+		log_info("%s: was lost %lu times, %s in all, %lu attempts to reconnect, %lu "
+			 "requests sent again",
+			 c->name, stats->lost, duration_format(stats->outage_ns, text),
+			 stats->attempts, stats->retries);
 
 	if (c->state == CTRLR_LIVE)
 		ctrlr_shutdown(c);
@@ -357,6 +366,9 @@ static void ctrlr_work(struct nvmf_ctrlr *c)
 	while (c->kicks != 0) {
 		if (!ctrlr_step(c))
 			return;
+		/* others have their turn, however much there is to do: a removal waits here */
+		task_mutex_unlock(&c->lock);
+		task_mutex_lock(&c->lock);
 	}
 	c->is_queued = false;
 	task_mutex_unlock(&c->lock);

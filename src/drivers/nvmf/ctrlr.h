@@ -31,7 +31,7 @@ enum {
 	AERS_MAX = 2,           /* event requests kept with a controller */
 	FENCES_MAX = 16,        /* lost associations of one subsystem and host that may still act */
 	VIEW_ACTING_MAX = FENCES_MAX + 2 * PATHS_MAX,
-	NVMF_TRIES_MAX = 8,     /* how often one request is sent before its error is believed */
+	NVMF_TRIES_MAX = 8, /* how often one request is sent before its error is believed */
 };
 
 struct nvmf_head;
@@ -71,6 +71,7 @@ struct ctrlr_stats {
 	uint64_t attempts;   /* to reconnect, failed ones included */
 	uint64_t late_admin; /* admin commands that timed out */
 	uint64_t events;     /* asynchronous ones */
+	uint64_t retries;    /* requests of its channels that were sent again */
 	uint64_t outage_ns;  /* sum of all times without connection */
 };
 
@@ -89,12 +90,17 @@ struct nvmf_ctrlr {
 	int admin_result;
 	struct msg_list admin_waiting; /* pass-through commands that found the queue full */
 	struct slot *aer[AERS_MAX];
+	unsigned aer_due;       /* bit per aer[]: it goes out again when aer_timer fires */
+	struct timer aer_timer; /* the second of too many events is over */
+	uint64_t aer_second_ns; /* when it began */
+	unsigned aer_count;     /* events in it */
 	struct timer keep_alive;
 	bool has_keep_alive_out; /* one was sent and is not answered */
+	unsigned keep_alive_age; /* for so many ticks */
 
 	uint16_t cntlid;
 	uint32_t entries_max; /* of an I/O queue: CAP.MQES, not 0's based */
-	uint16_t nqueues; /* I/O queues granted, 0: not connected yet */
+	uint16_t nqueues;     /* I/O queues granted, 0: not connected yet */
 	struct nvmf_ctrl_info info;
 	struct ana_group *groups; /* owned; info.nanagrpid of them */
 	unsigned ngroups;
@@ -113,13 +119,13 @@ struct nvmf_ctrlr {
 	struct list waiters;        /* struct ctrlr_wait: until LIVE or not */
 	struct msg_list resets;     /* IO_RESETs to be answered after the reset */
 
-	uint64_t lost_ns; /* when the connection was lost; 0: it was not */
-	unsigned attempt; /* since then */
-	uint32_t serial;  /* of the association that is or is being made, 0: none (fence.c) */
+	uint64_t lost_ns;    /* when the connection was lost; 0: it was not */
+	unsigned attempt;    /* since then */
+	uint32_t serial;     /* of the association that is or is being made, 0: none (fence.c) */
 	bool has_lost_write; /* on a queue of it that is gone */
 	unsigned fencing;    /* tasks that end another controller through this one */
 	struct nvmf_fence *spare; /* owned */
-	struct err why;   /* the last failure */
+	struct err why;           /* the last failure */
 	struct ctrlr_stats stats;
 };
 
@@ -153,6 +159,7 @@ struct nvmf_ioq {
 	struct slot *aborting; /* the command that an Abort was sent for */
 	uint16_t abort_cid;
 	struct msg abort_msg;
+	uint64_t retries;
 	_Alignas(64) atomic_bool has_traffic; /* since the last keep alive tick */
 };
 
@@ -216,7 +223,7 @@ struct admin_call {
 	void *buf;
 	uint32_t len;
 	uint64_t timeout_ns; /* 0: the queue's */
-	uint16_t status; /* answer: NVMe type << 8 | code, DNR; NVMF_LOST */
+	uint16_t status;     /* answer: NVMe type << 8 | code, DNR; NVMF_LOST */
 	uint32_t dw0, dw1;
 };
 int ctrlr_admin(struct nvmf_ctrlr *c, struct admin_call *call, const char *what,
@@ -268,6 +275,7 @@ struct nvmf_path {
 struct nvmf_head {
 	struct device dev;
 	struct nvmf_opts opts; /* of the first path */
+	uint32_t fuse_nlb;     /* blocks of an atomic compare-and-write; constant */
 	struct nvmf_ns_info ns;
 	struct task_mutex lock; /* paths and channels come and go; taken before a controller's */
 	struct list paths;
@@ -293,7 +301,8 @@ struct nvmf_view {
 	uint16_t fail; /* status for what finds no path; 0: hold it */
 	uint8_t nacting;
 	uint32_t horizon; /* the newest association that was known */
-	uint32_t acting[VIEW_ACTING_MAX]; /* associations whose lost writes may still be carried out */
+	uint32_t acting
+		[VIEW_ACTING_MAX]; /* associations whose lost writes may still be carried out */
 };
 
 struct nvmf_dsm { /* memory of a slot for the list of ranges */
@@ -310,11 +319,10 @@ struct nvmf_chan {
 	struct msg_list waiting; /* for a path or for room */
 	struct msg drain;        /* look at them again */
 	bool is_draining;
-	struct list room;      /* in an ioq's waiters */
-	struct msg_list later; /* for a retry after a while */
+	struct list room;       /* in an ioq's waiters */
+	struct msg_list later;  /* for a retry after a while */
 	struct msg_list fenced; /* lost writes whose association may still act */
 	struct timer later_timer;
-	uint64_t retries;
 
 	/* primary */
 	struct nvmf_head *head;

@@ -24,7 +24,8 @@
  * Numbers: NVM Express Base Specification 2.3, 5.4.3 (Cross-Controller Reset).
  *
  * Invariants
- *   1. Memory for a fence is there before an association begins (ctrlr->spare), so none is forgotten.
+ *   1. Memory for a fence is there before an association begins (ctrlr->spare), so none is
+ *      forgotten.
  *   2. At most FENCES_MAX for one subsystem and host; beyond that nothing connects.
  *   3. A task at work counts in ctrlr->fencing, and the controller is not freed before it has gone.
  *   4. Fences go with the last controller of their subsystem and host: nobody is left who waits.
@@ -43,10 +44,10 @@
 #include "drivers/nvmf/ctrlr.h"
 
 enum {
-	FENCE_TASKS_MAX = 8,  /* fences that are asked for at once */
-	AGAIN_MS = 100,       /* when a target was too busy, or we had no task */
-	CCR_IMMEDIATE = 1,    /* dword 0: the reset is complete */
-	CCR_CIU_SHIFT = 16,   /* dword 10: CNTLID below it */
+	FENCE_TASKS_MAX = 8, /* fences that are asked for at once */
+	AGAIN_MS = 100,      /* when a target was too busy, or we had no task */
+	CCR_IMMEDIATE = 1,   /* dword 0: the reset is complete */
+	CCR_CIU_SHIFT = 16,  /* dword 10: CNTLID below it */
 };
 
 /* The answer takes as long as the slowest command that the other controller has with a device. */

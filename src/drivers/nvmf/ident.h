@@ -50,7 +50,8 @@ struct nvmf_ns_info {
 	uint64_t nblocks;
 	uint32_t block_size;
 	uint32_t anagrpid;
-	uint32_t optimal_nlb;  /* 0: not told */
+	uint32_t optimal_nlb; /* 0: not told */
+	uint32_t fuse_nlb;    /* blocks of an atomic compare-and-write, 0: as the controller says */
 	uint32_t physical_nlb; /* 1: not told */
 	struct uuid uuid;      /* null where the namespace has none; so the next two */
 	uint8_t nguid[16], eui64[8];
