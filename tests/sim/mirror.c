@@ -922,6 +922,7 @@ void mirror_run(void *arg)
 	last_rebuilt_ns = 0;
 	mirror_configure(scene);
 	mirror_settings();
+	plant_nexus();
 	world_at(&scene->watchdog, WORLD_NONE, SEC, scene_watchdog);
 	nepochs = 2 + (unsigned)world_rand(5);
 	for (unsigned i = 0; i < nepochs && !world_failed(); i++)

@@ -97,4 +97,10 @@ void mirror_heal(void) MAY_SUSPEND;
 /* All children in sync are compared by the nexus itself. */
 void mirror_scrub(struct nexus *nx) MAY_SUSPEND;
 
+/* plant_nexus.c */
+void plant_nexus(void);
+/* True: it is a rebuild's, and its bug is planted, so nothing is locked. */
+bool plant_nexus_lock(struct device *dev, struct range_lock *lock, uint64_t lba, uint64_t nlb);
+bool plant_nexus_unlock(const struct range_lock *lock);
+
 #endif
