@@ -546,7 +546,7 @@ static void close_children(struct nexus *nx)
 		if (child_state_of(word) == CHILD_OPEN)
 			atomic_store(&child->word, child_word(CHILD_CLOSED, NEXUS_REASON_NONE,
 							      word & CHILD_SYNCED));
-		child->is_leaving = child->desc != NULL;
+		child->is_leaving |= child->desc != NULL;
 	}
 	nexus_apply(nx);
 	errand_ring(&nx->monitor);

@@ -145,7 +145,7 @@ void nexus_self_shutdown(struct nexus *nx, const char *why)
 			       &child->word, &word,
 			       child_word(CHILD_CLOSED, NEXUS_REASON_NONE, word & CHILD_SYNCED)))
 			;
-		child->is_leaving = child->desc != NULL;
+		child->is_leaving |= child->desc != NULL;
 	}
 	nexus_end_io(nx);
 	errand_ring(&nx->monitor);
@@ -171,7 +171,7 @@ static void revive_last(struct nexus *nx)
 	}
 }
 
-/* Who fell leaves; what it misses is known from its last write on, if it was in sync, or was known
+/* Who fell leaves, if the monitor is not closing it already; what it misses is known from its last write on, if it was in sync, or was known
  * and nobody had begun to rebuild it. */
 static void children_leave(struct nexus *nx, uint8_t fallen)
 {
@@ -181,7 +181,7 @@ static void children_leave(struct nexus *nx, uint8_t fallen)
 
 		if (!(fallen >> child->slot & 1) || child_state_of(word) == CHILD_OPEN)
 			continue;
-		child->is_leaving = child->desc != NULL;
+		child->is_leaving |= child->desc != NULL;
 		if (word & CHILD_SYNCED)
 			child->is_missed_known = child->missed.words != NULL;
 		else if (child->is_writer)

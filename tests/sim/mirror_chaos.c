@@ -517,8 +517,10 @@ static void act_resize(void)
 
 		nexus_info(nx, &after);
 		world_trace("resized", after.size, after.device_size);
-		if (result == 0 && !mirror.scene->is_dead)
+		if (result == 0 && !mirror.scene->is_dead) {
 			mirror.size = size;
+			mirror.nblocks = after.device_size / mirror.scene->block_size;
+		}
 		if (result < 0 && after.device_size < before.device_size)
 			world_fail("a resize that failed shrank the nexus: %s", err_text(&ne.err));
 		mirror_stats.resizes += result == 0;
