@@ -700,11 +700,13 @@ static bool map_read(struct nexus *nx, struct child *child, uint64_t generation,
 
 		id.generation = generation;
 		for (unsigned copy = 0; copy < 2; copy++) {
-			if (page_io(marks, child, IO_READ, first + part, copy) != IO_OK)
-				memset(marks->buf, 0, marks->unit);
+			/* a write that was torn leaves the other copy true; a copy that cannot be
+			 * read may be the newer one */
+			is_ok &= page_io_patient(marks, child, IO_READ, first + part, copy) ==
+				 IO_OK;
 			memcpy(&pair[copy], marks->buf, INTENT_PAGE_SIZE);
 		}
-		which = intent_pair_pick(pair, &id, first + part);
+		which = is_ok ? intent_pair_pick(pair, &id, first + part) : -1;
 		is_ok = which >= 0 && (subject == NULL || memcmp(pair[which].subject, subject->b,
 								 sizeof(subject->b)) == 0);
 		if (is_ok)

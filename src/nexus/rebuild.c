@@ -896,4 +896,5 @@ void rebuild_settings_set(const struct rebuild_settings *s)
 				copy_set_limits(job->copy, settings.rate, latency_limit());
 		}
 	}
+	next_reactor = 0;
 }
