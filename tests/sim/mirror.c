@@ -257,6 +257,10 @@ static void mirror_configure(struct scene *scene)
 
 static void mirror_settings(void)
 {
+	rebuild_settings_set(&(struct rebuild_settings){
+		.latency_ns = world_chance(1, 2) ? UINT64_MAX : 0,
+		.is_always_full = world_chance(1, 8),
+	});
 	nexus_settings_set(&(struct nexus_settings){
 		.store = simstore_open(mirror_applied),
 		.store_tries = 1 + (unsigned)world_rand(5),
