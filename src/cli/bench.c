@@ -108,12 +108,12 @@ static bool is_writing(const struct bench_opts *o)
 
 /* ---- opening ------------------------------------------------------------------------------- */
 
-static int bench_open_device(struct bench *b, struct bench_device *d, const char *uri,
-			     struct err *err)
+static int bench_open_device(struct bench *b, struct bench_device *d, struct err *err)
 {
 	unsigned flags = is_writing(&b->opts) ? DESC_WRITE | DESC_CLAIM : 0;
+	const char *uri = d->open.uri;
 	uint32_t block_size;
-	int rc = opened_open(&d->open, uri, flags, err);
+	int rc = opened_start(&d->open, flags, err);
 
 	if (rc != 0)
 		return rc;
@@ -180,17 +180,35 @@ static int bench_make_worker(struct bench *b, struct bench_device *d, unsigned i
 	return worker_init(w, err);
 }
 
+/* A URI that leads to a device which another one has made is a further path to it. */
+static int bench_open_uri(struct bench *b, const char *uri, struct err *err)
+{
+	struct opened open;
+	int rc = opened_make(&open, uri, err);
+
+	if (rc != 0)
+		return rc;
+	for (unsigned i = 0; i < b->ndevices; i++) {
+		if (b->devices[i].open.dev == open.dev) {
+			b->paths[b->npaths++] = open;
+			return 0;
+		}
+	}
+	b->devices[b->ndevices].open = open;
+	return bench_open_device(b, &b->devices[b->ndevices++], err);
+}
+
 static int bench_open(struct bench *b, struct err *err)
 {
 	int rc = 0;
 
-	b->ndevices = b->uris.count;
-	b->devices = calloc(b->ndevices, sizeof(*b->devices));
-	b->workers = calloc((size_t)b->ndevices * reactor_count(), sizeof(*b->workers));
-	if (b->devices == NULL || b->workers == NULL)
+	b->devices = calloc(b->uris.count, sizeof(*b->devices));
+	b->paths = calloc(b->uris.count, sizeof(*b->paths));
+	b->workers = calloc((size_t)b->uris.count * reactor_count(), sizeof(*b->workers));
+	if (b->devices == NULL || b->paths == NULL || b->workers == NULL)
 		return err_set(err, -ENOMEM, "no memory for the workers");
-	for (unsigned i = 0; i < b->ndevices && rc == 0; i++)
-		rc = bench_open_device(b, &b->devices[i], b->uris.items[i], err);
+	for (unsigned i = 0; i < b->uris.count && rc == 0; i++)
+		rc = bench_open_uri(b, b->uris.items[i], err);
 	if (rc == 0 && b->opts.verify)
 		rc = gen_tables_make(b, err);
 	for (unsigned i = 0; i < b->ndevices; i++) {
@@ -205,7 +223,9 @@ static void bench_close(struct bench *b)
 {
 	for (unsigned i = 0; i < b->nworkers; i++)
 		worker_done(&b->workers[i]);
-	for (unsigned i = b->ndevices; i-- > 0 && b->devices != NULL;)
+	for (unsigned i = b->npaths; i-- > 0;)
+		opened_close(&b->paths[i]);
+	for (unsigned i = b->ndevices; i-- > 0;)
 		opened_close(&b->devices[i].open);
 }
 
@@ -434,6 +454,7 @@ static int bench_run(int argc, char **argv)
 	gen_tables_free(&b);
 	free(b.workers);
 	free(b.devices);
+	free(b.paths);
 	return rc;
 }
 

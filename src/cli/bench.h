@@ -174,8 +174,9 @@ struct bench {
 	struct bench_opts opts;
 	struct opt_args uris;
 	struct bench_device *devices;
+	struct opened *paths;         /* URIs that lead to one of them as well */
 	struct bench_worker *workers; /* device by device, reactor by reactor */
-	unsigned ndevices, nworkers;
+	unsigned ndevices, npaths, nworkers;
 	atomic_bool stop;
 	bool was_interrupted;
 

@@ -252,6 +252,7 @@ struct channel {
 	struct msg_list held; /* requests waiting at the gate (io.msg links) */
 	struct lba_range locked[RANGE_LOCKS_MAX];
 	unsigned nlocked;
+	struct emulation *reserve; /* owned; emulate.c's last resort, NULL: never needs one */
 	void (*drained)(struct channel *ch, void *arg);
 	void *drained_arg;
 	uint8_t drain_epoch;

@@ -386,6 +386,9 @@ void admin_execute(struct cmd *cmd)
 	case NVME_ADMIN_KEEP_ALIVE: /* its arrival was the sign of life */
 		finish(cmd, 0);
 		break;
+	case NVME_ADMIN_CROSS_RESET:
+		cross_reset(ctrlr, cmd);
+		break;
 	case NVME_ADMIN_SNAPSHOT:
 		if (!is_discovery) {
 			snapshot_execute(ctrlr, cmd);

@@ -73,8 +73,10 @@ void fence_conn_gone(struct conn *conn)
 {
 	if (conn->fence != NULL && --conn->fence->left == 0)
 		task_event_fire(&conn->fence->gone);
-	if (conn->counted != NULL)
-		list_del(&conn->counted_link);
+	if (conn->counted == NULL)
+		return;
+	list_del(&conn->counted_link);
+	cross_conn_gone(conn->counted, conn->instance);
 }
 
 /* ---- draining ------------------------------------------------------------------------------- */

@@ -129,6 +129,7 @@ struct cmd {
 	uint32_t ns_generation;  /* of the table when ns was looked up */
 	uint16_t range, ranges;  /* dataset management: next and number */
 	struct conn *abort_conn; /* Abort: the queue that is searched */
+	uint64_t cross_instance; /* Cross-Controller Reset: whose end it waits for */
 	struct cmd *mate;        /* the other half of a fused pair, NULL: not there yet */
 	struct io_loan loan;     /* of a read: the data lies with the device, not at buf */
 };
@@ -299,6 +300,7 @@ struct conn {
 	uint64_t memory;          /* bytes counted in target->conn_memory */
 	struct list counted_link; /* subsystem.conn_list */
 	struct fence *fence;      /* somebody waits for its end; NULL: nobody */
+	uint64_t instance;        /* of its controller, which may be gone before it; 0: none */
 };
 
 /* Which groups a listener's hosts cannot use, and why. Bit 0 is group 1. */
@@ -369,6 +371,7 @@ struct subsystem {
 	char **allowed_hosts; /* owned, as the strings; not looked at while is_any_host */
 	unsigned allowed_host_count;
 	struct list conn_list;        /* connections that count in conns */
+	struct list resets;           /* Cross-Controller Reset commands that wait (cross.c) */
 	struct task_mutex fence_lock; /* one waits at a time (disconnect.c) */
 	struct list ctrlrs;
 	unsigned ctrlr_count;
@@ -433,6 +436,9 @@ struct ctrlr {
 	unsigned nqueues;
 	unsigned drain_left; /* queues that have commands in flight */
 	bool is_closing, is_draining;
+	uint8_t ciu;           /* tells instances of one id apart, with: */
+	uint64_t instance;     /* CIRN: random, never 0 */
+	unsigned ncross;       /* of its commands in ss->resets */
 	uint8_t listener;      /* the one its admin queue came over, by number */
 	bool is_acre;          /* the host honours retry delays (Host Behavior Support) */
 	uint32_t async_config; /* feature 0Bh */
@@ -527,6 +533,17 @@ bool nqn_is_good(const char *nqn);
 /* Take over the list. -EINVAL, -ENOSPC, -ENOMEM. */
 int hosts_init(struct subsystem *ss, const char *const *hosts, unsigned count, struct err *err);
 void hosts_done(struct subsystem *ss);
+
+/* ---- cross.c -------------------------------------------------------------------------------- */
+
+void cross_init(struct ctrlr *ctrlr);
+void cross_identify(const struct ctrlr *ctrlr, struct nvme_id_ctrl *id);
+/* Cross-Controller Reset. */
+void cross_reset(struct ctrlr *ctrlr, struct cmd *cmd);
+/* A connection of that controller is dead and out of the subsystem's list. */
+void cross_conn_gone(struct subsystem *ss, uint64_t instance);
+/* An admin queue ends: give back what waits there. */
+void cross_abort(struct ctrlr *ctrlr, struct conn *conn);
 
 /* ---- disconnect.c --------------------------------------------------------------------------- */
 

@@ -481,6 +481,7 @@ static void subsystem_fill(struct subsystem *ss, struct target *target,
 	list_init(&ss->conn_list);
 	task_mutex_init(&ss->control);
 	task_mutex_init(&ss->fence_lock);
+	list_init(&ss->resets);
 	for (unsigned i = 0; i < reactor_count(); i++) {
 		ss->cores[i].subsystem = ss;
 		ss->cores[i].reactor = reactor_get(i);

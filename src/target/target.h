@@ -40,7 +40,7 @@ struct target_opts {
 	uint32_t queues_max;         /* I/O queues per controller, 1 ... TARGET_QUEUES_MAX; 32 */
 	uint32_t queue_depth_max;    /* entries per I/O queue, 2 ... TARGET_DEPTH_MAX; 128 */
 	uint32_t in_capsule_size;    /* bytes of data a command may carry, 4096 ... 16384; 4096 */
-	uint32_t io_size_max;        /* bytes, power of two, 4096 ... 1 MiB (MDTS); 128 KiB */
+	uint32_t io_size_max;        /* bytes, power of two, 8192 ... 1 MiB (MDTS); 128 KiB */
 	uint32_t buffers;            /* of io_size_max, per reactor, for I/O above 4 KiB; 128 */
 	uint32_t conns_max;          /* TCP connections at once; 4096 */
 	uint32_t conns_per_host_max; /* of one host NQN, over all subsystems; 2048 */

@@ -24,6 +24,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <string.h>
@@ -857,6 +858,7 @@ static pid_t serve_elsewhere(uint16_t *ret_port)
 	pid = fork();
 	if (pid == 0) {
 		log_set_level(LOG_ERROR);
+		(void)prctl(PR_SET_PDEATHSIG, SIGKILL);
 		if (engine_start(&opts, NULL) != 0 || engine_call(serve_task, &fds[1], NULL) != 0)
 			_exit(1);
 		for (;;)

@@ -117,6 +117,7 @@ ENGINE_TEST(nvmf_does_every_operation)
 ENGINE_TEST(nvmf_passes_commands_through)
 {
 	static struct nvme_id_ctrl id;
+	static struct nvme_id_ns ns;
 	static uint8_t log[512];
 	struct nvme_cmd cmd = {};
 	uint8_t hostid[16] = {};
@@ -127,6 +128,8 @@ ENGINE_TEST(nvmf_passes_commands_through)
 		return;
 	CHECK_EQ(nvme_identify_ctrlr(o.h, &id, &err), 0);
 	CHECK_STR(id.subnqn, NQN);
+	CHECK_EQ(nvme_identify_ns(o.h, 0, &ns, &err), 0);
+	CHECK_EQ(le64_get(ns.nsze), o.dev->nblocks);
 	CHECK_EQ(nvme_log_page(o.h, NVME_LOG_SMART, NVME_NSID_ALL, 0, log, sizeof(log), &err), 0);
 	CHECK_EQ(nvme_host_id(o.h, hostid, &err), 0);
 	CHECK_STR(err.msg, "");
@@ -196,7 +199,7 @@ ENGINE_TEST(nvmf_follows_size_and_presence)
 	CHECK_EQ(do_io(&o, IO_READ, 2 * 16384 - 1, 1, buf, 0), IO_OK);
 	CHECK_EQ(subsystem_remove_ns(rig.subsystem, 1, &err), 0);
 	CHECK(wait_event(DEVICE_FAILED));
-	CHECK_EQ(do_io(&o, IO_READ, 0, 1, buf, 0), IO_TRANSPORT);
+	CHECK_EQ(do_io(&o, IO_READ, 0, 1, buf, 0), IO_NO_DEVICE);
 	/* the same medium under the same number: the device works again */
 	CHECK_EQ(subsystem_add_ns(rig.subsystem, rig.back, 1, &nsid, &err), 0);
 	for (unsigned i = 0; i < 500 && do_io(&o, IO_READ, 0, 1, buf, 0) != IO_OK; i++)
@@ -220,7 +223,7 @@ ENGINE_TEST(nvmf_refuses_another_medium)
 	CHECK_EQ(subsystem_remove_ns(rig.subsystem, 1, &err), 0);
 	CHECK_EQ(subsystem_add_ns(rig.subsystem, other, 1, NULL, &err), 0);
 	CHECK(wait_event(DEVICE_FAILED));
-	CHECK_EQ(do_io(&o, IO_READ, 0, 1, buf, 0), IO_TRANSPORT);
+	CHECK_EQ(do_io(&o, IO_READ, 0, 1, buf, 0), IO_NO_DEVICE);
 	CHECK_STR(err.msg, "");
 	opened_close(&o);
 	rig_down();

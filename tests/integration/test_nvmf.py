@@ -3,6 +3,7 @@
 
 import json
 import os
+import re
 import select
 import signal
 import socket
@@ -494,3 +495,14 @@ def test_many_controllers_come_back(ashlar):
     restart(ashlar, port, "0.0.0.0", uris=[f"aio://{disk}"])
     _, err = load.communicate(timeout=60)
     assert load.returncode == 0, err
+
+
+def test_bench_takes_a_second_uri_as_a_path(ashlar):
+    one = Export(ashlar, "--listen", "127.0.0.1:0", "--listen", "127.0.0.1:0", nqn=NQN)
+    ports = re.findall(r"127\.0\.0\.1:(\d+)", one.ok("ana"))
+    assert len(ports) == 2
+    uris = [url(port, "?nsid=2") for port in ports]
+    got = ashlar.json("bench", *uris, "--rw", "randrw", "--verify", "--ops", "2001")
+    assert [d["uri"] for d in got["devices"]] == uris[:1]
+    assert got["reads"] + got["writes"] == 2001
+    assert got["errors"] == 0

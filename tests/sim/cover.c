@@ -32,20 +32,52 @@ static const char *const fault_names[COVER_FAULTS_] = {
 	[COVER_INJECT_TORN] = "inject torn",
 	[COVER_NO_SPACE] = "no space",
 	[COVER_NO_MEMORY] = "no memory",
+	[COVER_NET_DROP] = "drop",
+	[COVER_NET_HALF_OPEN] = "half open",
+	[COVER_NET_PARTITION] = "partition",
+	[COVER_NET_SLOW] = "slow network",
+	[COVER_LATE] = "late answer",
+	[COVER_TARGET_RESTART] = "target restart",
+	[COVER_TARGET_CRASH] = "target crash",
+	[COVER_SUBSYSTEM_GONE] = "subsystem gone",
+	[COVER_PATH_CHANGE] = "path change",
+	[COVER_ANA] = "ana",
+	[COVER_DISCONNECT] = "disconnect",
+	[COVER_NAMESPACES] = "namespaces",
+	[COVER_SHUT_OUT] = "shut out",
+	[COVER_NAMESPACE_GONE] = "namespace gone",
 };
 
 static const char *const state_names[COVER_STATES_] = {
-	[COVER_IDLE] = "idle",         [COVER_READING] = "reading",   [COVER_WRITING] = "writing",
-	[COVER_FLUSHING] = "flushing", [COVER_UNMAPPING] = "unmap",   [COVER_COMPARING] = "compare",
-	[COVER_QUIESCED] = "quiesced", [COVER_LOCKED] = "locked",     [COVER_RESIZING] = "resizing",
-	[COVER_OPENING] = "opening",   [COVER_REMOVING] = "removing",
+	[COVER_IDLE] = "idle",
+	[COVER_READING] = "reading",
+	[COVER_WRITING] = "writing",
+	[COVER_FLUSHING] = "flushing",
+	[COVER_UNMAPPING] = "unmap",
+	[COVER_COMPARING] = "compare",
+	[COVER_QUIESCED] = "quiesced",
+	[COVER_LOCKED] = "locked",
+	[COVER_RESIZING] = "resizing",
+	[COVER_OPENING] = "opening",
+	[COVER_REMOVING] = "removing",
+	[COVER_CTRLR_CONNECTING] = "connects",
+	[COVER_CTRLR_LIVE] = "live",
+	[COVER_CTRLR_RESETTING] = "resetting",
+	[COVER_FAILED_OVER] = "failover",
 };
 
 static struct {
 	uint64_t met[COVER_FAULTS_][COVER_STATES_];
 	uint64_t begun[COVER_FAULTS_], entered[COVER_STATES_];
 	unsigned fault[COVER_FAULTS_], state[COVER_STATES_];
-} cover;
+	unsigned nfaults, nstates; /* that can be met at all */
+} cover = { .nfaults = COVER_FAULTS_LOCAL_, .nstates = COVER_STATES_LOCAL_ };
+
+void cover_set_paired(bool is_paired)
+{
+	cover.nfaults = is_paired ? COVER_FAULTS_ : COVER_FAULTS_LOCAL_;
+	cover.nstates = is_paired ? COVER_STATES_ : COVER_STATES_LOCAL_;
+}
 
 void cover_fault_begin(enum cover_fault fault)
 {
@@ -86,15 +118,15 @@ void cover_restart(void)
 void cover_print(void)
 {
 	printf("%-18s %8s", "fault x state", "begun");
-	for (unsigned s = 0; s < COVER_STATES_; s++)
+	for (unsigned s = 0; s < cover.nstates; s++)
 		printf(" %9s", state_names[s]);
 	printf("\n%-18s %8s", "entered", "");
-	for (unsigned s = 0; s < COVER_STATES_; s++)
+	for (unsigned s = 0; s < cover.nstates; s++)
 		printf(" %9" PRIu64, cover.entered[s]);
 	printf("\n");
-	for (unsigned f = 0; f < COVER_FAULTS_; f++) {
+	for (unsigned f = 0; f < cover.nfaults; f++) {
 		printf("%-18s %8" PRIu64, fault_names[f], cover.begun[f]);
-		for (unsigned s = 0; s < COVER_STATES_; s++)
+		for (unsigned s = 0; s < cover.nstates; s++)
 			printf(" %9" PRIu64, cover.met[f][s]);
 		printf("\n");
 	}
@@ -104,8 +136,8 @@ unsigned cover_missing(void)
 {
 	unsigned missing = 0;
 
-	for (unsigned f = 0; f < COVER_FAULTS_; f++) {
-		for (unsigned s = 0; s < COVER_STATES_; s++) {
+	for (unsigned f = 0; f < cover.nfaults; f++) {
+		for (unsigned s = 0; s < cover.nstates; s++) {
 			if (cover.met[f][s] > 0)
 				continue;
 			printf("never met: %s x %s\n", fault_names[f], state_names[s]);

@@ -26,7 +26,23 @@ enum cover_fault {
 	COVER_INJECT_TORN,
 	COVER_NO_SPACE,
 	COVER_NO_MEMORY, /* an allocation of a control operation fails */
+	/* of stacks with a network in the middle */
+	COVER_NET_DROP,
+	COVER_NET_HALF_OPEN,
+	COVER_NET_PARTITION,
+	COVER_NET_SLOW,
+	COVER_LATE,           /* the far device answers after io_timeout */
+	COVER_TARGET_RESTART, /* the target stops and starts */
+	COVER_TARGET_CRASH,   /* its machine loses the power */
+	COVER_SUBSYSTEM_GONE, /* removed, and added again */
+	COVER_PATH_CHANGE,    /* a path's URI is removed and added */
+	COVER_ANA,            /* a path is worth less, or nothing */
+	COVER_DISCONNECT,     /* the target throws the host out */
+	COVER_NAMESPACES,     /* others come and go */
+	COVER_SHUT_OUT,       /* the host is not allowed any more */
+	COVER_NAMESPACE_GONE, /* ours is removed, and added again */
 	COVER_FAULTS_,
+	COVER_FAULTS_LOCAL_ = COVER_NET_DROP,
 };
 
 enum cover_state {
@@ -41,7 +57,13 @@ enum cover_state {
 	COVER_RESIZING,
 	COVER_OPENING, /* some opening or closing is under way */
 	COVER_REMOVING,
+	/* of an initiator's controllers: some controller is ... */
+	COVER_CTRLR_CONNECTING,
+	COVER_CTRLR_LIVE,
+	COVER_CTRLR_RESETTING, /* without connection */
+	COVER_FAILED_OVER,     /* one is live, another is not */
 	COVER_STATES_,
+	COVER_STATES_LOCAL_ = COVER_CTRLR_CONNECTING,
 };
 
 void cover_fault_begin(enum cover_fault fault);
@@ -50,6 +72,8 @@ void cover_state_begin(enum cover_state state);
 void cover_state_end(enum cover_state state);
 /* A new world: nothing is active. The counts stay. */
 void cover_restart(void);
+/* With what only a network brings, or without. */
+void cover_set_paired(bool is_paired);
 void cover_print(void);
 /* Pairs that can be met and never were; printed. */
 unsigned cover_missing(void);

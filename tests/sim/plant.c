@@ -11,19 +11,23 @@
  *   skip-quiesce-wait  gates close, but nobody waits for what is in flight
  *   lock-too-early     the same for a range lock
  *   range-lock-leak    an unlock forgets one reactor
+ *   nvmf-early-cross   the target answers Cross-Controller Reset without ending anything
  */
 #include "device/device.h"
+#include "target/internal.h"
 #include "world.h"
 
 void __real_device_quiesce(struct device *dev);
 int __real_range_lock(struct device *dev, struct range_lock *lock, uint64_t lba, uint64_t nlb,
 		      struct err *err);
 void __real_range_unlock(struct device *dev, struct range_lock *lock);
+void __real_cross_reset(struct ctrlr *ctrlr, struct cmd *cmd);
 
 void __wrap_device_quiesce(struct device *dev);
 int __wrap_range_lock(struct device *dev, struct range_lock *lock, uint64_t lba, uint64_t nlb,
 		      struct err *err);
 void __wrap_range_unlock(struct device *dev, struct range_lock *lock);
+void __wrap_cross_reset(struct ctrlr *ctrlr, struct cmd *cmd);
 
 void __wrap_device_quiesce(struct device *dev)
 {
@@ -66,4 +70,15 @@ void __wrap_range_unlock(struct device *dev, struct range_lock *lock)
 	__real_range_unlock(dev, lock);
 	if (plant_strikes(PLANT_RANGE_LOCK_LEAK, 10))
 		lock_channel(dev->channel[world_rand(world_nreactors())], &copy);
+}
+
+void __wrap_cross_reset(struct ctrlr *ctrlr, struct cmd *cmd)
+{
+	if (sim_plant != PLANT_NVMF_EARLY_CROSS) {
+		__real_cross_reset(ctrlr, cmd);
+		return;
+	}
+	cmd->dw0 = 1;
+	cmd->status = 0;
+	cmd_return(cmd);
 }

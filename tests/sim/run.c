@@ -28,6 +28,7 @@
 #include "disk.h"
 #include "guard.h"
 #include "layer.h"
+#include "pair.h"
 #include "reactor/mem.h"
 #include "reactor/task.h"
 #include "scene.h"
@@ -51,8 +52,9 @@ static const char *program;
 
 static void print_replay(FILE *to)
 {
-	fprintf(to, "seed %" PRIu64 "; replay: %s --seed %" PRIu64 "%s%s --trace\n", current_seed,
-		program, current_seed, sim_plant != PLANT_NONE ? " --plant " : "",
+	fprintf(to, "seed %" PRIu64 "; replay: %s%s --seed %" PRIu64 "%s%s --trace\n", current_seed,
+		program, scene_is_paired ? " --pair" : "", current_seed,
+		sim_plant != PLANT_NONE ? " --plant " : "",
 		sim_plant != PLANT_NONE ? plant_name(sim_plant) : "");
 }
 
@@ -167,6 +169,22 @@ static double seconds_now(void)
 	return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 
+static void print_pair(void)
+{
+	const struct pair_stats *s = &pair_stats;
+
+	printf("both ends: %" PRIu64 " epochs, %" PRIu64 " with two paths, %" PRIu64
+	       " of them with one that is well; %" PRIu64 " connects, %" PRIu64 " MiB; %" PRIu64
+	       " drops, %" PRIu64 " half-open, %" PRIu64 " partitions, %" PRIu64
+	       " restarts, %" PRIu64 " crashes, %" PRIu64 " subsystems and %" PRIu64
+	       " paths changed, %" PRIu64 " ANA changes, %" PRIu64 " disconnects, %" PRIu64
+	       " shut out, %" PRIu64 " namespaces gone, %" PRIu64 " decoys, %" PRIu64
+	       " late, %" PRIu64 " writes lost\n",
+	       s->epochs, s->two_paths, s->calm, s->connects, s->bytes >> 20, s->drops,
+	       s->half_opens, s->partitions, s->restarts, s->crashes, s->subsystems, s->paths,
+	       s->ana, s->disconnects, s->shut_outs, s->namespaces, s->decoys, s->late, s->lost);
+}
+
 static bool run_all(void)
 {
 	double began = seconds_now(), took;
@@ -197,14 +215,17 @@ static bool run_all(void)
 		       serve_stats.epochs, serve_stats.connects, serve_stats.commands,
 		       serve_stats.bytes >> 20, serve_stats.drops, serve_stats.half_opens,
 		       serve_stats.lost);
+	if (pair_stats.epochs > 0)
+		print_pair();
 	return true;
 }
 
 static int usage(void)
 {
 	fprintf(stderr,
-		"usage: %s [--seeds A..B | --seed N] [--trace] [--time SECONDS] [--coverage]\n"
-		"       [--hash] [--twice] [--plant BUG]\n"
+		"usage: %s [--pair] [--seeds A..B | --seed N] [--trace] [--time SECONDS]\n"
+		"       [--coverage] [--hash] [--twice] [--plant BUG]\n"
+		"  --pair         stacks with our initiator and our target in the middle\n"
 		"  --seeds A..B   run these seeds, both included (1..100)\n"
 		"  --seed N       run one\n"
 		"  --trace        print every event to stderr\n"
@@ -242,6 +263,7 @@ static bool parse(int argc, char **argv)
 		{ "hash", no_argument, NULL, 'h' },
 		{ "twice", no_argument, NULL, '2' },
 		{ "plant", required_argument, NULL, 'p' },
+		{ "pair", no_argument, NULL, 'P' },
 		{},
 	};
 	int c;
@@ -252,12 +274,27 @@ static bool parse(int argc, char **argv)
 			return false;
 		if (c == 'T')
 			options.time_s = strtod(optarg, NULL);
+		scene_is_paired |= c == 'P';
 		options.is_traced |= c == 't';
 		options.is_covered |= c == 'c';
 		options.prints_hash |= c == 'h';
 		options.runs_twice |= c == '2';
 	}
 	return optind == argc;
+}
+
+/* What the engine says becomes part of the trace. */
+static void log_line(void *ctx, enum log_level level, uint64_t now_ns, const char *text)
+{
+	(void)ctx;
+	(void)now_ns;
+	world_say("%s: %s", log_level_name(level), text);
+}
+
+static uint64_t log_clock(void *ctx)
+{
+	(void)ctx;
+	return world_now();
 }
 
 int main(int argc, char **argv)
@@ -267,9 +304,13 @@ int main(int argc, char **argv)
 	program = argv[0];
 	if (!parse(argc, argv))
 		return usage();
+	cover_set_paired(scene_is_paired);
 	catch_crashes();
 	make_driver_table();
-	log_set_level(LOG_ERROR);
+	log_set_level(options.is_traced ? LOG_DEBUG : LOG_ERROR);
+	if (options.is_traced || scene_is_paired) /* an initiator has much to complain about */
+		log_set_sink(log_line, NULL);
+	log_set_clock(log_clock, NULL);
 	load_init();
 	is_good = run_all();
 	if (is_good && options.is_covered) {

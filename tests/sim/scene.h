@@ -5,6 +5,8 @@
  *   scene.c   builds stacks, runs epochs, judges what is left at the end
  *   load.c    clients: every operation, from every reactor, each answer judged
  *   chaos.c   quiesce, lock, resize, open, inject, break, remove, cut the power
+ *   serve.c   the stack used by scripted hosts, through the target
+ *   pair.c    our initiator and our target in the middle of the stack
  *
  * Owner:  scene_run() owns everything; it is one at a time.
  * Thread: one.
@@ -22,8 +24,8 @@
 
 enum {
 	SCENE_DEVICES_MAX = 4,
-	SCENE_NAME_MAX = 32,
-	SCENE_URI_MAX = 256,
+	SCENE_NAME_MAX = 80,
+	SCENE_URI_MAX = 512,
 	REQUEST_BLOCKS_MAX = 8,
 	REQUEST_IOV_MAX = 8,
 	CLIENT_DEPTH_MAX = 12,
@@ -39,6 +41,7 @@ enum cause {
 	CAUSE_INJECT, /* an injected failure */
 	CAUSE_LIE,    /* an injected lie: success without the deed, other data */
 	CAUSE_SPACE,  /* the thin device has a limit */
+	CAUSE_NET,    /* connections were lost for longer than the URI lets requests wait */
 	CAUSE_COUNT_,
 };
 
@@ -91,7 +94,8 @@ struct scene {
 	uint64_t nblocks;                   /* of the oracle's device at the start */
 	uint32_t block_size;
 	bool is_persistent, has_capacity;
-	bool is_served; /* used through the target, by hosts */
+	bool is_served;  /* used through the target, by hosts */
+	unsigned remote; /* index of the nvmf device, 0: none (pair.c) */
 
 	/* an epoch: from opening to closing */
 	struct device *top; /* borrowed while desc is open */
@@ -115,6 +119,9 @@ struct scene {
 	uint64_t nrequests, nfailed; /* for the report */
 };
 
+/* Which stacks a seed may become: all on one machine, or with a network in the middle. */
+extern bool scene_is_paired;
+
 /* The whole play of the world's seed. Run inside a task on virtual reactor 0. */
 void scene_run(void *arg);
 
@@ -126,6 +133,9 @@ extern struct scene_stats scene_stats;
 
 /* Allocations of the engine that are alive, but for what the task layer keeps for later. */
 size_t engine_memory(void);
+
+/* Where a device stands in the stack. */
+unsigned scene_index(const struct scene *scene, const struct device *dev);
 
 void cause_begin(struct scene *scene, enum cause cause);
 void cause_end(struct scene *scene, enum cause cause);

@@ -32,6 +32,7 @@
 
 enum {
 	ADMIN_RESERVE = 8,
+	VENDOR_FIRST = 0xc0,      /* of the admin opcodes (Base 5) */
 	ANA_GROUPS_ONLY = 1 << 0, /* RGO, in the log specific field (Base 5.16.1.13) */
 };
 
@@ -157,6 +158,7 @@ int ctrlr_admin(struct nvmf_ctrlr *c, struct admin_call *call, const char *what,
 		slot->dir = (call->cmd.opcode & 3) == 1 ? SLOT_H2C : SLOT_C2H;
 	slot->done = admin_wait_done;
 	slot->owner = &wait;
+	slot->timeout_ns = call->timeout_ns;
 	queue_send(slot);
 	task_event_wait(&wait.event);
 	if (call->status == 0)
@@ -462,6 +464,20 @@ static bool is_refused(uint8_t opcode)
 	return memchr(refused, opcode, sizeof(refused)) != NULL || (opcode & 3) == 3;
 }
 
+/* NSID 0 where a command cannot do without: the namespace that the device is. */
+static bool wants_our_nsid(const struct nvme_cmd *cmd)
+{
+	uint32_t cns = le32_get(cmd->cdw10) & 0xff;
+
+	if (le32_get(cmd->nsid) != 0)
+		return false;
+	if (cmd->opcode >= VENDOR_FIRST)
+		return true;
+	return cmd->opcode == NVME_ADMIN_IDENTIFY &&
+	       (cns == NVME_CNS_NS || cns == NVME_CNS_NS_DESC || cns == NVME_CNS_CS_NS ||
+		cns == NVME_CNS_CS_INDEPENDENT_NS);
+}
+
 void ctrlr_forward_admin(struct nvmf_ctrlr *c, struct io *io)
 {
 	const struct nvme_cmd *cmd = io->cmd;
@@ -488,6 +504,8 @@ void ctrlr_forward_admin(struct nvmf_ctrlr *c, struct io *io)
 	}
 	slot->sqe = *cmd;
 	slot->sqe.flags = 0;
+	if (wants_our_nsid(cmd))
+		le32_put(&slot->sqe.nsid, head_of(io_top(io)->ch->dev)->ns.nsid);
 	slot->iov = io->iov;
 	slot->iovcnt = io->iovcnt;
 	slot->len = (uint32_t)len;

@@ -18,19 +18,20 @@
  *
  * Exactly once. The queue calls back once for each command, and a request is sent again only after
  * that. Sent again is what a repeat changes nothing about: reads, writes, zeroes, unmap, flush,
- * compare. A write whose answer was lost may thus be carried out twice, with the same data; that is
- * what Linux does as well, and harmless as long as nobody else writes to the blocks, since its
- * owner has not been told that it is done and so has not sent another there. A compare-and-write is
- * not sent again once any of it has left: its first half would meet its own result and report a
- * difference that never was. Nor is what users pass through, whose meaning we do not know. Both
- * end with IO_TRANSPORT, and the owner knows what that means for them.
+ * compare. A write whose answer was lost may thus be carried out twice, with the same data. It
+ * waits until nothing of its first copy is left at the target (fence.c), so none can land on top of
+ * what its owner writes there once he knows that it is done. A compare-and-write is not sent again
+ * once any of it has left: its first half would meet its own result and report a difference that
+ * never was. Nor is what users pass through, whose meaning we do not know. Both end with
+ * IO_TRANSPORT, and the owner knows what that means for them.
  *
  * Errors of the path (type 3, an ANA state) take the path out of this reactor's view and ask the
  * head to look again. A controller that is busy or interrupted (no do-not-retry bit) is asked again
  * after the delay that it names (CRDT), else RETRY_NS. All together NVMF_TRIES_MAX times.
  *
  * Late commands: see ioq_late(). An aborted command ends with IO_TIMED_OUT; it is not sent again,
- * because the medium, not the path, was slow.
+ * because the medium, not the path, was slow. One that an Abort was sent for in vain and whose
+ * connection then ended is lost as any other: silence says nothing about the medium.
  *
  * Large write-zeroes and unmaps are cut to what the controller takes and sent one after the other.
  *
@@ -49,6 +50,7 @@ enum {
 	CRDT_UNIT_MS = 100,      /* Base 5.17.2.1 */
 	CRDT_MAX_MS = 10 * 1000, /* a controller that wants more is not waited for longer */
 	FUSED_PARTS = 2,
+	DRAIN_MS = 2000,  /* for what is in flight on a path that is taken away */
 	NEW_VIEW_MS = 50, /* before the ANA log is read because of an error */
 };
 
@@ -62,6 +64,7 @@ struct req {
 	uint8_t out;     /* slots that have not come back */
 	bool is_aborted; /* we sent an Abort for it */
 	bool is_sent;    /* some of a lost one may have taken effect */
+	uint32_t serial; /* then: of the association that had it (fence.c) */
 };
 static_assert(sizeof(struct req) <= sizeof(((struct io *)0)->scratch), "it fits");
 
@@ -115,6 +118,41 @@ static void chan_drain_soon(struct nvmf_chan *chan)
 	chan->is_draining = true;
 	chan->drain.fn = chan_drain;
 	reactor_defer(chan->ch.reactor, &chan->drain);
+}
+
+/* May what a lost association had still be carried out? */
+static bool view_may_act(const struct nvmf_view *view, uint32_t serial)
+{
+	if ((int32_t)(serial - view->horizon) > 0)
+		return true;
+	for (unsigned i = 0; i < view->nacting; i++) {
+		if (view->acting[i] == serial)
+			return true;
+	}
+	return false;
+}
+
+/* Lost writes go on when nothing of their first copy is left, and fail with the channel. */
+static void chan_unfence(struct nvmf_chan *chan)
+{
+	const struct nvmf_view *view = &chan->view;
+	bool has_failed = view->fail != IO_OK && (view->n == 0 || view->fail == IO_NO_DEVICE);
+	struct msg_list list = chan->fenced;
+	struct msg *msg;
+
+	chan->fenced = (struct msg_list){};
+	while ((msg = msg_list_pop(&list)) != NULL) {
+		struct io *io = container_of(msg, struct io, msg);
+
+		if (has_failed) {
+			io_complete(io, view->fail);
+		} else if (view_may_act(view, req_of(io)->serial)) {
+			msg_list_push(&chan->fenced, msg);
+		} else {
+			req_of(io)->serial = 0;
+			msg_list_push(&chan->waiting, msg);
+		}
+	}
 }
 
 static void chan_hold(struct nvmf_chan *chan, struct io *io)
@@ -302,6 +340,11 @@ static bool is_repeatable(const struct io *io)
 	return io->op != IO_COMPARE_WRITE && io->op != IO_NVME_IO;
 }
 
+static bool slot_is_lost(uint16_t status)
+{
+	return status & NVMF_LOST || (status & 0x7ffu) == NVME_SC_ABORTED_SQ_DELETION;
+}
+
 static uint16_t io_status_of(uint16_t status)
 {
 	if (status & NVMF_LOST)
@@ -340,17 +383,21 @@ static bool is_path_error(uint16_t status)
 static bool chan_retry(struct nvmf_chan *chan, struct io *io, struct nvmf_ioq *ioq, uint16_t status)
 {
 	struct req *req = req_of(io);
-	bool is_lost = status & NVMF_LOST || (status & 0x7ffu) == NVME_SC_ABORTED_SQ_DELETION;
+	bool is_lost = slot_is_lost(status);
 
-	if (req->is_aborted || req->tries >= NVMF_TRIES_MAX)
+	if ((req->is_aborted && !is_lost) || req->tries >= NVMF_TRIES_MAX)
 		return false;
 	if (is_lost && req->is_sent && !is_repeatable(io))
 		return false;
 	if (!is_lost && !is_path_error(status) && !is_busy(status))
 		return false;
 	req->tries++;
-	req->is_sent = false;
-	chan->retries++;
+	req->is_sent = req->is_aborted = false;
+	ioq->retries++;
+	if (req->serial != 0) {
+		msg_list_push(&chan->fenced, &io->msg); /* until a view comes */
+		return true;
+	}
 	if (is_path_error(status)) {
 		chan_exclude(chan, ioq);
 		ioq_kick(ioq, KICK_ANA);
@@ -376,6 +423,25 @@ static void chan_end(struct nvmf_chan *chan, struct io *io, struct nvmf_ioq *ioq
 		io_complete(io, io_status_of(status));
 }
 
+static bool is_writing(const struct io *io)
+{
+	return IO_BIT(io->op) & (IO_OPS_WRITING | IO_BIT(IO_NVME_IO));
+}
+
+/* The connection ended. What was sent may have taken effect, or may still do so. */
+static void req_lost(struct req *req, const struct slot *slot, struct nvmf_ioq *ioq)
+{
+	const struct io *io = slot->owner;
+
+	if (slot->is_unsent)
+		return;
+	req->is_sent = true;
+	if (!is_writing(io))
+		return;
+	req->serial = ioq->serial;
+	ioq->has_lost_write = true;
+}
+
 /* What every answer does first. */
 static struct nvmf_ioq *slot_came_back(struct slot *slot)
 {
@@ -388,8 +454,8 @@ static struct nvmf_ioq *slot_came_back(struct slot *slot)
 		ioq->aborting = NULL;
 		req->is_aborted = slot->status != 0 && !(slot->status & NVMF_LOST);
 	}
-	if (unlikely(slot->status & NVMF_LOST))
-		req->is_sent |= !slot->is_unsent;
+	if (unlikely(slot_is_lost(slot->status)))
+		req_lost(req, slot, ioq);
 	return ioq;
 }
 
@@ -544,7 +610,7 @@ static enum sent send_fused(struct nvmf_chan *chan, struct slot *first, struct i
 	struct req *req = req_of(io);
 	struct slot *second;
 
-	if (io->nlb > ioq->ctrlr->info.fuse_nlb) {
+	if (io->nlb > chan->head->fuse_nlb) {
 		queue_put(first);
 		io->status = IO_INVALID; /* more than it does atomically */
 		return SENT_DONE;
@@ -725,6 +791,7 @@ static void chan_land(struct msg *msg)
 
 	chan->view = chan->next;
 	chan->turn = 0;
+	chan_unfence(chan);
 	list_del(&chan->room); /* it may have waited for a queue that is not in it any more */
 	chan_drain_soon(chan);
 	msg->fn = chan_landed;
@@ -762,14 +829,41 @@ int chan_add_path(struct nvmf_chan *chan, struct nvmf_path *path, struct err *er
 	return ioq_get(path->ctrlr, chan->ch.reactor, &chan->ioq[path->slot], err);
 }
 
-/* The view without it has landed before its queue goes; what is in flight there is lost then, and
- * finds another path. */
+struct inflight_call {
+	const struct nvmf_ioq *ioq;
+	uint32_t count;
+};
+
+static void ioq_inflight_here(void *arg)
+{
+	struct inflight_call *call = arg;
+
+	call->count = queue_inflight(call->ioq->q);
+}
+
+/* What was sent over a path that is healthy is answered before it goes. */
+static void ioq_drain(struct nvmf_ioq *ioq)
+{
+	struct inflight_call call = { .ioq = ioq };
+
+	for (unsigned ms = 0; ms < DRAIN_MS && ioq->ctrlr->state == CTRLR_LIVE; ms++) {
+		task_call(ioq->reactor, ioq_inflight_here, &call);
+		if (call.count == 0)
+			break;
+		task_sleep(NS_PER_MS);
+	}
+}
+
+/* The view without it has landed before its queue goes; what is in flight there is given a while to
+ * end, is lost then, and finds another path. */
 void chan_remove_path(struct nvmf_chan *chan, struct nvmf_path *path)
 {
 	struct nvmf_ioq *ioq = chan->ioq[path->slot];
 
 	chan_publish(chan);
 	chan_settle(chan);
+	if (ioq != NULL && !chan->head->is_removed)
+		ioq_drain(ioq);
 	chan->ioq[path->slot] = NULL;
 	ioq_put(ioq);
 }
@@ -778,7 +872,7 @@ static void chan_close_here(void *arg)
 {
 	struct nvmf_chan *chan = arg;
 
-	assert(chan->waiting.head == NULL && chan->later.head == NULL);
+	assert(chan->waiting.head == NULL && chan->later.head == NULL && chan->fenced.head == NULL);
 	timer_disarm(chan->ch.reactor, &chan->later_timer);
 	list_del(&chan->room);
 }

@@ -91,6 +91,13 @@ static void ctrlr_go(struct nvmf_ctrlr *c, enum ctrlr_state to)
 	c->state = to;
 }
 
+struct nvmf_ctrlr *ctrlr_next(const struct nvmf_ctrlr *prev)
+{
+	struct list *next = prev == NULL ? table.next : prev->link.next;
+
+	return next == &table ? NULL : container_of(next, struct nvmf_ctrlr, link);
+}
+
 void ctrlr_refresh_heads(struct nvmf_ctrlr *c)
 {
 	struct nvmf_path *path;
@@ -176,6 +183,7 @@ static void ctrlr_back(struct nvmf_ctrlr *c)
 	c->lost_ns = 0;
 	c->attempt = 0;
 	ctrlr_decided(c);
+	fence_kick();
 }
 
 static void ctrlr_attempt(struct nvmf_ctrlr *c)
@@ -286,9 +294,11 @@ static void ctrlr_live_work(struct nvmf_ctrlr *c, unsigned kicks)
 
 static void ctrlr_free(struct nvmf_ctrlr *c)
 {
+	fence_forget(c);
 	queue_free(c->admin);
 	list_del(&c->link);
-	nctrlrs--;
+	if (--nctrlrs == 0) /* nobody is in line any more */
+		timer_disarm(reactor_self(), &spawn_again);
 	free(c->groups);
 	free(c);
 }
@@ -296,7 +306,15 @@ static void ctrlr_free(struct nvmf_ctrlr *c)
 /* The lock is held and goes with it. */
 static void ctrlr_finish(struct nvmf_ctrlr *c)
 {
+	const struct ctrlr_stats *stats = &c->stats;
 	struct task_event *deleted = c->deleted;
+	char text[UNITS_TEXT_MAX];
+
+	if (stats->lost > 0)
+		log_info("%s: was lost %lu times, %s in all, %lu attempts to reconnect, %lu "
+			 "requests sent again",
+			 c->name, stats->lost, duration_format(stats->outage_ns, text),
+			 stats->attempts, stats->retries);
 
 	if (c->state == CTRLR_LIVE)
 		ctrlr_shutdown(c);
@@ -304,6 +322,9 @@ static void ctrlr_finish(struct nvmf_ctrlr *c)
 	timer_disarm(reactor_self(), &c->retry);
 	timer_disarm(reactor_self(), &c->loss);
 	ctrlr_disconnect(c, -ESHUTDOWN);
+	while (c->fencing > 0) /* their commands have ended with the queue */
+		task_yield();
+	ctrlr_decided(c); /* a reset may have been asked for while a path of it stood */
 	assert(list_empty(&c->paths) && list_empty(&c->ioqs));
 	task_mutex_unlock(&c->lock);
 	ctrlr_free(c);
@@ -470,6 +491,7 @@ static int ctrlr_bring_up(struct nvmf_ctrlr *c, struct err *err)
 		ctrlr_go(c, CTRLR_DEAD);
 	}
 	ctrlr_decided(c);
+	fence_kick();
 	task_mutex_unlock(&c->lock);
 	return result;
 }

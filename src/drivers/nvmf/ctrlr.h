@@ -29,11 +29,14 @@ enum {
 	CTRLR_WORKERS_MAX = 16, /* tasks at work on controllers at once; further ones wait */
 	ADMIN_DEPTH = 32,       /* entries of an admin queue */
 	AERS_MAX = 2,           /* event requests kept with a controller */
-	NVMF_TRIES_MAX = 8,     /* how often one request is sent before its error is believed */
+	FENCES_MAX = 16,        /* lost associations of one subsystem and host that may still act */
+	VIEW_ACTING_MAX = FENCES_MAX + 2 * PATHS_MAX,
+	NVMF_TRIES_MAX = 8, /* how often one request is sent before its error is believed */
 };
 
 struct nvmf_head;
 struct nvmf_chan;
+struct nvmf_fence;
 
 /* ---- controller --------------------------------------------------------------------------- */
 
@@ -68,6 +71,7 @@ struct ctrlr_stats {
 	uint64_t attempts;   /* to reconnect, failed ones included */
 	uint64_t late_admin; /* admin commands that timed out */
 	uint64_t events;     /* asynchronous ones */
+	uint64_t retries;    /* requests of its channels that were sent again */
 	uint64_t outage_ns;  /* sum of all times without connection */
 };
 
@@ -90,7 +94,8 @@ struct nvmf_ctrlr {
 	bool has_keep_alive_out; /* one was sent and is not answered */
 
 	uint16_t cntlid;
-	uint16_t nqueues; /* I/O queues granted, 0: not connected yet */
+	uint32_t entries_max; /* of an I/O queue: CAP.MQES, not 0's based */
+	uint16_t nqueues;     /* I/O queues granted, 0: not connected yet */
 	struct nvmf_ctrl_info info;
 	struct ana_group *groups; /* owned; info.nanagrpid of them */
 	unsigned ngroups;
@@ -109,9 +114,13 @@ struct nvmf_ctrlr {
 	struct list waiters;        /* struct ctrlr_wait: until LIVE or not */
 	struct msg_list resets;     /* IO_RESETs to be answered after the reset */
 
-	uint64_t lost_ns; /* when the connection was lost; 0: it was not */
-	unsigned attempt; /* since then */
-	struct err why;   /* the last failure */
+	uint64_t lost_ns;    /* when the connection was lost; 0: it was not */
+	unsigned attempt;    /* since then */
+	uint32_t serial;     /* of the association that is or is being made, 0: none (fence.c) */
+	bool has_lost_write; /* on a queue of it that is gone */
+	unsigned fencing;    /* tasks that end another controller through this one */
+	struct nvmf_fence *spare; /* owned */
+	struct err why;           /* the last failure */
 	struct ctrlr_stats stats;
 };
 
@@ -135,12 +144,17 @@ struct nvmf_ioq {
 	atomic_bool is_kicking, is_abort_posted;
 	int down_reason;
 
+	/* the reactor's; the primary's while the queue is down */
+	uint32_t serial;     /* of the association it was connected for */
+	bool has_lost_write; /* a write was sent and not answered */
+
 	/* the reactor's */
 	struct nvmf_dsm *dsm;  /* owned: by slot */
 	struct list waiters;   /* channels that wait for room */
 	struct slot *aborting; /* the command that an Abort was sent for */
 	uint16_t abort_cid;
 	struct msg abort_msg;
+	uint64_t retries;
 	_Alignas(64) atomic_bool has_traffic; /* since the last keep alive tick */
 };
 
@@ -162,6 +176,21 @@ const char *ctrlr_state_name(enum ctrlr_state state);
 bool ctrlr_may_go(enum ctrlr_state from, enum ctrlr_state to);
 /* All usable facts of a controller changed: its heads look again. */
 void ctrlr_refresh_heads(struct nvmf_ctrlr *c);
+
+/* All there are. NULL starts; NULL ends. */
+struct nvmf_ctrlr *ctrlr_next(const struct nvmf_ctrlr *prev);
+
+/* fence.c: an association begins. -EBUSY, -ENOMEM: it must not. */
+int fence_begin(struct nvmf_ctrlr *c, struct err *err) WARN_UNUSED;
+/* All its queues are closed. Nothing happens where none had begun. */
+void fence_end(struct nvmf_ctrlr *c);
+/* A controller is about to be freed. */
+void fence_forget(struct nvmf_ctrlr *c);
+/* A controller became LIVE: fences may be asked for through it. */
+void fence_kick(void);
+struct nvmf_view;
+/* What of the view tells which lost writes may be sent again. */
+void fence_view(const struct nvmf_opts *opts, struct nvmf_view *view);
 
 /* connect.c: from no queue to LIVE's facts; c->lock is held. A failure leaves queues open. */
 int ctrlr_connect(struct nvmf_ctrlr *c, struct err *err) MAY_SUSPEND WARN_UNUSED;
@@ -188,7 +217,8 @@ struct admin_call {
 	struct nvme_cmd cmd;
 	void *buf;
 	uint32_t len;
-	uint16_t status; /* answer: NVMe type << 8 | code, DNR; NVMF_LOST */
+	uint64_t timeout_ns; /* 0: the queue's */
+	uint16_t status;     /* answer: NVMe type << 8 | code, DNR; NVMF_LOST */
 	uint32_t dw0, dw1;
 };
 int ctrlr_admin(struct nvmf_ctrlr *c, struct admin_call *call, const char *what,
@@ -240,6 +270,7 @@ struct nvmf_path {
 struct nvmf_head {
 	struct device dev;
 	struct nvmf_opts opts; /* of the first path */
+	uint32_t fuse_nlb;     /* blocks of an atomic compare-and-write; constant */
 	struct nvmf_ns_info ns;
 	struct task_mutex lock; /* paths and channels come and go; taken before a controller's */
 	struct list paths;
@@ -263,6 +294,10 @@ struct nvmf_view {
 	uint32_t nsid[PATHS_MAX];
 	uint8_t n;
 	uint16_t fail; /* status for what finds no path; 0: hold it */
+	uint8_t nacting;
+	uint32_t horizon; /* the newest association that was known */
+	uint32_t acting
+		[VIEW_ACTING_MAX]; /* associations whose lost writes may still be carried out */
 };
 
 struct nvmf_dsm { /* memory of a slot for the list of ranges */
@@ -279,10 +314,10 @@ struct nvmf_chan {
 	struct msg_list waiting; /* for a path or for room */
 	struct msg drain;        /* look at them again */
 	bool is_draining;
-	struct list room;      /* in an ioq's waiters */
-	struct msg_list later; /* for a retry after a while */
+	struct list room;       /* in an ioq's waiters */
+	struct msg_list later;  /* for a retry after a while */
+	struct msg_list fenced; /* lost writes whose association may still act */
 	struct timer later_timer;
-	uint64_t retries;
 
 	/* primary */
 	struct nvmf_head *head;
@@ -315,6 +350,8 @@ void head_destroy(struct device *dev);
 int head_rescan(struct device *dev, uint64_t *ret_nblocks, struct err *err);
 int head_leave(struct device *dev, const char *uri);
 void head_removing(struct device *dev);
+/* Can a controller carry what the device promises? */
+bool head_fits(const struct nvmf_head *head, const struct nvmf_ctrl_info *info);
 /* Look at the paths again and tell the channels. */
 void head_refresh(struct nvmf_head *head);
 /* The view of @chan as the head sees it. */

@@ -18,7 +18,8 @@
  * and every channel is sent it. Without a usable path I/O is held in the channels, until one is
  * back, or
  *   - all controllers were given up, or none has the namespace any more: DEVICE_FAILED is
- *     announced and I/O fails; should the namespace return, the device works again;
+ *     announced and I/O fails, without a device where a target says so, else for want of a path;
+ *     should the namespace return, the device works again;
  *   - fast_io_fail has passed since the last path went (without that parameter: ctrl_loss; with
  *     ctrl_loss=0 the time a controller may take to change its ANA state): I/O fails, and works
  *     again once a path is back;
@@ -91,9 +92,25 @@ static unsigned head_choose(const struct nvmf_head *head, const struct nvmf_path
 	return n;
 }
 
+/* Is a target there that says it does not have the namespace, or has another in its place? */
+static bool head_is_denied(const struct nvmf_head *head)
+{
+	const struct nvmf_path *path;
+
+	list_for_each (path, &head->paths, link) {
+		if (path->ctrlr->state == CTRLR_LIVE && (path->is_gone || path->is_foreign))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * A namespace that was taken away is no trouble of a path: a host that it is exported to again
+ * would try its only path for ever.
+ */
 static uint16_t head_fail_status(const struct nvmf_head *head)
 {
-	if (head->is_removed)
+	if (head->is_removed || (head_is_lost(head) && head_is_denied(head)))
 		return IO_NO_DEVICE;
 	return head->is_failing || head_is_lost(head) ? IO_TRANSPORT : IO_OK;
 }
@@ -105,6 +122,7 @@ void head_view(const struct nvmf_head *head, const struct nvmf_chan *chan,
 	unsigned n = head_choose(head, paths);
 
 	*ret_view = (struct nvmf_view){ .fail = head_fail_status(head) };
+	fence_view(&head->opts, ret_view);
 	for (unsigned i = 0; i < n; i++) {
 		struct nvmf_ioq *ioq = chan->ioq[paths[i]->slot];
 
@@ -209,6 +227,8 @@ static void head_resize(void *arg)
 		uint64_t nblocks = head->want_nblocks, was = head->dev.nblocks;
 
 		head->want_nblocks = 0;
+		if (nblocks == was)
+			continue;
 		if (device_resize(&head->dev, nblocks, &err) < 0)
 			log_warn("%s: %s", head->dev.name, err_text(&err));
 		else if (nblocks != was)
@@ -223,7 +243,10 @@ static void head_resize(void *arg)
 /* Not in the caller's task: it holds a controller, and a resize waits for I/O that may need it. */
 static void head_want_size(struct nvmf_head *head, uint64_t nblocks)
 {
-	if (nblocks == head->dev.nblocks || !head->is_registered || head->is_removed)
+	if (!head->is_registered || head->is_removed)
+		return;
+	/* a resize under way may be to what another path said before: the last word counts */
+	if (nblocks == head->dev.nblocks && !head->is_resizing)
 		return;
 	head->want_nblocks = nblocks;
 	if (head->is_resizing)
@@ -250,6 +273,9 @@ void path_rescan(struct nvmf_path *path)
 	struct err err = {};
 	int result = ctrlr_read_ns(path->ctrlr, path->ns.nsid, &now, &err);
 
+	/* An answer that was long under way may be older than what another path said since. */
+	if (result == 0 && now.nblocks != path->head->dev.nblocks)
+		result = ctrlr_read_ns(path->ctrlr, path->ns.nsid, &now, &err);
 	if (result == -ENODEV) {
 		path_set_gone(path, true);
 		return;
@@ -429,7 +455,10 @@ static void head_take_slot(struct nvmf_head *head, struct nvmf_path *path)
 	head->slots |= 1u << path->slot;
 }
 
-/* Into both lists; the device is registered. */
+/*
+ * Into both lists; the device is registered. The namespace is read once more: an event about it
+ * that came before found no path, and a path that was away may have missed some.
+ */
 static void head_link(struct nvmf_head *head, struct nvmf_path *path)
 {
 	path->head = head;
@@ -438,6 +467,7 @@ static void head_link(struct nvmf_head *head, struct nvmf_path *path)
 	task_mutex_lock(&path->ctrlr->lock);
 	list_add_tail(&path->ctrlr->paths, &path->in_ctrlr);
 	task_mutex_unlock(&path->ctrlr->lock);
+	ctrlr_kick(path->ctrlr, KICK_RESCAN);
 }
 
 /* Does @path lead to what @head is? */
@@ -460,6 +490,14 @@ static struct nvmf_head *head_find(const struct nvmf_path *path, const struct nv
 	return NULL;
 }
 
+bool head_fits(const struct nvmf_head *head, const struct nvmf_ctrl_info *info)
+{
+	const struct device *dev = &head->dev;
+
+	return info->data_max / dev->block_size >= dev->max_io_nlb &&
+	       (dev->ops & ~ops_of(info)) == 0 && (dev->has_write_cache || !info->has_write_cache);
+}
+
 static int check_join(const struct nvmf_head *head, const struct nvmf_path *path, struct err *err)
 {
 	const struct nvmf_ctrl_info *info = &path->ctrlr->info;
@@ -467,8 +505,7 @@ static int check_join(const struct nvmf_head *head, const struct nvmf_path *path
 	if ((head->slots & ((1u << PATHS_MAX) - 1)) == (1u << PATHS_MAX) - 1)
 		return err_set(err, -EMLINK, "%s has %d paths, more are not possible",
 			       head->dev.name, PATHS_MAX);
-	if (info->data_max / head->dev.block_size < head->dev.max_io_nlb ||
-	    (head->dev.ops & ~ops_of(info)) != 0)
+	if (!head_fits(head, info))
 		return err_set(err, -ENOTSUP,
 			       "the controller can do less than that of the first path of %s "
 			       "(transfers of %u bytes, operations %#x)",
@@ -541,6 +578,7 @@ static int head_new(const struct nvmf_opts *opts, struct nvmf_path *path, struct
 	result = nvmf_opts_name(opts, head->dev.name, sizeof(head->dev.name), err);
 	if (result < 0)
 		return result;
+	head->fuse_nlb = path->ns.fuse_nlb != 0 ? path->ns.fuse_nlb : path->ctrlr->info.fuse_nlb;
 	set_limits(&head->dev, &path->ctrlr->info, &path->ns);
 	set_identity(&head->dev, opts, &path->ns);
 	result = device_register(&head->dev, err);

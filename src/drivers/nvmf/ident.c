@@ -118,6 +118,9 @@ int nvmf_ctrl_check(const struct nvme_id_ctrl *id, const char *subnqn,
 	if (id->mdts != 0 && id->mdts < MDTS_SHIFT_MAX)
 		info.data_max = MIN(info.data_max, (uint32_t)NVME_PAGE_SIZE << id->mdts);
 	info.oaes = le32_get(id->oaes);
+	info.ccrl = id->ccrl;
+	info.ciu = id->ciu;
+	info.cirn = le64_get(id->cirn);
 	info.oncs = le16_get(id->oncs);
 	info.aerl = id->aerl;
 	if (le16_get(id->fuses) & NVME_FUSES_COMPARE_WRITE)
@@ -190,6 +193,8 @@ int nvmf_ns_check(const struct nvme_id_ns *id, uint32_t nsid, struct nvmf_ns_inf
 	info.unmap_reads_zero = (id->dlfeat & 7) == NVME_DLFEAT_READS_ZERO;
 	info.has_wz_deac = id->dlfeat & NVME_DLFEAT_WRITE_ZEROES_DEAC;
 	info.optimal_nlb = le16_get(id->noiob);
+	if (id->nsfeat & NVME_NSFEAT_ATOMICS) /* NACWU, 0's based (NVM 4.1.5.1) */
+		info.fuse_nlb = le16_get(id->nacwu) + 1u;
 	info.physical_nlb = 1;
 	if (id->nsfeat & NVME_NSFEAT_OPTPERF && is_pow2(le16_get(id->npwg) + 1u))
 		info.physical_nlb = le16_get(id->npwg) + 1u;

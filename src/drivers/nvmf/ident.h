@@ -32,6 +32,9 @@ struct nvmf_ctrl_info {
 	uint16_t fuse_nlb; /* blocks of an atomic compare-and-write, 0: cannot */
 	uint16_t crdt[3];  /* units of 100 ms */
 	uint8_t aerl;      /* 0's based */
+	uint8_t ccrl;      /* Cross-Controller Resets it takes at once, 0: none */
+	uint8_t ciu;       /* of this instance, with: */
+	uint64_t cirn;     /* 0: it does not tell */
 	bool is_discovery;
 	bool has_write_cache;
 	bool has_keep_alive;
@@ -47,7 +50,8 @@ struct nvmf_ns_info {
 	uint64_t nblocks;
 	uint32_t block_size;
 	uint32_t anagrpid;
-	uint32_t optimal_nlb;  /* 0: not told */
+	uint32_t optimal_nlb; /* 0: not told */
+	uint32_t fuse_nlb;    /* blocks of an atomic compare-and-write, 0: as the controller says */
 	uint32_t physical_nlb; /* 1: not told */
 	struct uuid uuid;      /* null where the namespace has none; so the next two */
 	uint8_t nguid[16], eui64[8];

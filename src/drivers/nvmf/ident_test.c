@@ -159,6 +159,11 @@ TEST(ns_is_read)
 	CHECK_EQ(info.block_size, 4096);
 	CHECK_EQ(info.nblocks, 1000);
 	CHECK_EQ(info.physical_nlb, 8);
+	CHECK_EQ(info.fuse_nlb, 0);
+	id.nsfeat |= NVME_NSFEAT_ATOMICS;
+	le16_put(&id.nacwu, 3);
+	CHECK_EQ(nvmf_ns_check(&id, 3, &info, NULL), 0);
+	CHECK_EQ(info.fuse_nlb, 4);
 	CHECK(info.is_shared && !info.is_read_only);
 	CHECK(nvmf_ns_has_identity(&info));
 }
