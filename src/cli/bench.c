@@ -36,10 +36,6 @@
 #include "cli/cli.h"
 #include "cli/term.h"
 
-enum {
-	TICK_NS = 100 * 1000 * 1000, /* bar and interrupt are looked at */
-};
-
 static const char *const rw_names[] = {
 	[BENCH_RANDREAD] = "randread", [BENCH_RANDWRITE] = "randwrite", [BENCH_READ] = "read",
 	[BENCH_WRITE] = "write",       [BENCH_RANDRW] = "randrw",       NULL,
@@ -85,7 +81,10 @@ static const struct opt bench_options[] = {
 	{ "poll", "MODE", "adaptive (default), or always: never sleep", OPT_CHOICE, FIELD(poll),
 	  .choices = poll_names },
 	{ "seed", "N", "same addresses and data again (random)", OPT_TEXT, FIELD(seed_text) },
-	{ "json", NULL, "print one JSON object", OPT_FLAG, FIELD(json) },
+	{ "interval", "SECONDS", "say every so often how the last interval was", OPT_SECONDS,
+	  FIELD(interval_ns), BENCH_TICK_NS },
+	{ "json", NULL, "print one JSON object; with --interval one before it for each", OPT_FLAG,
+	  FIELD(json) },
 	{ "inject", "URI", "arm a fault: inject://DEVICE?op=...; may be given several times",
 	  OPT_LIST, FIELD(inject) },
 	{ NULL },
@@ -264,7 +263,7 @@ static void bench_wait_tick(struct bench *b)
 	struct reactor *r = reactor_primary();
 
 	b->waiter = task_self();
-	timer_arm(r, &tick.timer, TICK_NS);
+	timer_arm(r, &tick.timer, BENCH_TICK_NS);
 	while (b->waiter != NULL)
 		task_suspend();
 	timer_disarm(r, &tick.timer);
@@ -307,6 +306,8 @@ static void bench_phase(struct bench *b, enum bench_phase phase, struct progress
 	uint64_t since_ns = reactor_clock(reactor_primary());
 
 	atomic_store(&b->stop, false);
+	if (phase == BENCH_RUN)
+		interval_tick(b, bar, since_ns);
 	b->running = b->nworkers;
 	for (unsigned i = 0; i < b->nworkers; i++) {
 		b->workers[i].phase = (uint8_t)phase;
@@ -318,6 +319,8 @@ static void bench_phase(struct bench *b, enum bench_phase phase, struct progress
 			b->was_interrupted = true;
 			atomic_store(&b->stop, true);
 		}
+		if (phase == BENCH_RUN)
+			interval_tick(b, bar, since_ns);
 		bench_draw(b, bar, since_ns, phase);
 	}
 	progress_wipe(bar);
@@ -400,6 +403,8 @@ static int bench_main(void *arg, struct err *err)
 	if (rc == 0)
 		rc = faults_arm(&b->opts.inject, err);
 	if (rc == 0)
+		rc = interval_init(b, err);
+	if (rc == 0)
 		rc = bench_measure(b, err);
 	if (rc == 0)
 		rc = bench_report(b) ? CLI_DONE : CLI_FAILED;
@@ -455,6 +460,7 @@ static int bench_run(int argc, char **argv)
 	free(b.workers);
 	free(b.devices);
 	free(b.paths);
+	free(b.intervals);
 	return rc;
 }
 

@@ -89,6 +89,10 @@ static const struct opt export_options[] = {
 	  "keep reservations there that hosts want to survive a\n"
 	  "loss of power, a file per device; made if missing",
 	  OPT_TEXT, FIELD(ptpl_dir) },
+	{ "store", "DIR",
+	  "where nexuses keep their record of healthy replicas\n"
+	  "(~/.local/state/ashlar/nexus); memory: nowhere",
+	  OPT_TEXT, FIELD(store) },
 	{ "inject", "URI", "arm a fault: inject://DEVICE?op=...; may be given several times",
 	  OPT_LIST, FIELD(inject) },
 	{ NULL },
@@ -242,7 +246,7 @@ static int export_add_locked(struct export *e, const char *uri, uint32_t nsid, u
 	if (ns == NULL)
 		return err_set(err, -ENOSPC, "a subsystem holds at most %d namespaces",
 			       TARGET_NAMESPACES_MAX);
-	rc = cli_store_for(uri, err);
+	rc = store_prepare(uri, e->opts.store, err);
 	if (rc == 0)
 		rc = device_create(uri, &dev, err);
 	if (rc != 0)
@@ -514,7 +518,7 @@ static int export_open(struct export *e, struct err *err)
 	opts.ptpl_dir = e->opts.ptpl_dir;
 	rc = access_target_opts(&e->opts, &opts, err);
 	if (rc == 0)
-		rc = cli_store_for(first_uri, err);
+		rc = store_prepare(first_uri, e->opts.store, err);
 	if (rc == 0)
 		rc = device_create(first_uri, &first, err);
 	if (rc == 0)
@@ -626,6 +630,7 @@ static void export_close(struct export *e)
 			ns_destroy_device(e->ns[i].uri);
 		free(e->ns[i].uri);
 	}
+	export_events_stop(e);
 	task_mutex_unlock(&e->lock);
 }
 
@@ -635,7 +640,9 @@ static int export_main(void *arg, struct err *err)
 	int rc;
 
 	task_mutex_init(&e->lock);
-	rc = export_open(e, err);
+	rc = export_events_start(e, err);
+	if (rc == 0)
+		rc = export_open(e, err);
 	if (rc == 0)
 		rc = faults_arm(&e->opts.inject, err);
 	if (rc == 0)

@@ -1,76 +1,104 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * store.c - the records of mirrors, for commands: files below the user's state directory.
+ * store.c - without a daemon, the record of which replicas are healthy is a file of the user's.
  *
- *   ASHLAR_STORE=DIRECTORY   there
- *   ASHLAR_STORE=memory      nowhere: who is healthy is forgotten with the process, and that is said
- *   otherwise                $XDG_STATE_HOME/ashlar/nexus, or ~/.local/state/ashlar/nexus
+ * A mirror without its record would take a stale replica for a good one after the next start. So
+ * a nexus: URI on a command line gets a store that outlives the process: one file per nexus in
+ * $XDG_STATE_HOME/ashlar/nexus (~/.local/state/ashlar/nexus), or where --store or $ASHLAR_STORE
+ * says. A directory that cannot be made or opened ends the command: forgetting must be asked for.
+ * `memory` in place of a directory asks for it, and is warned about, once.
  *
- * A mirror is known by its uuid, or by the key= of its URI. One with neither gets a random uuid, so
- * nobody finds its record again: that is said, too.
+ * The store is made when the first nexus: URI is met, not at start: a command that mirrors nothing
+ * leaves nothing behind.
  *
- * The directory is made when the first mirror is: commands that have to do with other devices leave
- * nothing behind. An environment variable and no option, as it is the same for all commands of a
- * user, and a record that lies in another place than last time would be worse than none.
+ * Rejected: the record beside the replicas. They are what it has to judge.
  *
- * Thread: a task on the primary.
+ * Thread: a task on the primary reactor.
  */
 #include "cli/store.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
-#include "base/uri.h"
 #include "cli/cli.h"
 #include "nexus/nexus.h"
 
-static struct nexus_store *store; /* lives as long as the process */
+#define NEXUS_SCHEME "nexus:"
 
-int cli_store(struct nexus_store **ret, struct err *err)
+static struct nexus_store *the_store; /* owned; NULL: no nexus was met */
+
+static int default_dir(char **ret_dir, struct err *err)
 {
-	const char *set = getenv("ASHLAR_STORE"), *base = getenv("XDG_STATE_HOME");
-	const char *home = getenv("HOME");
-	CLEANUP(freep) char *dir = NULL;
-	int len = -1, result;
+	const char *base = getenv("XDG_STATE_HOME"), *home = getenv("HOME");
+	int len;
 
-	*ret = store;
-	if (store != NULL || (set != NULL && strcmp(set, "memory") == 0))
-		return 0;
-	if (set != NULL && set[0] != '\0')
-		len = asprintf(&dir, "%s", set);
-	else if (base != NULL && base[0] == '/')
-		len = asprintf(&dir, "%s/ashlar/nexus", base);
+	if (base != NULL && base[0] == '/')
+		len = asprintf(ret_dir, "%s/ashlar/nexus", base);
 	else if (home != NULL && home[0] == '/')
-		len = asprintf(&dir, "%s/.local/state/ashlar/nexus", home);
+		len = asprintf(ret_dir, "%s/.local/state/ashlar/nexus", home);
 	else
 		return err_set(err, -ENOENT,
-			       "neither XDG_STATE_HOME nor HOME is set; say with ASHLAR_STORE where "
-			       "records of mirrors are kept, or ASHLAR_STORE=memory");
-	if (len < 0) {
-		dir = NULL;
-		return err_set(err, -ENOMEM, "no memory for a file name");
-	}
-	result = store_file_new(dir, &store, err);
-	*ret = store;
-	return result;
+			       "a nexus keeps a record of its healthy replicas: set HOME or "
+			       "XDG_STATE_HOME, or ASHLAR_STORE");
+	if (len >= 0)
+		return 0;
+	*ret_dir = NULL;
+	return err_set(err, -ENOMEM, "no memory for a file name");
 }
 
-int cli_store_for(const char *uri, struct err *err)
+static int file_store(const char *where, struct err *err) MAY_SUSPEND
 {
-	CLEANUP(uri_freep) struct uri *parts = NULL;
-	struct nexus_store *found;
-	int result;
+	CLEANUP(freep) char *dir = NULL;
+	int rc = where == NULL ? default_dir(&dir, err) : 0;
 
-	if (strncmp(uri, "nexus:", 6) != 0)
+	if (rc == 0)
+		rc = store_file_new(where != NULL ? where : dir, &the_store, err);
+	if (rc != 0)
+		(void)err_hint(err, "choose another directory%s",
+			       where != NULL ? "" : ": ASHLAR_STORE, or export --store DIR");
+	return rc;
+}
+
+static int store_make(const char *where, struct err *err) MAY_SUSPEND
+{
+	int rc = 0;
+
+	if (the_store != NULL)
 		return 0;
-	result = cli_store(&found, err);
-	if (result < 0)
-		return result;
-	if (found == NULL)
-		cli_warn("%s: the record of who is healthy is kept in memory only", uri);
-	else if (strstr(uri, "uuid=") == NULL && strstr(uri, "key=") == NULL)
-		cli_warn("%s: without uuid= or key= its record is not found again", uri);
-	nexus_settings_set(&(struct nexus_settings){ .store = found });
-	return 0;
+	if (where == NULL)
+		where = getenv("ASHLAR_STORE");
+	if (where != NULL && where[0] == '\0')
+		where = NULL;
+	if (where != NULL && strcmp(where, "memory") == 0) {
+		the_store = store_memory_new();
+		if (the_store == NULL)
+			return err_set(err, -ENOMEM, "no memory for a store");
+		cli_warn("store memory: which replicas are stale is forgotten at the end; after "
+			 "that one may be taken for a good one");
+	} else {
+		rc = file_store(where, err);
+	}
+	if (rc == 0)
+		nexus_settings_set(&(struct nexus_settings){ .store = the_store });
+	return rc;
+}
+
+int store_prepare(const char *uri, const char *where, struct err *err)
+{
+	if (strncmp(uri, NEXUS_SCHEME, strlen(NEXUS_SCHEME)) != 0)
+		return 0;
+	return store_make(where, err);
+}
+
+int store_get(struct nexus_store **ret, struct err *err)
+{
+	int rc = store_make(NULL, err);
+
+	*ret = the_store;
+	return rc;
+}
+
+void store_done(void)
+{
+	store_free(take(the_store));
 }

@@ -708,6 +708,9 @@ static int args_of_uri(struct uri *uri, struct create_args *args, struct err *er
 		return result;
 	if (children == NULL)
 		return err_set(err, -EINVAL, "a nexus wants children=URI,URI");
+	/* a random uuid would not find the record again */
+	if (args->opts.info_key == NULL && uuid_is_zero(&args->opts.uuid))
+		args->opts.info_key = args->opts.name;
 	args->text = strdup(children);
 	if (args->text == NULL)
 		return err_set(err, -ENOMEM, "no memory for a nexus");
