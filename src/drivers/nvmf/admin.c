@@ -379,6 +379,7 @@ static void keep_alive_send(struct nvmf_ctrlr *c)
 static void keep_alive_tick(struct timer *timer)
 {
 	struct nvmf_ctrlr *c = container_of(timer, struct nvmf_ctrlr, keep_alive);
+	bool has_spoken;
 
 	if (queue_state(c->admin) != QUEUE_LIVE)
 		return;
@@ -388,9 +389,11 @@ static void keep_alive_tick(struct timer *timer)
 		queue_disconnect(c->admin, -ETIMEDOUT);
 		return;
 	}
-	if (!has_traffic(c) || !c->info.has_tbkas)
+	has_spoken = has_traffic(c) && c->info.has_tbkas;
+	if (!has_spoken)
 		keep_alive_send(c);
-	timer_arm(reactor_self(), timer, c->opts.kato_ms * NS_PER_MS / 2);
+	/* What was sent may be as old as the last tick: half an interval later would be too late. */
+	timer_arm(reactor_self(), timer, c->opts.kato_ms * NS_PER_MS / (has_spoken ? 4 : 2));
 }
 
 void ctrlr_events_start(struct nvmf_ctrlr *c)
