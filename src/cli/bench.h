@@ -27,9 +27,9 @@ enum {
 	BENCH_BATCH = 64,  /* requests a worker starts in one turn of the reactor */
 	BENCH_SAMPLE = 64, /* one exact timing per so many requests that end in submit */
 	BENCH_QD_MAX = 4096,
-	BENCH_NOTES_MAX = 8,   /* failures a worker remembers with their details */
+	BENCH_NOTES_MAX = 8,               /* failures a worker remembers with their details */
 	BENCH_TICK_NS = 100 * 1000 * 1000, /* bar and interrupt are looked at */
-	BENCH_PICK_TRIES = 16, /* draws for a unit that is free and was written */
+	BENCH_PICK_TRIES = 16,             /* draws for a unit that is free and was written */
 	BENCH_GEN_MAX = 0x3fffffff,
 };
 

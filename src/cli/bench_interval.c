@@ -64,12 +64,12 @@ static void sum_take(struct bench *b, struct interval_sum *sum)
 /* One compact object on a line of its own; the result follows as the last object. */
 static void print_json(const struct interval_sum *d, double end_s, double seconds)
 {
-	json_t *object = json_pack(
-		"{s:{s:f, s:f, s:f, s:I, s:I, s:I, s:I}}", "interval", "end_s", end_s, "iops",
-		(double)d->ops / seconds, "bytes_per_s", (double)d->bytes / seconds, "p50_ns",
-		(json_int_t)hist_percentile(&d->latency, 0.5), "p99_ns",
-		(json_int_t)hist_percentile(&d->latency, 0.99), "max_ns",
-		(json_int_t)d->latency.max_ns, "errors", (json_int_t)d->errors);
+	json_t *object = json_pack("{s:{s:f, s:f, s:f, s:I, s:I, s:I, s:I}}", "interval", "end_s",
+				   end_s, "iops", (double)d->ops / seconds, "bytes_per_s",
+				   (double)d->bytes / seconds, "p50_ns",
+				   (json_int_t)hist_percentile(&d->latency, 0.5), "p99_ns",
+				   (json_int_t)hist_percentile(&d->latency, 0.99), "max_ns",
+				   (json_int_t)d->latency.max_ns, "errors", (json_int_t)d->errors);
 
 	if (object != NULL)
 		(void)json_dumpf(object, stdout, JSON_COMPACT | JSON_REAL_PRECISION(12));

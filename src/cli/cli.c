@@ -20,7 +20,6 @@
 #include <stdarg.h>
 #include <string.h>
 
-#include "cli/store.h"
 #include "cli/term.h"
 
 enum {
@@ -79,10 +78,8 @@ int cli_run_engine(const struct engine_opts *opts, int (*fn)(void *arg, struct e
 {
 	struct engine_job job = { .fn = fn, .arg = arg, .exit_code = CLI_FAILED };
 	struct err err = {};
-	int rc = engine_run(opts, engine_job_run, &job, &err);
 
-	store_done();
-	if (rc != 0) {
+	if (engine_run(opts, engine_job_run, &job, &err) != 0) {
 		cli_error("the engine does not start: %s", err_text(&err));
 		return CLI_FAILED;
 	}

@@ -34,7 +34,8 @@ static const struct opt ctl_options[] = {
 static const struct opt_spec ctl_spec = {
 	.command = "ctl",
 	.args = "PATH VERB [ARG...]",
-	.summary = "Tell something to a running `ashlar export --control PATH`, print its answer.",
+	.summary = "Tell something to a running export through its control socket, print the "
+		   "answer.",
 	.details = "examples:\n  ashlar ctl /run/user/1000/disk.ctl help\n"
 		   "  ashlar ctl /run/user/1000/disk.ctl stats\n",
 	.opts = ctl_options,
@@ -150,7 +151,8 @@ static int ctl_ask(const struct opt_args *args, const char *line, struct err *er
 	if (strncmp(answer, "error ", 6) == 0)
 		return err_set(err, -EPROTO, "%s", answer + 6);
 	if (strncmp(answer, "ok", 2) != 0)
-		return err_set(err, -EPROTO, "%s: what listens there is no export: it answered '%s'",
+		return err_set(err, -EPROTO,
+			       "%s: what listens there is no export: it answered '%s'",
 			       args->items[0], answer);
 	print_answer(answer[2] == ' ' ? answer + 3 : "");
 	return 0;

@@ -246,7 +246,7 @@ static int export_add_locked(struct export *e, const char *uri, uint32_t nsid, u
 	if (ns == NULL)
 		return err_set(err, -ENOSPC, "a subsystem holds at most %d namespaces",
 			       TARGET_NAMESPACES_MAX);
-	rc = store_prepare(uri, e->opts.store, err);
+	rc = cli_store_for(uri, err);
 	if (rc == 0)
 		rc = device_create(uri, &dev, err);
 	if (rc != 0)
@@ -297,20 +297,22 @@ int export_remove(struct export *e, uint32_t nsid, struct err *err)
 }
 
 /* Ask the driver for the size and take it over. */
-static int ns_rescan(const struct export_ns *ns, struct err *err)
+int export_rescan_device(struct device *dev, struct err *err)
 {
-	uint64_t nblocks = 0, old_nblocks = ns->dev->nblocks;
-	int rc;
+	uint64_t nblocks = 0, old_nblocks = dev->nblocks;
+	int rc = 0;
 
-	if (ns->dev->driver->rescan == NULL)
+	if (dev->driver->rescan == NULL)
 		return 0;
-	rc = ns->dev->driver->rescan(ns->dev, &nblocks, err);
-	if (rc != 0 || nblocks == ns->dev->nblocks)
-		return rc;
-	rc = device_resize(ns->dev, nblocks, err);
-	if (rc == 0)
-		log_info("size changed nsid=%u uri=%s blocks=%" PRIu64 " before=%" PRIu64, ns->nsid,
-			 ns->uri, nblocks, old_nblocks);
+	device_pin(dev);
+	rc = dev->driver->rescan(dev, &nblocks, err);
+	if (rc == 0 && nblocks != dev->nblocks) {
+		rc = device_resize(dev, nblocks, err);
+		if (rc == 0)
+			log_info("size changed device=%s blocks=%" PRIu64 " before=%" PRIu64,
+				 dev->name, nblocks, old_nblocks);
+	}
+	device_unpin(dev);
 	return rc;
 }
 
@@ -320,7 +322,7 @@ int export_rescan(struct export *e, struct err *err)
 
 	export_lock(e);
 	for (unsigned i = 0; i < TARGET_NAMESPACES_MAX; i++) {
-		int rc = e->ns[i].uri != NULL ? ns_rescan(&e->ns[i], err) : 0;
+		int rc = e->ns[i].uri != NULL ? export_rescan_device(e->ns[i].dev, err) : 0;
 
 		first = first != 0 ? first : rc;
 	}
@@ -520,7 +522,7 @@ static int export_open(struct export *e, struct err *err)
 	opts.ptpl_dir = e->opts.ptpl_dir;
 	rc = access_target_opts(&e->opts, &opts, err);
 	if (rc == 0)
-		rc = store_prepare(first_uri, e->opts.store, err);
+		rc = cli_store_for(first_uri, err);
 	if (rc == 0)
 		rc = device_create(first_uri, &first, err);
 	if (rc == 0)
@@ -689,6 +691,7 @@ static int export_run(int argc, char **argv)
 		fprintf(stderr, "Try 'ashlar export --help'.\n");
 		return CLI_USAGE;
 	}
+	cli_store_choose(e->opts.store);
 	engine.reactor.core_mask = e->opts.cores;
 	engine.reactor.poll_always = e->opts.poll == 1;
 	return cli_run_engine(&engine, export_main, e);

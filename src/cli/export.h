@@ -50,8 +50,8 @@ struct export
 	struct target *target;       /* owned */
 	struct subsystem *subsystem; /* owned by the target */
 	struct export_ns ns[TARGET_NAMESPACES_MAX];
-	unsigned paused;         /* how often */
-	struct control *control; /* owned; NULL: none */
+	unsigned paused;              /* how often */
+	struct control *control;      /* owned; NULL: none */
 	struct export_events *events; /* owned; of all nexuses */
 };
 
@@ -61,7 +61,9 @@ struct export
 int export_add(struct export *e, const char *uri, uint32_t nsid, uint32_t *ret_nsid,
 	       struct err *err) MAY_SUSPEND WARN_UNUSED;
 int export_remove(struct export *e, uint32_t nsid, struct err *err) MAY_SUSPEND WARN_UNUSED;
-/* Read all sizes again. All are tried; the first failure is told. */
+/* Read the size of one device again. */
+int export_rescan_device(struct device *dev, struct err *err) MAY_SUSPEND WARN_UNUSED;
+/* Read those of all namespaces again. All are tried; the first failure is told. */
 int export_rescan(struct export *e, struct err *err) MAY_SUSPEND WARN_UNUSED;
 int export_pause(struct export *e, struct err *err) MAY_SUSPEND WARN_UNUSED;
 int export_resume(struct export *e, struct err *err) MAY_SUSPEND WARN_UNUSED;
@@ -91,7 +93,7 @@ char *export_paths(struct export *e);
 char *export_hosts(struct export *e);
 char *export_controllers(struct export *e);
 
-/* ---- a command of the control socket ----------------------------------------------------------- */
+/* ---- a command of the control socket --------------------------------------------------------- */
 
 /* Its argument, NULL without one; what follows "ok" in the answer, to be freed. */
 struct request {
@@ -112,7 +114,7 @@ int request_say(struct request *req, struct err *err, const char *fmt, ...) PRIN
 /* Takes @text; NULL: there was no memory for it. */
 int request_say_json(struct request *req, char *text, struct err *err);
 
-/* ---- export_nexus.c ---------------------------------------------------------------------------- */
+/* ---- export_nexus.c -------------------------------------------------------------------------- */
 
 extern const struct command nexus_commands[];
 

@@ -5,6 +5,7 @@
  *	nexus [@NAME]  |  nexus-resize SIZE  |  events [AFTER]
  *	child-add URI [norebuild]  |  child-remove URI  |  child-online URI  |  child-offline URI
  *	child-fault URI  |  rebuild URI start|stop|pause|resume  |  rebuilds [@NAME]
+ *	rebuild-limits [rate=BYTES] [latency=TIME|auto|off]
  *	scrub [start|stop|status] [repair] [repair-from URI]
  *
  * Each may be preceded by @NAME, the name or uuid of a nexus. It is needed only where several are
@@ -37,7 +38,7 @@ enum {
 	EVENTS_MAX = 256, /* that are remembered */
 };
 
-/* ---- what was typed ---------------------------------------------------------------------------- */
+/* ---- what was typed -------------------------------------------------------------------------- */
 
 struct words {
 	char *text; /* owned */
@@ -124,7 +125,7 @@ static int told(int rc, const struct nexus_err *ne, struct err *err)
 	return rc == 0 ? 0 : err_set(err, rc, "%s", err_text(&ne->err));
 }
 
-/* ---- JSON -------------------------------------------------------------------------------------- */
+/* ---- JSON ------------------------------------------------------------------------------------ */
 
 static int say_object(struct request *req, json_t *object, struct err *err)
 {
@@ -229,20 +230,20 @@ static json_t *json_rebuild(const char *child, const char *source, const struct 
 	uint64_t run_ns = s->start_ns != 0 && end_ns > s->start_ns ? end_ns - s->start_ns : 0;
 	uint64_t bs = s->block_size;
 
-	return json_pack(
-		"{s:s, s:o, s:s, s:b, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:i}", "child",
-		child, "source", source != NULL ? json_string(source) : json_null(), "state",
-		rebuild_state_name(s->state), "partial", s->is_partial, "progress",
-		(int)s->progress, "bytes_total", (json_int_t)(s->blocks_total * bs),
-		"bytes_recovered", (json_int_t)(s->blocks_recovered * bs), "bytes_transferred",
-		(json_int_t)(s->blocks_transferred * bs), "bytes_cleared",
-		(json_int_t)(s->blocks_cleared * bs), "bytes_remaining",
-		(json_int_t)(s->blocks_remaining * bs), "bytes_per_s", (json_int_t)s->bytes_per_s,
-		"elapsed_ms", json_ms(run_ns), "remaining_ms", json_ms(s->remaining_ns), "speed",
-		(int)s->speed);
+	return json_pack("{s:s, s:o, s:s, s:b, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:i}",
+			 "child", child, "source",
+			 source != NULL ? json_string(source) : json_null(), "state",
+			 rebuild_state_name(s->state), "partial", s->is_partial, "progress",
+			 (int)s->progress, "bytes_total", (json_int_t)(s->blocks_total * bs),
+			 "bytes_recovered", (json_int_t)(s->blocks_recovered * bs),
+			 "bytes_transferred", (json_int_t)(s->blocks_transferred * bs),
+			 "bytes_cleared", (json_int_t)(s->blocks_cleared * bs), "bytes_remaining",
+			 (json_int_t)(s->blocks_remaining * bs), "bytes_per_s",
+			 (json_int_t)s->bytes_per_s, "elapsed_ms", json_ms(run_ns), "remaining_ms",
+			 json_ms(s->remaining_ns), "speed", (int)s->speed);
 }
 
-/* ---- looking ----------------------------------------------------------------------------------- */
+/* ---- looking --------------------------------------------------------------------------------- */
 
 static int run_nexus(struct request *req, struct err *err)
 {
@@ -308,7 +309,7 @@ static int run_rebuilds(struct request *req, struct err *err)
 	return say_object(req, json_pack("{s:o, s:o}", "jobs", jobs, "history", history), err);
 }
 
-/* ---- children ---------------------------------------------------------------------------------- */
+/* ---- children -------------------------------------------------------------------------------- */
 
 static int run_child_add(struct request *req, struct err *err)
 {
@@ -317,8 +318,8 @@ static int run_child_add(struct request *req, struct err *err)
 	int rc = words_split(req, &w, err);
 	struct nexus *nx;
 
-	if (rc == 0 && (w.count < 1 || w.count > 2 ||
-			(w.count == 2 && strcmp(w.word[1], "norebuild") != 0)))
+	if (rc == 0 &&
+	    (w.count < 1 || w.count > 2 || (w.count == 2 && strcmp(w.word[1], "norebuild") != 0)))
 		rc = usage(req, err);
 	if (rc != 0)
 		return rc;
@@ -375,6 +376,22 @@ static int run_child_fault(struct request *req, struct err *err)
 	return on_child(req, err, child_fault);
 }
 
+/* Files and disks do not say that they grew: look. @nx is looked up by its caller again. */
+static int rescan_children(struct nexus *nx, struct err *err)
+{
+	struct nexus_child_info child;
+	struct device *dev;
+	int rc = 0;
+
+	device_pin(nexus_device(nx));
+	for (unsigned i = 0; rc == 0 && nexus_child_info(nx, i, &child); i++) {
+		dev = device_lookup(child.device_name);
+		rc = dev != NULL ? export_rescan_device(dev, err) : 0;
+	}
+	device_unpin(nexus_device(nx));
+	return rc;
+}
+
 static int run_resize(struct request *req, struct err *err)
 {
 	CLEANUP(words_done) struct words w;
@@ -390,10 +407,15 @@ static int run_resize(struct request *req, struct err *err)
 	if (rc != 0)
 		return rc;
 	nx = nexus_meant(&w, NULL, err);
-	return nx == NULL ? -ENOENT : told(nexus_resize(nx, size, &ne), &ne, err);
+	rc = nx != NULL ? rescan_children(nx, err) : -ENOENT;
+	if (rc == 0)
+		nx = nexus_meant(&w, NULL, err);
+	if (rc != 0 || nx == NULL)
+		return rc != 0 ? rc : -ENOENT;
+	return told(nexus_resize(nx, size, &ne), &ne, err);
 }
 
-/* ---- rebuild and scrub ------------------------------------------------------------------------- */
+/* ---- rebuild and scrub ----------------------------------------------------------------------- */
 
 static int run_rebuild(struct request *req, struct err *err)
 {
@@ -421,6 +443,51 @@ static int run_rebuild(struct request *req, struct err *err)
 			return told(verbs[i].fn(nx, w.word[0], &ne), &ne, err);
 	}
 	return usage(req, err);
+}
+
+/* Of all nexuses here, jobs that run included. */
+static struct rebuild_settings limits;
+
+static int limit_take(const struct request *req, const char *word, struct err *err)
+{
+	struct rebuild_settings new = limits;
+	int rc;
+
+	if (strncmp(word, "rate=", 5) == 0) {
+		rc = size_parse(word + 5, &new.rate, err);
+	} else if (strcmp(word, "latency=off") == 0 || strcmp(word, "latency=auto") == 0) {
+		new.latency_ns = strcmp(word, "latency=off") == 0 ? UINT64_MAX : 0;
+		rc = 0;
+	} else if (strncmp(word, "latency=", 8) == 0) {
+		rc = duration_parse(word + 8, &new.latency_ns, err);
+	} else {
+		rc = usage(req, err);
+	}
+	if (rc == 0)
+		limits = new;
+	return rc;
+}
+
+static int run_rebuild_limits(struct request *req, struct err *err)
+{
+	CLEANUP(words_done) struct words w;
+	int rc = words_split(req, &w, err);
+	char latency[UNITS_TEXT_MAX];
+
+	for (unsigned i = 0; rc == 0 && i < w.count; i++)
+		rc = limit_take(req, w.word[i], err);
+	if (rc != 0)
+		return rc;
+	if (w.count > 0)
+		rebuild_settings_set(&limits);
+	if (limits.latency_ns != 0 && limits.latency_ns != UINT64_MAX)
+		(void)duration_format(limits.latency_ns, latency);
+	return say_object(req,
+			  json_pack("{s:I, s:s}", "rate", (json_int_t)limits.rate, "latency",
+				    limits.latency_ns == 0            ? "auto"
+				    : limits.latency_ns == UINT64_MAX ? "off"
+								      : latency),
+			  err);
 }
 
 static json_t *json_scrub(const struct scrub_stats *s, uint64_t bs)
@@ -482,7 +549,7 @@ static int run_scrub(struct request *req, struct err *err)
 	return say_object(req, json_scrub(&stats, nexus_device(nx)->block_size), err);
 }
 
-/* ---- events ------------------------------------------------------------------------------------ */
+/* ---- events ---------------------------------------------------------------------------------- */
 
 struct event_note {
 	uint64_t number, time_ms; /* since 1970 */
@@ -600,8 +667,7 @@ static int run_events(struct request *req, struct err *err)
 		return rc;
 	list = json_array();
 	for (uint64_t n = MAX(first, after); n < events->last; n++)
-		(void)json_array_append_new(list,
-					    json_event(&events->note[(n + 1) % EVENTS_MAX]));
+		(void)json_array_append_new(list, json_event(&events->note[(n + 1) % EVENTS_MAX]));
 	return say_object(req, list, err);
 }
 
@@ -630,6 +696,8 @@ const struct command nexus_commands[] = {
 	{ "child-fault", "URI", "give a replica up for good", run_child_fault },
 	{ "rebuild", "URI start|stop|pause|resume", "of one replica", run_rebuild },
 	{ "rebuilds", "[@NAME]", "progress and history, as JSON", run_rebuilds },
+	{ "rebuild-limits", "[rate=BYTES] [latency=TIME|auto|off]",
+	  "per second, and what hosts may wait", run_rebuild_limits },
 	{ "scrub", "[start|stop|status] [repair] [repair-from URI]", "compare all copies",
 	  run_scrub },
 	{ "events", "[AFTER]", "what happened to nexuses, as JSON", run_events },

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * nexus_check.c - `ashlar nexus check`: which of these replicas is the newest, which are stale, why,
- * and what making a nexus of them would rebuild.
+ * nexus_check.c - `ashlar nexus check`: which of these replicas is the newest, which are stale,
+ * why, and what making a nexus of them would rebuild.
  *
  * The question is asked when something went wrong: a node has died, a disk was found in a drawer.
  * So nothing is written, each replica gets its verdict even if others cannot be read, and each
@@ -45,7 +45,7 @@ static const struct opt nexus_options[] = {
 	  FIELD(record) },
 	{ "key", "KEY",
 	  "look the record up in the store that commands use:\n"
-	  "uuid of the nexus, or the key= of its URI",
+	  "uuid of the nexus, the key= of its URI, or its name",
 	  OPT_TEXT, FIELD(key) },
 	{ "json", NULL, "print one JSON object", OPT_FLAG, FIELD(json) },
 	{ NULL },
@@ -62,7 +62,7 @@ static const struct opt_spec nexus_spec = {
 	.args_max = 1 + NEXUS_CHILDREN_MAX,
 };
 
-/* ---- the record ------------------------------------------------------------------------------ */
+/* ---- the record ----------------------------------------------------------------------------- */
 
 static int record_of_file(struct check_call *call, char text[RECORD_TEXT_MAX], struct err *err)
 {
@@ -81,8 +81,10 @@ static int record_of_key(struct check_call *call, char text[RECORD_TEXT_MAX],
 			 struct err *err) MAY_SUSPEND
 {
 	struct nexus_store *store;
-	int result = store_get(&store, err);
+	int result = cli_store(&store, err);
 
+	if (result == 0 && store == NULL)
+		return err_set(err, -EINVAL, "ASHLAR_STORE=memory keeps no record to look up");
 	return result == 0 ? store->get(store, call->opts.key, text, err) : result;
 }
 
@@ -101,7 +103,7 @@ static int record_read(struct check_call *call, struct err *err) MAY_SUSPEND
 	return result;
 }
 
-/* ---- what is printed -------------------------------------------------------------------------- */
+/* ---- what is printed ------------------------------------------------------------------------ */
 
 static const char *rebuild_text(const struct check_call *call, const struct check_replica *replica,
 				char text[UNITS_TEXT_MAX + 32])
@@ -182,11 +184,12 @@ static bool print_json(const struct check_call *call, bool is_ok)
 	putchar('\n');
 	json_decref(o);
 	if (!is_told)
-		cli_error("the report cannot be told as JSON: no memory, or a URI that is no UTF-8");
+		cli_error(
+			"the report cannot be told as JSON: no memory, or a URI that is no UTF-8");
 	return is_told;
 }
 
-/* ---- the command ------------------------------------------------------------------------------- */
+/* ---- the command ---------------------------------------------------------------------------- */
 
 static bool all_in_sync(const struct check_report *report)
 {

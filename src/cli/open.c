@@ -58,7 +58,7 @@ int opened_make(struct opened *o, const char *uri, struct err *err)
 	int rc;
 
 	*o = (struct opened){ .uri = uri };
-	rc = store_prepare(uri, NULL, err);
+	rc = cli_store_for(uri, err);
 	if (rc == 0)
 		rc = device_create(uri, &o->dev, err);
 	if (rc == 0)

@@ -1,104 +1,88 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * store.c - without a daemon, the record of which replicas are healthy is a file of the user's.
+ * store.c - the records of mirrors, for commands: files below the user's state directory.
  *
- * A mirror without its record would take a stale replica for a good one after the next start. So
- * a nexus: URI on a command line gets a store that outlives the process: one file per nexus in
- * $XDG_STATE_HOME/ashlar/nexus (~/.local/state/ashlar/nexus), or where --store or $ASHLAR_STORE
- * says. A directory that cannot be made or opened ends the command: forgetting must be asked for.
- * `memory` in place of a directory asks for it, and is warned about, once.
+ *   export --store, ASHLAR_STORE    a directory, or
+ *             memory                nowhere: who is healthy is forgotten with the process, and that
+ *                                   is said
+ *   otherwise                       $XDG_STATE_HOME/ashlar/nexus, or ~/.local/state/ashlar/nexus
  *
- * The store is made when the first nexus: URI is met, not at start: a command that mirrors nothing
- * leaves nothing behind.
+ * A mirror's record is found by the key= of its URI, by its uuid=, or else by its name. A record of
+ * that name which knows none of the replicas is not believed, so another volume with the same name
+ * does no harm.
  *
- * Rejected: the record beside the replicas. They are what it has to judge.
+ * The directory is made when the first mirror is: commands that have to do with other devices leave
+ * nothing behind. One that cannot be made ends the command: forgetting must be asked for. The
+ * environment, as it is the same for all commands of a user, and a record that lies in another
+ * place than last time is as good as none; the option for who serves, since a unit file says it all
+ * in one line.
  *
- * Thread: a task on the primary reactor.
+ * Thread: a task on the primary.
  */
 #include "cli/store.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "base/uri.h"
 #include "cli/cli.h"
 #include "nexus/nexus.h"
 
-#define NEXUS_SCHEME "nexus:"
+static struct nexus_store *store; /* lives as long as the process */
+static const char *place;         /* as an option said */
 
-static struct nexus_store *the_store; /* owned; NULL: no nexus was met */
-
-static int default_dir(char **ret_dir, struct err *err)
+void cli_store_choose(const char *where)
 {
-	const char *base = getenv("XDG_STATE_HOME"), *home = getenv("HOME");
-	int len;
-
-	if (base != NULL && base[0] == '/')
-		len = asprintf(ret_dir, "%s/ashlar/nexus", base);
-	else if (home != NULL && home[0] == '/')
-		len = asprintf(ret_dir, "%s/.local/state/ashlar/nexus", home);
-	else
-		return err_set(err, -ENOENT,
-			       "a nexus keeps a record of its healthy replicas: set HOME or "
-			       "XDG_STATE_HOME, or ASHLAR_STORE");
-	if (len >= 0)
-		return 0;
-	*ret_dir = NULL;
-	return err_set(err, -ENOMEM, "no memory for a file name");
+	place = where;
 }
 
-static int file_store(const char *where, struct err *err) MAY_SUSPEND
+int cli_store(struct nexus_store **ret, struct err *err)
 {
+	const char *set = place != NULL ? place : getenv("ASHLAR_STORE"),
+		   *base = getenv("XDG_STATE_HOME");
+	const char *home = getenv("HOME");
 	CLEANUP(freep) char *dir = NULL;
-	int rc = where == NULL ? default_dir(&dir, err) : 0;
+	int len = -1, result;
 
-	if (rc == 0)
-		rc = store_file_new(where != NULL ? where : dir, &the_store, err);
-	if (rc != 0)
-		(void)err_hint(err, "choose another directory%s",
-			       where != NULL ? "" : ": ASHLAR_STORE, or export --store DIR");
-	return rc;
-}
-
-static int store_make(const char *where, struct err *err) MAY_SUSPEND
-{
-	int rc = 0;
-
-	if (the_store != NULL)
+	*ret = store;
+	if (store != NULL || (set != NULL && strcmp(set, "memory") == 0))
 		return 0;
-	if (where == NULL)
-		where = getenv("ASHLAR_STORE");
-	if (where != NULL && where[0] == '\0')
-		where = NULL;
-	if (where != NULL && strcmp(where, "memory") == 0) {
-		the_store = store_memory_new();
-		if (the_store == NULL)
-			return err_set(err, -ENOMEM, "no memory for a store");
-		cli_warn("store memory: which replicas are stale is forgotten at the end; after "
-			 "that one may be taken for a good one");
-	} else {
-		rc = file_store(where, err);
+	if (set != NULL && set[0] != '\0')
+		len = asprintf(&dir, "%s", set);
+	else if (base != NULL && base[0] == '/')
+		len = asprintf(&dir, "%s/ashlar/nexus", base);
+	else if (home != NULL && home[0] == '/')
+		len = asprintf(&dir, "%s/.local/state/ashlar/nexus", home);
+	else
+		return err_set(
+			err, -ENOENT,
+			"neither XDG_STATE_HOME nor HOME is set; say with ASHLAR_STORE where "
+			"records of mirrors are kept, or ASHLAR_STORE=memory");
+	if (len < 0) {
+		dir = NULL;
+		return err_set(err, -ENOMEM, "no memory for a file name");
 	}
-	if (rc == 0)
-		nexus_settings_set(&(struct nexus_settings){ .store = the_store });
-	return rc;
+	result = store_file_new(dir, &store, err);
+	if (result < 0)
+		(void)err_hint(err, "ASHLAR_STORE or export --store names another directory");
+	*ret = store;
+	return result;
 }
 
-int store_prepare(const char *uri, const char *where, struct err *err)
+int cli_store_for(const char *uri, struct err *err)
 {
-	if (strncmp(uri, NEXUS_SCHEME, strlen(NEXUS_SCHEME)) != 0)
+	CLEANUP(uri_freep) struct uri *parts = NULL;
+	struct nexus_store *found;
+	int result;
+
+	if (strncmp(uri, "nexus:", 6) != 0)
 		return 0;
-	return store_make(where, err);
-}
-
-int store_get(struct nexus_store **ret, struct err *err)
-{
-	int rc = store_make(NULL, err);
-
-	*ret = the_store;
-	return rc;
-}
-
-void store_done(void)
-{
-	store_free(take(the_store));
+	result = cli_store(&found, err);
+	if (result < 0)
+		return result;
+	if (found == NULL)
+		cli_warn("%s: the record of who is healthy is kept in memory only", uri);
+	nexus_settings_set(&(struct nexus_settings){ .store = found });
+	return 0;
 }

@@ -1,25 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * store.h - where the nexuses of a command keep their record.
+ * store.h - where a command keeps the records of the mirrors that it makes.
  *
- * Owner:  this file; one store per process, made when the first nexus: URI is met.
- * Thread: store_prepare() in a task; store_done() when no engine runs.
+ * Owner:  the store lives as long as the process.
+ * Thread: a task; cli_store_choose() before there is one.
  */
 #ifndef ASHLAR_CLI_STORE_H
 #define ASHLAR_CLI_STORE_H
 
 #include "base/err.h"
-#include "reactor/task.h"
+#include "nexus/store.h"
 
-struct nexus_store;
-
-/*
- * Before a device is made of @uri. @where: a directory, "memory", or NULL for what ASHLAR_STORE
- * says, else the user's own directory. Nothing to do for other schemes, and after the first time.
- */
-int store_prepare(const char *uri, const char *where, struct err *err) MAY_SUSPEND WARN_UNUSED;
-/* For who wants to look a record up. */
-int store_get(struct nexus_store **ret, struct err *err) MAY_SUSPEND WARN_UNUSED;
-void store_done(void);
+/* An option's word, a directory or "memory", before that of the environment. Borrowed. */
+void cli_store_choose(const char *where);
+/* The store that was named; made at the first call. *ret: NULL for one in memory. */
+int cli_store(struct nexus_store **ret, struct err *err) MAY_SUSPEND WARN_UNUSED;
+/* A device is about to be made from @uri: if it is a mirror, there is a store for it. */
+int cli_store_for(const char *uri, struct err *err) MAY_SUSPEND WARN_UNUSED;
 
 #endif

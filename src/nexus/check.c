@@ -2,9 +2,10 @@
 /*
  * check.c - reads the write-intent records of replicas, and says what they mean together.
  *
- * With the record of the store the answer is that of recover.c: who is healthy there is in sync, but
- * for what was in flight if it did not end in order; everybody else is stale. The record decides,
- * because only there a child is noted as stale before a write that it missed is acknowledged.
+ * With the record of the store the answer is that of recover.c: who is healthy there is in sync,
+ * but for what was in flight if it did not end in order; everybody else is stale. The record
+ * decides, because only there a child is noted as stale before a write that it missed is
+ * acknowledged.
  *
  * Without it the replicas' own records are compared. All pages of one run of a nexus carry one
  * generation, and a sequence that grows: who was a writer until the end has the highest, who fell
@@ -107,9 +108,10 @@ static bool head_read(struct reading *r) MAY_SUSPEND
 		return false;
 	}
 	if (memcmp(head->replica, replica->uuid.b, sizeof(head->replica)) != 0) {
-		(void)snprintf(replica->why, sizeof(replica->why),
-			       "its write-intent records are those of another replica: it is a copy "
-			       "of one, or its URI lacks the right uuid");
+		(void)snprintf(
+			replica->why, sizeof(replica->why),
+			"its write-intent records are those of another replica: it is a copy "
+			"of one, or its URI lacks the right uuid");
 		return false;
 	}
 	if (le32_get(head->nsegments) == 0 || le32_get(head->nsegments) > SEGMENTS_MAX ||
@@ -226,9 +228,8 @@ static void plan(struct check_replica *replica, const struct reading *source, bo
 	bool is_known = source->replica->has_marks;
 
 	replica->rebuild = CHECK_REBUILD_FULL;
-	if (!is_known ||
-	    segmap_init(&map, (uint64_t)source->id.nsegments << source->id.shift,
-			source->id.shift) < 0)
+	if (!is_known || segmap_init(&map, (uint64_t)source->id.nsegments << source->id.shift,
+				     source->id.shift) < 0)
 		return;
 	if (has_missed) {
 		is_known = false;
@@ -282,12 +283,12 @@ static void judge_by_record(struct check_report *report, struct reading *reading
 		say(replica, is_stale ? CHECK_STALE : CHECK_IN_SYNC,
 		    replica->recorded == 0    ? "the record has it as stale"
 		    : replica->recorded == -1 ? "the record does not know it"
-		    : record->is_clean	      ? "the record has it as healthy"
-			      : "the record has it as healthy; what was in flight may differ");
+		    : record->is_clean
+			    ? "the record has it as healthy"
+			    : "the record has it as healthy; what was in flight may differ");
 		if (source == NULL)
 			continue;
-		if (record->generation == 0 ||
-		    source->replica->generation != record->generation) {
+		if (record->generation == 0 || source->replica->generation != record->generation) {
 			replica->rebuild = is_stale || !record->is_clean ? CHECK_REBUILD_FULL
 									 : CHECK_REBUILD_NONE;
 			continue;
@@ -295,9 +296,10 @@ static void judge_by_record(struct check_report *report, struct reading *reading
 		plan(replica, source, is_stale, !record->is_clean);
 	}
 	if (report->source < 0)
-		(void)snprintf(report->advice, sizeof(report->advice),
-			       "none of these is healthy in the record: find the one that is; making "
-			       "a volume of these would lose acknowledged writes");
+		(void)snprintf(
+			report->advice, sizeof(report->advice),
+			"none of these is healthy in the record: find the one that is; making "
+			"a volume of these would lose acknowledged writes");
 }
 
 /* Who has the highest sequence of one nexus and one generation. -1: that cannot be said. */
@@ -364,16 +366,18 @@ static void judge_by_marks(struct check_report *report, struct reading *readings
 			say(replica, CHECK_STALE, "the newest has noted what it missed");
 			plan(replica, newest, true, true);
 		} else if (replica->sequence < newest->replica->sequence) {
-			say(replica, CHECK_STALE, "its last record is older than that of the newest");
+			say(replica, CHECK_STALE,
+			    "its last record is older than that of the newest");
 			plan(replica, newest, true, true);
 		} else {
 			say(replica, CHECK_IN_SYNC, "its last record is that of the newest");
 			plan(replica, newest, false, true);
 		}
 	}
-	(void)snprintf(report->advice, sizeof(report->advice),
-		       "without the record of the store this is what the replicas say of each other; "
-		       "give it with --record to be sure");
+	(void)snprintf(
+		report->advice, sizeof(report->advice),
+		"without the record of the store this is what the replicas say of each other; "
+		"give it with --record to be sure");
 }
 
 /* ---- all ------------------------------------------------------------------------------------ */
@@ -407,7 +411,8 @@ int nexus_check(const char *const *uris, unsigned count, const struct nexus_reco
 		readings[i].replica = &ret->replica[i];
 		result = replica_read(&readings[i], uris[i], err);
 		if (ret->replica[i].has_marks)
-			ret->segment_size = (uint64_t)readings[i].block_size << readings[i].id.shift;
+			ret->segment_size = (uint64_t)readings[i].block_size
+					    << readings[i].id.shift;
 	}
 	if (result == 0 && record != NULL)
 		judge_by_record(ret, readings, record);

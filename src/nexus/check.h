@@ -38,7 +38,7 @@ struct check_replica {
 	bool has_marks; /* there are some, and they are this replica's */
 	struct uuid nexus;
 	uint64_t generation;
-	uint64_t sequence; /* of the last page written */
+	uint64_t sequence;  /* of the last page written */
 	uint32_t in_flight; /* segments */
 	int recorded;       /* in the record: 1 healthy, 0 not, -1 not there, or no record */
 };
@@ -46,7 +46,7 @@ struct check_replica {
 struct check_report {
 	unsigned nreplicas;
 	struct check_replica replica[NEXUS_CHILDREN_MAX];
-	int source; /* index; -1: none can be told */
+	int source;            /* index; -1: none can be told */
 	uint64_t segment_size; /* bytes; 0: no marks */
 	char advice[384];
 };

@@ -332,7 +332,7 @@ int nexus_child_remove(struct nexus *nx, const char *uri, struct nexus_err *ne)
 		child_leave(child, CHILD_CLOSED, NEXUS_REASON_NONE);
 		marks_lock(nx);
 		child->is_missed_known = false; /* no fold any more */
-		marks_void_missed(child);
+		marks_note_missed(child);
 		marks_unlock(nx);
 		child_forget(child);
 		nexus_tell(nx, NEXUS_EVENT_CHILD_REMOVED, child);
@@ -381,7 +381,7 @@ int nexus_child_attach(struct child *child, struct err *err)
 	child->is_writer = result == 0;
 	nexus_apply(nx);
 	if (result == 0)
-		marks_void_missed(child);
+		marks_note_missed(child);
 	marks_unlock(nx);
 	device_resume(&nx->dev);
 	return result;

@@ -16,11 +16,11 @@
  * longer than HOLD_NS, larger when it took less than half of that. Waiting for the rate or the
  * governor (pace.h) is done between ranges, with nothing locked.
  *
- * Position: what lies before every range in flight and before the first that was not taken is on the
- * destination. After a flush it is so for good.
+ * Position: what lies before every range in flight and before the first that was not taken is on
+ * the destination. After a flush it is so for good.
  *
- * Rejected: a lock per chunk (a task and a drain for 64 KiB); one task for both ranges (holds a lock
- * while it waits for the next, see above).
+ * Rejected: a lock per chunk (a task and a drain for 64 KiB); one task for both ranges (holds a
+ * lock while it waits for the next, see above).
  *
  * Thread: tasks on the primary.
  */
@@ -40,7 +40,7 @@ struct copy_waiter {
 	struct task_event event;
 };
 
-/* ---- waking ------------------------------------------------------------------------------------------- */
+/* ---- waking --------------------------------------------------------------------------------- */
 
 static void lane_wake(struct copy_lane *lane)
 {
@@ -101,7 +101,7 @@ static bool is_idle(const struct copy *copy)
 	return true;
 }
 
-/* ---- limits -------------------------------------------------------------------------------------------- */
+/* ---- limits --------------------------------------------------------------------------------- */
 
 static uint64_t moved_bytes(const struct copy *copy)
 {
@@ -129,7 +129,7 @@ static void adapt(struct copy *copy, struct copy_lane *lane, uint64_t held_ns)
 	lane->due_ns = pace_next_ns(&copy->pace, held_ns);
 }
 
-/* ---- ranges --------------------------------------------------------------------------------------------- */
+/* ---- ranges --------------------------------------------------------------------------------- */
 
 /* From the next dirty segment on; clean ones at the end are left off. False: there is none. */
 static bool range_take(struct copy *copy, struct copy_lane *lane)
@@ -207,7 +207,8 @@ static void lane_range(struct copy_lane *lane) MAY_SUSPEND
 	struct device *dev = copy->opts.locked;
 	uint64_t start_ns;
 
-	if (dev != NULL && range_lock(dev, &lane->lock, lane->lba, lane->end - lane->lba, NULL) < 0) {
+	if (dev != NULL &&
+	    range_lock(dev, &lane->lock, lane->lba, lane->end - lane->lba, NULL) < 0) {
 		/* it cannot have shrunk: a bug, or a wrong option; never copied without the lock */
 		copy_abort(copy, "its range cannot be locked");
 		lane->end = lane->lba;
@@ -251,7 +252,7 @@ static void lane_task(void *arg)
 		copy_over(copy);
 }
 
-/* ---- life -------------------------------------------------------------------------------------------------- */
+/* ---- life ----------------------------------------------------------------------------------- */
 
 static void source_gone(struct msg *msg)
 {
@@ -269,9 +270,9 @@ static int check_side(const struct copy_opts *opts, const struct desc *desc, uin
 	const struct device *dev = desc->dev;
 
 	if (dev->block_size != opts->dst->dev->block_size)
-		return err_set(err, -EINVAL, "%s has blocks of %u bytes, %s of %u: they must be equal",
-			       dev->name, dev->block_size, opts->dst->dev->name,
-			       opts->dst->dev->block_size);
+		return err_set(err, -EINVAL,
+			       "%s has blocks of %u bytes, %s of %u: they must be equal", dev->name,
+			       dev->block_size, opts->dst->dev->name, opts->dst->dev->block_size);
 	if (!range_fits(start, opts->nblocks, dev->nblocks))
 		return err_set(err, -EINVAL, "%s has %lu blocks, %lu from block %lu on do not fit",
 			       dev->name, dev->nblocks, opts->nblocks, start);
@@ -459,7 +460,7 @@ void copy_free(struct copy *copy)
 	free(copy);
 }
 
-/* ---- from outside ------------------------------------------------------------------------------------------- */
+/* ---- from outside --------------------------------------------------------------------------- */
 
 void copy_pause(struct copy *copy)
 {
@@ -571,7 +572,7 @@ void copy_stats(const struct copy *copy, struct copy_stats *ret)
 {
 	uint64_t now_ns = reactor_primary()->now_ns, done = done_blocks(copy);
 	uint64_t until = copy->end != COPY_RUNNING ? copy->stopped_ns
-			 : copy->is_paused	   ? copy->paused_ns
+			 : copy->is_paused         ? copy->paused_ns
 						   : now_ns;
 	uint64_t left = copy->ndirty > done ? copy->ndirty - done : 0;
 
@@ -596,8 +597,7 @@ void copy_stats(const struct copy *copy, struct copy_stats *ret)
 	if (left == 0)
 		ret->remaining_ns = 0;
 	else if (done > 0)
-		ret->remaining_ns =
-			(uint64_t)((double)ret->run_ns * ((double)left / (double)done));
+		ret->remaining_ns = (uint64_t)((double)ret->run_ns * ((double)left / (double)done));
 }
 
 void copy_set_limits(struct copy *copy, uint64_t rate, uint64_t latency_ns)

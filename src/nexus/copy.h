@@ -51,8 +51,8 @@ struct copy_opts {
 	uint64_t from, nblocks;   /* blocks from .. nblocks - 1 are copied */
 	const struct segmap *map; /* of blocks 0 .. nblocks - 1; NULL: all. Borrowed, constant */
 
-	/* Its ranges are locked while they are copied; block 0 of the copy is its block 0. NULL: nobody
-	 * writes to the sources. */
+	/* Its ranges are locked while they are copied; block 0 of the copy is its block 0. NULL:
+	 * nobody writes to the sources. */
 	struct device *locked;
 	bool is_current_only; /* what the source has from its ancestors is not copied */
 	uint32_t granule_nlb; /* of that: written or not as a whole; 0: a block */
@@ -61,8 +61,9 @@ struct copy_opts {
 	unsigned window;         /* 0: COPY_WINDOW */
 	uint32_t chunk;          /* bytes, 0: COPY_CHUNK */
 	enum copy_verify verify;
-	uint64_t rate;       /* bytes per second that are read at most; 0: no limit */
-	uint64_t latency_ns; /* what requests to `locked` may take on average; 0: not governed */
+	uint64_t rate; /* bytes per second that are read at most; 0: no limit */
+	/* What requests to `locked` may take on average, see pace.h; 0: not governed. */
+	uint64_t latency_ns;
 
 	/* On the copy's reactor. May this source be read now? NULL: always. */
 	bool (*is_good)(void *source_owner);
@@ -99,7 +100,8 @@ enum copy_end {
 	COPY_FAILED,
 };
 
-int copy_open(const struct copy_opts *opts, struct copy **ret, struct err *err) MAY_SUSPEND WARN_UNUSED;
+int copy_open(const struct copy_opts *opts, struct copy **ret,
+	      struct err *err) MAY_SUSPEND WARN_UNUSED;
 /* -ENOMEM: nothing runs. */
 int copy_start(struct copy *copy, struct err *err) WARN_UNUSED;
 /* Over, or never started; dropped sources are gone then. NULL is fine. */

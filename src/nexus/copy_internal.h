@@ -34,8 +34,8 @@ struct copy_slot {
 	uint8_t step;
 	uint8_t source, tried; /* index, 1 << index */
 	uint8_t again;
-	bool is_clear; /* ends with COPY_CLEAR */
-	bool is_grown; /* current only: the last request was not too large */
+	bool is_clear;       /* ends with COPY_CLEAR */
+	bool is_grown;       /* current only: the last request was not too large */
 	uint8_t *buf, *back; /* back: NULL without COPY_VERIFY_READ */
 };
 
@@ -51,15 +51,16 @@ struct copy_lane {
 	struct range_lock lock;
 	bool is_active; /* it has a range; the primary's */
 	uint64_t lba, end;
-	uint64_t due_ns; /* not before this, by the governor */
+	uint64_t due_ns;         /* not before this, by the governor */
 	struct task_event *wake; /* the task waits for it */
 	struct timer timer;
 	struct task_event back;
 	/* ---- */
 	struct msg go, came_back;
-	uint64_t cursor; /* what lies before it was started */
+	uint64_t cursor;              /* what lies before it was started */
 	uint64_t data_from, data_end; /* of the sources: nothing but data, when it was looked */
-	uint64_t hole_end, clear_from; /* known hole of the source; the destination's first data in it */
+	uint64_t hole_end,
+		clear_from; /* known hole of the source; the destination's first data in it */
 	bool is_clear_known;
 	unsigned busy; /* slots */
 	bool is_over;
@@ -102,7 +103,7 @@ struct copy {
 	/* the reactor's; the primary reads counters */
 	struct handle *dst;
 	struct source_state source[COPY_SOURCES_MAX];
-	uint8_t last_source;
+	_Atomic uint8_t last_source; /* the reactor sets it, anybody reads it */
 	bool can_unmap, dst_has_seek, is_probing;
 	struct copy_slot *slots; /* owned */
 	struct copy_slot *free;

@@ -11,9 +11,9 @@
  * asked under the range lock and forgotten with it, as a host may write there the next moment. What
  * is data may be remembered: reading zeroes costs time and nothing else.
  *
- * With is_current_only a block that the source itself does not hold is skipped and not cleared: what
- * the destination has there from its own ancestors is right. Devices say so for a whole request, so
- * a request that is refused is halved, down to a granule.
+ * With is_current_only a block that the source itself does not hold is skipped and not cleared:
+ * what the destination has there from its own ancestors is right. Devices say so for a whole
+ * request, so a request that is refused is halved, down to a granule.
  *
  * A source that fails is left, another reads the same chunk; by a fault of the medium, for this
  * chunk only. A source is asked whether it is good before and after a read: what a copy that has
@@ -37,7 +37,7 @@ enum {
 
 static void slot_run(struct copy_slot *slot);
 
-/* ---- helpers ---------------------------------------------------------------------------------------- */
+/* ---- helpers -------------------------------------------------------------------------------- */
 
 static void feed_later(struct copy *copy)
 {
@@ -76,7 +76,7 @@ void copy_fail(struct copy *copy, uint16_t status, bool is_dst, uint8_t op, uint
 	feed_later(copy);
 }
 
-/* ---- sources ------------------------------------------------------------------------------------------ */
+/* ---- sources -------------------------------------------------------------------------------- */
 
 static bool source_is_good(const struct copy *copy, uint8_t i)
 {
@@ -120,7 +120,7 @@ void copy_source_drop_here(struct msg *msg)
 	source_check_gone(s->copy, (uint8_t)(s - s->copy->source));
 }
 
-/* ---- a chunk -------------------------------------------------------------------------------------------- */
+/* ---- a chunk -------------------------------------------------------------------------------- */
 
 static void slot_free(struct copy_slot *slot)
 {
@@ -140,7 +140,8 @@ static enum io_result slot_issue(struct copy_slot *slot, struct handle *h, uint6
 	struct io *io = &slot->io;
 
 	io->op = (uint8_t)op;
-	io->flags = op == IO_READ && slot->copy->opts.is_current_only ? IO_CURRENT_UNWRITTEN_FAIL : 0;
+	io->flags = op == IO_READ && slot->copy->opts.is_current_only ? IO_CURRENT_UNWRITTEN_FAIL
+								      : 0;
 	io->lba = start + slot->lba;
 	io->nlb = slot->nlb;
 	if (buf != NULL) {
@@ -262,7 +263,7 @@ static enum copy_step slot_next(struct copy_slot *slot)
 	return slot_advance(slot, slot->is_clear ? &copy->cleared : &copy->transferred);
 }
 
-/* ---- what goes wrong --------------------------------------------------------------------------------- */
+/* ---- what goes wrong ------------------------------------------------------------------------ */
 
 static enum copy_step again_later(struct copy_slot *slot)
 {
@@ -345,8 +346,7 @@ static void slot_run(struct copy_slot *slot)
 			if (slot->io.status == IO_OK && !source_is_good(copy, slot->source))
 				slot->io.status = IO_ABORTED; /* it fell meanwhile: no word of it */
 		}
-		next = slot->io.status == IO_OK ? slot_next(slot)
-						: slot_failed(slot, &is_put_off);
+		next = slot->io.status == IO_OK ? slot_next(slot) : slot_failed(slot, &is_put_off);
 		if (is_put_off)
 			return;
 		if (next == COPY_FREE || atomic_load(&copy->is_failed)) {
@@ -380,7 +380,7 @@ void copy_again_due(struct timer *timer)
 	}
 }
 
-/* ---- holes ----------------------------------------------------------------------------------------------- */
+/* ---- holes ---------------------------------------------------------------------------------- */
 
 static bool seek_start(struct copy_lane *lane, enum lane_seek what);
 
@@ -461,7 +461,7 @@ void copy_seek_done(struct io *io)
 		feed_later(lane->copy);
 }
 
-/* ---- a range ----------------------------------------------------------------------------------------------- */
+/* ---- a range -------------------------------------------------------------------------------- */
 
 static void chunk_start(struct copy_lane *lane, uint64_t end, bool is_clear)
 {

@@ -4,7 +4,6 @@
 
 #include "base/units.h"
 #include "device/fault.h"
-/* lint: allow includes: a test stands outside the layers and needs drivers and an engine */
 #include "drivers/testing.h"
 
 enum {

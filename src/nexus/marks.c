@@ -303,7 +303,25 @@ static bool flush_writers(struct marks *marks) MAY_SUSPEND
 	return true;
 }
 
-/* What lost children miss goes to the others' pages: the in-flight map may forget it then. */
+/* The map of what @child misses; where that is not known, a page that is about nobody. */
+static bool write_missed(struct marks *marks, const struct child *child) MAY_SUSPEND
+{
+	unsigned first = intent_page_missed(child->slot);
+
+	if (!child->is_missed_known)
+		return page_write_all(marks, first, NULL, NULL) > 0;
+	for (unsigned part = 0; part < npages(&child->missed); part++) {
+		if (page_write_all(marks, first + part, &child->uuid, &child->missed) == 0)
+			return false;
+	}
+	return true;
+}
+
+/*
+ * What lost children miss goes to the others' pages: the in-flight map may forget it then. A child
+ * that is being rebuilt keeps its page as it was when it was attached: what it has missed since is
+ * in flight, as it is a writer, and what was copied since is copied again after a crash.
+ */
 static bool fold_missed(struct marks *marks) MAY_SUSPEND
 {
 	struct nexus *nx = marks->nx;
@@ -311,13 +329,8 @@ static bool fold_missed(struct marks *marks) MAY_SUSPEND
 	for (unsigned slot = 0; slot < NEXUS_CHILDREN_MAX; slot++) {
 		struct child *child = nx->child[slot];
 
-		if (child == NULL || is_writer(child) || !child->is_missed_known)
-			continue;
-		for (unsigned part = 0; part < npages(&child->missed); part++) {
-			if (page_write_all(marks, intent_page_missed(slot) + part, &child->uuid,
-					   &child->missed) == 0)
-				return false;
-		}
+		if (child != NULL && !is_writer(child) && !write_missed(marks, child))
+			return false;
 	}
 	return true;
 }
@@ -427,12 +440,10 @@ bool marks_write_children(struct nexus *nx, struct child *coming)
 	return is_ok;
 }
 
-void marks_void_missed(struct child *child)
+void marks_note_missed(struct child *child)
 {
-	struct marks *marks = child->nx->marks;
-
-	if (marks != NULL)
-		(void)page_write_all(marks, intent_page_missed(child->slot), NULL, NULL);
+	if (child->nx->marks != NULL)
+		(void)write_missed(child->nx->marks, child);
 }
 
 void marks_fold(struct nexus *nx)

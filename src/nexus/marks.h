@@ -37,8 +37,9 @@ void marks_fold_cache(struct child *child);
 
 /* A child fell: what it misses is written to the others soon. */
 void marks_fold(struct nexus *nx);
-/* What the others' pages say of @child's misses is not true any more. marks_lock() is held. */
-void marks_void_missed(struct child *child) MAY_SUSPEND;
+/* What @child misses now, to the others' pages; not known: they say nothing any more. marks_lock()
+ * is held. */
+void marks_note_missed(struct child *child) MAY_SUSPEND;
 
 /* Add what was in flight, or what @subject missed, in @generation, as @source has it, to @map.
  * False: not to be believed. */

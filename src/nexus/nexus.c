@@ -156,8 +156,8 @@ static void noop(void *arg)
 
 static void errands_wait(struct nexus *nx)
 {
-	struct nexus_errand *errands[] = { &nx->retire, &nx->monitor, &nx->mend, &nx->mark,
-					   &nx->rebuild, &nx->end };
+	struct nexus_errand *errands[] = { &nx->retire, &nx->monitor, &nx->mend,
+					   &nx->mark,   &nx->rebuild, &nx->end };
 	bool is_idle;
 
 	do {

@@ -251,7 +251,7 @@ enum nexus_event_type {
 	NEXUS_EVENT_CHILD_REMOVED,
 	NEXUS_EVENT_CHILD_STATE,
 	NEXUS_EVENT_REPAIRED, /* a block was written back to the child that could not read it */
-	NEXUS_EVENT_REBUILD, /* one of `child` has started, or ended: see its history */
+	NEXUS_EVENT_REBUILD,  /* one of `child` has started, or ended: see its history */
 	NEXUS_EVENT_SCRUB,    /* one has started, or ended: see its statistics */
 	NEXUS_EVENT_MISMATCH, /* copies differ; child: who is wrong, NULL: nobody knows */
 	NEXUS_EVENT_STORE,    /* the record could not be written, or can be again */

@@ -9,20 +9,21 @@
  *     |    what it misses (all of it, if that is not known) -> the copy machine runs (RUNNING)
  *     v
  *   the copy is over (in a task of the copy):
- *     complete  the nexus grew meanwhile? the rest. flush -> in sync: recorded, read from (COMPLETED)
+ *     complete  the nexus grew meanwhile? the rest. flush -> in sync: recorded, read from
+ * (COMPLETED)
  *     stopped   flush -> what was copied is missed no more; the child stays, out of sync (STOPPED)
  *     failed    the child is faulted: RebuildFailed (FAILED)
  *     -> a record in the history, everything given back, who waited is told, the next job begins
  *
  * Why the result is equal: before the first block is read every write goes to the child, too
- * (attached under a quiesce). A block is read and written while its range is locked on the nexus, so
- * no write comes between, and nothing old lands on something new. The child is recorded as healthy
- * after everything that was copied was flushed there; hosts' writes have the durability they asked
- * for.
+ * (attached under a quiesce). A block is read and written while its range is locked on the nexus,
+ * so no write comes between, and nothing old lands on something new. The child is recorded as
+ * healthy after everything that was copied was flushed there; hosts' writes have the durability
+ * they asked for.
  *
  * Sources: healthy children, local ones first. One that falls, or cannot read a block, is replaced
- * without a word; it is not retired for that, as it may be the last. The child that is being rebuilt
- * is retired like any that fails a write.
+ * without a word; it is not retired for that, as it may be the last. The child that is being
+ * rebuilt is retired like any that fails a write.
  *
  * What a child misses after an end: nothing (completed); what was not copied yet (stopped, and
  * exactly known); everything (failed: writes that went to it while it was attached were not noted).
@@ -31,10 +32,12 @@
  * Growing: a full rebuild copies the new blocks, too. In a partial one they are new to all.
  *
  * Invariants
- *   1. A job that has begun holds its child, and each source, in use (child_use()), until it is over
+ *   1. A job that has begun holds its child, and each source, in use (child_use()), until it is
+ * over
  *      or the source has been dropped; the monitor waits for that before it closes a device.
  *   2. A job leaves the list only in job_finish(), which runs once per job.
- *   3. Nothing here holds nx->control while it waits for a job to end, but for those who end a nexus:
+ *   3. Nothing here holds nx->control while it waits for a job to end, but for those who end a
+ * nexus:
  *      an ending job does not take it.
  *
  * Rejected: a task per job that sleeps in between (two tasks of the copy are there anyway); a
@@ -50,6 +53,8 @@
 
 #include "base/log.h"
 #include "nexus/internal.h"
+#include "nexus/marks.h"
+#include "nexus/pace.h"
 
 struct rebuild_waiter {
 	struct list link;
@@ -68,7 +73,7 @@ struct rebuild {
 	struct child *child;
 	enum rebuild_state state, pending;
 	bool has_begun, is_partial, is_finishing;
-	unsigned users; /* tasks that look at it across a suspension */
+	unsigned users;    /* tasks that look at it across a suspension */
 	struct copy *copy; /* owned; NULL: not begun */
 	struct segmap map; /* owned; of a partial one */
 	struct copy_opts opts;
@@ -86,7 +91,7 @@ struct rebuilds {
 	unsigned nhistory, newest;
 };
 
-static struct rebuild_settings settings = { .latency_ns = REBUILD_LATENCY_NS };
+static struct rebuild_settings settings;
 static unsigned nrunning; /* jobs that have begun, all nexuses */
 static unsigned next_reactor;
 
@@ -195,10 +200,10 @@ static void job_stats(const struct rebuild *job, struct rebuild_stats *ret)
 	ret->blocks_recovered = MIN(ret->blocks_recovered, all);
 	ret->blocks_remaining = all - ret->blocks_recovered;
 	if (job->is_partial && job->copy != NULL)
-		ret->blocks_remaining =
-			copy.blocks_dirty - MIN(copy.blocks_dirty, copy.blocks_transferred +
-									   copy.blocks_cleared +
-									   copy.blocks_same);
+		ret->blocks_remaining = copy.blocks_dirty -
+					MIN(copy.blocks_dirty, copy.blocks_transferred +
+								       copy.blocks_cleared +
+								       copy.blocks_same);
 	ret->progress = all > 0 ? (unsigned)(ret->blocks_recovered * 100 / all) : 100;
 }
 
@@ -289,11 +294,11 @@ static void job_finish(struct rebuild *job, enum rebuild_state state) MAY_SUSPEN
 	log_info("nexus %s: rebuild of child %s %s, %lu blocks copied, %lu zeroed%s%s",
 		 nx->dev.name, job->child->uri, rebuild_state_name(state),
 		 nexus_rebuild_history(nx, 0)->stats.blocks_transferred,
-		 nexus_rebuild_history(nx, 0)->stats.blocks_cleared,
-		 job->why.code != 0 ? ": " : "", job->why.code != 0 ? err_text(&job->why) : "");
+		 nexus_rebuild_history(nx, 0)->stats.blocks_cleared, job->why.code != 0 ? ": " : "",
+		 job->why.code != 0 ? err_text(&job->why) : "");
 	nexus_tell(nx, NEXUS_EVENT_REBUILD, job->child);
 	while (job->users > 0)
-		task_yield(); /* they are on their way out */
+		task_yield();       /* they are on their way out */
 	copy_free(take(job->copy)); /* dropped sources are given back before the rest */
 	job_release(job);
 	list_del(&job->link);
@@ -394,8 +399,13 @@ static void job_complete(struct rebuild *job) MAY_SUSPEND
 	if (is_ok && !job->is_partial && job_extend(job))
 		return;
 	is_ok = is_ok && nexus_child_synced(job->child, &job->why) == 0;
-	if (!is_ok)
+	if (is_ok) { /* it misses nothing, or what it has missed since */
+		marks_lock(job->nx);
+		marks_note_missed(job->child);
+		marks_unlock(job->nx);
+	} else {
 		job_fail_child(job);
+	}
 	job_finish(job, is_ok ? REBUILD_COMPLETED : REBUILD_FAILED);
 }
 
@@ -472,8 +482,9 @@ static void add_sources(struct rebuild *job, bool is_local)
 			continue;
 		source->start = nx->geometry.data_start;
 		source->owner = &job->source[job->opts.nsources];
-		job->source[job->opts.nsources++] =
-			(struct job_source){ .job = job, .child = child, .is_used = true };
+		job->source[job->opts.nsources++] = (struct job_source){ .job = job,
+									 .child = child,
+									 .is_used = true };
 	}
 }
 
@@ -528,6 +539,8 @@ static struct reactor *pick_reactor(void)
 
 static uint64_t latency_limit(void)
 {
+	if (settings.latency_ns == 0)
+		return PACE_AUTO;
 	return settings.latency_ns == UINT64_MAX ? 0 : settings.latency_ns;
 }
 
@@ -844,8 +857,7 @@ int nexus_rebuild_leave_source(struct nexus *nx, const char *uri, const char *so
 		if (strcmp(job->source[i].child->uri, source) == 0)
 			which = i;
 		else
-			others += job->source[i].is_used &&
-				  child_is_healthy(job->source[i].child);
+			others += job->source[i].is_used && child_is_healthy(job->source[i].child);
 	}
 	if (which == COPY_SOURCES_MAX)
 		return nexus_fail(ne, NEXUS_E_CHILD_NOT_FOUND,
@@ -874,8 +886,6 @@ void rebuild_settings_set(const struct rebuild_settings *s)
 	struct rebuild *job;
 
 	settings = *s;
-	if (settings.latency_ns == 0)
-		settings.latency_ns = REBUILD_LATENCY_NS;
 	while ((nx = nexus_next(nx)) != NULL) {
 		if (nx->rebuilds == NULL)
 			continue;

@@ -15,13 +15,12 @@
 #include "nexus/nexus.h"
 
 enum {
-	NEXUS_REBUILDS_MAX = 2,        /* that run at once on one nexus; more wait */
-	REBUILDS_MAX = 8,              /* that run at once in all: each needs COPY_LANES tasks */
-	REBUILD_HISTORY_MAX = 64,      /* records per nexus; the oldest go */
-	REBUILD_LATENCY_NS = 2000000,  /* what hosts are allowed to wait where nobody says */
+	NEXUS_REBUILDS_MAX = 2,   /* that run at once on one nexus; more wait */
+	REBUILDS_MAX = 8,         /* that run at once in all: each needs COPY_LANES tasks */
+	REBUILD_HISTORY_MAX = 64, /* records per nexus; the oldest go */
 };
 
-/* ---- the table of states: pure -------------------------------------------------------------------- */
+/* ---- the table of states: pure -------------------------------------------------------------- */
 
 enum rebuild_state {
 	REBUILD_INIT, /* waits for its turn */
@@ -55,7 +54,7 @@ enum rebuild_answer rebuild_judge(enum rebuild_state state, enum rebuild_state p
 				  enum rebuild_op op, enum rebuild_state *ret_pending);
 const char *rebuild_state_name(enum rebuild_state state); /* "running" */
 
-/* ---- jobs ---------------------------------------------------------------------------------------------- */
+/* ---- jobs ----------------------------------------------------------------------------------- */
 
 struct rebuild_stats {
 	enum rebuild_state state;
@@ -101,11 +100,11 @@ const struct rebuild_record *nexus_rebuild_history(const struct nexus *nx, unsig
 /* Until no job of the nexus is left. */
 void nexus_rebuild_wait(struct nexus *nx) MAY_SUSPEND;
 
-/* ---- settings of the engine ---------------------------------------------------------------------------- */
+/* ---- settings of the engine ----------------------------------------------------------------- */
 
 struct rebuild_settings {
 	uint64_t rate;       /* bytes per second of one rebuild; 0: no limit */
-	uint64_t latency_ns; /* see copy.h; 0: REBUILD_LATENCY_NS, UINT64_MAX: not governed */
+	uint64_t latency_ns; /* see copy.h; 0: found out, UINT64_MAX: not governed */
 	enum copy_verify verify;
 	bool is_always_full; /* what a child misses is not looked at */
 };

@@ -55,7 +55,7 @@ enum rebuild_answer rebuild_judge(enum rebuild_state state, enum rebuild_state p
 
 const char *rebuild_state_name(enum rebuild_state state)
 {
-	static const char *const names[] = { "init",	"running", "paused",
+	static const char *const names[] = { "init",    "running", "paused",
 					     "stopped", "failed",  "completed" };
 
 	return names[state];

@@ -2,10 +2,13 @@
 /* Rebuilds of a nexus over memory devices: the table of states, full, partial, interrupted. */
 #include "nexus/rebuild.h"
 
+#include <unistd.h>
+
 #include "base/units.h"
+#include "nexus/pace.h"
 #include "nexus/rebuild_testing.h"
 
-/* ---- the table -------------------------------------------------------------------------------- */
+/* ---- the table ------------------------------------------------------------------------------ */
 
 TEST(states_and_operations)
 {
@@ -19,10 +22,12 @@ TEST(states_and_operations)
 	for (unsigned state = 0; state < REBUILD_STATE_COUNT_; state++) {
 		for (unsigned op = 0; op < REBUILD_OP_COUNT_; op++) {
 			enum rebuild_state pending;
-			enum rebuild_answer answer = rebuild_judge(
-				(enum rebuild_state)state, REBUILD_STATE_COUNT_,
-				(enum rebuild_op)op, &pending);
-			char got = answer == REBUILD_DO ? 'D' : answer == REBUILD_NOTHING ? 'N' : 'x';
+			enum rebuild_answer answer = rebuild_judge((enum rebuild_state)state,
+								   REBUILD_STATE_COUNT_,
+								   (enum rebuild_op)op, &pending);
+			char got = answer == REBUILD_DO        ? 'D'
+				   : answer == REBUILD_NOTHING ? 'N'
+							       : 'x';
 
 			TAP_ROW(rebuild_state_name((enum rebuild_state)state));
 			CHECK_EQ(got, want[state][op]);
@@ -62,7 +67,7 @@ TEST(what_is_pending_is_not_contradicted)
 	}
 }
 
-/* ---- helpers ---------------------------------------------------------------------------------- */
+/* ---- helpers -------------------------------------------------------------------------------- */
 
 static const struct rebuild_record *last(void)
 {
@@ -92,7 +97,7 @@ static void until_it_moves(const char *uri)
 	CHECK(stats.blocks_transferred > 0);
 }
 
-/* ---- whole ones ----------------------------------------------------------------------------------- */
+/* ---- whole ones ----------------------------------------------------------------------------- */
 
 ENGINE_TEST(a_child_that_is_added_gets_everything)
 {
@@ -189,7 +194,7 @@ ENGINE_TEST(a_second_fault_makes_it_full)
 	all_unmake();
 }
 
-/* ---- under load ------------------------------------------------------------------------------------ */
+/* ---- under load ----------------------------------------------------------------------------- */
 
 enum { WRITERS = 8 };
 
@@ -273,6 +278,62 @@ ENGINE_TEST(hosts_write_while_it_is_rebuilt)
 	all_unmake();
 }
 
+/* The copy on one reactor, the hosts on the other; limits are kept, sources come and go. */
+static void on_two_reactors(void)
+{
+	struct rebuild_stats stats = {};
+	struct nexus_err ne = {};
+	unsigned least = 100;
+
+	if (!all_make(2))
+		return;
+	put_all();
+	load_start();
+	for (unsigned round = 0; round < 8; round++) {
+		rebuild_settings_set(&(struct rebuild_settings){ .latency_ns = round % 2 ? 1 : 0,
+								 .rate = round % 2 ? 80 << 20 : 0,
+								 .verify = round % 3 });
+		CHECK_EQ(nexus_child_add(nx, uris[2], true, &ne), 0);
+		if (round == 4)
+			offline(0);
+		while (nexus_rebuild_stats(nx, uris[2], &stats, NULL) == 0) {
+			least = MIN(least, stats.speed);
+			task_yield();
+		}
+		CHECK_EQ(last()->stats.state, REBUILD_COMPLETED);
+		if (round == 4) {
+			online(0);
+			nexus_rebuild_wait(nx);
+		}
+		if (round < 7)
+			CHECK_EQ(nexus_child_remove(nx, uris[2], &ne), 0);
+	}
+	load_end();
+	CHECK(least < 100); /* hosts that may wait for 1 ns wait for too long */
+	CHECK(least >= PACE_SPEED_MIN);
+	CHECK(are_equal(0, 1) && are_equal(0, 2));
+	all_unmake();
+}
+
+static int two_reactors_task(void *arg, struct err *err)
+{
+	(void)arg;
+	(void)err;
+	on_two_reactors();
+	return 0;
+}
+
+TEST(a_copy_on_another_reactor)
+{
+	struct engine_opts opts = { .reactor.core_mask = 3 };
+	struct err err = {};
+
+	if (sysconf(_SC_NPROCESSORS_ONLN) < 2)
+		SKIP("one processor");
+	else if (engine_run(&opts, two_reactors_task, NULL, &err) < 0)
+		CHECK_STR(err_text(&err), "an engine that runs");
+}
+
 /* Row 8: a write into the range that is being copied waits, and is there afterwards. */
 ENGINE_TEST(a_write_waits_for_the_range_that_is_copied)
 {
@@ -287,7 +348,9 @@ ENGINE_TEST(a_write_waits_for_the_range_that_is_copied)
 	online(1);
 	until_it_moves(uris[1]);
 	is_load_over = true;
-	w = (struct writer){ .io = { .op = IO_WRITE, .lba = 12800, .nlb = 1, .done = writer_next } };
+	w = (struct writer){
+		.io = { .op = IO_WRITE, .lba = 12800, .nlb = 1, .done = writer_next }
+	};
 	memset(w.buf, 0x77, sizeof(w.buf));
 	io_set_buf(&w.io, w.buf, BLOCK);
 	io_submit(o.h, &w.io);
@@ -300,7 +363,7 @@ ENGINE_TEST(a_write_waits_for_the_range_that_is_copied)
 	all_unmake();
 }
 
-/* ---- interrupted ------------------------------------------------------------------------------------ */
+/* ---- interrupted ---------------------------------------------------------------------------- */
 
 ENGINE_TEST(pause_resume_stop_and_start_again)
 {
@@ -581,12 +644,65 @@ ENGINE_TEST(after_a_crash_no_more_than_missed_and_in_flight)
 	all_unmake();
 }
 
+/* What was noted when the child was attached holds until it falls. */
+ENGINE_TEST(a_crash_in_the_middle_of_a_rebuild)
+{
+	static const struct {
+		const char *how;
+		bool is_partial;
+	} rows[] = { { "while it runs", true },
+		     { "after the child has failed", false },
+		     { "after it has ended", true } };
+
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+		TAP_ROW(rows[i].how);
+		if (!all_make(2))
+			return;
+		put_all();
+		nexus_unmake(); /* nothing is in flight any more */
+		if (!nexus_make(2))
+			return;
+		offline(1);
+		touch(0, 200, 3);
+		if (i < 2)
+			slow();
+		online(1);
+		if (i < 2)
+			until_it_moves(uris[1]);
+		else
+			nexus_rebuild_wait(nx);
+		touch(230, 2, 4);
+		if (i == 1) {
+			inject("inject://m1?op=write&stage=completion&retries=1");
+			touch(240, 1, 5);
+			settle_down();
+			touch(250, 1, 6);
+			errand_wait(&nx->mark);
+		}
+		fault_remove_all();
+		fast();
+		crash();
+		if (!nexus_make(2))
+			return;
+		nexus_rebuild_wait(nx);
+		CHECK_EQ(last()->stats.state, REBUILD_COMPLETED);
+		CHECK_EQ(last()->stats.is_partial, rows[i].is_partial);
+		if (rows[i].is_partial)
+			CHECK(last()->stats.blocks_transferred <= 202 * SEGMENT);
+		CHECK(are_equal(0, 1));
+		all_unmake();
+	}
+	TAP_ROW(NULL);
+}
+
 /* A volume made of @uri alone, under the same record. */
 static enum nexus_error make_alone(const char *uri)
 {
-	struct nexus_opts opts = {
-		.name = "n0", .size = 16 << 20, .children = &uri, .nchildren = 1, .info_key = "volume"
-	};
+	struct nexus_opts opts = { .name = "n0",
+				   .size = 16 << 20,
+				   .children = &uri,
+				   .nchildren = 1,
+				   .info_key = "volume" };
 	struct nexus_err ne = {};
 	struct nexus *made;
 
@@ -623,7 +739,7 @@ ENGINE_TEST(who_was_left_out_does_not_come_back_alone)
 		all_unmake();
 }
 
-/* ---- size, thin, verify ---------------------------------------------------------------------------- */
+/* ---- size, thin, verify --------------------------------------------------------------------- */
 
 ENGINE_TEST(the_nexus_grows_while_it_rebuilds)
 {
@@ -706,6 +822,24 @@ ENGINE_TEST(a_child_that_does_not_keep_what_it_is_given)
 		CHECK(are_equal(0, 1));
 		all_unmake();
 	}
+}
+
+/* Not in sync before what was copied is on stable media. */
+ENGINE_TEST(a_child_that_cannot_flush)
+{
+	if (!all_make(2))
+		return;
+	put_all();
+	offline(1);
+	touch(7, 1, 3);
+	inject("inject://m1?op=flush&stage=completion");
+	online(1);
+	nexus_rebuild_wait(nx);
+	settle_down();
+	CHECK_EQ(last()->stats.state, REBUILD_FAILED);
+	CHECK_HAS(err_text(&last()->why), "flush failed");
+	CHECK_EQ(child(1).reason, NEXUS_REASON_REBUILD_FAILED);
+	all_unmake();
 }
 
 /* Events: one at the beginning, one at the end. */

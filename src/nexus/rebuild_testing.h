@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * rebuild_testing.h - what the tests of rebuilds and scrubs share: a nexus over memory devices that outlive
- * it. Included by tests only, in the place of drivers/testing.h.
+ * rebuild_testing.h - what the tests of rebuilds and scrubs share: a nexus over memory devices that
+ * outlive it. Included by tests only, in the place of drivers/testing.h.
  *
  * Thread: test bodies run as a task on the primary reactor.
  */

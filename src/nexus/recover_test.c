@@ -103,12 +103,14 @@ ENGINE_TEST(after_a_crash_what_was_in_flight_is_given_again)
 	CHECK(child_info(0).is_synced && !child_info(1).is_synced);
 	CHECK_EQ(recorded(0), 1);
 	CHECK_EQ(recorded(1), 0);
-	/* it was being rebuilt when it crashes again: nobody knows how far it came */
+	/* it was being rebuilt when it crashes again: the same, and what was in flight since */
+	CHECK_EQ(do_io(&o, IO_WRITE, 50 * 128, 1, buf, 0), IO_OK);
 	crash();
 	if (!remake(2))
 		return;
 	CHECK_EQ(given[1].nstarts, 2);
-	CHECK(!given[1].is_known);
+	CHECK(given[1].is_known);
+	CHECK_EQ(given[1].nsegments, 8);
 	nexus_unmake_kept();
 	nexus_set_rebuilder(NULL);
 	bases_unmake();

@@ -15,13 +15,13 @@
  * Else nobody knows: it is told, and left as it is. Blocks are judged one by one, runs of them with
  * the same verdict are told as one.
  *
- * A child that cannot read a chunk is left out of that comparison; a fault of the medium is handed to
- * repair.c. A child that cannot be mended is retired, as there. The children of each range are those
- * that are in sync when it is locked, and are held in use only for that long, so a child that leaves
- * waits for one range at most.
+ * A child that cannot read a chunk is left out of that comparison; a fault of the medium is handed
+ * to repair.c. A child that cannot be mended is retired, as there. The children of each range are
+ * those that are in sync when it is locked, and are held in use only for that long, so a child that
+ * leaves waits for one range at most.
  *
- * Rejected: check-sums of blocks exchanged instead of data (children are devices and have none); the
- * copy machine in a comparing mode (it has one source and one destination).
+ * Rejected: check-sums of blocks exchanged instead of data (children are devices and have none);
+ * the copy machine in a comparing mode (it has one source and one destination).
  *
  * Thread: tasks on the primary; the reading half on the reactor that was picked.
  */
@@ -297,9 +297,10 @@ static void report(struct scrub_lane *lane, const struct wrong *wrong, bool is_o
 	}
 	if (scrub->nreports++ >= SCRUB_REPORTS_MAX)
 		return;
-	log_warn("nexus %s: blocks %lu+%lu differ between its children%s%s: %s", scrub->nx->dev.name,
-		 event.lba, event.nlb, is_known ? ", wrong on " : "", is_known ? event.child : "",
-		 is_ok	    ? "repaired"
+	log_warn("nexus %s: blocks %lu+%lu differ between its children%s%s: %s",
+		 scrub->nx->dev.name, event.lba, event.nlb, is_known ? ", wrong on " : "",
+		 is_known ? event.child : "",
+		 is_ok      ? "repaired"
 		 : is_known ? "not repaired"
 			    : "nobody can say which is right");
 	nexus_tell_event(&event);
@@ -439,7 +440,8 @@ static bool children_take(struct scrub_lane *lane) MAY_SUSPEND
 			lane->child[lane->nchildren++] = child;
 	}
 	for (unsigned i = 0; i < lane->nchildren; i++)
-		n += handle_open(lane->child[i]->desc, lane->scrub->reactor, &lane->h[i], NULL) == 0;
+		n += handle_open(lane->child[i]->desc, lane->scrub->reactor, &lane->h[i], NULL) ==
+		     0;
 	if (n == lane->nchildren && n >= 2)
 		return true;
 	children_give_back(lane);
@@ -625,7 +627,7 @@ static int check_start(struct nexus *nx, const struct scrub_opts *opts, struct n
 
 int nexus_scrub_start(struct nexus *nx, const struct scrub_opts *opts, struct nexus_err *ne)
 {
-	uint64_t latency_ns = opts->latency_ns == 0 ? SCRUB_LATENCY_NS : opts->latency_ns;
+	uint64_t latency_ns = opts->latency_ns == 0 ? PACE_AUTO : opts->latency_ns;
 	struct scrub *scrub;
 	int result = check_start(nx, opts, ne);
 
@@ -645,7 +647,8 @@ int nexus_scrub_start(struct nexus *nx, const struct scrub_opts *opts, struct ne
 	scrub->trusted = opts->trusted != NULL ? strdup(opts->trusted) : NULL;
 	scrub->stats = (struct scrub_stats){ .state = SCRUB_RUNNING,
 					     .blocks_total = nx->dev.nblocks };
-	if (pace_init(&scrub->pace, &nx->dev, opts->rate, latency_ns == UINT64_MAX ? 0 : latency_ns,
+	if (pace_init(&scrub->pace, &nx->dev, opts->rate,
+		      opts->latency_ns == UINT64_MAX ? 0 : latency_ns,
 		      ne != NULL ? &ne->err : NULL) < 0 ||
 	    (opts->trusted != NULL && scrub->trusted == NULL))
 		result = nexus_fail(ne, NEXUS_E_INTERNAL, "no memory to scrub nexus %s",

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * scrub.h - are all copies of a nexus equal? Looked at while it serves; mended where it is clear how.
+ * scrub.h - are all copies of a nexus equal? Looked at while it serves; mended where it is clear
+ * how.
  *
  * Owner:  the nexus owns its scrub.
  * Thread: tasks on the primary.
@@ -11,11 +12,10 @@
 #include "nexus/nexus.h"
 
 enum {
-	SCRUB_LANES = 2,            /* ranges that are looked at, and locked, at a time */
-	SCRUB_RANGE = 1 << 20,      /* bytes of one */
-	SCRUB_CHUNK = 64 << 10,     /* bytes of one read */
-	SCRUB_REPORTS_MAX = 1024,   /* differences that are told one by one; more are counted */
-	SCRUB_LATENCY_NS = 2000000, /* what hosts are allowed to wait where nobody says */
+	SCRUB_LANES = 2,          /* ranges that are looked at, and locked, at a time */
+	SCRUB_RANGE = 1 << 20,    /* bytes of one */
+	SCRUB_CHUNK = 64 << 10,   /* bytes of one read */
+	SCRUB_REPORTS_MAX = 1024, /* differences that are told one by one; more are counted */
 };
 
 enum scrub_state {
@@ -27,10 +27,11 @@ enum scrub_state {
 };
 
 struct scrub_opts {
-	bool is_repairing;   /* by majority of three or more, or from `trusted` */
-	const char *trusted; /* URI of the child that is right, by word of the operator; NULL: none */
-	uint64_t rate;       /* bytes per second of each child; 0: no limit */
-	uint64_t latency_ns; /* see pace.h; 0: SCRUB_LATENCY_NS, UINT64_MAX: not governed */
+	bool is_repairing; /* by majority of three or more, or from `trusted` */
+	const char
+		*trusted; /* URI of the child that is right, by word of the operator; NULL: none */
+	uint64_t rate;    /* bytes per second of each child; 0: no limit */
+	uint64_t latency_ns; /* see pace.h; 0: found out, UINT64_MAX: not governed */
 };
 
 struct scrub_stats {
@@ -43,7 +44,7 @@ struct scrub_stats {
 	uint64_t read_errors;     /* chunks that a child could not read: not compared with it */
 	unsigned progress;        /* percent */
 	uint64_t run_ns;
-	uint64_t bytes_per_s; /* of each child */
+	uint64_t bytes_per_s;  /* of each child */
 	uint64_t remaining_ns; /* UINT64_MAX: not known */
 };
 

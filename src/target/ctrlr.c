@@ -257,7 +257,9 @@ static void ctrlr_reset(struct ctrlr *ctrlr)
 	ctrlr_abort_events(ctrlr);
 	ctrlr->async_config = 0;
 	resv_log_reset(ctrlr);
+	ctrlr->is_ns_event_due = ctrlr->is_ns_event_masked = false;
 	ctrlr->is_ana_event_due = ctrlr->is_ana_event_masked = false;
+	ctrlr->is_disc_event_due = ctrlr->is_disc_event_masked = false;
 	crd_enable(ctrlr, false);
 	ctrlr->csts = 0;
 }

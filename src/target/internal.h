@@ -502,6 +502,11 @@ void ctrlr_close(struct ctrlr *ctrlr);
 void ctrlr_drain(struct ctrlr *ctrlr);
 void ctrlr_set_kato(struct ctrlr *ctrlr, uint32_t kato_ms);
 uint64_t ctrlr_cap(const struct target *target);
+/* Are its commands still carried out? Also while it drains; not where it is gone (NULL). */
+static inline bool ctrlr_may_command(const struct ctrlr *ctrlr)
+{
+	return ctrlr != NULL && (!ctrlr->is_closing || ctrlr->is_draining);
+}
 /* Property Set of CC. */
 void ctrlr_set_cc(struct ctrlr *ctrlr, uint32_t cc);
 void ctrlr_ns_changed(struct ctrlr *ctrlr, uint32_t nsid);
@@ -516,8 +521,8 @@ void ctrlr_abort_events(struct ctrlr *ctrlr);
 /* -EINVAL, -ENOMEM. Without opts->has_ana there is nothing to do. */
 int ana_init(struct subsystem *ss, const struct subsystem_opts *opts, struct err *err);
 void ana_done(struct subsystem *ss);
-/* Primary: a namespace joined or left its group. */
-void ana_ns_changed(struct subsystem *ss);
+/* Primary: @ns joined or left its group. */
+void ana_ns_changed(const struct ns *ns);
 void ana_identify_ctrl(const struct subsystem *ss, struct nvme_id_ctrl *id);
 /* What Identify Namespace says: 0 without ANA. */
 uint32_t ana_identify_group(const struct ns *ns);
@@ -558,7 +563,8 @@ void conn_drain(struct msg *msg);
 /* ---- limits.c ------------------------------------------------------------------------------- */
 
 int limits_check(const struct target_opts *opts, struct err *err);
-/* Bytes that a connection takes at once, and with a queue of @entries. */
+/* Bytes that a connection takes at once, and with a queue of @entries, an admin queue with its
+ * controller. */
 uint64_t limits_conn_memory(void);
 uint64_t limits_queue_memory(const struct target_opts *opts, uint16_t qid, uint32_t entries);
 /* May one more connection of an unknown host come in? */
@@ -660,6 +666,8 @@ uint16_t fused_arrived(struct cmd *cmd, unsigned fuse, uint16_t status);
 void fused_start(struct cmd *cmd);
 /* The data of a half is in place, or the pair was held. */
 void fused_ready(struct cmd *cmd);
+/* No capsule will come any more: a first half is dropped, unanswered as the second one would be. */
+void fused_forget(struct conn *conn);
 /* Take a half back, and the other with it. False: too late. */
 bool fused_abort(struct cmd *cmd);
 

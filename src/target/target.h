@@ -157,8 +157,9 @@ int ana_state_parse(const char *text, enum ana_state *ret_state, struct err *err
 
 /*
  * Set the state of @group (0: all) for hosts that came over @listener (TARGET_LISTENER_ALL: every
- * one, also those to come). I/O in flight ends first, what comes later sees the new state; hosts
- * are told. -EOPNOTSUPP without has_ana, -EINVAL.
+ * one, also those to come). What comes later sees the new state, and hosts are told; where that
+ * closed a path, what was in flight has ended when the call returns. -EOPNOTSUPP without has_ana,
+ * -EINVAL.
  */
 enum { TARGET_LISTENER_ALL = -1 };
 int subsystem_set_ana(struct subsystem *subsystem, int listener, uint32_t group,

@@ -6,8 +6,11 @@
  * COPY_CHUNK bytes, each a read and then a write of the same blocks, no locks, no map, no questions
  * about holes. Both move all blocks of one device to another of the same kind, in turns, in one
  * process; the copy machine locks its ranges on a third device, as a rebuild does. Elapsed time, as
- * files are copied by the kernel's threads. Destinations are written before, so that no run pays for
- * making memory.
+ * files are copied by the kernel's threads. Destinations are written before, so that no run pays
+ * for making memory.
+ *
+ * Then a child of a mirror of memory devices is rebuilt while hosts write to it, all on one core
+ * and with the governor on: what hosts keep, and how fast the rebuild is still.
  *
  *   bench-rebuild [MIB [DIRECTORY]]     size of a device (1024), where its files are made (.)
  */
@@ -16,10 +19,12 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/rng.h"
 #include "base/units.h"
 #include "device/device.h"
 #include "engine.h"
 #include "nexus/copy.h"
+#include "nexus/rebuild.h"
 #include "reactor/mem.h"
 
 enum {
@@ -44,7 +49,7 @@ static uint64_t now_ns(void)
 	return (uint64_t)ts.tv_sec * NS_PER_S + (uint64_t)ts.tv_nsec;
 }
 
-/* ---- the floor ----------------------------------------------------------------------------------- */
+/* ---- the floor ------------------------------------------------------------------------------ */
 
 static struct plain {
 	struct io io[COPY_WINDOW];
@@ -99,7 +104,7 @@ static double plain_copy(uint8_t *bufs) MAY_SUSPEND
 	return (double)device_size(src.dev) / (double)(now_ns() - start);
 }
 
-/* ---- the machine ------------------------------------------------------------------------------------ */
+/* ---- the machine ---------------------------------------------------------------------------- */
 
 static double machine_copy(void) MAY_SUSPEND
 {
@@ -124,7 +129,7 @@ static double machine_copy(void) MAY_SUSPEND
 	return (double)device_size(src.dev) / (double)ns;
 }
 
-/* ---- a pair ------------------------------------------------------------------------------------------ */
+/* ---- a pair --------------------------------------------------------------------------------- */
 
 static int side_open(struct side *side, const char *uri, struct err *err) MAY_SUSPEND
 {
@@ -149,7 +154,7 @@ static void fill(const struct side *side, uint8_t *buf, size_t len) MAY_SUSPEND
 	struct io io = { .op = IO_WRITE, .nlb = (uint32_t)(len >> side->dev->block_shift) };
 
 	io_set_buf(&io, buf, len);
-	for (; io.lba < side->dev->nblocks; io.lba += io.nlb) {
+	for (; io.lba + io.nlb <= side->dev->nblocks; io.lba += io.nlb) {
 		if (io_wait(side->h, &io) != IO_OK)
 			abort();
 	}
@@ -201,6 +206,103 @@ static int pair(const char *name, const char *from, const char *to, struct err *
 	return result == 0 ? side_close(&src, err) : result;
 }
 
+/* ---- beside hosts --------------------------------------------------------------------------- */
+
+enum {
+	HOST_QD = 4,
+	HOST_BS = 4096,
+};
+
+static struct host {
+	struct io io[HOST_QD];
+	struct rng rng;
+	uint64_t nios, nblocks;
+	unsigned inflight;
+	bool is_over;
+	struct task_event ended;
+} host;
+
+static void host_next(struct io *io)
+{
+	if (io->status != IO_OK)
+		abort();
+	if (host.is_over) {
+		if (--host.inflight == 0)
+			task_event_fire(&host.ended);
+		return;
+	}
+	host.nios++;
+	io->lba = rng_below(&host.rng, host.nblocks);
+	io_submit(src.h, io);
+}
+
+static void host_start(uint8_t *buf)
+{
+	rng_init(&host.rng, 1);
+	host.is_over = false;
+	host.inflight = HOST_QD;
+	host.ended = (struct task_event){};
+	host.nblocks = src.dev->nblocks;
+	for (unsigned i = 0; i < HOST_QD; i++) {
+		host.io[i] = (struct io){ .op = IO_WRITE, .nlb = 1, .done = host_next };
+		io_set_buf(&host.io[i], buf, HOST_BS);
+		host_next(&host.io[i]);
+	}
+}
+
+/* Requests per second of the hosts with two children, and while one of them is rebuilt. */
+static int beside_hosts(struct err *err) MAY_SUSPEND
+{
+	static const char *const child = "bdev:///leg1";
+	uint8_t *buf = dma_alloc((size_t)1 << 20);
+	struct nexus_err ne = {};
+	uint64_t start, nios;
+	double alone, beside;
+	struct nexus *nx;
+	int result;
+
+	if (buf == NULL)
+		return err_set(err, -12, "no memory");
+	memset(buf, 0x5a, (size_t)1 << 20);
+	result = side_open(&dst, "malloc:///leg1?size_mb=520&blk_size=4096", err);
+	if (result < 0)
+		return result;
+	fill(&dst, buf, (size_t)1 << 16);
+	result = side_open(&src,
+			   "nexus:///mirror?size=512M&children=bdev:///leg1,"
+			   "malloc:///leg0?size_mb=520"
+			   "%26blk_size=4096",
+			   err);
+	if (result < 0)
+		return result;
+	nx = nexus_of_device(src.dev);
+	fill(&src, buf, (size_t)1 << 16);
+	host_start(buf);
+	nios = host.nios;
+	start = now_ns();
+	task_sleep(NS_PER_S);
+	alone = (double)(host.nios - nios) * 1e9 / (double)(now_ns() - start);
+	rebuild_settings_set(&(struct rebuild_settings){ .is_always_full = true });
+	if (nexus_child_fault(nx, child, NEXUS_REASON_OFFLINE, &ne) < 0)
+		return err_set(err, ne.err.code, "%s", err_text(&ne.err));
+	nios = host.nios;
+	start = now_ns();
+	if (nexus_child_online(nx, child, &ne) < 0)
+		return err_set(err, ne.err.code, "%s", err_text(&ne.err));
+	nexus_rebuild_wait(nx);
+	beside = (double)(host.nios - nios) * 1e9 / (double)(now_ns() - start);
+	printf("claim rebuild-beside-hosts value=%.3f unit=x target=>=:0.5 "
+	       "hosts wrote %.0f/s alone, "
+	       "%.0f/s while a child was rebuilt at %.2f GB/s, one core\n",
+	       beside / alone, alone, beside,
+	       (double)nexus_rebuild_history(nx, 0)->stats.bytes_per_s / 1e9);
+	host.is_over = true;
+	task_event_wait(&host.ended);
+	dma_free(buf, (size_t)1 << 20);
+	result = side_close(&src, err);
+	return result == 0 ? side_close(&dst, err) : result;
+}
+
 static int bench(void *arg, struct err *err)
 {
 	char from[4096], to[4096];
@@ -212,7 +314,9 @@ static int bench(void *arg, struct err *err)
 	result = pair("malloc", from, to, err);
 	(void)snprintf(from, sizeof(from), "uring://%s/bench-rebuild-src?blk_size=4096", directory);
 	(void)snprintf(to, sizeof(to), "uring://%s/bench-rebuild-dst?blk_size=4096", directory);
-	return result == 0 ? pair("file", from, to, err) : result;
+	if (result == 0)
+		result = pair("file", from, to, err);
+	return result == 0 ? beside_hosts(err) : result;
 }
 
 /* The two files, there until the end. */

@@ -115,7 +115,7 @@ def test_check_says_what_it_does_not_know(mirror):
 def test_the_store_is_said_when_it_is_none(mirror):
     mirror.ashlar.env["ASHLAR_STORE"] = "memory"
     done = mirror.ashlar("bench", mirror.uri(), "--rw", "read", "--ops", "1")
-    assert done.returncode == 0 and "store memory" in done.stderr
+    assert done.returncode == 0 and "memory only" in done.stderr
     assert not (mirror.ashlar.dir / "state").exists()
 
 

@@ -493,6 +493,13 @@ enum nvme_feature {
 	NVME_FEAT_RESV_PERSIST = 0x83,
 };
 
+enum nvme_select { /* SEL of Get Features: bits 10:8 of CDW10 (Base 5.15) */
+		   NVME_SEL_CURRENT = 0,
+		   NVME_SEL_DEFAULT = 1,
+		   NVME_SEL_SAVED = 2,     /* the default, where nothing can be saved */
+		   NVME_SEL_SUPPORTED = 3, /* what can be done with it */
+};
+
 /* Data of Host Behavior Support (Base 5.27.1.18). */
 struct nvme_host_behavior {
 	uint8_t acre; /* 1: the host honours CRD */

@@ -8,14 +8,17 @@
  * controller that does not answer its admin queue cannot be managed any more. So no waiting form
  * can hang, and no caller needs a timer.
  *
- * Keep alive (Base 2.0c, 3.9). A tick every half of the time-out. A tick that finds the last
- * command unanswered ends the connection, so a peer that was cut off is noticed within the time-out
- * even while nothing else is in flight. Where the controller counts any command (TBKAS) a tick
- * sends nothing if an answer arrived on an I/O queue since the last.
+ * Keep alive (Base 2.0c, 3.9). KEEP_ALIVE_TICKS ticks per time-out; a command that is unanswered
+ * after half of them ends the connection. Where the controller counts any command (TBKAS) a tick
+ * sends nothing if an answer arrived on an I/O queue since the last. So a peer that was cut off
+ * just behind a tick is seen with traffic by the next one, asked by the one after that, and given
+ * up two ticks later: within the time-out, and not before half of it.
  *
  * Events. AERS_MAX requests stand with the controller. An answer names a log page; reading it is
  * work for the controller's task, so the answer only kicks it, and the request goes out again at
- * once: the controller keeps that kind of event back until the page was read (Base 5.2).
+ * once: the controller keeps that kind of event back until the page was read (Base 5.2). One that
+ * does not could keep us busy for ever, so after EVENTS_PER_S of them the request stays here for
+ * the rest of the second; what changed meanwhile is told then.
  *
  * Pass-through commands come from any reactor as messages and go back the same way. They may not
  * fill the queue: ADMIN_RESERVE slots are for ourselves. Commands that would take the controller
@@ -32,6 +35,8 @@
 
 enum {
 	ADMIN_RESERVE = 8,
+	EVENTS_PER_S = 32,
+	KEEP_ALIVE_TICKS = 4,     /* of a time-out */
 	VENDOR_FIRST = 0xc0,      /* of the admin opcodes (Base 5) */
 	ANA_GROUPS_ONLY = 1 << 0, /* RGO, in the log specific field (Base 5.16.1.13) */
 };
@@ -313,6 +318,36 @@ static unsigned aer_kicks(uint32_t dw0)
 	}
 }
 
+static void aer_again(struct timer *timer)
+{
+	struct nvmf_ctrlr *c = container_of(timer, struct nvmf_ctrlr, aer_timer);
+
+	for (unsigned i = 0; i < AERS_MAX; i++) {
+		if (c->aer_due >> i & 1)
+			aer_send(c, i);
+	}
+	c->aer_due = 0;
+}
+
+/* Count an event; true: no more of them in this second. */
+static bool aer_is_one_too_many(struct nvmf_ctrlr *c)
+{
+	const uint64_t now_ns = reactor_self()->now_ns;
+
+	if (now_ns - c->aer_second_ns >= NS_PER_S) {
+		c->aer_second_ns = now_ns;
+		c->aer_count = 0;
+	}
+	if (++c->aer_count < EVENTS_PER_S)
+		return false;
+	if (!c->aer_timer.is_armed) {
+		log_warn("%s: %u events within a second, hearing no more of them until it is over",
+			 c->name, c->aer_count);
+		timer_arm(reactor_self(), &c->aer_timer, c->aer_second_ns + NS_PER_S - now_ns);
+	}
+	return true;
+}
+
 static void aer_done(struct slot *slot)
 {
 	struct nvmf_ctrlr *c = slot->owner;
@@ -328,7 +363,10 @@ static void aer_done(struct slot *slot)
 	c->stats.events++;
 	log_debug("%s: event %#x", c->name, slot->dw0);
 	ctrlr_kick(c, aer_kicks(slot->dw0));
-	aer_send(c, i);
+	if (aer_is_one_too_many(c))
+		c->aer_due |= 1u << i;
+	else
+		aer_send(c, i);
 }
 
 static void aer_send(struct nvmf_ctrlr *c, unsigned i)
@@ -373,27 +411,30 @@ static void keep_alive_send(struct nvmf_ctrlr *c)
 		return; /* full: answers will come or be late */
 	slot_fill(slot, NVME_ADMIN_KEEP_ALIVE, keep_alive_done, c);
 	c->has_keep_alive_out = true;
+	c->keep_alive_age = 0;
 	queue_send(slot);
+}
+
+static uint64_t keep_alive_tick_ns(const struct nvmf_ctrlr *c)
+{
+	return c->opts.kato_ms * NS_PER_MS / KEEP_ALIVE_TICKS;
 }
 
 static void keep_alive_tick(struct timer *timer)
 {
 	struct nvmf_ctrlr *c = container_of(timer, struct nvmf_ctrlr, keep_alive);
-	bool has_spoken;
 
 	if (queue_state(c->admin) != QUEUE_LIVE)
 		return;
-	if (c->has_keep_alive_out) {
+	if (c->has_keep_alive_out && ++c->keep_alive_age == KEEP_ALIVE_TICKS / 2) {
 		log_warn("%s: no answer to keep alive within %u ms, giving the connection up",
 			 c->name, c->opts.kato_ms / 2);
 		queue_disconnect(c->admin, -ETIMEDOUT);
 		return;
 	}
-	has_spoken = has_traffic(c) && c->info.has_tbkas;
-	if (!has_spoken)
+	if (!c->has_keep_alive_out && (!has_traffic(c) || !c->info.has_tbkas))
 		keep_alive_send(c);
-	/* What was sent may be as old as the last tick: half an interval later would be too late. */
-	timer_arm(reactor_self(), timer, c->opts.kato_ms * NS_PER_MS / (has_spoken ? 4 : 2));
+	timer_arm(reactor_self(), timer, keep_alive_tick_ns(c));
 }
 
 void ctrlr_events_start(struct nvmf_ctrlr *c)
@@ -402,15 +443,18 @@ void ctrlr_events_start(struct nvmf_ctrlr *c)
 
 	for (unsigned i = 0; i < count; i++)
 		aer_send(c, i);
+	c->aer_timer.fn = aer_again;
 	c->keep_alive.fn = keep_alive_tick;
 	if (c->opts.kato_ms > 0 && c->info.has_keep_alive)
-		timer_arm(reactor_self(), &c->keep_alive, c->opts.kato_ms * NS_PER_MS / 2);
+		timer_arm(reactor_self(), &c->keep_alive, keep_alive_tick_ns(c));
 }
 
 void ctrlr_events_stop(struct nvmf_ctrlr *c)
 {
 	timer_disarm(reactor_self(), &c->keep_alive);
 	timer_disarm(reactor_self(), &c->ana_timer);
+	timer_disarm(reactor_self(), &c->aer_timer);
+	c->aer_due = 0;
 }
 
 /* ---- for the users of a device ------------------------------------------------------------ */

@@ -366,6 +366,9 @@ static void ctrlr_work(struct nvmf_ctrlr *c)
 	while (c->kicks != 0) {
 		if (!ctrlr_step(c))
 			return;
+		/* others have their turn, however much there is to do: a removal waits here */
+		task_mutex_unlock(&c->lock);
+		task_mutex_lock(&c->lock);
 	}
 	c->is_queued = false;
 	task_mutex_unlock(&c->lock);

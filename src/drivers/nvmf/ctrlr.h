@@ -90,8 +90,13 @@ struct nvmf_ctrlr {
 	int admin_result;
 	struct msg_list admin_waiting; /* pass-through commands that found the queue full */
 	struct slot *aer[AERS_MAX];
+	unsigned aer_due;       /* bit per aer[]: it goes out again when aer_timer fires */
+	struct timer aer_timer; /* the second of too many events is over */
+	uint64_t aer_second_ns; /* when it began */
+	unsigned aer_count;     /* events in it */
 	struct timer keep_alive;
 	bool has_keep_alive_out; /* one was sent and is not answered */
+	unsigned keep_alive_age; /* for so many ticks */
 
 	uint16_t cntlid;
 	uint32_t entries_max; /* of an I/O queue: CAP.MQES, not 0's based */
