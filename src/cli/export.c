@@ -299,20 +299,27 @@ int export_remove(struct export *e, uint32_t nsid, struct err *err)
 /* Ask the driver for the size and take it over. */
 int export_rescan_device(struct device *dev, struct err *err)
 {
-	uint64_t nblocks = 0, old_nblocks = dev->nblocks;
-	int rc = 0;
+	uint64_t nblocks = 0;
+	int rc;
 
 	if (dev->driver->rescan == NULL)
 		return 0;
 	device_pin(dev);
 	rc = dev->driver->rescan(dev, &nblocks, err);
-	if (rc == 0 && nblocks != dev->nblocks) {
+	if (rc == 0 && nblocks != dev->nblocks)
 		rc = device_resize(dev, nblocks, err);
-		if (rc == 0)
-			log_info("size changed device=%s blocks=%" PRIu64 " before=%" PRIu64,
-				 dev->name, nblocks, old_nblocks);
-	}
 	device_unpin(dev);
+	return rc;
+}
+
+static int ns_rescan(const struct export_ns *ns, struct err *err)
+{
+	uint64_t old_nblocks = ns->dev->nblocks;
+	int rc = export_rescan_device(ns->dev, err);
+
+	if (rc == 0 && ns->dev->nblocks != old_nblocks)
+		log_info("size changed nsid=%u uri=%s blocks=%" PRIu64 " before=%" PRIu64, ns->nsid,
+			 ns->uri, ns->dev->nblocks, old_nblocks);
 	return rc;
 }
 
@@ -322,7 +329,7 @@ int export_rescan(struct export *e, struct err *err)
 
 	export_lock(e);
 	for (unsigned i = 0; i < TARGET_NAMESPACES_MAX; i++) {
-		int rc = e->ns[i].uri != NULL ? export_rescan_device(e->ns[i].dev, err) : 0;
+		int rc = e->ns[i].uri != NULL ? ns_rescan(&e->ns[i], err) : 0;
 
 		first = first != 0 ? first : rc;
 	}

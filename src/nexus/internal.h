@@ -143,6 +143,7 @@ struct leg {
 	struct handle *h;  /* valid while the slot is in readers or writers */
 	uint32_t inflight; /* requests it has not answered; inline ones never show */
 	uint32_t cost;     /* added to inflight where legs are compared for reading */
+	uint32_t failing;  /* forks that it failed and that have not yet drawn the consequence */
 	bool is_leaving;   /* dropped here: the primary wants to know when the last is back */
 	bool zeroes_for_unmap;
 	uint64_t read_errors, write_errors;

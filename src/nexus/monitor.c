@@ -55,12 +55,26 @@ void child_unuse(struct child *child)
 		nexus_gone_ring(child->nx);
 }
 
+static uint8_t leaving_slots(const struct nexus *nx)
+{
+	uint8_t slots = 0;
+
+	for (unsigned slot = 0; slot < NEXUS_CHILDREN_MAX; slot++)
+		slots |= (uint8_t)((nx->child[slot] != NULL && nx->child[slot]->is_leaving) << slot);
+	return slots;
+}
+
+/* Who fell a moment ago may still be used by a channel that has not been told: so tell them first. */
 void nexus_monitor_run(struct nexus *nx)
 {
+	uint8_t leaving = leaving_slots(nx);
+
+	if (leaving != 0)
+		nexus_apply(nx);
 	for (unsigned slot = 0; slot < NEXUS_CHILDREN_MAX; slot++) {
 		struct child *child = nx->child[slot];
 
-		if (child == NULL || !child->is_leaving)
+		if (child == NULL || !(leaving >> slot & 1) || !child->is_leaving)
 			continue;
 		if (nexus_rebuilder != NULL)
 			nexus_rebuilder->leave(child);

@@ -173,6 +173,9 @@ static void errands_wait(struct nexus *nx)
 
 static void nexus_free(struct nexus *nx) MAY_SUSPEND
 {
+	nx->state = NEXUS_CLOSED; /* children may fall until they are closed */
+	nx->is_ended = true;
+	marks_stop(nx);
 	errands_wait(nx);
 	while (nx->nchildren > 0) {
 		struct child *child = nx->child[nx->order[--nx->nchildren]];
@@ -181,6 +184,7 @@ static void nexus_free(struct nexus *nx) MAY_SUSPEND
 		nx->child[child->slot] = NULL;
 		child_free(child);
 	}
+	errands_wait(nx);
 	list_del(&nx->link);
 	marks_close(nx);
 	nexus_scrub_free(nx);
@@ -542,7 +546,7 @@ static void close_children(struct nexus *nx)
 		if (child_state_of(word) == CHILD_OPEN)
 			atomic_store(&child->word, child_word(CHILD_CLOSED, NEXUS_REASON_NONE,
 							      word & CHILD_SYNCED));
-		child->is_leaving = child->desc != NULL;
+		child->is_leaving |= child->desc != NULL;
 	}
 	nexus_apply(nx);
 	errand_ring(&nx->monitor);
@@ -550,10 +554,16 @@ static void close_children(struct nexus *nx)
 		child_wait_closed(nx->child[nx->order[i]]);
 }
 
-static void record_clean(struct nexus *nx) MAY_SUSPEND
+static void record_clean(struct nexus *nx, bool is_clean) MAY_SUSPEND
 {
 	struct err err = {};
 
+	if (!is_clean) {
+		log_warn("nexus %s: not all was flushed, so the record does not say that it was shut "
+			 "down in order",
+			 nx->dev.name);
+		return;
+	}
 	if (nexus_persist(nx, true, &err) < 0)
 		log_warn("nexus %s: the record does not say that it was shut down in order: %s",
 			 nx->dev.name, err_text(&err));
@@ -561,6 +571,8 @@ static void record_clean(struct nexus *nx) MAY_SUSPEND
 
 int nexus_shutdown(struct nexus *nx, struct nexus_err *ne)
 {
+	bool is_clean;
+
 	if (nx->state == NEXUS_SHUTDOWN)
 		return 0;
 	if (nx->state != NEXUS_OPEN)
@@ -568,14 +580,16 @@ int nexus_shutdown(struct nexus *nx, struct nexus_err *ne)
 				  nexus_state_name(nx->state));
 	nx->state = NEXUS_SHUTTING_DOWN;
 	nexus_tell_status(nx);
+	nexus_end_io(nx); /* an operation under way may wait for I/O that is held */
 	control_begin(nx);
-	nexus_end_io(nx);
 	nexus_scrub_stop(nx);
 	nexus_rebuild_end_all(nx);
+	device_quiesce(&nx->dev); /* what is on its way to children tells who has it */
+	device_resume(&nx->dev);
 	errand_wait(&nx->retire);
-	marks_finish(nx);
+	is_clean = marks_finish(nx);
 	close_children(nx);
-	record_clean(nx);
+	record_clean(nx, is_clean);
 	nx->state = NEXUS_SHUTDOWN;
 	nexus_tell_status(nx);
 	control_end(nx);
@@ -598,8 +612,9 @@ static void nexus_free_device(struct device *dev)
 	errands_wait(nx);
 	nx->is_registered = false;
 	if (is_open) {
-		marks_finish(nx);
-		record_clean(nx);
+		bool is_clean = marks_finish(nx);
+
+		record_clean(nx, is_clean);
 	}
 	nx->state = NEXUS_CLOSED;
 	nexus_tell(nx, NEXUS_EVENT_DESTROYED, NULL);
@@ -608,11 +623,13 @@ static void nexus_free_device(struct device *dev)
 
 int nexus_resize(struct nexus *nx, uint64_t size, struct nexus_err *ne)
 {
-	struct geometry old = nx->geometry;
-	uint64_t old_size = nx->size;
+	struct geometry old;
+	uint64_t old_size;
 	int result = 0;
 
 	control_begin(nx);
+	old = nx->geometry;
+	old_size = nx->size;
 	if (nx->state != NEXUS_OPEN || nx->is_frozen)
 		result = nexus_fail(ne, NEXUS_E_NOT_ALLOWED, "nexus %s is %s", nx->dev.name,
 				    nx->is_frozen ? "frozen" : nexus_state_name(nx->state));

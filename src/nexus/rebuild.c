@@ -64,7 +64,7 @@ struct rebuild_waiter {
 struct job_source {
 	struct rebuild *job;
 	struct child *child;
-	bool is_used; /* child_use()d by us */
+	bool is_used; /* child_use()d by us; else the child may be gone */
 };
 
 struct rebuild {
@@ -221,7 +221,7 @@ static const char *source_uri(const struct rebuild *job)
 	if (job->copy == NULL)
 		return "";
 	copy_stats(job->copy, &stats);
-	return job->source[stats.source].child->uri;
+	return job->source[stats.source].is_used ? job->source[stats.source].child->uri : "";
 }
 
 static void job_record(const struct rebuild *job, const char *source)
@@ -524,7 +524,7 @@ static int job_copy(struct rebuild *job)
 	else if (job->state == REBUILD_PAUSED)
 		copy_pause(copy);
 	for (unsigned i = 0; i < job->opts.nsources; i++) {
-		if (job->source[i].child->is_leaving)
+		if (job->source[i].is_used && job->source[i].child->is_leaving)
 			copy_drop_source(copy, i);
 	}
 	return 0;
@@ -680,7 +680,7 @@ static void job_leave(struct child *child) MAY_SUSPEND
 		return;
 	list_for_each (job, &nx->rebuilds->jobs, link) {
 		for (unsigned i = 0; i < job->opts.nsources && job->copy != NULL; i++) {
-			if (job->source[i].child == child)
+			if (job->source[i].is_used && job->source[i].child == child)
 				copy_drop_source(job->copy, i);
 		}
 	}
@@ -854,10 +854,12 @@ int nexus_rebuild_leave_source(struct nexus *nx, const char *uri, const char *so
 	if (job == NULL || job->copy == NULL)
 		return not_found(nx, uri, ne);
 	for (unsigned i = 0; i < job->opts.nsources; i++) {
+		if (!job->source[i].is_used)
+			continue;
 		if (strcmp(job->source[i].child->uri, source) == 0)
 			which = i;
 		else
-			others += job->source[i].is_used && child_is_healthy(job->source[i].child);
+			others += child_is_healthy(job->source[i].child);
 	}
 	if (which == COPY_SOURCES_MAX)
 		return nexus_fail(ne, NEXUS_E_CHILD_NOT_FOUND,
@@ -894,4 +896,5 @@ void rebuild_settings_set(const struct rebuild_settings *s)
 				copy_set_limits(job->copy, settings.rate, latency_limit());
 		}
 	}
+	next_reactor = 0;
 }

@@ -42,7 +42,7 @@ class Cmd:
         kind = {2: "log-", 6: "identify-", 9: "set-feature-"}.get(self.opcode)
         if kind:
             return kind + str(self.cdw[0] & 0xFF)
-        return {0x0C: "aer", 0x18: "keep-alive", 8: "abort"}[self.opcode]
+        return {0x0C: "aer", 0x18: "keep-alive", 8: "abort", 0x38: "cross-reset"}[self.opcode]
 
 
 def identify_ctrl(nqn):

@@ -8,6 +8,7 @@ process has not grown and ends well, which under sanitizers is more than a matte
 """
 
 import json
+import socket
 import struct
 import subprocess
 import threading
@@ -64,8 +65,11 @@ class Logged(Ashlar):
         self.started.append(process)
         return process
 
+    def said_all(self):
+        return (self.dir / "log").read_text(errors="replace")
+
     def said(self):
-        return (self.dir / "log").read_text(errors="replace")[-4000:]
+        return self.said_all()[-4000:]
 
 
 @pytest.fixture(scope="module")
@@ -258,6 +262,8 @@ PAGES_REFUSED = {
     "run over their page": [patched("identify-3", *[(at, "<BB", 0x77, 255)
                                                     for at in range(0, 4094, 259)])],
     "identifier of 255 bytes": [patched("identify-3", (0, "<BB", 2, 255))],
+    "(MDTS, LBADS)": [patched("identify-1", (77, "<B", 1)),
+                      patched("identify-0", (130, "<B", 16))],
     "two different": [patched("identify-3", (0, "<BBxx16s", 2, 16, b"another one....."))],
     "groups": [patched("log-12", (8, "<H", 65535))],
     "runs over its end": [patched("log-12", (20, "<I", 0xFFFFFFFF))],
@@ -320,6 +326,38 @@ def test_a_controller_that_wants_authentication(good, fake, word, says):
     refused(good, fake({"connect-admin": dword(word)}), says)
 
 
+def lose_connections(target):
+    for sock in list(target.socks):
+        try:
+            sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+
+
+@pytest.mark.parametrize("step", ["identify-0", "identify-3"])
+def test_an_error_of_the_moment_is_no_verdict(good, fake, step):
+    """A namespace that cannot be identified after a loss is neither used unchecked nor gone."""
+    target = fake({})
+    nsid = added(good, target)
+    said = len(good.ashlar.said_all())
+    left = [2]
+
+    def moody(peer, cmd):
+        left[0] -= 1
+        if left[0] >= 0:
+            peer.send(peer.resp(cmd.cid, 6))  # internal error
+        else:
+            peer.honest(cmd)
+
+    target.lies = {step: moody}
+    lose_connections(target)
+    with Host(good.port, NQN) as host:
+        assert host.queue(1).read(nsid, 0, 1) == bytes(BLOCK)
+    assert left[0] < 0
+    assert "no way leads to it" not in good.ashlar.said_all()[said:]
+    remove(good, nsid)
+
+
 # ---- while it works
 
 def all_end_badly(engine, fake, lies, start):
@@ -379,6 +417,23 @@ def test_wrong_writes(good, fake):
 @pytest.mark.parametrize("step, start", [("read", start_read), ("write", start_write)])
 def test_floods_under_io(good, fake, step, start):
     all_end_badly(good, fake, {name: {step: floods(lie)} for name, lie in FLOODS.items()}, start)
+
+
+def test_lost_writes_that_nobody_ends(good, fake):
+    """The target claims to tell when nothing of a lost connection is left, and never does."""
+    page, patch = patched("identify-1", (135, "<BQ", 1, 7), (1807, "<B", 4))
+    target = fake({page: patch, "cross-reset": lambda peer, cmd: None})
+    nsid = added(good, target)
+    target.lies["write"] = hang_up
+    with Host(good.port, NQN) as host:
+        q = host.queue(1)
+        q.sock.settimeout(2 * IO_MAX_S)
+        began = time.monotonic()
+        with pytest.raises(NvmeError):
+            q.write(nsid, 0, bytes(BLOCK))
+        assert time.monotonic() - began < IO_MAX_S
+    assert "cross-reset" in target.seen
+    remove(good, nsid)
 
 
 def test_no_io_queue(good, fake):

@@ -533,6 +533,20 @@ static const struct {
 	{ act_inject, 25 },  { act_remove, 5 }, { act_power_cut, 5 },
 };
 
+void chaos_act_any(struct scene *scene)
+{
+	static void (*const any[])(struct scene *scene) = { act_quiesce, act_quiesce, act_lock,
+							    act_lock,	 act_open,    act_stats,
+							    act_inject };
+
+	any[world_rand(ARRAY_LEN(any))](scene);
+}
+
+void chaos_reset(void)
+{
+	failing_task = NULL;
+}
+
 static void disturber(void *arg)
 {
 	struct scene *scene = arg;

@@ -41,8 +41,14 @@ enum cover_fault {
 	COVER_NAMESPACES,     /* others come and go */
 	COVER_SHUT_OUT,       /* the host is not allowed any more */
 	COVER_NAMESPACE_GONE, /* ours is removed, and added again */
+	/* of mirrors */
+	COVER_NODE_CUT,  /* a child's machine loses its power */
+	COVER_CHILD_GONE, /* a child's device is removed */
+	COVER_STORE_SLOW,
+	COVER_STORE_FAILS,
+	COVER_STORE_HANGS,
+	COVER_KILL, /* the process dies */
 	COVER_FAULTS_,
-	COVER_FAULTS_LOCAL_ = COVER_NET_DROP,
 };
 
 enum cover_state {
@@ -62,8 +68,13 @@ enum cover_state {
 	COVER_CTRLR_LIVE,
 	COVER_CTRLR_RESETTING, /* without connection */
 	COVER_FAILED_OVER,     /* one is live, another is not */
+	/* of mirrors */
+	COVER_DEGRADED,   /* some child is not healthy */
+	COVER_FROZEN,     /* none is */
+	COVER_REBUILDING, /* a child is being brought in sync */
+	COVER_PERSISTING, /* a record is on its way to the store */
+	COVER_CHILD_OP,   /* a client adds, removes, faults or brings back a child */
 	COVER_STATES_,
-	COVER_STATES_LOCAL_ = COVER_CTRLR_CONNECTING,
 };
 
 void cover_fault_begin(enum cover_fault fault);
@@ -72,8 +83,9 @@ void cover_state_begin(enum cover_state state);
 void cover_state_end(enum cover_state state);
 /* A new world: nothing is active. The counts stay. */
 void cover_restart(void);
-/* With what only a network brings, or without. */
-void cover_set_paired(bool is_paired);
+enum cover_play { COVER_LOCAL, COVER_PAIR, COVER_MIRROR };
+/* Which faults and states can be met. */
+void cover_set_play(enum cover_play play);
 void cover_print(void);
 /* Pairs that can be met and never were; printed. */
 unsigned cover_missing(void);

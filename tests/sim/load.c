@@ -26,6 +26,7 @@
 
 #include "cover.h"
 #include "guard.h"
+#include "mirror.h"
 #include "pair.h"
 #include "reactor/task.h"
 
@@ -302,6 +303,8 @@ static bool status_has_cause(const struct request *req)
 {
 	bool is_injected = had_cause(req, CAUSE_INJECT) || had_cause(req, CAUSE_LIE);
 
+	if (req->client->scene->is_mirror && !is_injected)
+		return mirror_has_cause(req);
 	if (req->client->scene->remote > 0 && req->io.status != IO_OK &&
 	    req->io.status != IO_MISCOMPARE && req->io.status != IO_UNWRITTEN)
 		return remote_has_cause(req);
@@ -413,11 +416,29 @@ static void judge_refused(struct request *req)
 		request_fail(req, "but had to be refused otherwise");
 }
 
+/* It was under way when its process died: whatever it was may have been done. */
+static void request_bury(struct request *req)
+{
+	struct oracle *o = req->client->scene->oracle;
+
+	if (req->is_refused)
+		return;
+	if (req->io.op != IO_FLUSH && req->token != 0)
+		oracle_read_drop(o, req->token);
+	if (req->write_id != 0)
+		oracle_write_end(o, req->write_id, req->lba, req->io.nlb,
+				 had_cause(req, CAUSE_LIE) ? WRITE_SPOILT : WRITE_MAYBE);
+}
+
 static void request_judge(struct request *req)
 {
 	struct scene *scene = req->client->scene;
 	bool is_spoilt = had_cause(req, CAUSE_LIE);
 
+	if (scene->is_dead) {
+		request_bury(req);
+		return;
+	}
 	if (req->is_refused) {
 		judge_refused(req);
 		return;

@@ -34,7 +34,7 @@ enum {
 };
 
 struct scene_stats scene_stats;
-bool scene_is_paired;
+bool scene_is_paired, scene_is_mirror;
 
 unsigned scene_index(const struct scene *scene, const struct device *dev)
 {
@@ -284,7 +284,7 @@ static bool scene_build(struct scene *scene)
 }
 
 /* The engine's own drivers are watched where they have channels now. */
-static void scene_watch(void)
+void scene_watch(void)
 {
 	for (struct device *dev = device_next(NULL); dev != NULL; dev = device_next(dev)) {
 		if (dev->driver != &driver_simdisk && dev->driver != &driver_simlayer)
@@ -292,7 +292,7 @@ static void scene_watch(void)
 	}
 }
 
-static bool scene_open(struct scene *scene)
+bool scene_open(struct scene *scene)
 {
 	struct desc_opts opts = { .flags = DESC_WRITE | (world_chance(1, 2) ? DESC_CLAIM : 0),
 				  .claim = "scene",
@@ -320,7 +320,7 @@ static bool scene_open(struct scene *scene)
 	return true;
 }
 
-static void scene_verify(struct scene *scene)
+void scene_verify(struct scene *scene)
 {
 	struct handle *h;
 	struct err err = {};
@@ -332,7 +332,7 @@ static void scene_verify(struct scene *scene)
 }
 
 /* All rest: nothing is in flight anywhere, nobody waits at a gate. */
-static void scene_check_idle(void)
+void scene_check_idle(void)
 {
 	for (struct device *dev = device_next(NULL); dev != NULL; dev = device_next(dev)) {
 		for (unsigned i = 0; i < world_nreactors(); i++) {
@@ -353,7 +353,7 @@ static void scene_check_idle(void)
 	}
 }
 
-static void scene_check_stats(struct scene *scene)
+void scene_check_stats(struct scene *scene)
 {
 	struct io_stats *stats = sim_zalloc(sizeof(*stats));
 	const struct scene_counts *counts = &scene->counts;
@@ -405,7 +405,7 @@ static void scene_take_down(struct scene *scene)
 
 /* ---- epochs --------------------------------------------------------------------------------- */
 
-static void scene_watchdog(struct event *event)
+void scene_watchdog(struct event *event)
 {
 	struct scene *scene = container_of(event, struct scene, watchdog);
 
@@ -413,7 +413,7 @@ static void scene_watchdog(struct event *event)
 	world_at(&scene->watchdog, WORLD_NONE, WATCHDOG_NS, scene_watchdog);
 }
 
-static void scene_wait_chaos(struct scene *scene)
+void scene_wait_chaos(struct scene *scene)
 {
 	uint64_t step_ns = scene->remote > 0 ? MSEC : 10 * USEC;
 
@@ -540,7 +540,7 @@ static void scene_epoch(struct scene *scene)
 		scene_after_epoch(scene);
 }
 
-static void scene_done(struct scene *scene)
+void scene_done(struct scene *scene)
 {
 	const struct oracle_stats *stats = oracle_stats(scene->oracle);
 
@@ -553,6 +553,7 @@ static void scene_done(struct scene *scene)
 	oracle_free(scene->oracle);
 	if (scene->medium != NULL)
 		medium_free(scene->medium);
+	free(scene);
 }
 
 void scene_run(void *arg)
@@ -572,5 +573,4 @@ void scene_run(void *arg)
 	if (world_failed()) /* the wreck is looked at, not cleaned up */
 		return;
 	scene_done(scene);
-	free(scene);
 }

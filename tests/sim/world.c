@@ -605,6 +605,12 @@ static const char *const plant_names[PLANT_COUNT_] = {
 	[PLANT_NVMF_EARLY_READ] = "nvmf-early-read",
 	[PLANT_NVMF_SKIP_REFRESH] = "nvmf-skip-refresh",
 	[PLANT_NVMF_IGNORE_ANA] = "nvmf-ignore-ana",
+	[PLANT_NEXUS_EARLY_ACK] = "nexus-early-ack",
+	[PLANT_NEXUS_NO_LOCK] = "nexus-no-lock",
+	[PLANT_NEXUS_LOST_BIT] = "nexus-lost-bit",
+	[PLANT_NEXUS_OLD_RECORD] = "nexus-old-record",
+	[PLANT_NEXUS_NO_REBUILD] = "nexus-no-rebuild",
+	[PLANT_NEXUS_RACING_WRITES] = "nexus-racing-writes",
 };
 
 const char *plant_name(enum plant plant)

@@ -176,15 +176,26 @@ int ctrlr_admin(struct nvmf_ctrlr *c, struct admin_call *call, const char *what,
 		       nvmf_status_text(call->status));
 }
 
-int ctrlr_identify(struct nvmf_ctrlr *c, uint8_t cns, uint32_t nsid, void *page, struct err *err)
+static int identify(struct nvmf_ctrlr *c, uint8_t cns, uint32_t nsid, void *page,
+		    uint16_t *ret_status, struct err *err)
 {
 	struct admin_call call = { .buf = page, .len = NVME_IDENTIFY_SIZE };
+	int result;
 
 	memset(page, 0, NVME_IDENTIFY_SIZE);
 	call.cmd.opcode = NVME_ADMIN_IDENTIFY;
 	le32_put(&call.cmd.nsid, nsid);
 	le32_put(&call.cmd.cdw10, cns);
-	return ctrlr_admin(c, &call, "identify", err);
+	result = ctrlr_admin(c, &call, "identify", err);
+	*ret_status = call.status;
+	return result;
+}
+
+int ctrlr_identify(struct nvmf_ctrlr *c, uint8_t cns, uint32_t nsid, void *page, struct err *err)
+{
+	uint16_t status;
+
+	return identify(c, cns, nsid, page, &status, err);
 }
 
 int ctrlr_log_page(struct nvmf_ctrlr *c, uint8_t lid, uint8_t lsp, uint64_t off, void *buf,
@@ -232,29 +243,41 @@ int ctrlr_property_set(struct nvmf_ctrlr *c, uint32_t off, uint32_t value, struc
 	return ctrlr_admin(c, &call, "writing a property", err);
 }
 
+/* Will the controller answer the same when it is asked again? Else it was only out of sorts. */
+static bool is_final(uint16_t status)
+{
+	unsigned code = status & 0x7ffu;
+
+	return code == NVME_SC_INVALID_NAMESPACE || code == NVME_SC_INVALID_FIELD ||
+	       code == NVME_SC_INVALID_OPCODE;
+}
+
 int ctrlr_read_ns(struct nvmf_ctrlr *c, uint32_t nsid, struct nvmf_ns_info *ret, struct err *err)
 {
 	CLEANUP(freep) void *page = malloc(NVME_IDENTIFY_SIZE);
 	struct nvmf_ns_info info;
 	struct err ignored = {};
+	uint16_t status = 0;
 	int result;
 
 	if (page == NULL)
 		return err_set(err, -ENOMEM, "no memory to identify namespace %u", nsid);
-	result = ctrlr_identify(c, NVME_CNS_NS, nsid, page, &ignored);
-	if (result == -EIO)
+	result = identify(c, NVME_CNS_NS, nsid, page, &status, &ignored);
+	if (result == -EIO && is_final(status))
 		return err_set(err, -ENODEV, "namespace %u is not active", nsid);
 	if (result < 0)
 		return err_set(err, result, "%s", err_text(&ignored));
 	result = nvmf_ns_check(page, nsid, &info, err);
+	if (result == 0)
+		result = nvmf_ns_check_fits(&info, &c->info, err);
 	if (result < 0)
 		return result;
 	/* a controller before 1.3 knows no descriptors; then what the namespace said is all */
 	err_clear(&ignored);
-	result = ctrlr_identify(c, NVME_CNS_NS_DESC, nsid, page, &ignored);
+	result = identify(c, NVME_CNS_NS_DESC, nsid, page, &status, &ignored);
 	if (result == 0)
 		result = nvmf_ns_check_desc(page, NVME_IDENTIFY_SIZE, &info, err);
-	else if (result == -EIO)
+	else if (result == -EIO && is_final(status))
 		result = 0;
 	else
 		(void)err_set(err, result, "%s", err_text(&ignored));
@@ -452,9 +475,10 @@ void ctrlr_events_start(struct nvmf_ctrlr *c)
 void ctrlr_events_stop(struct nvmf_ctrlr *c)
 {
 	timer_disarm(reactor_self(), &c->keep_alive);
-	timer_disarm(reactor_self(), &c->ana_timer);
+	timer_disarm(reactor_self(), &c->again);
 	timer_disarm(reactor_self(), &c->aer_timer);
 	c->aer_due = 0;
+	c->again_kicks = 0;
 }
 
 /* ---- for the users of a device ------------------------------------------------------------ */
@@ -500,14 +524,18 @@ void ctrlr_forward_waiting(struct nvmf_ctrlr *c)
 }
 
 /* What would break the connection under its other users (Base 5, figure "Opcodes"). */
-static bool is_refused(uint8_t opcode)
+static bool is_refused(const struct nvme_cmd *cmd)
 {
+	const uint8_t opcode = cmd->opcode, feature = cmd->cdw10.b[0];
 	static const uint8_t refused[] = {
 		NVME_ADMIN_DELETE_SQ, NVME_ADMIN_CREATE_SQ,   NVME_ADMIN_DELETE_CQ,
 		NVME_ADMIN_CREATE_CQ, NVME_ADMIN_ASYNC_EVENT, NVME_ADMIN_KEEP_ALIVE,
 		NVME_FABRICS,
 	};
 
+	if (opcode == NVME_ADMIN_SET_FEATURES)
+		return feature == NVME_FEAT_QUEUES || feature == NVME_FEAT_ASYNC_EVENT ||
+		       feature == NVME_FEAT_KEEP_ALIVE || feature == NVME_FEAT_HOST_BEHAVIOR;
 	return memchr(refused, opcode, sizeof(refused)) != NULL || (opcode & 3) == 3;
 }
 
@@ -531,7 +559,7 @@ void ctrlr_forward_admin(struct nvmf_ctrlr *c, struct io *io)
 	size_t len = iov_bytes(io->iov, io->iovcnt);
 	struct slot *slot;
 
-	if (cmd == NULL || is_refused(cmd->opcode)) {
+	if (cmd == NULL || is_refused(cmd)) {
 		ctrlr_answer(io, IO_UNSUPPORTED);
 		return;
 	}
@@ -574,6 +602,40 @@ void ctrlr_fail_waiting(struct nvmf_ctrlr *c)
 
 	while ((msg = msg_list_pop(&c->admin_waiting)) != NULL)
 		ctrlr_answer(container_of(msg, struct io, msg), IO_TRANSPORT);
+}
+
+/* Take the requests of @dev out of @list. */
+static struct msg_list take_of_device(struct msg_list *list, const struct device *dev)
+{
+	struct msg_list all = *list, taken = {};
+	struct msg *msg;
+
+	*list = (struct msg_list){};
+	while ((msg = msg_list_pop(&all)) != NULL) {
+		const struct io *io = container_of(msg, struct io, msg);
+
+		msg_list_push(io->frame[io->depth - 1].ch->dev == dev ? &taken : list, msg);
+	}
+	return taken;
+}
+
+void ctrlr_end_waiting(struct nvmf_ctrlr *c, const struct device *dev, uint16_t status)
+{
+	struct msg_list commands = take_of_device(&c->admin_waiting, dev);
+	struct msg_list resets = take_of_device(&c->resets, dev);
+	struct msg *msg;
+
+	while ((msg = msg_list_pop(&commands)) != NULL || (msg = msg_list_pop(&resets)) != NULL)
+		ctrlr_answer(container_of(msg, struct io, msg), status);
+}
+
+void ctrlr_move_waiting(struct nvmf_ctrlr *c, const struct device *dev, struct nvmf_ctrlr *to)
+{
+	struct msg_list commands = take_of_device(&c->admin_waiting, dev);
+	struct msg *msg;
+
+	while ((msg = msg_list_pop(&commands)) != NULL)
+		ctrlr_forward_admin(to, container_of(msg, struct io, msg));
 }
 
 static void abort_done(struct slot *slot)

@@ -141,6 +141,8 @@ static void chan_unfence(struct nvmf_chan *chan)
 	struct msg *msg;
 
 	chan->fenced = (struct msg_list){};
+	if (list.head == NULL)
+		return;
 	while ((msg = msg_list_pop(&list)) != NULL) {
 		struct io *io = container_of(msg, struct io, msg);
 
@@ -153,6 +155,36 @@ static void chan_unfence(struct nvmf_chan *chan)
 			msg_list_push(&chan->waiting, msg);
 		}
 	}
+	if (chan->fenced.head == NULL)
+		timer_disarm(chan->ch.reactor, &chan->fence_timer);
+}
+
+/* The target never said that nothing is left of them. Theirs is the end that nobody knows. */
+static void chan_fence_due(struct timer *timer)
+{
+	struct nvmf_chan *chan = container_of(timer, struct nvmf_chan, fence_timer);
+	struct msg_list list = chan->fenced;
+	struct msg *msg;
+
+	chan->fenced = (struct msg_list){};
+	if (list.head != NULL)
+		log_warn("%s: the target does not say what became of lost writes, they fail",
+			 chan->ch.dev->name);
+	while ((msg = msg_list_pop(&list)) != NULL)
+		io_complete(container_of(msg, struct io, msg), IO_TRANSPORT);
+}
+
+/* Until a view comes that tells; not for longer than a controller may be lost. */
+static void chan_hold_fenced(struct nvmf_chan *chan, struct io *io)
+{
+	const struct nvmf_opts *opts = &chan->head->opts;
+
+	msg_list_push(&chan->fenced, &io->msg);
+	if (chan->fence_timer.is_armed)
+		return;
+	chan->fence_timer.fn = chan_fence_due;
+	timer_arm(chan->ch.reactor, &chan->fence_timer,
+		  MAX(opts->ctrl_loss_ns, opts->io_timeout_ns));
 }
 
 static void chan_hold(struct nvmf_chan *chan, struct io *io)
@@ -276,8 +308,8 @@ static void ioq_kick_arrived(struct msg *msg)
 	atomic_store(&ioq->is_kicking, false);
 	kicks = atomic_exchange(&ioq->kick, 0);
 	/* errors told of another state: look a little later, once for all of them */
-	if (kicks & KICK_ANA && !c->ana_timer.is_armed && c->state == CTRLR_LIVE)
-		timer_arm(reactor_self(), &c->ana_timer, NEW_VIEW_MS * NS_PER_MS);
+	if (kicks & KICK_ANA && c->state == CTRLR_LIVE)
+		ctrlr_kick_later(c, KICK_ANA, NEW_VIEW_MS * NS_PER_MS);
 	if (kicks & KICK_RESET && c->state == CTRLR_LIVE) {
 		err_clear(&c->why);
 		(void)err_set(&c->why, -ETIMEDOUT, "a command was not answered in time");
@@ -302,6 +334,14 @@ static void ioq_abort_arrived(struct msg *msg)
 	atomic_store(&ioq->is_abort_posted, false);
 }
 
+/* One writer, so no locked instruction. */
+static void ioq_count(_Atomic uint64_t *counter)
+{
+	uint64_t n = atomic_load_explicit(counter, memory_order_relaxed);
+
+	atomic_store_explicit(counter, n + 1, memory_order_relaxed);
+}
+
 /*
  * A command has been in flight for io_timeout (again). The first time it is aborted, the second
  * time, or when another abort is under way, the controller is reset: then it is lost, and the rules
@@ -313,8 +353,11 @@ void ioq_late(struct queue *q, struct slot *slot)
 	const struct nvmf_opts *opts = &ioq->ctrlr->opts;
 	char text[UNITS_TEXT_MAX];
 
-	log_warn("%s: I/O queue %u: command %#x is not answered after %s", ioq->ctrlr->name,
-		 ioq->qid, slot->sqe.opcode, duration_format(opts->io_timeout_ns, text));
+	ioq_count(&ioq->late);
+	if (ioq->late_ns != ioq->reactor->now_ns) /* a whole queue may be late: one line for it */
+		log_warn("%s: I/O queue %u: command %#x is not answered after %s", ioq->ctrlr->name,
+			 ioq->qid, slot->sqe.opcode, duration_format(opts->io_timeout_ns, text));
+	ioq->late_ns = ioq->reactor->now_ns;
 	if (opts->on_timeout == NVMF_TIMEOUT_IGNORE)
 		return;
 	if (opts->on_timeout == NVMF_TIMEOUT_REMOVE) {
@@ -393,9 +436,9 @@ static bool chan_retry(struct nvmf_chan *chan, struct io *io, struct nvmf_ioq *i
 		return false;
 	req->tries++;
 	req->is_sent = req->is_aborted = false;
-	ioq->retries++;
+	ioq_count(&ioq->retries);
 	if (req->serial != 0) {
-		msg_list_push(&chan->fenced, &io->msg); /* until a view comes */
+		chan_hold_fenced(chan, io);
 		return true;
 	}
 	if (is_path_error(status)) {
@@ -563,7 +606,8 @@ static uint32_t flags_of(const struct io *io)
 		flags |= NVME_RW_UNWRITTEN_FAIL;
 	if (io->op == IO_READ && io->flags & IO_CURRENT_UNWRITTEN_FAIL)
 		flags |= NVME_RW_CURRENT_UNWRITTEN_FAIL;
-	if (io->op == IO_WRITE_ZEROES && !(io->flags & IO_NO_DEALLOCATE))
+	if (io->op == IO_WRITE_ZEROES && !(io->flags & IO_NO_DEALLOCATE) &&
+	    head_of(io->ch->dev)->ns.has_wz_deac)
 		flags |= NVME_RW_DEAC;
 	return flags;
 }
@@ -725,14 +769,8 @@ static enum sent chan_send(struct nvmf_chan *chan, struct io *io)
 static void forward_arrived(struct msg *msg)
 {
 	struct io *io = container_of(msg, struct io, msg);
-	struct nvmf_ctrlr *c = head_ctrlr(head_of(io_top(io)->ch->dev));
 
-	if (c == NULL)
-		ctrlr_answer(io, IO_TRANSPORT);
-	else if (io->op == IO_RESET)
-		ctrlr_forward_reset(c, io);
-	else
-		ctrlr_forward_admin(c, io);
+	head_forward(head_of(io_top(io)->ch->dev), io);
 }
 
 static enum io_result chan_submit_slow(struct channel *ch, struct io *io)
@@ -874,6 +912,7 @@ static void chan_close_here(void *arg)
 
 	assert(chan->waiting.head == NULL && chan->later.head == NULL && chan->fenced.head == NULL);
 	timer_disarm(chan->ch.reactor, &chan->later_timer);
+	timer_disarm(chan->ch.reactor, &chan->fence_timer);
 	list_del(&chan->room);
 }
 

@@ -338,8 +338,11 @@ static int connect_io(struct nvmf_ctrlr *c, struct err *err)
 	result = ctrlr_read_ana(c, err);
 	if (result < 0)
 		return result;
-	list_for_each (path, &c->paths, in_ctrlr)
-		path_rescan(path);
+	list_for_each (path, &c->paths, in_ctrlr) {
+		result = path_rescan(path, err);
+		if (result < 0)
+			return result;
+	}
 	result = check_not_smaller(c, err);
 	return result == 0 ? connect_ioqs(c, err) : result;
 }
@@ -420,10 +423,8 @@ struct ioq_call {
 	int result;
 };
 
-static void ioq_new_here(void *arg)
+static int ioq_make(struct nvmf_ioq *ioq, struct queue **ret, struct err *err)
 {
-	struct ioq_call *call = arg;
-	struct nvmf_ioq *ioq = call->ioq;
 	struct queue_opts opts = { .qid = ioq->qid,
 				   .depth = ioq->ctrlr->opts.queue_depth,
 				   .owner = ioq,
@@ -433,7 +434,30 @@ static void ioq_new_here(void *arg)
 
 	if (ioq->ctrlr->entries_max != 0)
 		opts.depth = (uint16_t)MIN((uint32_t)opts.depth, ioq->ctrlr->entries_max);
-	call->result = queue_new(&opts, &ioq->q, call->err);
+	return queue_new(&opts, ret, err);
+}
+
+static void ioq_new_here(void *arg)
+{
+	struct ioq_call *call = arg;
+
+	call->result = ioq_make(call->ioq, &call->ioq->q, call->err);
+}
+
+/* A queue that was made before the controller said how long it may be, or could be longer. */
+static int ioq_fit(struct nvmf_ioq *ioq, struct err *err)
+{
+	struct queue *q;
+	int result;
+
+	if (queue_depth(ioq->q) < ioq->ctrlr->entries_max)
+		return 0;
+	result = ioq_make(ioq, &q, err);
+	if (result < 0)
+		return result;
+	queue_free(ioq->q);
+	ioq->q = q;
+	return 0;
 }
 
 static void ioq_free_here(void *arg)
@@ -452,7 +476,9 @@ static void ioq_connect_here(void *arg)
 
 	call->ioq->serial = call->ioq->ctrlr->serial;
 	call->ioq->has_lost_write = false;
-	call->result = queue_connect(call->ioq->q, &call->target, call->err);
+	call->result = ioq_fit(call->ioq, call->err);
+	if (call->result == 0)
+		call->result = queue_connect(call->ioq->q, &call->target, call->err);
 }
 
 static void ioq_disconnect_here(void *arg)
@@ -513,6 +539,7 @@ static void ioq_free(struct nvmf_ioq *ioq)
 	while (has_mail(ioq))
 		task_yield();
 	ioq->ctrlr->stats.retries += ioq->retries;
+	ioq->ctrlr->stats.late += ioq->late;
 	free(ioq->dsm);
 	free(ioq);
 }

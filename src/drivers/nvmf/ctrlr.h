@@ -18,6 +18,7 @@
 
 #include <stdatomic.h>
 
+#include "base/units.h"
 #include "device/driver.h"
 #include "drivers/nvmf/ident.h"
 #include "drivers/nvmf/opts.h"
@@ -33,6 +34,8 @@ enum {
 	VIEW_ACTING_MAX = FENCES_MAX + 2 * PATHS_MAX,
 	NVMF_TRIES_MAX = 8, /* how often one request is sent before its error is believed */
 };
+
+#define NVMF_LOOK_AGAIN_NS NS_PER_S /* after what should have been read could not be */
 
 struct nvmf_head;
 struct nvmf_chan;
@@ -71,7 +74,8 @@ struct ctrlr_stats {
 	uint64_t attempts;   /* to reconnect, failed ones included */
 	uint64_t late_admin; /* admin commands that timed out */
 	uint64_t events;     /* asynchronous ones */
-	uint64_t retries;    /* requests of its channels that were sent again */
+	uint64_t retries;    /* requests of its channels that were sent again; so the next: */
+	uint64_t late;       /* commands that timed out. Both of queues that are gone */
 	uint64_t outage_ns;  /* sum of all times without connection */
 };
 
@@ -104,7 +108,8 @@ struct nvmf_ctrlr {
 	struct nvmf_ctrl_info info;
 	struct ana_group *groups; /* owned; info.nanagrpid of them */
 	unsigned ngroups;
-	struct timer ana_timer;
+	struct timer again;   /* to look once more */
+	unsigned again_kicks; /* enum ctrlr_kick: at what */
 
 	struct list ioqs;
 	struct list paths;
@@ -116,7 +121,7 @@ struct nvmf_ctrlr {
 	struct timer retry;         /* next attempt */
 	struct timer loss;          /* when to give up */
 	struct task_event *deleted; /* who waits for the end */
-	struct list waiters;        /* struct ctrlr_wait: until LIVE or not */
+	struct list waiters;        /* struct ctrlr_wait: for the end of an attempt */
 	struct msg_list resets;     /* IO_RESETs to be answered after the reset */
 
 	uint64_t lost_ns;    /* when the connection was lost; 0: it was not */
@@ -159,7 +164,8 @@ struct nvmf_ioq {
 	struct slot *aborting; /* the command that an Abort was sent for */
 	uint16_t abort_cid;
 	struct msg abort_msg;
-	uint64_t retries;
+	_Atomic uint64_t retries, late;       /* written here, read by the primary */
+	uint64_t late_ns;                     /* when the last one was found */
 	_Alignas(64) atomic_bool has_traffic; /* since the last keep alive tick */
 };
 
@@ -171,12 +177,17 @@ struct ctrlr_wait {
 /* Find or make the controller of @opts, bring it up, count it. Fails with what the target said. */
 int ctrlr_get(const struct nvmf_opts *opts, struct nvmf_ctrlr **ret,
 	      struct err *err) MAY_SUSPEND WARN_UNUSED;
+/* For one that could not be brought up (@why): it is tried again like one that was lost. */
+int ctrlr_get_later(const struct nvmf_opts *opts, const struct err *why, struct nvmf_ctrlr **ret,
+		    struct err *err) WARN_UNUSED;
 /* The last one disconnects it and frees it. NULL is fine. */
 void ctrlr_put(struct nvmf_ctrlr *c) MAY_SUSPEND;
 /* A controller of its own, to ask for one page and put again. */
 int ctrlr_get_discovery(const struct nvmf_opts *opts, struct nvmf_ctrlr **ret,
 			struct err *err) MAY_SUSPEND WARN_UNUSED;
 void ctrlr_kick(struct nvmf_ctrlr *c, unsigned kicks);
+/* The same after @delay_ns, or sooner; a lost connection ends it. */
+void ctrlr_kick_later(struct nvmf_ctrlr *c, unsigned kicks, uint64_t delay_ns);
 const char *ctrlr_state_name(enum ctrlr_state state);
 bool ctrlr_may_go(enum ctrlr_state from, enum ctrlr_state to);
 /* All usable facts of a controller changed: its heads look again. */
@@ -252,6 +263,10 @@ void ctrlr_forward_reset(struct nvmf_ctrlr *c, struct io *io);
 void ctrlr_answer(struct io *io, uint16_t status);
 /* Pass-through commands that wait for room end as if the connection had. */
 void ctrlr_fail_waiting(struct nvmf_ctrlr *c);
+/* Those of @dev that wait here, resets too, end with @status. */
+void ctrlr_end_waiting(struct nvmf_ctrlr *c, const struct device *dev, uint16_t status);
+/* ... go to another controller; resets stay. */
+void ctrlr_move_waiting(struct nvmf_ctrlr *c, const struct device *dev, struct nvmf_ctrlr *to);
 /* Ask the controller to abort a command of an I/O queue; what comes of it the command tells. */
 void ctrlr_abort(struct nvmf_ctrlr *c, uint16_t sqid, uint16_t cid);
 /* The text for an NVMe status; static. */
@@ -266,6 +281,7 @@ struct nvmf_path {
 	struct nvmf_ctrlr *ctrlr; /* counted */
 	char *uri;                /* owned */
 	struct nvmf_ns_info ns;
+	bool is_unread;  /* it was never connected: what its namespace is nobody knows */
 	bool is_gone;    /* the namespace is not active on this controller */
 	bool is_foreign; /* another medium has its number: never used again until ours is back */
 	bool is_leaving;
@@ -322,7 +338,7 @@ struct nvmf_chan {
 	struct list room;       /* in an ioq's waiters */
 	struct msg_list later;  /* for a retry after a while */
 	struct msg_list fenced; /* lost writes whose association may still act */
-	struct timer later_timer;
+	struct timer later_timer, fence_timer;
 
 	/* primary */
 	struct nvmf_head *head;
@@ -353,6 +369,7 @@ void ioq_wake(struct nvmf_ioq *ioq);
 int head_create(struct uri *uri, struct device **ret_dev, struct err *err);
 void head_destroy(struct device *dev);
 int head_rescan(struct device *dev, uint64_t *ret_nblocks, struct err *err);
+struct device *head_find_uri(const struct uri *uri, const char **ret_alias);
 int head_leave(struct device *dev, const char *uri);
 void head_removing(struct device *dev);
 /* Can a controller carry what the device promises? */
@@ -364,8 +381,13 @@ void head_view(const struct nvmf_head *head, const struct nvmf_chan *chan,
 	       struct nvmf_view *ret_view);
 /* The best controller for an admin command: one that is connected, or will be; NULL: none. */
 struct nvmf_ctrlr *head_ctrlr(const struct nvmf_head *head);
-/* Read the path's namespace again; the caller holds the controller's lock. */
-void path_rescan(struct nvmf_path *path) MAY_SUSPEND;
+/* A reset or a passed-through admin command goes to the best controller, or fails. Primary. */
+void head_forward(struct nvmf_head *head, struct io *io);
+/*
+ * Read the path's namespace again and judge it; the caller holds the controller's lock. An error:
+ * nothing could be found out, the path is what it was, and after a loss must not be used so.
+ */
+int path_rescan(struct nvmf_path *path, struct err *err) MAY_SUSPEND WARN_UNUSED;
 
 static inline struct nvmf_head *head_of(const struct device *dev)
 {

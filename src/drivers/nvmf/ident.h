@@ -56,7 +56,7 @@ struct nvmf_ns_info {
 	struct uuid uuid;      /* null where the namespace has none; so the next two */
 	uint8_t nguid[16], eui64[8];
 	bool is_shared, is_read_only, is_thin;
-	bool unmap_reads_zero, has_wz_deac;
+	bool has_wz_deac; /* Write Zeroes may deallocate, and reads zeroes all the same */
 };
 
 /* -EPROTO when the page makes no sense, -ENOTSUP when we cannot work with such a controller. */
@@ -67,6 +67,9 @@ void nvmf_ctrl_check_nvm(const struct nvme_id_ctrl_nvm *id, struct nvmf_ctrl_inf
 /* -ENODEV: the namespace is not active. */
 int nvmf_ns_check(const struct nvme_id_ns *id, uint32_t nsid, struct nvmf_ns_info *ret_info,
 		  struct err *err) WARN_UNUSED;
+/* -ENOTSUP: the controller cannot transfer a single block of it. */
+int nvmf_ns_check_fits(const struct nvmf_ns_info *ns, const struct nvmf_ctrl_info *info,
+		       struct err *err) WARN_UNUSED;
 /* Identification descriptors into @info. -EPROTO: they contradict the namespace or themselves. */
 int nvmf_ns_check_desc(const uint8_t *list, size_t size, struct nvmf_ns_info *info,
 		       struct err *err) WARN_UNUSED;
