@@ -671,7 +671,7 @@ static int run_events(struct request *req, struct err *err)
 	return say_object(req, list, err);
 }
 
-/* ---- the end ----------------------------------------------------------------------------------- */
+/* ---- the end ------------------------------------------------------------------------------- */
 
 void export_nexus_release(struct device *dev)
 {

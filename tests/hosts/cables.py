@@ -2,9 +2,9 @@
 """Network namespaces with cables between them that can be pulled.
 
 A Place is a network of its own: what is started with Place.enter as preexec_fn has nothing but its
-loopback and the cables that lead there. Cable.cut takes one end down: packets are lost and nobody is
-told (no RST, no FIN), as when a switch dies. Which end makes a difference: where an end is down the
-kernel has no route any more and says so to who sends; the other side only hears nothing.
+loopback and the cables that lead there. Cable.cut takes one end down: packets are lost and nobody
+is told (no RST, no FIN), as when a switch dies. Which end makes a difference: where an end is down
+the kernel has no route any more and says so to who sends; the other side only hears nothing.
 
 A namespace has no name, only a descriptor here: it goes with this process and what runs in it,
 however they end. Needs root (CAP_NET_ADMIN, CAP_SYS_ADMIN); why_not() says what is missing.

@@ -14,6 +14,7 @@ from guest import HOST_ADDRESS, wait_until
 from harness import Skip, case, check, check_equal
 from mirror import MIB, REBUILD_TIMEOUT_S, Log, Mirror, Site
 
+# A host whose only path is gone for a while.
 NEXUS_SAYS = "nvme"
 
 
@@ -41,7 +42,7 @@ def nexus_zeroes(t):
 
 @case("nexus-frozen", needs=["engine"], kernel_may_say=NEXUS_SAYS)
 def nexus_frozen(t):
-    """no replica is left: I/O waits, none fails, until the nexus is made again; the data verifies"""
+    """no replica is left: I/O waits, none fails, until the nexus is made again; it verifies"""
     mirror = Mirror(t, [Site()] * 2)
     mirror.start()
     controller, block = connect(t, mirror, more="--ctrl-loss-tmo=600")
@@ -92,7 +93,7 @@ def nexus_retry_delay(t):
 
 @case("nexus-no-space", needs=["engine"], kernel_may_say=NEXUS_SAYS + "|critical|I/O error")
 def nexus_no_space(t):
-    """a full thin replica leaves the mirror; when the last is full the host is told, and recovers"""
+    """a full thin replica leaves the mirror; the host is told when the last is full, and recovers"""
     devices = [f"malloc:///thin{n}?size_mb=72&capacity_mb={capacity}"
                for n, capacity in enumerate((24, 40))]
     mirror = Mirror(t, [Site()] * 2, devices=devices)
@@ -152,9 +153,7 @@ def namespace_errors(target):
 
 # ---- a network whose cables are pulled
 
-# What a host may have to say while its only target is gone for a while; file system errors and I/O
-# errors are looked for separately.
-LOST_SAYS = "nvme"
+# What must never reach the host's file system, whatever it says of its connection.
 HURT = "EXT4-fs (error|warning)|I/O error|critical|Aborting journal|Remounting filesystem"
 REPLICAS = 3
 NEXUS, REPLICA = 0, 1  # ends of a cable
@@ -259,7 +258,7 @@ class Ledger:
         self.guest.run(f"""cd /tmp; set -e
             [ "$(sha256sum < /mnt/kept)" = "{self.kept}" ]
             tail -n {self.KEPT} ledger | while read -r n sum; do
-                [ "$(sha256sum < /mnt/ledger/$n)" = "$sum" ] || {{ echo "file $n is lost"; exit 1; }}
+                [ "$(sha256sum < /mnt/ledger/$n)" = "$sum" ] || {{ echo "$n is lost"; exit 1; }}
             done
             umount /mnt""", timeout_s=120)
         return self.count()
@@ -345,8 +344,8 @@ class Faults:
         self.mirror.replicas[a].run()
         self.heal(log, [a, b])
 
-    def cut_in_rebuild(self):
-        """A replica that is being rebuilt is lost once more."""
+    def kill_in_rebuild(self):
+        """A replica that is being rebuilt is lost once more: then it needs all of it."""
         n = self.random.randrange(REPLICAS)
         log = Log(self.mirror.nexus)
         self.mirror.replicas[n].kill()
@@ -418,7 +417,7 @@ class Faults:
         """A replica's process, then the nexus' own."""
         self.kill_nexus(with_replica=True)
 
-    ALL = (cut_there, kill, kill_nexus_and_replica, two, cut_here, exact, cut_in_rebuild,
+    ALL = (cut_there, kill, kill_nexus_and_replica, two, cut_here, exact, kill_in_rebuild,
            kill_nexus)
 
 
@@ -434,9 +433,9 @@ def check_explained(mirror):
     return len(fallen)
 
 
-@case("nexus-network", needs=["engine"], kernel_may_say=LOST_SAYS)
+@case("nexus-network", needs=["engine"], kernel_may_say=NEXUS_SAYS)
 def nexus_network(t):
-    """ext4 over three replicas in networks of their own: cables cut, processes killed (--seconds)"""
+    """ext4 over three replicas in networks of their own: cables are cut, processes killed"""
     reason = why_not()
     if reason:
         raise Skip(reason)

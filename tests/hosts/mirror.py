@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A nexus over replicas that processes of their own serve, on this machine or at places of their own.
+"""A nexus over replicas that other processes serve, on this machine or at places of their own.
 
-Replica n is an `ashlar export' of one device; the nexus is one more `ashlar export', which keeps its
-record in a folder of the run. All of them are killed and restarted as a case likes. What is known of
-the nexus is asked at its control socket and read in its log.
+Replica n is an `ashlar export' of one device; the nexus is one more `ashlar export', which keeps
+its record in a folder of the run. All of them are killed and restarted as a case likes. What is
+known of the nexus is asked at its control socket and read in its log.
 """
 
 import hashlib

@@ -363,8 +363,8 @@ def test_keep_alive_is_early_after_traffic(ashlar, wire, tmp_path):
                            NQN + "-front", "--listen", "127.0.0.1:0", "--port-file",
                            tmp_path / "front-port")
     wait_until((tmp_path / "front-port").exists, what="the port file")
-    assert ashlar("bench", url(int((tmp_path / "front-port").read_text()), nqn=NQN + "-front"), "--ops",
-                  1, "--rw", "read").returncode == 0
+    front = url(int((tmp_path / "front-port").read_text()), nqn=NQN + "-front")
+    assert ashlar("bench", front, "--ops", 1, "--rw", "read").returncode == 0
     ready = len(proxy.heard) - 1  # what that read came to
     wait_until(lambda: len(proxy.heard) > ready + 2, timeout_s=10, what="two keep alives")
     gaps = [b - a for a, b in zip(proxy.heard[ready:], proxy.heard[ready + 1:])]
