@@ -93,7 +93,7 @@ def nexus_retry_delay(t):
 
 @case("nexus-no-space", needs=["engine"], kernel_may_say=NEXUS_SAYS + "|critical|I/O error")
 def nexus_no_space(t):
-    """a full thin replica leaves the mirror; the host is told when the last is full, and recovers"""
+    """a full thin replica leaves the mirror; the host is told when the last is, and recovers"""
     devices = [f"malloc:///thin{n}?size_mb=72&capacity_mb={capacity}"
                for n, capacity in enumerate((24, 40))]
     mirror = Mirror(t, [Site()] * 2, devices=devices)
