@@ -219,8 +219,10 @@ static void settle(struct nexus *nx)
 	for (unsigned i = 0; i < nx->nchildren; i++) {
 		struct child *child = nx->child[nx->order[i]];
 
-		if (child_is_pending(atomic_load(&child->word)) && !child->is_healthy)
-			atomic_fetch_or(&child->word, CHILD_SETTLED);
+		if (!child_is_pending(atomic_load(&child->word)) || child->is_healthy)
+			continue;
+		atomic_fetch_or(&child->word, CHILD_SETTLED);
+		log_info("nexus %s: child %s is recorded as stale", nx->dev.name, child->uri);
 	}
 }
 

@@ -318,16 +318,28 @@ int target_start(const struct target_opts *opts, struct target **ret_target, str
 	return 0;
 }
 
+void target_hang_up(struct target *target)
+{
+	struct subsystem *ss;
+	struct ctrlr *ctrlr;
+
+	target->is_stopping = true;
+	for (unsigned i = 0; i < target->listener_count; i++)
+		net_get()->unlisten(target->listeners[i]);
+	target->listener_count = 0;
+	list_for_each (ss, &target->subsystems, link) {
+		list_for_each (ctrlr, &ss->ctrlrs, link)
+			ctrlr_close(ctrlr);
+	}
+}
+
 void target_stop(struct target *target)
 {
 	struct task_event gone = {};
 
 	if (target == NULL)
 		return;
-	target->is_stopping = true;
-	for (unsigned i = 0; i < target->listener_count; i++)
-		net_get()->unlisten(target->listeners[i]);
-	target->listener_count = 0;
+	target_hang_up(target);
 	while (!list_empty(&target->subsystems))
 		subsystem_remove(list_first_entry(&target->subsystems, struct subsystem, link));
 	for (unsigned i = 0; i < target->core_count; i++)

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 
 import pytest
 from conftest import ASHLAR, wait_until
@@ -30,6 +31,7 @@ class Proxy:
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]
         self.pairs = []
+        self.heard = []  # when something came from the initiator
         self.is_silent = False
         self.is_open = True
         self.thread = threading.Thread(target=self.run, daemon=True)
@@ -51,6 +53,8 @@ class Proxy:
             try:
                 data = a.recv(1 << 16)
                 if data:
+                    if a.getsockname()[1] == self.port:
+                        self.heard.append(time.monotonic())
                     b.sendall(data)
                     return
             except OSError:
@@ -348,6 +352,25 @@ def test_a_path_is_cut_off(ashlar, wire):
     assert result["errors"] == 0
     assert result["lat_ns"]["max"] < 2.5e9  # noticed within the keep alive, then sent elsewhere
     assert "keep alive" in err
+
+
+def test_keep_alive_is_early_after_traffic(ashlar, wire, tmp_path):
+    """Traffic stands for a keep alive, but the next one must not wait until the peer's patience,
+    which began with that traffic, is at its end."""
+    target = export(ashlar)
+    proxy = wire(target.port)
+    process = ashlar.start("export", url(proxy.port, "?keep_alive=2s"), "--nqn",
+                           NQN + "-front", "--listen", "127.0.0.1:0", "--port-file",
+                           tmp_path / "front-port")
+    wait_until((tmp_path / "front-port").exists, what="the port file")
+    front = url(int((tmp_path / "front-port").read_text()), nqn=NQN + "-front")
+    assert ashlar("bench", front, "--ops", 1, "--rw", "read").returncode == 0
+    ready = len(proxy.heard) - 1  # what that read came to
+    wait_until(lambda: len(proxy.heard) > ready + 2, timeout_s=10, what="two keep alives")
+    gaps = [b - a for a, b in zip(proxy.heard[ready:], proxy.heard[ready + 1:])]
+    assert max(gaps) < 1.75, gaps
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=20)
 
 
 def test_two_fronts_of_one_backend(ashlar, tmp_path):
