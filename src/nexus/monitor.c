@@ -60,11 +60,12 @@ static uint8_t leaving_slots(const struct nexus *nx)
 	uint8_t slots = 0;
 
 	for (unsigned slot = 0; slot < NEXUS_CHILDREN_MAX; slot++)
-		slots |= (uint8_t)((nx->child[slot] != NULL && nx->child[slot]->is_leaving) << slot);
+		slots |= (uint8_t)((nx->child[slot] != NULL && nx->child[slot]->is_leaving)
+				   << slot);
 	return slots;
 }
 
-/* Who fell a moment ago may still be used by a channel that has not been told: so tell them first. */
+/* Who fell a moment ago may still be used by a channel that was not told: so tell them first. */
 void nexus_monitor_run(struct nexus *nx)
 {
 	uint8_t leaving = leaving_slots(nx);

@@ -554,19 +554,22 @@ static void close_children(struct nexus *nx)
 		child_wait_closed(nx->child[nx->order[i]]);
 }
 
+/* The record says that the end was clean; only then may the children's pages forget. */
 static void record_clean(struct nexus *nx, bool is_clean) MAY_SUSPEND
 {
 	struct err err = {};
 
 	if (!is_clean) {
-		log_warn("nexus %s: not all was flushed, so the record does not say that it was shut "
-			 "down in order",
+		log_warn("nexus %s: not all was flushed, so the record does not say that it was "
+			 "shut down in order",
 			 nx->dev.name);
 		return;
 	}
 	if (nexus_persist(nx, true, &err) < 0)
 		log_warn("nexus %s: the record does not say that it was shut down in order: %s",
 			 nx->dev.name, err_text(&err));
+	else
+		marks_clear(nx);
 }
 
 int nexus_shutdown(struct nexus *nx, struct nexus_err *ne)
@@ -588,8 +591,8 @@ int nexus_shutdown(struct nexus *nx, struct nexus_err *ne)
 	device_resume(&nx->dev);
 	errand_wait(&nx->retire);
 	is_clean = marks_finish(nx);
-	close_children(nx);
 	record_clean(nx, is_clean);
+	close_children(nx);
 	nx->state = NEXUS_SHUTDOWN;
 	nexus_tell_status(nx);
 	control_end(nx);

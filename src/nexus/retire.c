@@ -171,8 +171,8 @@ static void revive_last(struct nexus *nx)
 	}
 }
 
-/* Who fell leaves, if the monitor is not closing it already; what it misses is known from its last write on, if it was in sync, or was known
- * and nobody had begun to rebuild it. */
+/* Who fell leaves, if the monitor is not closing it already. What it misses is known from its last
+ * write on, if it was in sync, or was known and nobody had begun to rebuild it. */
 static void children_leave(struct nexus *nx, uint8_t fallen)
 {
 	for (unsigned i = 0; i < nx->nchildren; i++) {
