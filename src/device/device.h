@@ -156,6 +156,11 @@ void device_resume(struct device *dev) MAY_SUSPEND;
 /* Quiesced, so that no request sees two sizes; announces DEVICE_RESIZED. */
 int device_resize(struct device *dev, uint64_t nblocks, struct err *err) MAY_SUSPEND WARN_UNUSED;
 void device_announce(struct device *dev, enum device_event_type type);
+/*
+ * Its owner gives the device up and will close it: nothing hangs on it any longer than it takes to
+ * cut connections. Does not wait. Drivers whose I/O ends by itself do nothing.
+ */
+void device_abort(struct device *dev) MAY_SUSPEND;
 
 /*
  * Exclusive range: returns once no other I/O overlapping it is in flight and later ones wait at

@@ -7,6 +7,7 @@
  *   io.c       the data path                 overlap.h   one writer per block
  *   retire.c   a child is out: drop, persist, go on; the frozen nexus; self-shutdown
  *   monitor.c  closes devices of children outside of their completion path
+ *   watch.c    children that do not answer in time
  *   repair.c   a medium error of one child is mended from another
  *   intent.c   the format of write-intent records    marks.c   keeping them
  *   store.c    the record of who is healthy  record.c  its JSON
@@ -120,6 +121,8 @@ struct child {
 	bool is_writer;        /* out of sync, but writes go to it (being rebuilt) */
 	bool is_leaving;       /* no leg of it is used any more; the monitor closes it */
 	unsigned users;        /* tasks with I/O of their own on desc; the monitor waits for them */
+	uint64_t leaving_ns;   /* reactor clock when the monitor saw it leave; 0: it does not */
+	bool is_cut;           /* leaving, and device_abort() was called */
 	bool is_healthy;       /* as the record has it */
 	uint64_t fault_ns;     /* reactor clock */
 
@@ -144,6 +147,8 @@ struct leg {
 	bool is_leaving;   /* dropped here: the primary wants to know when the last is back */
 	bool zeroes_for_unmap;
 	uint64_t read_errors, write_errors;
+	/* watch.c: what the leg's device had answered at the last look, and since when that is so */
+	uint64_t nanswered, silent_ns;
 };
 
 /* A write under way: the parent is the owner's, the parts are ours. */
@@ -173,6 +178,7 @@ struct nexus_channel {
 	bool is_frozen;     /* no healthy child */
 	bool is_ended;      /* shut down: everything fails */
 	bool is_waiting;    /* any of these, or nobody to read from: see channel_judge() */
+	bool is_watching;   /* the watch runs: something is in flight, watch.c */
 	uint32_t load_mask; /* 0: reads take turns */
 	struct fork *free;  /* stack */
 	struct leg leg[NEXUS_CHILDREN_MAX];
@@ -194,6 +200,7 @@ struct nexus_channel {
 	uint32_t nblocked;
 	struct msg_list again; /* for CHILD_AGAIN_MS */
 	struct timer again_timer;
+	struct timer watch_timer;
 };
 
 /* New writes wait. */
@@ -239,6 +246,7 @@ struct nexus {
 	uint64_t size; /* bytes asked */
 	enum nexus_label label;
 	bool is_size_required, is_round_robin;
+	uint64_t child_timeout_ns;
 	uint16_t cntlid_min, cntlid_max;
 	uint64_t resv_key, preempt_key;
 	uint8_t resv_type;
@@ -262,6 +270,7 @@ struct nexus {
 	bool is_removed; /* its removal has begun */
 
 	struct nexus_errand retire, monitor, mend, mark, end;
+	struct timer monitor_timer; /* looks again: a child that leaves may hang */
 	struct list gone_waiters;   /* child_wait_closed() */
 	_Atomic uint8_t fallen;     /* slots that retire.c has not looked at yet */
 	atomic_bool wants_shutdown; /* somebody else holds the reservation */
@@ -312,6 +321,8 @@ void nexus_list_start(struct nexus_channel *nc, struct msg_list *list);
 void nexus_parked_resolve(struct nexus_channel *nc);
 void nexus_blocked_walk(struct nexus_channel *nc);
 void nexus_again_due(struct timer *timer);
+/* This channel sends nothing more to @slot; its child is out with @reason, if it was not yet. */
+void nexus_leg_fail(struct nexus_channel *nc, uint8_t slot, enum nexus_reason reason);
 int nexus_arena_make(struct nexus_channel *nc) WARN_UNUSED;
 
 /* ---- channel.c ------------------------------------------------------------------------------ */
@@ -373,10 +384,21 @@ void child_wait_closed(struct child *child) MAY_SUSPEND;
 /* I/O of a task on child->desc: NULL when it is closed or leaving. Then child_unuse(). */
 struct desc *child_use(struct child *child);
 void child_unuse(struct child *child);
+/* After nexus_end_io(): until nothing is in flight on any child; by force, if it takes long. */
+void nexus_drain(struct nexus *nx) MAY_SUSPEND;
+void nexus_monitor_due(struct timer *timer);
 static inline void nexus_gone_ring(struct nexus *nx)
 {
 	errand_ring(&nx->monitor);
 }
+
+/* ---- watch.c: who is slow, and who is too slow ----------------------------------------------- */
+
+/* On the channel's reactor: something is in flight now. */
+void nexus_watch_start(struct nexus_channel *nc);
+void nexus_watch_due(struct timer *timer);
+/* io_wait() of a task that has child_use()d it: a child that does not answer in time is out. */
+uint16_t child_io_wait(struct child *child, struct handle *h, struct io *io) MAY_SUSPEND;
 
 /* ---- repair.c ------------------------------------------------------------------------------- */
 

@@ -45,6 +45,8 @@ void nexus_settings_set(const struct nexus_settings *settings)
 		nexus_settings.store_pause_ns = NS_PER_S;
 	if (nexus_settings.store_timeout_ns == 0)
 		nexus_settings.store_timeout_ns = 5 * NS_PER_S;
+	if (nexus_settings.child_timeout_ns == 0)
+		nexus_settings.child_timeout_ns = 30 * NS_PER_S;
 	if (nexus_settings.intent_idle_ns == 0)
 		nexus_settings.intent_idle_ns = 5 * NS_PER_S;
 	if (nexus_settings.store == NULL) {
@@ -172,6 +174,7 @@ static void errands_wait(struct nexus *nx)
 
 static void nexus_free(struct nexus *nx) MAY_SUSPEND
 {
+	timer_disarm(reactor_primary(), &nx->monitor_timer); /* for children that are closed here */
 	errands_wait(nx);
 	while (nx->nchildren > 0) {
 		struct child *child = nx->child[nx->order[--nx->nchildren]];
@@ -300,6 +303,9 @@ static struct nexus *nexus_new(const struct nexus_opts *opts)
 	nx->label = opts->label != 0 ? opts->label : NEXUS_LABEL_V1;
 	nx->is_size_required = opts->is_size_required;
 	nx->is_round_robin = opts->is_round_robin;
+	nx->child_timeout_ns = opts->child_timeout_ns != 0 ? opts->child_timeout_ns
+							   : nexus_settings.child_timeout_ns;
+	nx->monitor_timer.fn = nexus_monitor_due;
 	nx->cntlid_min = opts->cntlid_min != 0 ? opts->cntlid_min : 1;
 	nx->cntlid_max = opts->cntlid_max != 0 ? opts->cntlid_max : NEXUS_CNTLID_MAX;
 	nx->resv_key = opts->resv_key;
@@ -553,8 +559,31 @@ static void record_clean(struct nexus *nx) MAY_SUSPEND
 			 nx->dev.name, err_text(&err));
 }
 
+/* A child that fell at the very end may lack a write that others have. The record then stays as it
+ * is, not clean, and so do the marks: what was in flight is compared when the nexus is made again. */
+static bool all_agree(const struct nexus *nx)
+{
+	unsigned nrecorded = 0;
+
+	for (unsigned i = 0; i < nx->nchildren; i++)
+		nrecorded += nx->child[nx->order[i]]->is_healthy;
+	for (unsigned i = 0; i < nx->nchildren; i++) {
+		const struct child *child = nx->child[nx->order[i]];
+
+		if (nrecorded > 1 && child->is_healthy && !child_is_healthy(child)) {
+			log_warn("nexus %s: child %s fell while it was shut down, so that was not "
+				 "clean",
+				 nx->dev.name, child->uri);
+			return false;
+		}
+	}
+	return true;
+}
+
 int nexus_shutdown(struct nexus *nx, struct nexus_err *ne)
 {
+	bool is_clean;
+
 	if (nx->state == NEXUS_SHUTDOWN)
 		return 0;
 	if (nx->state != NEXUS_OPEN)
@@ -565,9 +594,14 @@ int nexus_shutdown(struct nexus *nx, struct nexus_err *ne)
 	control_begin(nx);
 	nexus_end_io(nx);
 	errand_wait(&nx->retire);
-	marks_finish(nx);
+	nexus_drain(nx);
+	is_clean = all_agree(nx);
+	if (is_clean)
+		marks_finish(nx);
+	is_clean = is_clean && all_agree(nx);
 	close_children(nx);
-	record_clean(nx);
+	if (is_clean)
+		record_clean(nx);
 	nx->state = NEXUS_SHUTDOWN;
 	nexus_tell_status(nx);
 	control_end(nx);
@@ -695,6 +729,9 @@ static int args_of_uri(struct uri *uri, struct create_args *args, struct err *er
 	if (result == 0)
 		result = uri_param_str(uri, "key", &args->opts.info_key, err);
 	if (result == 0)
+		result = uri_param_duration(uri, "child_timeout", &args->opts.child_timeout_ns,
+					    err);
+	if (result == 0)
 		result = uri_reject_unused(uri, err);
 	if (result < 0)
 		return result;
@@ -733,7 +770,7 @@ const struct driver driver_nexus = {
 	.product = NEXUS_PRODUCT,
 	.schemes = (const char *const[]){ "nexus", NULL },
 	.help = "nexus:///NAME?size=BYTES&children=URI,URI[&uuid=UUID][&label=v1|v2]"
-		"[&required_size][&read=load|round-robin][&key=KEY]",
+		"[&required_size][&read=load|round-robin][&key=KEY][&child_timeout=TIME]",
 	.channel_size = sizeof(struct nexus_channel),
 	.create = nexus_create_uri,
 	.destroy = nexus_free_device,

@@ -172,6 +172,7 @@ struct nexus_opts {
 	enum nexus_preempt_policy preempt_policy;
 	const char *info_key; /* key of the record; NULL or "": the nexus' uuid */
 	bool is_round_robin;  /* reads take turns, whatever is outstanding where */
+	uint64_t child_timeout_ns; /* a child that takes longer to answer is out; 0: the setting's */
 };
 
 int nexus_create(const struct nexus_opts *opts, struct nexus **ret_nexus,
@@ -282,6 +283,7 @@ struct nexus_settings {
 	unsigned store_tries;      /* in all; 0: 30 */
 	uint64_t store_pause_ns;   /* between two tries; 0: 1 s */
 	uint64_t store_timeout_ns; /* of one try; 0: 5 s */
+	uint64_t child_timeout_ns; /* of nexuses that do not say; 0: 30 s */
 	uint64_t intent_idle_ns; /* how long a segment stays marked after its last write; 0: 5 s */
 };
 

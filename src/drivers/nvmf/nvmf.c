@@ -34,4 +34,5 @@ const struct driver driver_nvmf = {
 	.rescan = head_rescan,
 	.leave = head_leave,
 	.removing = head_removing,
+	.abort = chan_abort,
 };
