@@ -34,6 +34,7 @@
 #include "base/log.h"
 #include "base/units.h"
 #include "cli/cli.h"
+#include "cli/store.h"
 #include "cli/term.h"
 
 enum {
@@ -86,6 +87,10 @@ static const struct opt bench_options[] = {
 	  .choices = poll_names },
 	{ "seed", "N", "same addresses and data again (random)", OPT_TEXT, FIELD(seed_text) },
 	{ "json", NULL, "print one JSON object", OPT_FLAG, FIELD(json) },
+	{ "store", "DIR",
+	  "keep there which children of a nexus are healthy; \"memory\":\n"
+	  "forget it at the end (a folder in ~/.local/state/ashlar)",
+	  OPT_TEXT, FIELD(store) },
 	{ "inject", "URI", "arm a fault: inject://DEVICE?op=...; may be given several times",
 	  OPT_LIST, FIELD(inject) },
 	{ NULL },
@@ -428,6 +433,7 @@ static int bench_run(int argc, char **argv)
 		fprintf(stderr, "Try 'ashlar bench --help'.\n");
 		return CLI_USAGE;
 	}
+	cli_store_choose(b.opts.store);
 	engine.reactor.core_mask = b.opts.cores;
 	engine.reactor.poll_always = b.opts.poll == 1;
 	rc = cli_run_engine(&engine, bench_main, &b);

@@ -51,6 +51,7 @@ struct bench_opts {
 	unsigned poll; /* 0 adaptive, 1 always */
 	const char *seed_text;
 	const char *state; /* file with the generations; NULL: none */
+	const char *store; /* of a nexus' record; NULL: the default */
 	struct opt_list inject;
 };
 

@@ -33,6 +33,7 @@
 #include "base/units.h"
 #include "cli/cli.h"
 #include "cli/open.h"
+#include "cli/store.h"
 #include "device/driver.h"
 
 enum {
@@ -88,6 +89,10 @@ static const struct opt export_options[] = {
 	  "keep reservations there that hosts want to survive a\n"
 	  "loss of power, a file per device; made if missing",
 	  OPT_TEXT, FIELD(ptpl_dir) },
+	{ "store", "DIR",
+	  "keep there which children of a nexus are healthy; \"memory\":\n"
+	  "forget it at the end (a folder in ~/.local/state/ashlar)",
+	  OPT_TEXT, FIELD(store) },
 	{ "inject", "URI", "arm a fault: inject://DEVICE?op=...; may be given several times",
 	  OPT_LIST, FIELD(inject) },
 	{ NULL },
@@ -483,6 +488,7 @@ static int export_add_subsystem(struct export *e, const struct device *first, st
 		.uuid = first->uuid,
 		.allowed_hosts = e->opts.hosts.items,
 		.allowed_host_count = e->opts.hosts.count,
+		.kind = first->is_mirror ? SUBSYSTEM_NEXUS : SUBSYSTEM_REPLICA,
 	};
 	int rc;
 
@@ -669,6 +675,7 @@ static int export_run(int argc, char **argv)
 		fprintf(stderr, "Try 'ashlar export --help'.\n");
 		return CLI_USAGE;
 	}
+	cli_store_choose(e->opts.store);
 	engine.reactor.core_mask = e->opts.cores;
 	engine.reactor.poll_always = e->opts.poll == 1;
 	return cli_run_engine(&engine, export_main, e);

@@ -34,7 +34,7 @@ struct control;
 
 struct export_opts {
 	struct opt_list listen, hosts, inject, limits;
-	const char *nqn, *control, *port_file, *cntlid_range, *crdt, *ptpl_dir;
+	const char *nqn, *control, *port_file, *cntlid_range, *crdt, *ptpl_dir, *store;
 	uint64_t cores;
 	unsigned poll, ana_state;
 	bool ana;

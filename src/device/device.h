@@ -84,6 +84,7 @@ struct device {
 	bool is_thin;          /* unmap gives space back, holes are known */
 	bool unmap_reads_zero; /* after IO_UNMAP blocks read as zeroes */
 	bool is_rotational;
+	bool is_mirror;       /* copies of it are elsewhere; it is what hosts use, not a copy itself */
 	bool is_void;         /* keeps nothing: reads are undefined, nothing compares */
 	unsigned stack_depth; /* 1 + the deepest device below */
 

@@ -404,6 +404,7 @@ static void inherit(struct nexus *nx)
 		dev->stack_depth = MAX(dev->stack_depth, base->stack_depth + 1);
 		can_unmap &= base->ops >> IO_UNMAP & 1;
 	}
+	dev->is_mirror = true;
 	dev->has_write_cache = true;
 	dev->unmap_reads_zero = can_unmap;
 	dev->ops = IO_BIT(IO_READ) | IO_BIT(IO_WRITE) | IO_BIT(IO_FLUSH) | IO_BIT(IO_RESET) |
@@ -754,6 +755,10 @@ static int nexus_create_uri(struct uri *uri, struct device **ret_dev, struct err
 	struct nexus *nx;
 	int result = args_of_uri(uri, &args, err);
 
+	/* without a uuid the name is what the next one made from this URI has in common with it */
+	if (args.opts.info_key == NULL && uuid_is_zero(&args.opts.uuid) &&
+	    strlen(args.opts.name) < STORE_KEY_MAX)
+		args.opts.info_key = args.opts.name;
 	if (result == 0) {
 		result = nexus_create(&args.opts, &nx, &ne);
 		if (result < 0)

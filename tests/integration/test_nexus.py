@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A nexus over NVMe/TCP: each replica is an export, the nexus another, the load a fifth process."""
+
+import json
+import signal
+import socket
+
+import pytest
+from conftest import wait_until
+
+NQN = "nqn.2019-05.io.openebs:"
+MIB = 1 << 20
+UUID = "00000000-0000-4000-8000-00000000000"
+NEXUS_UUID = "00000000-0000-4000-8000-0000000000aa"
+
+
+class Process:
+    """One `ashlar export` of one URI."""
+
+    def __init__(self, ashlar, name, uri, *words, nqn=None):
+        self.ashlar, self.name = ashlar, name
+        self.control = ashlar.dir / f"{name}.control"
+        port_file = ashlar.dir / f"{name}.port"
+        self.nqn = nqn or NQN + name
+        self.process = ashlar.start("export", uri, "--listen", "127.0.0.1:0", "--nqn", self.nqn,
+                                    "--control", self.control, "--port-file", port_file, *words)
+        wait_until(lambda: port_file.exists() or self.process.poll() is not None,
+                   what="the port file")
+        assert self.process.poll() is None, self.process.communicate()
+        wait_until(self.control.exists, what="the control socket")
+        self.port = int(port_file.read_text())
+
+    def url(self, more=""):
+        return f"nvmf://127.0.0.1:{self.port}/{self.nqn}{more}"
+
+    def ok(self, line):
+        with socket.socket(socket.AF_UNIX) as s:
+            s.settimeout(20)
+            s.connect(str(self.control))
+            s.sendall((line + "\n").encode())
+            s.shutdown(socket.SHUT_WR)
+            answer = b""
+            while more := s.recv(65536):
+                answer += more
+        assert answer.startswith(b"ok"), answer
+        return answer.decode()[3:].strip()
+
+    def writes(self):
+        ns = json.loads(self.ok("stats"))["namespaces"][0]
+        return ns.get("write", {}).get("ops", 0)
+
+    def kill(self, how=signal.SIGKILL):
+        self.process.send_signal(how)
+
+    def stop(self):
+        self.kill(signal.SIGTERM)
+        _, err = self.process.communicate(timeout=30)
+        return self.process.returncode, err
+
+
+class Volume:
+    """Replicas in files, an export each; and what nexuses are made of."""
+
+    def __init__(self, ashlar, count):
+        self.ashlar = ashlar
+        self.disks = [ashlar.file(f"disk{i}", 64 * MIB) for i in range(count)]
+        self.replicas = [Process(ashlar, f"r{i}", f"aio://{disk}?blk_size=512&uuid={UUID}{i}")
+                         for i, disk in enumerate(self.disks)]
+
+    def nexus(self, name, *words, more="", child="", nqn=None):
+        children = ",".join(r.url(child).replace("&", "%26").replace(",", "%252C")
+                            for r in self.replicas)
+        uri = f"nexus:///{name}?size=48MiB&uuid={NEXUS_UUID}{more}&children={children}"
+        return Process(self.ashlar, name, uri, *words, nqn=nqn)
+
+    def record(self, key=NEXUS_UUID):
+        """What the record says: uuid of each replica's last digit -> healthy."""
+        path = self.ashlar.dir / "state" / "ashlar" / "nexus" / f"{key}.json"
+        record = json.loads(path.read_text())
+        return [c["healthy"] for c in sorted(record["children"], key=lambda c: c["uuid"])]
+
+
+def load(ashlar, url, seconds):
+    return ashlar.start("bench", url, "--time", seconds, "--rw", "randrw", "--rwmix", 30, "--qd",
+                        16, "--verify", "--json")
+
+
+def result(process):
+    """Ends well, and everything is as written; how long the slowest request took, in seconds."""
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    report = json.loads(out)
+    assert report["errors"] == 0
+    return report, err
+
+
+def slowest_s(report):
+    return report["lat_ns"]["max"] / 1e9
+
+
+def same_data(disks):
+    """Everything behind the reserved area."""
+    first, *others = (disk.read_bytes()[5 * MIB:] for disk in disks)
+    return all(other == first for other in others)
+
+
+def test_verified_load_through_three_hops(ashlar):
+    volume = Volume(ashlar, 3)
+    nexus = volume.nexus("n0")
+    result(load(ashlar, nexus.url(), 1))
+    assert nexus.stop()[0] == 0
+    assert volume.record() == [True, True, True]
+    for replica in volume.replicas:
+        assert replica.stop()[0] == 0
+    assert same_data(volume.disks)
+
+
+@pytest.mark.parametrize("how, more, bound_s", [
+    (signal.SIGKILL, "", 3),
+    (signal.SIGSTOP, "&child_timeout=1s", 5),
+])
+def test_a_replica_dies_under_load(ashlar, how, more, bound_s):
+    """Killed, it is noticed at once; stopped, it hangs until child_timeout has passed. No host
+    sees an error either way, and nothing waits for it longer."""
+    volume = Volume(ashlar, 3)
+    nexus = volume.nexus("n0", more=more)
+    bench = load(ashlar, nexus.url(), 4 if how == signal.SIGKILL else 7)
+    wait_until(lambda: nexus.writes() > 500, what="I/O")
+    volume.replicas[1].kill(how)
+    wait_until(lambda: volume.record() == [True, False, True], what="the record")
+    before = nexus.writes()
+    wait_until(lambda: nexus.writes() > before + 500, what="I/O with two replicas")
+    report, _ = result(bench)
+    assert slowest_s(report) < bound_s
+    status, err = nexus.stop()
+    assert status == 0
+    assert ("TimedOut" if how == signal.SIGSTOP else "IoFailure") in err \
+        or "AdminFailed" in err, err
+    assert volume.record() == [True, False, True]
+    for i in (0, 2):
+        assert volume.replicas[i].stop()[0] == 0
+    assert same_data([volume.disks[0], volume.disks[2]])
