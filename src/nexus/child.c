@@ -465,6 +465,8 @@ int nexus_child_add(struct nexus *nx, const char *uri, bool is_rebuilt, struct n
 	if (result == 0)
 		result = check_fits(nx, child, ne);
 	if (result == 0)
+		result = nexus_reserve(child, ne);
+	if (result == 0)
 		result = child_list(child, ne);
 	if (result < 0 && child != NULL) {
 		child_close(child);
@@ -512,6 +514,8 @@ static int child_online(struct child *child, struct nexus_err *ne) MAY_SUSPEND
 		result = child_open(child, ne);
 	if (result == 0)
 		result = check_fits(nx, child, ne);
+	if (result == 0)
+		result = nexus_reserve(child, ne);
 	if (result == 0)
 		result = child_map(child, ne);
 	if (result < 0) {

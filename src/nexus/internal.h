@@ -7,6 +7,7 @@
  *   io.c       the data path                 overlap.h   one writer per block
  *   retire.c   a child is out: drop, persist, go on; the frozen nexus; self-shutdown
  *   monitor.c  closes devices of children outside of their completion path
+ *   resv.c     reservations on NVMe children
  *   watch.c    children that do not answer in time
  *   repair.c   a medium error of one child is mended from another
  *   intent.c   the format of write-intent records    marks.c   keeping them
@@ -248,6 +249,7 @@ struct nexus {
 	bool is_size_required, is_round_robin;
 	uint64_t child_timeout_ns;
 	uint16_t cntlid_min, cntlid_max;
+	bool is_reserving;
 	uint64_t resv_key, preempt_key;
 	uint8_t resv_type;
 	enum nexus_preempt_policy preempt_policy;
@@ -399,6 +401,11 @@ void nexus_watch_start(struct nexus_channel *nc);
 void nexus_watch_due(struct timer *timer);
 /* io_wait() of a task that has child_use()d it: a child that does not answer in time is out. */
 uint16_t child_io_wait(struct child *child, struct handle *h, struct io *io) MAY_SUSPEND;
+
+/* ---- resv.c --------------------------------------------------------------------------------- */
+
+/* @child is open: make it ours, if the nexus reserves its children. */
+int nexus_reserve(struct child *child, struct nexus_err *ne) MAY_SUSPEND WARN_UNUSED;
 
 /* ---- repair.c ------------------------------------------------------------------------------- */
 

@@ -272,6 +272,11 @@ static void nexus_end_run(struct nexus *nx) MAY_SUSPEND
 	desc_close(take(nx->self));
 }
 
+static bool is_reserving(void)
+{
+	return nexus_settings.is_reserving || getenv("NEXUS_NVMF_RESV_ENABLE") != NULL;
+}
+
 static struct nexus *nexus_new(const struct nexus_opts *opts)
 {
 	struct nexus *nx = calloc(1, sizeof(*nx));
@@ -311,6 +316,7 @@ static struct nexus *nexus_new(const struct nexus_opts *opts)
 	nx->resv_key = opts->resv_key;
 	nx->preempt_key = opts->preempt_key;
 	nx->resv_type = opts->resv_type;
+	nx->is_reserving = opts->resv_key != 0 && (opts->is_reserving || is_reserving());
 	nx->preempt_policy = opts->preempt_policy;
 	(void)snprintf(nx->key, sizeof(nx->key), "%s",
 		       opts->info_key != NULL && opts->info_key[0] != '\0'
@@ -507,6 +513,8 @@ int nexus_create(const struct nexus_opts *opts, struct nexus **ret_nexus, struct
 		return result;
 	inherit(nx);
 	result = start_children(nx, ne);
+	for (unsigned i = 0; i < nx->nchildren && result == 0; i++)
+		result = nexus_reserve(nx->child[nx->order[i]], ne);
 	if (result == 0 && marks_open(nx, ne != NULL ? &ne->err : NULL) < 0)
 		result = nexus_fail(ne, NEXUS_E_INTERNAL, "nexus %s", opts->name);
 	if (result == 0)
@@ -705,6 +713,32 @@ struct create_args {
 	const char *children[NEXUS_CHILDREN_MAX + 1];
 };
 
+/* Any of them asks for reservations; so does the environment, with the defaults. */
+static int resv_of_uri(struct uri *uri, struct nexus_opts *opts, struct err *err)
+{
+	static const char *const policies[] = { "argkey", "holder" };
+	unsigned policy = 0;
+	uint64_t type = NEXUS_RESV_TYPE;
+	bool is_asked = uri_has(uri, "resv_key") || uri_has(uri, "resv_type") ||
+			uri_has(uri, "preempt_key") || uri_has(uri, "preempt");
+	int result;
+
+	opts->resv_key = NEXUS_RESV_KEY;
+	result = uri_param_u64(uri, "resv_key", 1, UINT64_MAX, &opts->resv_key, err);
+	if (result == 0)
+		result = uri_param_u64(uri, "preempt_key", 1, UINT64_MAX, &opts->preempt_key,
+				       err);
+	if (result == 0)
+		result = uri_param_u64(uri, "resv_type", 1, 6, &type, err);
+	if (result == 0)
+		result = uri_param_choice(uri, "preempt", policies, ARRAY_LEN(policies), &policy,
+					  err);
+	opts->is_reserving = is_asked;
+	opts->resv_type = (uint8_t)type;
+	opts->preempt_policy = policy == 1 ? NEXUS_PREEMPT_HOLDER : NEXUS_PREEMPT_ARG_KEY;
+	return result;
+}
+
 static int args_of_uri(struct uri *uri, struct create_args *args, struct err *err)
 {
 	static const char *const labels[] = { "v1", "v2" }, *const picks[] = { "load",
@@ -732,6 +766,8 @@ static int args_of_uri(struct uri *uri, struct create_args *args, struct err *er
 	if (result == 0)
 		result = uri_param_duration(uri, "child_timeout", &args->opts.child_timeout_ns,
 					    err);
+	if (result == 0)
+		result = resv_of_uri(uri, &args->opts, err);
 	if (result == 0)
 		result = uri_reject_unused(uri, err);
 	if (result < 0)
@@ -775,7 +811,8 @@ const struct driver driver_nexus = {
 	.product = NEXUS_PRODUCT,
 	.schemes = (const char *const[]){ "nexus", NULL },
 	.help = "nexus:///NAME?size=BYTES&children=URI,URI[&uuid=UUID][&label=v1|v2]"
-		"[&required_size][&read=load|round-robin][&key=KEY][&child_timeout=TIME]",
+		"[&required_size][&read=load|round-robin][&key=KEY][&child_timeout=TIME]"
+		"[&resv_key=N][&resv_type=N][&preempt=argkey|holder][&preempt_key=N]",
 	.channel_size = sizeof(struct nexus_channel),
 	.create = nexus_create_uri,
 	.destroy = nexus_free_device,

@@ -140,3 +140,59 @@ def test_a_replica_dies_under_load(ashlar, how, more, bound_s):
     for i in (0, 2):
         assert volume.replicas[i].stop()[0] == 0
     assert same_data([volume.disks[0], volume.disks[2]])
+
+
+def host(number):
+    return f"?hostnqn=nqn.2014-08.org.example:h{number}"
+
+
+def holders(volume):
+    """Of each replica: the type of its reservation and the keys that hold it."""
+    all_of_them = [json.loads(r.ok("reservations"))[0] for r in volume.replicas]
+    return [(r["type"], sorted(g["key"] for g in r["registrants"] if g["holds"]))
+            for r in all_of_them]
+
+
+@pytest.mark.parametrize("first, second", [
+    ("&resv_key=17&resv_type=1", "&resv_key=34&resv_type=1&preempt=holder"),
+    ("&resv_key=17&resv_type=1", "&resv_key=34&resv_type=1&preempt_key=17"),
+    ("&resv_key=17", "&resv_key=34&preempt_key=17"),
+    ("&resv_key=17&resv_type=3", "&resv_key=34&resv_type=2&preempt=holder"),
+])
+def test_the_second_owner_preempts_the_first(ashlar, first, second):
+    volume = Volume(ashlar, 2)
+    old = volume.nexus("old", more=first + "&key=old", child=host(1))
+    before = holders(volume)
+    assert before[0] == before[1] and before[0][1] == ["0x11"]
+    bench = load(ashlar, old.url(), 3)
+    wait_until(lambda: old.writes() > 200, what="I/O")
+    new = volume.nexus("new", more=second + "&key=new", child=host(2))
+    after = holders(volume)
+    assert after[0] == after[1] and after[0][1] == ["0x22"]
+    _, err = bench.communicate(timeout=60)
+    assert bench.returncode == 1, "the old nexus went on writing"
+    record = volume.record("old")
+    result(load(ashlar, new.url(), 1))
+    status, err = old.stop()
+    assert "ends itself: a child is reserved by another owner" in err
+    assert volume.record("old") == record == [True, True]
+    assert new.stop()[0] == 0
+
+
+def test_another_owner_is_not_preempted_without_being_asked(ashlar):
+    volume = Volume(ashlar, 2)
+    old = volume.nexus("old", more="&resv_key=17&resv_type=1&key=old", child=host(1))
+    children = ",".join(r.url(host(2)) for r in volume.replicas)
+    done = ashlar("bench", f"nexus:///new?size=48MiB&resv_key=34&resv_type=1&children={children}",
+                  "--time", 0.1)
+    assert done.returncode == 1
+    assert "cannot be reserved" in done.stderr
+    result(load(ashlar, old.url(), 0.5))
+    assert old.stop()[0] == 0
+
+
+def test_children_without_reservations_are_used_without(ashlar):
+    disk = ashlar.file("disk", 64 * MIB)
+    done = ashlar("bench", f"nexus:///n?size=48MiB&resv_key=17&children=aio://{disk}", "--time",
+                  0.1, "--rw", "randrw", "--verify")
+    assert done.returncode == 0, done.stderr
