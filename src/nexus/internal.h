@@ -230,6 +230,7 @@ struct nexus_errand {
 	bool is_again;      /* rung while it ran */
 	struct timer timer; /* tries again where no task could be had */
 	const char *name;
+	enum task_rank rank; /* of the task; ordinary, unless changed after errand_init() */
 	void (*run)(struct nexus *nx) MAY_SUSPEND;
 	struct list waiters; /* errand_wait() */
 };

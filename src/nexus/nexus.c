@@ -287,6 +287,7 @@ static struct nexus *nexus_new(const struct nexus_opts *opts)
 		return NULL;
 	nexus_init(nx);
 	errand_init(&nx->retire, nx, "retire", nexus_retire_run);
+	nx->retire.rank = TASK_RETIRE;
 	errand_init(&nx->monitor, nx, "monitor", nexus_monitor_run);
 	errand_init(&nx->mend, nx, "mend", nexus_mend_run);
 	errand_init(&nx->mark, nx, "mark", nexus_mark_run);

@@ -88,7 +88,7 @@ int record_writer_put(struct record_writer *writer, const char *key, const char 
 		(void)snprintf(writer->key, sizeof(writer->key), "%s", key);
 		(void)snprintf(writer->text, sizeof(writer->text), "%s", text);
 		writer->is_busy = true;
-		if (task_spawn("record", writer_task, writer) < 0) {
+		if (task_spawn_ranked(TASK_PERSIST, "record", writer_task, writer) < 0) {
 			writer->is_busy = false;
 			result = err_set(err, -ENOMEM, "no memory for a task");
 		} else {

@@ -7,6 +7,7 @@ import socket
 
 import pytest
 from conftest import wait_until
+from nvmetcp import Host, NvmeError
 
 NQN = "nqn.2019-05.io.openebs:"
 MIB = 1 << 20
@@ -196,3 +197,90 @@ def test_children_without_reservations_are_used_without(ashlar):
     done = ashlar("bench", f"nexus:///n?size=48MiB&resv_key=17&children=aio://{disk}", "--time",
                   0.1, "--rw", "randrw", "--verify")
     assert done.returncode == 0, done.stderr
+
+
+def test_two_nexuses_of_one_volume_are_two_paths(ashlar):
+    """Two engines serve one volume under one name with controller ids of their own; ANA says who
+    does it now, and one host follows without an error."""
+    volume = Volume(ashlar, 2)
+    nqn = NQN + "volume"
+    a = volume.nexus("a", "--ana", "--cntlid-range", "1-100", more="&key=a", nqn=nqn)
+    b = volume.nexus("b", "--ana", "--cntlid-range", "101-200", "--ana-state", "inaccessible",
+                     more="&key=b", nqn=nqn)
+    bench = load(ashlar, a.url(f"?paths=127.0.0.1:{b.port}"), 5)
+    wait_until(lambda: a.writes() > 200, what="I/O through the first")
+    ids = [[c["cntlid"] for c in json.loads(n.ok("controllers"))] for n in (a, b)]
+    assert [len(i) for i in ids] == [1, 1]
+    assert 1 <= ids[0][0] <= 100 and 101 <= ids[1][0] <= 200
+    assert b.writes() == 0
+    for old, new in ((a, b), (b, a)):
+        old.ok("ana inaccessible")
+        stopped, before = old.writes(), new.writes()
+        new.ok("ana optimized")
+        wait_until(lambda: new.writes() > before + 200, what="I/O through the other")
+        assert old.writes() == stopped
+    result(bench)
+    for process in (a, b, *volume.replicas):
+        assert process.stop()[0] == 0
+    assert same_data(volume.disks)
+
+
+def test_pause_of_the_export_and_retirement_together(ashlar):
+    volume = Volume(ashlar, 2)
+    nexus = volume.nexus("n0")
+    bench = load(ashlar, nexus.url(), 3)
+    wait_until(lambda: nexus.writes() > 200, what="I/O")
+    nexus.ok("pause")
+    held = nexus.writes()
+    volume.replicas[0].kill()
+    wait_until(lambda: volume.record() == [False, True], what="the record")
+    assert nexus.writes() == held
+    nexus.ok("resume")
+    wait_until(lambda: nexus.writes() > held + 200, what="I/O with one replica")
+    result(bench)
+    assert nexus.stop()[0] == 0
+
+
+def test_a_faulted_nexus_freezes(ashlar):
+    """No replica is left: the host waits, and sees no error, until the nexus is gone. The record
+    has the last one as healthy, so the volume can be made again from it."""
+    volume = Volume(ashlar, 2)
+    nexus = volume.nexus("n0")
+    bench = ashlar.start("bench", nexus.url("?reconnect_delay=100ms"), "--time", 2, "--rw",
+                         "randwrite", "--verify", "--json")
+    wait_until(lambda: nexus.writes() > 200, what="I/O")
+    volume.replicas[1].kill()
+    wait_until(lambda: volume.record() == [True, False], what="the record")
+    volume.replicas[0].kill()
+    wait_until(lambda: json.loads(nexus.ok("stats"))["controllers"] == 1, what="the host")
+    stuck = wait_until(lambda: (n := nexus.writes()) == nexus.writes() and n, what="silence")
+    with pytest.raises(Exception, match="timed out"):
+        bench.communicate(timeout=4)
+    assert nexus.writes() == stuck and bench.poll() is None
+    assert volume.record() == [True, False]
+    # made again, from what the record has as healthy, where the host looks for it
+    again = Process(ashlar, "r0b", f"aio://{volume.disks[0]}?blk_size=512&uuid={UUID}0",
+                    nqn=volume.replicas[0].nqn)
+    volume.replicas = [again]
+    port = nexus.port
+    nexus.kill()
+    nexus.process.wait()
+    nexus = volume.nexus("n0b", "--listen", f"127.0.0.1:{port}", nqn=nexus.nqn)
+    report, _ = result(bench)
+    assert report["writes"] > stuck
+    assert nexus.stop()[0] == 0
+
+
+@pytest.mark.parametrize("uri, crd", [
+    ("malloc:///m0?size_mb=64", 3),
+    ("nexus:///m0?size=48MiB&children=malloc:///c0?size_mb=64", 1),
+])
+def test_retry_delay_is_that_of_the_class(ashlar, uri, crd):
+    """An error of a nexus carries the first delay, that of a replica the third."""
+    served = Process(ashlar, "n", uri, "--crdt", "1,2,3")
+    served.ok("inject inject://m0?op=read")
+    with Host(served.port, served.nqn) as host:
+        host.admin.set_feature(0x16, 0, bytes([1]) + bytes(511))
+        with pytest.raises(NvmeError) as failed:
+            host.queue(1).read(1, 0, 1)
+        assert failed.value.cqe.status >> 11 & 3 == crd
