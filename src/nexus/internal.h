@@ -371,11 +371,14 @@ void nexus_self_shutdown(struct nexus *nx, const char *why) MAY_SUSPEND;
 void nexus_end_io(struct nexus *nx) MAY_SUSPEND;
 unsigned nexus_nhealthy(const struct nexus *nx);
 
-/* ---- record_writer.c: one put at a time, with a time limit ---------------------------------- */
+/* ---- record_writer.c: one put or get at a time, with a limit ---------------------------------- */
 
 struct record_writer *record_writer_new(void);
 /* One try. -ETIMEDOUT: it is still at work; the next try waits for it first. */
 int record_writer_put(struct record_writer *writer, const char *key, const char *text,
+		      uint64_t timeout_ns, struct err *err) MAY_SUSPEND WARN_UNUSED;
+/* -ENOENT: there is none; else as put. */
+int record_writer_get(struct record_writer *writer, const char *key, char text[RECORD_TEXT_MAX],
 		      uint64_t timeout_ns, struct err *err) MAY_SUSPEND WARN_UNUSED;
 void record_writer_free(struct record_writer *writer); /* also while it hangs */
 
