@@ -287,8 +287,8 @@ static struct nexus *nexus_new(const struct nexus_opts *opts)
 		return NULL;
 	nexus_init(nx);
 	errand_init(&nx->retire, nx, "retire", nexus_retire_run);
-	nx->retire.rank = TASK_RETIRE;
 	errand_init(&nx->monitor, nx, "monitor", nexus_monitor_run);
+	nx->retire.rank = nx->monitor.rank = TASK_RETIRE;
 	errand_init(&nx->mend, nx, "mend", nexus_mend_run);
 	errand_init(&nx->mark, nx, "mark", nexus_mark_run);
 	errand_init(&nx->end, nx, "end", nexus_end_run);
@@ -342,11 +342,11 @@ static int open_children(struct nexus *nx, const struct nexus_opts *opts, struct
 					  opts->name, opts->children[i]);
 		child = child_new(nx, opts->children[i], ne);
 		if (child == NULL)
-			return -EINVAL;
+			return ne->err.code;
 		nx->child[child->slot] = child;
 		nx->order[nx->nchildren++] = child->slot;
 		if (child_open(child, ne) < 0)
-			return -EINVAL;
+			return ne->err.code;
 		if (device_size(child->desc->dev) < opts->size) {
 			atomic_store(&child->word,
 				     child_word(CHILD_CONFIG_INVALID, NEXUS_REASON_NONE, false));
@@ -429,7 +429,7 @@ static int start_children(struct nexus *nx, struct nexus_err *ne)
 
 		if (segmap_init(&child->missed, nx->dev.nblocks,
 				segment_shift(nx->dev.nblocks, nx->dev.block_shift)) < 0)
-			return nexus_fail(ne, NEXUS_E_INTERNAL, "no memory for child %s",
+			return nexus_fail(ne, NEXUS_E_NO_MEMORY, "no memory for child %s",
 					  child->uri);
 		child->is_missed_known = true;
 		child->is_healthy = true;
@@ -495,8 +495,10 @@ static void start_rebuilds(struct nexus *nx) MAY_SUSPEND
 int nexus_create(const struct nexus_opts *opts, struct nexus **ret_nexus, struct nexus_err *ne)
 {
 	struct nexus *nx CLEANUP(nexus_freep) = NULL;
+	struct nexus_err unread = {};
 	int result;
 
+	ne = ne != NULL ? ne : &unread;
 	if (nexus_settings.store_tries == 0)
 		nexus_settings_set(&(struct nexus_settings){});
 	result = check_opts(opts, ne);
@@ -505,8 +507,8 @@ int nexus_create(const struct nexus_opts *opts, struct nexus **ret_nexus, struct
 	if (result < 0)
 		return result;
 	nx = nexus_new(opts);
-	if (nx == NULL || nexus_settings.store == NULL)
-		return nexus_fail(ne, NEXUS_E_INTERNAL, "no memory for nexus %s", opts->name);
+	if (nx == NULL || nexus_settings.store == NULL || task_reserve() < 0)
+		return nexus_fail(ne, NEXUS_E_NO_MEMORY, "no memory for nexus %s", opts->name);
 	result = open_children(nx, opts, ne);
 	if (result == 0)
 		result = fit_children(nx, ne);
@@ -516,13 +518,13 @@ int nexus_create(const struct nexus_opts *opts, struct nexus **ret_nexus, struct
 	result = start_children(nx, ne);
 	for (unsigned i = 0; i < nx->nchildren && result == 0; i++)
 		result = nexus_reserve(nx->child[nx->order[i]], ne);
-	if (result == 0 && marks_open(nx, ne != NULL ? &ne->err : NULL) < 0)
+	if (result == 0 && marks_open(nx, &ne->err) < 0)
 		result = nexus_fail(ne, NEXUS_E_INTERNAL, "nexus %s", opts->name);
 	if (result == 0)
 		result = nexus_recover(nx, ne);
 	if (result == 0)
 		(void)marks_write_children(nx, NULL); /* who fails is found below */
-	if (result == 0 && nexus_persist(nx, false, ne != NULL ? &ne->err : NULL) < 0)
+	if (result == 0 && nexus_persist(nx, false, &ne->err) < 0)
 		result = nexus_fail(ne, NEXUS_E_STORE, "nexus %s: its record cannot be written",
 				    opts->name);
 	if (result == 0 && !all_open(nx))

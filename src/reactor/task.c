@@ -73,7 +73,8 @@ static struct {
 	struct list starved[TASK_RANKS_]; /* tasks that wait for a stack */
 	struct task *cache[TASKS_MAX]; /* ended tasks with their stacks, to be used again */
 	unsigned ncached, nstacks, ntasks;
-	unsigned nrunning; /* with a stack */
+	unsigned nrunning;  /* with a stack */
+	bool has_reserve;   /* the cache keeps stacks for higher ranks */
 #if WITH_ASAN
 	void *loop_fake;
 	const void *loop_stack;
@@ -121,6 +122,7 @@ void task_pool_drain(void)
 {
 	const size_t guard = 4096;
 
+	tasks.has_reserve = false;
 	while (tasks.ncached > 0) {
 		struct task *task = tasks.cache[--tasks.ncached];
 
@@ -160,12 +162,15 @@ static void task_entry(void)
 	__builtin_unreachable();
 }
 
-/* How many may have a stack when one more of @rank is to get one. */
+/* Stacks that are not for @rank but for those above. */
+static unsigned rank_kept(enum task_rank rank)
+{
+	return (unsigned)(TASK_RANKS_ - 1 - rank) * TASKS_RESERVE;
+}
+
 static bool rank_has_room(enum task_rank rank)
 {
-	unsigned kept = (unsigned)(TASK_RANKS_ - 1 - rank) * TASKS_RESERVE;
-
-	return tasks.nrunning < TASKS_MAX - kept;
+	return tasks.nrunning < TASKS_MAX - rank_kept(rank);
 }
 
 /* Who may have the stack that came back; NULL: nobody. */
@@ -232,19 +237,10 @@ static void task_run(struct msg *msg)
 		task_free(task);
 }
 
-/* From the cache, or new; without a stack when its rank has no room. NULL: no memory. */
-static struct task *task_get(enum task_rank rank)
+static struct task *task_new(void)
 {
-	struct task *task;
+	struct task *task = calloc(1, sizeof(*task));
 
-	if (!rank_has_room(rank))
-		return calloc(1, sizeof(*task));
-	if (tasks.ncached > 0) {
-		task = tasks.cache[--tasks.ncached];
-		*task = (struct task){ .stack = task->stack };
-		return task;
-	}
-	task = calloc(1, sizeof(*task));
 	if (task == NULL)
 		return NULL;
 	task->stack = stack_new();
@@ -252,6 +248,33 @@ static struct task *task_get(enum task_rank rank)
 		return task;
 	free(task);
 	return NULL;
+}
+
+/* From the cache, or new; without a stack when its rank has no room. NULL: no memory. */
+static struct task *task_get(enum task_rank rank)
+{
+	struct task *task;
+
+	if (!rank_has_room(rank))
+		return calloc(1, sizeof(*task));
+	if (tasks.ncached <= (tasks.has_reserve ? rank_kept(rank) : 0))
+		return task_new();
+	task = tasks.cache[--tasks.ncached];
+	*task = (struct task){ .stack = task->stack };
+	return task;
+}
+
+int task_reserve(void)
+{
+	while (tasks.ncached < rank_kept(TASK_ORDINARY) && !tasks.has_reserve) {
+		struct task *task = tasks.nstacks < TASKS_MAX ? task_new() : NULL;
+
+		if (task == NULL)
+			return -ENOMEM;
+		tasks.cache[tasks.ncached++] = task;
+	}
+	tasks.has_reserve = true;
+	return 0;
 }
 
 int task_spawn_ranked(enum task_rank rank, const char *name, void (*fn)(void *arg), void *arg)

@@ -47,6 +47,9 @@ enum task_rank {
 int task_spawn_ranked(enum task_rank rank, const char *name, void (*fn)(void *arg),
 		      void *arg) WARN_UNUSED;
 
+/* The memory of that reserve, now, until the engine ends; without it a spawn may fail. -ENOMEM. */
+int task_reserve(void) WARN_UNUSED;
+
 /* Suspend until task_resume(). Resumes are not counted: use a task_event for hand-shakes. */
 void task_suspend(void) MAY_SUSPEND;
 /* Primary reactor's thread; the task runs in the reactor's next deferred phase. */
