@@ -20,7 +20,7 @@ do_build() {
 	ninja -C build
 }
 
-## demo: the main job end to end: a file, served over NVMe/TCP, hammered by a real client
+## demo: a mirror over NVMe/TCP loses replicas under load, serves on, rebuilds, is proved equal
 do_demo() {
 	scripts/packages want hosts
 	do_build

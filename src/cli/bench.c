@@ -34,12 +34,7 @@
 #include "base/log.h"
 #include "base/units.h"
 #include "cli/cli.h"
-#include "cli/store.h"
 #include "cli/term.h"
-
-enum {
-	TICK_NS = 100 * 1000 * 1000, /* bar and interrupt are looked at */
-};
 
 static const char *const rw_names[] = {
 	[BENCH_RANDREAD] = "randread", [BENCH_RANDWRITE] = "randwrite", [BENCH_READ] = "read",
@@ -86,11 +81,10 @@ static const struct opt bench_options[] = {
 	{ "poll", "MODE", "adaptive (default), or always: never sleep", OPT_CHOICE, FIELD(poll),
 	  .choices = poll_names },
 	{ "seed", "N", "same addresses and data again (random)", OPT_TEXT, FIELD(seed_text) },
-	{ "json", NULL, "print one JSON object", OPT_FLAG, FIELD(json) },
-	{ "store", "DIR",
-	  "keep there which children of a nexus are healthy; \"memory\":\n"
-	  "forget it at the end (a folder in ~/.local/state/ashlar)",
-	  OPT_TEXT, FIELD(store) },
+	{ "interval", "SECONDS", "say every so often how the last interval was", OPT_SECONDS,
+	  FIELD(interval_ns), BENCH_TICK_NS },
+	{ "json", NULL, "print one JSON object; with --interval one before it for each", OPT_FLAG,
+	  FIELD(json) },
 	{ "inject", "URI", "arm a fault: inject://DEVICE?op=...; may be given several times",
 	  OPT_LIST, FIELD(inject) },
 	{ NULL },
@@ -113,12 +107,12 @@ static bool is_writing(const struct bench_opts *o)
 
 /* ---- opening ------------------------------------------------------------------------------- */
 
-static int bench_open_device(struct bench *b, struct bench_device *d, const char *uri,
-			     struct err *err)
+static int bench_open_device(struct bench *b, struct bench_device *d, struct err *err)
 {
 	unsigned flags = is_writing(&b->opts) ? DESC_WRITE | DESC_CLAIM : 0;
+	const char *uri = d->open.uri;
 	uint32_t block_size;
-	int rc = opened_open(&d->open, uri, flags, err);
+	int rc = opened_start(&d->open, flags, err);
 
 	if (rc != 0)
 		return rc;
@@ -185,17 +179,35 @@ static int bench_make_worker(struct bench *b, struct bench_device *d, unsigned i
 	return worker_init(w, err);
 }
 
+/* A URI that leads to a device which another one has made is a further path to it. */
+static int bench_open_uri(struct bench *b, const char *uri, struct err *err)
+{
+	struct opened open;
+	int rc = opened_make(&open, uri, err);
+
+	if (rc != 0)
+		return rc;
+	for (unsigned i = 0; i < b->ndevices; i++) {
+		if (b->devices[i].open.dev == open.dev) {
+			b->paths[b->npaths++] = open;
+			return 0;
+		}
+	}
+	b->devices[b->ndevices].open = open;
+	return bench_open_device(b, &b->devices[b->ndevices++], err);
+}
+
 static int bench_open(struct bench *b, struct err *err)
 {
 	int rc = 0;
 
-	b->ndevices = b->uris.count;
-	b->devices = calloc(b->ndevices, sizeof(*b->devices));
-	b->workers = calloc((size_t)b->ndevices * reactor_count(), sizeof(*b->workers));
-	if (b->devices == NULL || b->workers == NULL)
+	b->devices = calloc(b->uris.count, sizeof(*b->devices));
+	b->paths = calloc(b->uris.count, sizeof(*b->paths));
+	b->workers = calloc((size_t)b->uris.count * reactor_count(), sizeof(*b->workers));
+	if (b->devices == NULL || b->paths == NULL || b->workers == NULL)
 		return err_set(err, -ENOMEM, "no memory for the workers");
-	for (unsigned i = 0; i < b->ndevices && rc == 0; i++)
-		rc = bench_open_device(b, &b->devices[i], b->uris.items[i], err);
+	for (unsigned i = 0; i < b->uris.count && rc == 0; i++)
+		rc = bench_open_uri(b, b->uris.items[i], err);
 	if (rc == 0 && b->opts.verify)
 		rc = gen_tables_make(b, err);
 	for (unsigned i = 0; i < b->ndevices; i++) {
@@ -210,7 +222,9 @@ static void bench_close(struct bench *b)
 {
 	for (unsigned i = 0; i < b->nworkers; i++)
 		worker_done(&b->workers[i]);
-	for (unsigned i = b->ndevices; i-- > 0 && b->devices != NULL;)
+	for (unsigned i = b->npaths; i-- > 0;)
+		opened_close(&b->paths[i]);
+	for (unsigned i = b->ndevices; i-- > 0;)
 		opened_close(&b->devices[i].open);
 }
 
@@ -249,7 +263,7 @@ static void bench_wait_tick(struct bench *b)
 	struct reactor *r = reactor_primary();
 
 	b->waiter = task_self();
-	timer_arm(r, &tick.timer, TICK_NS);
+	timer_arm(r, &tick.timer, BENCH_TICK_NS);
 	while (b->waiter != NULL)
 		task_suspend();
 	timer_disarm(r, &tick.timer);
@@ -292,6 +306,8 @@ static void bench_phase(struct bench *b, enum bench_phase phase, struct progress
 	uint64_t since_ns = reactor_clock(reactor_primary());
 
 	atomic_store(&b->stop, false);
+	if (phase == BENCH_RUN)
+		interval_tick(b, bar, since_ns);
 	b->running = b->nworkers;
 	for (unsigned i = 0; i < b->nworkers; i++) {
 		b->workers[i].phase = (uint8_t)phase;
@@ -303,6 +319,8 @@ static void bench_phase(struct bench *b, enum bench_phase phase, struct progress
 			b->was_interrupted = true;
 			atomic_store(&b->stop, true);
 		}
+		if (phase == BENCH_RUN)
+			interval_tick(b, bar, since_ns);
 		bench_draw(b, bar, since_ns, phase);
 	}
 	progress_wipe(bar);
@@ -385,6 +403,8 @@ static int bench_main(void *arg, struct err *err)
 	if (rc == 0)
 		rc = faults_arm(&b->opts.inject, err);
 	if (rc == 0)
+		rc = interval_init(b, err);
+	if (rc == 0)
 		rc = bench_measure(b, err);
 	if (rc == 0)
 		rc = bench_report(b) ? CLI_DONE : CLI_FAILED;
@@ -433,13 +453,14 @@ static int bench_run(int argc, char **argv)
 		fprintf(stderr, "Try 'ashlar bench --help'.\n");
 		return CLI_USAGE;
 	}
-	cli_store_choose(b.opts.store);
 	engine.reactor.core_mask = b.opts.cores;
 	engine.reactor.poll_always = b.opts.poll == 1;
 	rc = cli_run_engine(&engine, bench_main, &b);
 	gen_tables_free(&b);
 	free(b.workers);
 	free(b.devices);
+	free(b.paths);
+	free(b.intervals);
 	return rc;
 }
 

@@ -27,8 +27,9 @@ enum {
 	BENCH_BATCH = 64,  /* requests a worker starts in one turn of the reactor */
 	BENCH_SAMPLE = 64, /* one exact timing per so many requests that end in submit */
 	BENCH_QD_MAX = 4096,
-	BENCH_NOTES_MAX = 8,   /* failures a worker remembers with their details */
-	BENCH_PICK_TRIES = 16, /* draws for a unit that is free and was written */
+	BENCH_NOTES_MAX = 8,               /* failures a worker remembers with their details */
+	BENCH_TICK_NS = 100 * 1000 * 1000, /* bar and interrupt are looked at */
+	BENCH_PICK_TRIES = 16,             /* draws for a unit that is free and was written */
 	BENCH_GEN_MAX = 0x3fffffff,
 };
 
@@ -46,12 +47,11 @@ enum bench_rw {
 struct bench_opts {
 	unsigned rw;    /* enum bench_rw */
 	uint64_t rwmix; /* per cent of reads in randrw */
-	uint64_t bs, qd, time_ns, ops, cores, rate, seed;
+	uint64_t bs, qd, time_ns, ops, cores, rate, seed, interval_ns;
 	bool verify, json, fill;
 	unsigned poll; /* 0 adaptive, 1 always */
 	const char *seed_text;
 	const char *state; /* file with the generations; NULL: none */
-	const char *store; /* of a nexus' record; NULL: the default */
 	struct opt_list inject;
 };
 
@@ -175,19 +175,29 @@ struct bench {
 	struct bench_opts opts;
 	struct opt_args uris;
 	struct bench_device *devices;
+	struct opened *paths;         /* URIs that lead to one of them as well */
 	struct bench_worker *workers; /* device by device, reactor by reactor */
-	unsigned ndevices, nworkers;
+	unsigned ndevices, npaths, nworkers;
 	atomic_bool stop;
 	bool was_interrupted;
 
 	unsigned running; /* workers in the present phase; primary's */
 	struct task *waiter;
 
+	struct bench_intervals *intervals; /* owned; NULL: not asked for */
 	uint64_t start_ns, elapsed_ns, cpu_ns;
 };
 
 /* Workers ended their phase: called on the primary by worker->over. */
 void bench_worker_over(struct msg *msg);
+
+/* ---- while it runs (bench_interval.c) ------------------------------------------------------ */
+
+struct progress;
+/* Without --interval nothing is done. The task. */
+int interval_init(struct bench *b, struct err *err) WARN_UNUSED;
+/* Every BENCH_TICK_NS of the run that began at @since_ns; @bar makes room for a line. */
+void interval_tick(struct bench *b, struct progress *bar, uint64_t since_ns);
 
 /* ---- results (bench_report.c) ---------------------------------------------------------------- */
 

@@ -23,6 +23,7 @@
 #include "cli/bench.h"
 #include "cli/cli.h"
 #include "cli/term.h"
+#include "drivers/nvmf/remote.h"
 
 static uint64_t ops_of(const struct bench_counts *c)
 {
@@ -118,6 +119,26 @@ static void report_verify(const struct bench *b, const struct bench_counts *tota
 	printf("%s\n", b->was_interrupted ? " (interrupted: not everything was read back)" : "");
 }
 
+/* Has anything happened to the connections of a device? */
+static bool remote_of(const struct bench_device *device, struct nvmf_remote_stats *ret)
+{
+	return nvmf_remote_stats(device->open.dev, ret) &&
+	       (ret->lost | ret->attempts | ret->resent | ret->late) != 0;
+}
+
+static void report_remote(const struct bench_device *device)
+{
+	struct nvmf_remote_stats r;
+	char outage[UNITS_TEXT_MAX];
+
+	if (remote_of(device, &r))
+		printf("%s: connections lost %llu, attempts to reconnect %llu, without one for %s, "
+		       "requests sent again %llu, late %llu\n",
+		       device->open.uri, (unsigned long long)r.lost, (unsigned long long)r.attempts,
+		       duration_format(r.outage_ns, outage), (unsigned long long)r.resent,
+		       (unsigned long long)r.late);
+}
+
 static void report_text(const struct bench *b, const struct bench_counts *total)
 {
 	static const char *const titles[] = { "DEVICE", "IOPS",  "BYTES", "MEAN",   "P50",
@@ -140,6 +161,8 @@ static void report_text(const struct bench *b, const struct bench_counts *total)
 	       (unsigned long long)total->ops[IO_READ], (unsigned long long)total->ops[IO_WRITE],
 	       duration_format(b->elapsed_ns, time), b->was_interrupted ? " (interrupted)" : "",
 	       ops == 0 ? 0.0 : (double)b->cpu_ns / (double)ops);
+	for (unsigned i = 0; i < b->ndevices; i++)
+		report_remote(&b->devices[i]);
 	report_verify(b, total);
 }
 
@@ -200,25 +223,37 @@ static json_t *json_failures(const struct bench *b)
 	return list;
 }
 
+static json_t *json_device(const struct bench *b, const struct bench_device *device)
+{
+	struct nvmf_remote_stats r;
+	struct bench_counts one;
+	json_t *object;
+
+	bench_sum(b, device, &one);
+	object = json_counts(b, &one);
+	(void)json_object_set_new(object, "uri", json_string(device->open.uri));
+	if (remote_of(device, &r))
+		(void)json_object_set_new(
+			object, "remote",
+			json_pack("{s:I, s:I, s:I, s:I, s:I}", "lost", (json_int_t)r.lost,
+				  "attempts", (json_int_t)r.attempts, "resent",
+				  (json_int_t)r.resent, "late", (json_int_t)r.late, "outage_ns",
+				  (json_int_t)r.outage_ns));
+	return object;
+}
+
 static bool report_json(const struct bench *b, const struct bench_counts *total)
 {
 	bool is_told;
 	uint64_t ops = ops_of(total);
 	json_t *object = json_counts(b, total), *devices = json_array();
-	struct bench_counts one;
 
 	(void)json_object_set_new(object, "cpu_ns_per_io",
 				  json_real(ops == 0 ? 0 : (double)b->cpu_ns / (double)ops));
 	(void)json_object_set_new(object, "seconds", json_real((double)b->elapsed_ns / 1e9));
 	(void)json_object_set_new(object, "interrupted", json_boolean(b->was_interrupted));
-	for (unsigned i = 0; i < b->ndevices; i++) {
-		json_t *device;
-
-		bench_sum(b, &b->devices[i], &one);
-		device = json_counts(b, &one);
-		(void)json_object_set_new(device, "uri", json_string(b->devices[i].open.uri));
-		(void)json_array_append_new(devices, device);
-	}
+	for (unsigned i = 0; i < b->ndevices; i++)
+		(void)json_array_append_new(devices, json_device(b, &b->devices[i]));
 	(void)json_object_set_new(object, "devices", devices);
 	if (b->opts.verify)
 		(void)json_object_set_new(object, "verify", json_verify(total));

@@ -28,7 +28,8 @@ struct cli_command {
 		   char **argv); /* argv[0] is the command's name; returns enum cli_exit */
 };
 
-extern const struct cli_command cli_bench, cli_copy, cli_discover, cli_export, cli_uri;
+extern const struct cli_command cli_bench, cli_copy, cli_ctl, cli_discover, cli_export, cli_nexus,
+	cli_uri;
 
 /* The command being run, for messages; "ashlar" before one is known. */
 extern const char *cli_name;

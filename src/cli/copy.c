@@ -33,7 +33,6 @@
 
 #include "base/units.h"
 #include "cli/cli.h"
-#include "cli/store.h"
 #include "cli/term.h"
 
 enum {
@@ -44,7 +43,7 @@ enum {
 struct copy_opts {
 	bool verify, resume, json;
 	uint64_t bs, qd, rate;
-	const char *state, *store;
+	const char *state;
 	struct opt_list inject;
 };
 
@@ -83,10 +82,6 @@ static const struct opt copy_options[] = {
 	  "in a file of the user's state directory",
 	  OPT_TEXT, FIELD(state) },
 	{ "json", NULL, "print one JSON object", OPT_FLAG, FIELD(json) },
-	{ "store", "DIR",
-	  "keep there which children of a nexus are healthy; \"memory\":\n"
-	  "forget it at the end (a folder in ~/.local/state/ashlar)",
-	  OPT_TEXT, FIELD(store) },
 	{ "inject", "URI", "arm a fault: inject://DEVICE?op=...; may be given several times",
 	  OPT_LIST, FIELD(inject) },
 	{ NULL },
@@ -482,7 +477,6 @@ static int copy_run(int argc, char **argv)
 		cli_error("source and destination are the same: %s", c.uris.items[0]);
 		return CLI_USAGE;
 	}
-	cli_store_choose(c.opts.store);
 	rc = cli_run_engine(&engine, copy_main, &c);
 	journal_done(&c.journal);
 	return rc;

@@ -90,8 +90,8 @@ static const struct opt export_options[] = {
 	  "loss of power, a file per device; made if missing",
 	  OPT_TEXT, FIELD(ptpl_dir) },
 	{ "store", "DIR",
-	  "keep there which children of a nexus are healthy; \"memory\":\n"
-	  "forget it at the end (a folder in ~/.local/state/ashlar)",
+	  "where nexuses keep their record of healthy replicas\n"
+	  "(~/.local/state/ashlar/nexus); memory: nowhere",
 	  OPT_TEXT, FIELD(store) },
 	{ "inject", "URI", "arm a fault: inject://DEVICE?op=...; may be given several times",
 	  OPT_LIST, FIELD(inject) },
@@ -246,7 +246,9 @@ static int export_add_locked(struct export *e, const char *uri, uint32_t nsid, u
 	if (ns == NULL)
 		return err_set(err, -ENOSPC, "a subsystem holds at most %d namespaces",
 			       TARGET_NAMESPACES_MAX);
-	rc = device_create(uri, &dev, err);
+	rc = cli_store_for(uri, err);
+	if (rc == 0)
+		rc = device_create(uri, &dev, err);
 	if (rc != 0)
 		return opened_explain(uri, rc, err);
 	if (export_has(e, dev)) /* resize, rescan and aliases lead to devices that exist */
@@ -293,20 +295,29 @@ int export_remove(struct export *e, uint32_t nsid, struct err *err)
 }
 
 /* Ask the driver for the size and take it over. */
-static int ns_rescan(const struct export_ns *ns, struct err *err)
+int export_rescan_device(struct device *dev, struct err *err)
 {
-	uint64_t nblocks = 0, old_nblocks = ns->dev->nblocks;
+	uint64_t nblocks = 0;
 	int rc;
 
-	if (ns->dev->driver->rescan == NULL)
+	if (dev->driver->rescan == NULL)
 		return 0;
-	rc = ns->dev->driver->rescan(ns->dev, &nblocks, err);
-	if (rc != 0 || nblocks == ns->dev->nblocks)
-		return rc;
-	rc = device_resize(ns->dev, nblocks, err);
-	if (rc == 0)
+	device_pin(dev);
+	rc = dev->driver->rescan(dev, &nblocks, err);
+	if (rc == 0 && nblocks != dev->nblocks)
+		rc = device_resize(dev, nblocks, err);
+	device_unpin(dev);
+	return rc;
+}
+
+static int ns_rescan(const struct export_ns *ns, struct err *err)
+{
+	uint64_t old_nblocks = ns->dev->nblocks;
+	int rc = export_rescan_device(ns->dev, err);
+
+	if (rc == 0 && ns->dev->nblocks != old_nblocks)
 		log_info("size changed nsid=%u uri=%s blocks=%" PRIu64 " before=%" PRIu64, ns->nsid,
-			 ns->uri, nblocks, old_nblocks);
+			 ns->uri, ns->dev->nblocks, old_nblocks);
 	return rc;
 }
 
@@ -517,6 +528,8 @@ static int export_open(struct export *e, struct err *err)
 	opts.ptpl_dir = e->opts.ptpl_dir;
 	rc = access_target_opts(&e->opts, &opts, err);
 	if (rc == 0)
+		rc = cli_store_for(first_uri, err);
+	if (rc == 0)
 		rc = device_create(first_uri, &first, err);
 	if (rc == 0)
 		rc = target_start(&opts, &e->target, err);
@@ -627,6 +640,7 @@ static void export_close(struct export *e)
 			ns_destroy_device(e->ns[i].uri);
 		free(e->ns[i].uri);
 	}
+	export_events_stop(e);
 	task_mutex_unlock(&e->lock);
 }
 
@@ -636,7 +650,9 @@ static int export_main(void *arg, struct err *err)
 	int rc;
 
 	task_mutex_init(&e->lock);
-	rc = export_open(e, err);
+	rc = export_events_start(e, err);
+	if (rc == 0)
+		rc = export_open(e, err);
 	if (rc == 0)
 		rc = faults_arm(&e->opts.inject, err);
 	if (rc == 0)

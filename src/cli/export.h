@@ -5,6 +5,7 @@
  *   export.c          options; the task that opens, serves, waits, stops; the operations
  *   export_access.c   hosts, controllers, paths, limits: options and operations
  *   export_control.c  the unix socket and its lines
+ *   export_nexus.c    what a nexus can be told there, and its events
  *
  * Thread: operations (export_*) run in tasks, one at a time (export.lock). The control thread is a
  *         thread of its own outside the engine; it reaches the engine through engine_call().
@@ -31,6 +32,7 @@ struct export_ns {
 };
 
 struct control;
+struct export_events;
 
 struct export_opts {
 	struct opt_list listen, hosts, inject, limits;
@@ -48,8 +50,9 @@ struct export
 	struct target *target;       /* owned */
 	struct subsystem *subsystem; /* owned by the target */
 	struct export_ns ns[TARGET_NAMESPACES_MAX];
-	unsigned paused;         /* how often */
-	struct control *control; /* owned; NULL: none */
+	unsigned paused;              /* how often */
+	struct control *control;      /* owned; NULL: none */
+	struct export_events *events; /* owned; of all nexuses */
 };
 
 /* ---- operations, in a task ------------------------------------------------------------------- */
@@ -58,7 +61,9 @@ struct export
 int export_add(struct export *e, const char *uri, uint32_t nsid, uint32_t *ret_nsid,
 	       struct err *err) MAY_SUSPEND WARN_UNUSED;
 int export_remove(struct export *e, uint32_t nsid, struct err *err) MAY_SUSPEND WARN_UNUSED;
-/* Read all sizes again. All are tried; the first failure is told. */
+/* Read the size of one device again. */
+int export_rescan_device(struct device *dev, struct err *err) MAY_SUSPEND WARN_UNUSED;
+/* Read those of all namespaces again. All are tried; the first failure is told. */
 int export_rescan(struct export *e, struct err *err) MAY_SUSPEND WARN_UNUSED;
 int export_pause(struct export *e, struct err *err) MAY_SUSPEND WARN_UNUSED;
 int export_resume(struct export *e, struct err *err) MAY_SUSPEND WARN_UNUSED;
@@ -87,6 +92,35 @@ int export_disconnect(struct export *e, const char *arg, unsigned *ret_count,
 char *export_paths(struct export *e);
 char *export_hosts(struct export *e);
 char *export_controllers(struct export *e);
+
+/* ---- a command of the control socket --------------------------------------------------------- */
+
+/* Its argument, NULL without one; what follows "ok" in the answer, to be freed. */
+struct request {
+	struct export *e;
+	const struct command *command;
+	const char *arg;
+	char *text;
+};
+
+struct command {
+	const char *name; /* NULL ends a table */
+	const char *arg;  /* for the help; in brackets: may be left out; NULL: takes none */
+	const char *help;
+	int (*run)(struct request *req, struct err *err);
+};
+
+int request_say(struct request *req, struct err *err, const char *fmt, ...) PRINTF(3, 4);
+/* Takes @text; NULL: there was no memory for it. */
+int request_say_json(struct request *req, char *text, struct err *err);
+
+/* ---- export_nexus.c -------------------------------------------------------------------------- */
+
+extern const struct command nexus_commands[];
+
+/* Remember what happens to any nexus, from now to the stop. */
+int export_events_start(struct export *e, struct err *err) WARN_UNUSED;
+void export_events_stop(struct export *e);
 
 /* ---- the control socket ---------------------------------------------------------------------- */
 

@@ -5,6 +5,7 @@
  *	add URI  |  remove NSID  |  list  |  rescan  |  pause  |  resume  |  stats
  *	ana [STATE [LISTENER]]  |  hosts  |  host-add NQN  |  host-del NQN  |  controllers
  *	disconnect NQN|CNTLID [force]  |  reservations  |  inject URI  |  uninject URI  |  help
+ *	and what a nexus can be told: export_nexus.c
  *
  * Each line is answered by one line that begins with "ok" or "error", in order. The socket is made
  * for its owner only (mode 0600): who may open it may do all of that. A file that is left over from
@@ -41,6 +42,7 @@
 enum {
 	SEND_TIMEOUT_S = 5, /* for a client that does not read */
 	BACKLOG = 64,
+	HELP_TEXT_MAX = 4096,
 };
 
 struct client {
@@ -59,23 +61,7 @@ struct control {
 
 /* ---- commands: in a task --------------------------------------------------------------------- */
 
-/* A command: its argument, NULL without one; *ret_text is what follows "ok", to be freed. */
-struct request {
-	struct export *e;
-	const struct command *command;
-	const char *arg;
-	char *text;
-};
-
-struct command {
-	const char *name;
-	const char *arg; /* for the help; in brackets: may be left out; NULL: takes none */
-	const char *help;
-	int (*run)(struct request *req, struct err *err);
-};
-
-static int say(struct request *req, struct err *err, const char *fmt, ...) PRINTF(3, 4);
-static int say(struct request *req, struct err *err, const char *fmt, ...)
+int request_say(struct request *req, struct err *err, const char *fmt, ...)
 {
 	va_list args;
 	int len;
@@ -89,12 +75,18 @@ static int say(struct request *req, struct err *err, const char *fmt, ...)
 	return err_set(err, -ENOMEM, "no memory for the answer");
 }
 
+int request_say_json(struct request *req, char *text, struct err *err)
+{
+	req->text = text;
+	return text != NULL ? 0 : err_set(err, -ENOMEM, "no memory for the answer");
+}
+
 static int run_add(struct request *req, struct err *err)
 {
 	uint32_t nsid = 0;
 	int rc = export_add(req->e, req->arg, 0, &nsid, err);
 
-	return rc != 0 ? rc : say(req, err, "nsid=%" PRIu32, nsid);
+	return rc != 0 ? rc : request_say(req, err, "nsid=%" PRIu32, nsid);
 }
 
 static int run_remove(struct request *req, struct err *err)
@@ -112,20 +104,17 @@ static int run_remove(struct request *req, struct err *err)
 
 static int run_list(struct request *req, struct err *err)
 {
-	req->text = export_list(req->e);
-	return req->text != NULL ? 0 : err_set(err, -ENOMEM, "no memory for the answer");
+	return request_say_json(req, export_list(req->e), err);
 }
 
 static int run_stats(struct request *req, struct err *err)
 {
-	req->text = export_stats(req->e);
-	return req->text != NULL ? 0 : err_set(err, -ENOMEM, "no memory for the answer");
+	return request_say_json(req, export_stats(req->e), err);
 }
 
 static int run_reservations(struct request *req, struct err *err)
 {
-	req->text = export_reservations(req->e);
-	return req->text != NULL ? 0 : err_set(err, -ENOMEM, "no memory for the answer");
+	return request_say_json(req, export_reservations(req->e), err);
 }
 
 static int run_rescan(struct request *req, struct err *err)
@@ -143,22 +132,16 @@ static int run_resume(struct request *req, struct err *err)
 	return export_resume(req->e, err);
 }
 
-static int say_json(struct request *req, char *text, struct err *err)
-{
-	req->text = text;
-	return text != NULL ? 0 : err_set(err, -ENOMEM, "no memory for the answer");
-}
-
 static int run_ana(struct request *req, struct err *err)
 {
 	if (req->arg == NULL)
-		return say_json(req, export_paths(req->e), err);
+		return request_say_json(req, export_paths(req->e), err);
 	return export_ana(req->e, req->arg, err);
 }
 
 static int run_hosts(struct request *req, struct err *err)
 {
-	return say_json(req, export_hosts(req->e), err);
+	return request_say_json(req, export_hosts(req->e), err);
 }
 
 static int run_host_add(struct request *req, struct err *err)
@@ -173,7 +156,7 @@ static int run_host_del(struct request *req, struct err *err)
 
 static int run_controllers(struct request *req, struct err *err)
 {
-	return say_json(req, export_controllers(req->e), err);
+	return request_say_json(req, export_controllers(req->e), err);
 }
 
 static int run_disconnect(struct request *req, struct err *err)
@@ -181,7 +164,7 @@ static int run_disconnect(struct request *req, struct err *err)
 	unsigned count = 0;
 	int rc = export_disconnect(req->e, req->arg, &count, err);
 
-	return rc != 0 ? rc : say(req, err, "controllers=%u", count);
+	return rc != 0 ? rc : request_say(req, err, "controllers=%u", count);
 }
 
 static int run_inject(struct request *req, struct err *err)
@@ -216,17 +199,26 @@ static const struct command commands[] = {
 	{ "help", NULL, "this list", run_help },
 };
 
+/* The n-th of all commands: ours, then those for a nexus. NULL: no more. */
+static const struct command *command_at(size_t i)
+{
+	if (i < ARRAY_LEN(commands))
+		return &commands[i];
+	i -= ARRAY_LEN(commands);
+	return nexus_commands[i].name != NULL ? &nexus_commands[i] : NULL;
+}
+
 static int run_help(struct request *req, struct err *err)
 {
-	char all[2048] = "";
+	const struct command *c;
+	char all[HELP_TEXT_MAX] = "";
 	size_t used = 0;
 
-	for (size_t i = 0; i < ARRAY_LEN(commands) && used < sizeof(all); i++)
-		used += (size_t)snprintf(
-			all + used, sizeof(all) - used, "%s%s%s%s (%s)", i == 0 ? "" : "; ",
-			commands[i].name, commands[i].arg != NULL ? " " : "",
-			commands[i].arg != NULL ? commands[i].arg : "", commands[i].help);
-	return say(req, err, "%s", all);
+	for (size_t i = 0; (c = command_at(i)) != NULL && used < sizeof(all); i++)
+		used += (size_t)snprintf(all + used, sizeof(all) - used, "%s%s%s%s (%s)",
+					 i == 0 ? "" : "; ", c->name, c->arg != NULL ? " " : "",
+					 c->arg != NULL ? c->arg : "", c->help);
+	return request_say(req, err, "%s", all);
 }
 
 static int request_run(void *arg, struct err *err)
@@ -241,15 +233,16 @@ static int request_run(void *arg, struct err *err)
 static int request_parse(struct request *req, char *line, struct err *err)
 {
 	char *space = strchr(line, ' ');
+	const struct command *c;
 
 	if (space != NULL) {
 		*space++ = '\0';
 		space += strspn(space, " ");
 		req->arg = *space != '\0' ? space : NULL;
 	}
-	for (size_t i = 0; i < ARRAY_LEN(commands); i++) {
-		if (strcmp(commands[i].name, line) == 0)
-			req->command = &commands[i];
+	for (size_t i = 0; (c = command_at(i)) != NULL; i++) {
+		if (strcmp(c->name, line) == 0)
+			req->command = c;
 	}
 	if (req->command == NULL)
 		return err_set(err, -EINVAL, "unknown command '%s'; 'help' lists them", line);

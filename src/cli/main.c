@@ -21,7 +21,7 @@
 #include "cli/cli.h"
 
 static const struct cli_command *const commands[] = {
-	&cli_bench, &cli_copy, &cli_discover, &cli_export, &cli_uri,
+	&cli_bench, &cli_copy, &cli_ctl, &cli_discover, &cli_export, &cli_nexus, &cli_uri,
 };
 
 static void print_help(FILE *out)

@@ -12,6 +12,9 @@
  * and one that does not has a single reactor. Rejected: making them on first use, which would put
  * an error of the control path into the middle of a measurement.
  *
+ * The first step alone is for a command that takes several URIs of one device: a URI may be a
+ * further path to one that is there, and it is for the command to see that.
+ *
  * States: zeroed -> device made -> opened -> handles; opened_close() takes any of them.
  *
  * Thread: a task on the primary reactor.
@@ -23,6 +26,7 @@
 
 #include "base/log.h"
 #include "cli/cli.h"
+#include "cli/store.h"
 #include "device/fault.h"
 
 int opened_explain(const char *uri, int rc, struct err *err)
@@ -49,24 +53,39 @@ static int opened_handles(struct opened *o, struct err *err)
 	return 0;
 }
 
-int opened_open(struct opened *o, const char *uri, unsigned flags, struct err *err)
+int opened_make(struct opened *o, const char *uri, struct err *err)
 {
-	struct desc_opts opts = { .flags = flags, .claim = "ashlar" };
 	int rc;
 
 	*o = (struct opened){ .uri = uri };
-	rc = device_create(uri, &o->dev, err);
-	if (rc != 0) {
-		o->dev = NULL;
-		return opened_explain(uri, rc, err);
-	}
-	rc = desc_open(o->dev, &opts, &o->desc, err);
+	rc = cli_store_for(uri, err);
+	if (rc == 0)
+		rc = device_create(uri, &o->dev, err);
+	if (rc == 0)
+		return 0;
+	o->dev = NULL;
+	return opened_explain(uri, rc, err);
+}
+
+int opened_start(struct opened *o, unsigned flags, struct err *err)
+{
+	struct desc_opts opts = { .flags = flags, .claim = "ashlar" };
+	const char *uri = o->uri;
+	int rc = desc_open(o->dev, &opts, &o->desc, err);
+
 	if (rc == 0)
 		rc = opened_handles(o, err);
 	if (rc == 0)
 		return 0;
 	opened_close(o);
 	return opened_explain(uri, rc, err);
+}
+
+int opened_open(struct opened *o, const char *uri, unsigned flags, struct err *err)
+{
+	int rc = opened_make(o, uri, err);
+
+	return rc == 0 ? opened_start(o, flags, err) : rc;
 }
 
 void opened_close(struct opened *o)

@@ -22,6 +22,10 @@ struct opened {
 /* @flags: enum desc_flag. -EINVAL, -ENOENT, -EBUSY ... with a message that names the URI. */
 int opened_open(struct opened *o, const char *uri, unsigned flags,
 		struct err *err) MAY_SUSPEND WARN_UNUSED;
+/* The two steps of it: the device, which may be one that another URI has made, ... */
+int opened_make(struct opened *o, const char *uri, struct err *err) MAY_SUSPEND WARN_UNUSED;
+/* ... and the rest. Closed on failure. */
+int opened_start(struct opened *o, unsigned flags, struct err *err) MAY_SUSPEND WARN_UNUSED;
 /* Add to a message which URI it is about, and how to lift a limit that was met. Returns @rc. */
 int opened_explain(const char *uri, int rc, struct err *err);
 /* Closes, and destroys the device. */

@@ -84,8 +84,8 @@ struct device {
 	bool is_thin;          /* unmap gives space back, holes are known */
 	bool unmap_reads_zero; /* after IO_UNMAP blocks read as zeroes */
 	bool is_rotational;
-	bool is_mirror;       /* copies of it are elsewhere; it is what hosts use, not a copy itself */
-	bool is_void;         /* keeps nothing: reads are undefined, nothing compares */
+	bool is_mirror; /* copies of it are elsewhere; it is what hosts use, not a copy itself */
+	bool is_void;   /* keeps nothing: reads are undefined, nothing compares */
 	unsigned stack_depth; /* 1 + the deepest device below */
 
 	/* the device layer's */
@@ -258,6 +258,7 @@ struct channel {
 	struct msg_list held; /* requests waiting at the gate (io.msg links) */
 	struct lba_range locked[RANGE_LOCKS_MAX];
 	unsigned nlocked;
+	struct emulation *reserve; /* owned; emulate.c's last resort, NULL: never needs one */
 	void (*drained)(struct channel *ch, void *arg);
 	void *drained_arg;
 	uint8_t drain_epoch;

@@ -39,6 +39,11 @@ struct driver {
 	/* Optional. Blocks that take up space now, quickly. Primary reactor. */
 	uint64_t (*used)(const struct device *dev);
 	/*
+	 * Optional. Which of the driver's devices @uri leads to, where its path is not the name;
+	 * the alias that is meant to *@ret_alias, borrowed. NULL: none.
+	 */
+	struct device *(*find)(const struct uri *uri, const char **ret_alias);
+	/*
 	 * Optional. @uri, one of the device's aliases, is being destroyed. 0: it was a part only (a
 	 * path), and is gone now; the device stays. 1: it is all there is, remove the device.
 	 */

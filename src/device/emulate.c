@@ -11,10 +11,16 @@
  * the parent has been through them and is counted as in flight for all of them.
  *
  *   emulate_submit / io_bounce
- *      | no context free: parent waits in order
+ *      | no context free, nor the channel's reserve: parent waits in order
  *      v
  *   step: next part --> driver --(IO_DONE)--> part_finish --> step ... --> parent is done
  *                          '----(IO_PENDING)--> part_done -----^
+ *
+ * Contexts are a reactor's, so those who wait for them may stand above each other: parts of an
+ * upper device end in a lower one that needs contexts of its own, in one stack or, where a process
+ * serves what it uses, across a connection. So each channel has one context of its own, its
+ * reserve, for when the others are taken. Whatever waits, one request of each channel gets on, and
+ * the lowest of them depends on nobody.
  *
  * Atomic compare-and-write takes a range lock of the whole device first, before the parent counts
  * as in flight, because the lock waits for what is in flight:
@@ -34,10 +40,12 @@
  *            but a host is told by ONCS whether it is worth sending: unsupported.
  *
  * Invariants
- *   1. A context is on its pool's free list or has a parent; a parent has at most one.
+ *   1. A context is on its pool's free list, or a reserve at rest, or has a parent; a parent has at
+ *      most one.
  *   2. Buffers of the parent are read (write, compare) or written (read), its iovec never.
  *   3. Between GRANTED and lock_hook no other request of this process overlaps the range.
- *   4. Waiters are served in order of arrival.
+ *   4. Waiters are served in order of arrival, but for those whose channel's reserve is free; where
+ *      a channel has one waiting, its reserve is at work.
  *
  * Thread: the channel's reactor; locker() and its queue on the primary.
  *
@@ -164,6 +172,24 @@ static int pool_make(struct emulate_pool *pool)
 	return 0;
 }
 
+static void reserve_free(struct channel *ch)
+{
+	if (ch->reserve == NULL)
+		return;
+	if (ch->reserve->buf != NULL)
+		dma_free(ch->reserve->buf, EMULATE_CHUNK);
+	free(take(ch->reserve));
+}
+
+static int reserve_make(struct channel *ch)
+{
+	ch->reserve = calloc(1, sizeof(*ch->reserve));
+	if (ch->reserve == NULL)
+		return -ENOMEM;
+	ch->reserve->buf = dma_alloc(EMULATE_CHUNK);
+	return ch->reserve->buf != NULL ? 0 : -ENOMEM;
+}
+
 /* Does this device ever need a context? */
 static bool needs_pool(const struct device *dev)
 {
@@ -178,9 +204,11 @@ int emulate_open(struct channel *ch, struct err *err)
 
 	if (!needs_pool(ch->dev))
 		return 0;
-	if (pool->refs == 0 && pool_make(pool) < 0)
+	if (reserve_make(ch) < 0 || (pool->refs == 0 && pool_make(pool) < 0)) {
+		reserve_free(ch);
 		return err_set_sys(err, -ENOMEM, "%s: buffers for emulated operations",
 				   ch->dev->name);
+	}
 	pool->refs++;
 	return 0;
 }
@@ -189,6 +217,7 @@ void emulate_close(struct channel *ch)
 {
 	struct emulate_pool *pool = pool_of(ch);
 
+	reserve_free(ch);
 	if (needs_pool(ch->dev) && --pool->refs == 0)
 		pool_free(pool);
 }
@@ -203,6 +232,22 @@ static void start_again(struct msg *msg)
 		io_complete(io, io->status);
 }
 
+/* Take the first that waits for @ch out of line; NULL: there is none. */
+static struct msg *waiting_of(struct emulate_pool *pool, const struct channel *ch)
+{
+	struct msg_list list = pool->waiting;
+	struct msg *msg, *found = NULL;
+
+	pool->waiting = (struct msg_list){};
+	while ((msg = msg_list_pop(&list)) != NULL) {
+		if (found == NULL && io_top(container_of(msg, struct io, msg))->ch == ch)
+			found = msg;
+		else
+			msg_list_push(&pool->waiting, msg);
+	}
+	return found;
+}
+
 /* The parent is finished; the next one in line starts from the loop. */
 static enum io_result finish(struct emulation *em, uint16_t status)
 {
@@ -211,9 +256,13 @@ static enum io_result finish(struct emulation *em, uint16_t status)
 
 	em->parent->status = status;
 	em->parent = NULL;
-	em->next_free = pool->free;
-	pool->free = em;
-	msg = msg_list_pop(&pool->waiting);
+	if (em == em->ch->reserve) {
+		msg = waiting_of(pool, em->ch);
+	} else {
+		em->next_free = pool->free;
+		pool->free = em;
+		msg = msg_list_pop(&pool->waiting);
+	}
 	if (msg != NULL) {
 		msg->fn = start_again;
 		reactor_defer(em->ch->reactor, msg);
@@ -331,11 +380,14 @@ static enum io_result start(struct channel *ch, struct io *io)
 	struct emulate_pool *pool = pool_of(ch);
 	struct emulation *em = pool->free;
 
-	if (em == NULL) {
+	if (em != NULL) {
+		pool->free = em->next_free;
+	} else if (ch->reserve->parent == NULL) {
+		em = ch->reserve;
+	} else {
 		msg_list_push(&pool->waiting, &io->msg);
 		return IO_PENDING;
 	}
-	pool->free = em->next_free;
 	em->ch = ch;
 	em->parent = io;
 	em->op = io->op;

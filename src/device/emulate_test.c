@@ -314,6 +314,58 @@ static void crowd_body(void)
 	CHECK(list_empty(&ram_dev->range_locks));
 }
 
+static struct io many[EMULATE_MAX + 2];
+static unsigned many_left;
+static struct task_event many_done;
+
+static void one_done(struct io *io)
+{
+	CHECK_EQ(io->status, IO_OK);
+	if (--many_left == 0)
+		task_event_fire(&many_done);
+}
+
+static void compare_one(struct handle *h, struct io *io)
+{
+	*io = (struct io){ .op = IO_COMPARE, .nlb = 1, .done = one_done };
+	io_set_buf(io, buf, RAM_BLOCK);
+	many_left++;
+	io_submit(h, io);
+}
+
+/* r0 has all contexts of the reactor and its own; r1 gets on all the same. */
+static void starved_body(void)
+{
+	struct desc_opts opts = { .flags = 0 };
+	struct device *dev = NULL;
+	struct desc *desc = NULL;
+	struct handle *h = NULL;
+
+	memset(buf, 0, sizeof(buf));
+	memset(ram.bytes, 0, sizeof(ram.bytes));
+	many_left = 0;
+	many_done = (struct task_event){};
+	CHECK_EQ(device_create("ram:///r1", &dev, NULL), 0);
+	CHECK_EQ(desc_open(dev, &opts, &desc, NULL), 0);
+	CHECK_EQ(handle_open(desc, reactor_self(), &h, NULL), 0);
+	ram.submitted[IO_READ] = 0;
+	for (unsigned i = 0; i < EMULATE_MAX + 1; i++)
+		compare_one(ram_h[0], &many[i]);
+	CHECK_EQ(ram.submitted[IO_READ], EMULATE_MAX + 1);
+	compare_one(h, &many[EMULATE_MAX + 1]);
+	CHECK_EQ(ram.submitted[IO_READ], EMULATE_MAX + 2);
+	task_event_wait(&many_done);
+	desc_close(desc);
+	CHECK_EQ(device_destroy("ram:///r1", NULL), 0);
+}
+
+TEST(emulate_starves_no_other_device)
+{
+	ram.ops = RAM_BASIC;
+	ram.is_late = true;
+	ram_run(starved_body);
+}
+
 TEST(emulate_serves_a_crowd)
 {
 	run_all_ways(crowd_body, RAM_BASIC, 0);

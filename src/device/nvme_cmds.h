@@ -27,6 +27,7 @@ int nvme_admin(struct handle *h, const void *cmd, void *buf, size_t len, uint32_
 	       struct err *err) MAY_SUSPEND WARN_UNUSED;
 
 int nvme_identify_ctrlr(struct handle *h, void *page, struct err *err) MAY_SUSPEND WARN_UNUSED;
+/* @nsid 0: the namespace that the device is. */
 int nvme_identify_ns(struct handle *h, uint32_t nsid, void *page,
 		     struct err *err) MAY_SUSPEND WARN_UNUSED;
 /* @len: a multiple of 4. */

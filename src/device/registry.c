@@ -342,17 +342,39 @@ static struct device *device_find_uri(const char *text, const struct alias **ret
 	if (uri_parse(text, &uri, NULL) < 0)
 		return NULL;
 	driver = driver_by_scheme(uri->scheme);
+	if (driver != NULL && driver->find != NULL) {
+		const char *whole = NULL;
+
+		dev = driver->find(uri, &whole);
+		*ret_alias = dev != NULL ? alias_find(dev, whole) : NULL;
+		return *ret_alias != NULL ? dev : NULL; /* without one it is being made */
+	}
 	dev = device_find_name(uri->path);
 	if (dev == NULL)
 		dev = device_find_name(uri_name(uri));
 	return dev != NULL && dev->driver == driver ? dev : NULL;
 }
 
+/* A part of a device goes, by the alias @uri. False: it is all there is. */
+static bool device_leave(struct device *dev, const char *uri)
+{
+	bool is_part;
+
+	if (dev->driver->leave == NULL || dev->is_removed)
+		return false;
+	device_pin(dev); /* it suspends, and the device may be removed meanwhile */
+	is_part = dev->driver->leave(dev, uri) == 0;
+	if (is_part)
+		(void)device_alias_remove(dev, uri);
+	device_unpin(dev);
+	return is_part;
+}
+
 int device_destroy(const char *text, struct err *err)
 {
 	const struct alias *alias;
 	struct device *dev = device_find_uri(text, &alias);
-	bool is_part;
+	CLEANUP(freep) char *whole = NULL;
 
 	if (dev == NULL)
 		return err_set(err, -ENOENT, "no device was made from '%s'", text);
@@ -361,16 +383,13 @@ int device_destroy(const char *text, struct err *err)
 		device_announce(dev, DEVICE_LOOPBACK_REMOVED);
 		return 0;
 	}
-	if (alias != NULL && dev->driver->leave != NULL && !dev->is_removed) {
-		/* pinned: it suspends, and the device may be removed meanwhile */
-		device_pin(dev);
-		is_part = dev->driver->leave(dev, text) == 0;
-		if (is_part)
-			(void)device_alias_remove(dev, text);
-		device_unpin(dev);
-		if (is_part)
-			return 0;
+	if (alias != NULL && strcmp(alias->uri, text) != 0) {
+		whole = strdup(alias->uri); /* the alias may go while we wait */
+		if (whole == NULL)
+			return err_set(err, -ENOMEM, "no memory to find what '%s' is", text);
 	}
+	if (alias != NULL && device_leave(dev, whole != NULL ? whole : text))
+		return 0;
 	return device_remove(dev, err);
 }
 

@@ -157,7 +157,7 @@ static void inflight_add(struct nexus_channel *nc, void *arg)
 
 	for (uint8_t i = 0; i < nc->nwriters; i++)
 		is_used |= nc->writers[i] == in->slot;
-	in->sum += leg->inflight + is_used;
+	in->sum += leg->inflight + leg->failing + is_used;
 }
 
 uint32_t nexus_inflight(struct nexus *nx, const struct child *child)

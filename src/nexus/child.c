@@ -27,7 +27,7 @@
 #include "nexus/internal.h"
 #include "nexus/marks.h"
 
-const struct nexus_rebuilder *nexus_rebuilder;
+const struct nexus_rebuilder *nexus_rebuilder = &rebuild_jobs;
 
 void nexus_set_rebuilder(const struct nexus_rebuilder *rebuilder)
 {
@@ -282,14 +282,16 @@ int nexus_child_fault(struct nexus *nx, const char *uri, enum nexus_reason reaso
 	if (result == 0)
 		result = check_not_last(nx, child, ne);
 	if (result == 0) {
-		uint32_t word = atomic_load(&child->word);
+		uint32_t word;
 
+		errand_wait(&nx->retire); /* it may have fallen a moment ago: is that recorded? */
+		word = atomic_load(&child->word);
 		if (child_state_of(word) == CHILD_OPEN)
 			child_leave(child, CHILD_FAULTED, reason);
 		else if (reason == NEXUS_REASON_OFFLINE_PERMANENT)
 			atomic_store(&child->word,
 				     child_word(CHILD_FAULTED, reason, word & CHILD_SYNCED) |
-					     CHILD_SETTLED);
+					     (word & CHILD_SETTLED));
 		if (nx->state != NEXUS_OPEN)
 			result = nexus_fail(ne, NEXUS_E_STORE,
 					    "nexus %s ended itself: its record cannot be written",
@@ -333,7 +335,7 @@ int nexus_child_remove(struct nexus *nx, const char *uri, struct nexus_err *ne)
 		child_leave(child, CHILD_CLOSED, NEXUS_REASON_NONE);
 		marks_lock(nx);
 		child->is_missed_known = false; /* no fold any more */
-		marks_void_missed(child);
+		marks_note_missed(child);
 		marks_unlock(nx);
 		child_forget(child);
 		nexus_tell(nx, NEXUS_EVENT_CHILD_REMOVED, child);
@@ -382,7 +384,7 @@ int nexus_child_attach(struct child *child, struct err *err)
 	child->is_writer = result == 0;
 	nexus_apply(nx);
 	if (result == 0)
-		marks_void_missed(child);
+		marks_note_missed(child);
 	marks_unlock(nx);
 	device_resume(&nx->dev);
 	return result;
@@ -394,6 +396,10 @@ int nexus_child_synced(struct child *child, struct err *err)
 	uint32_t word = child_word(CHILD_OPEN, NEXUS_REASON_NONE, false);
 	int result;
 
+	/* frozen: a write may be on this child only, and the record's last healthy one lacks it */
+	if (nx->is_frozen || nx->is_ended)
+		return err_set(err, -ECANCELED, "nexus %s %s", nx->dev.name,
+			       nx->is_frozen ? "is frozen" : "has ended");
 	segmap_zero(&child->missed);
 	if (!child->is_writer ||
 	    !atomic_compare_exchange_strong(&child->word, &word, word | CHILD_SYNCED))

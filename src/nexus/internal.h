@@ -66,7 +66,9 @@
 struct nexus_channel;
 
 struct marks;
+struct rebuilds;
 struct record_writer;
+struct scrub;
 
 enum {
 	LEG_REMOTE_COST = 8, /* requests that a local leg may have more before a remote one reads */
@@ -145,6 +147,7 @@ struct leg {
 	struct handle *h;  /* valid while the slot is in readers or writers */
 	uint32_t inflight; /* requests it has not answered; inline ones never show */
 	uint32_t cost;     /* added to inflight where legs are compared for reading */
+	uint32_t failing;  /* forks that it failed and that have not yet drawn the consequence */
 	bool is_leaving;   /* dropped here: the primary wants to know when the last is back */
 	bool zeroes_for_unmap;
 	uint64_t read_errors, write_errors;
@@ -272,12 +275,16 @@ struct nexus {
 	bool is_registered;
 	bool is_removed; /* its removal has begun */
 
-	struct nexus_errand retire, monitor, mend, mark, end;
+	struct nexus_errand retire, monitor, mend, mark, rebuild, end;
+	struct rebuilds *rebuilds;  /* owned; NULL: there was none yet */
+	struct scrub *scrub;        /* owned; the last one; NULL: there was none yet */
 	struct timer monitor_timer; /* looks again: a child that leaves may hang */
 	struct list gone_waiters;   /* child_wait_closed() */
 	_Atomic uint8_t fallen;     /* slots that retire.c has not looked at yet */
 	atomic_bool wants_shutdown; /* somebody else holds the reservation */
 	uint64_t generation;
+	struct uuid absent[RECORD_CHILDREN_MAX]; /* recorded once, not given: stale from now on */
+	unsigned nabsent;
 	struct record_writer *writer; /* owned */
 	struct task_mutex record_lock;
 
@@ -390,8 +397,6 @@ void child_wait_closed(struct child *child) MAY_SUSPEND;
 /* I/O of a task on child->desc: NULL when it is closed or leaving. Then child_unuse(). */
 struct desc *child_use(struct child *child);
 void child_unuse(struct child *child);
-/* After nexus_end_io(): until nothing is in flight on any child; by force, if it takes long. */
-void nexus_drain(struct nexus *nx) MAY_SUSPEND;
 void nexus_monitor_due(struct timer *timer);
 static inline void nexus_gone_ring(struct nexus *nx)
 {
@@ -448,8 +453,8 @@ enum child_health child_health_of(const struct child *child);
 
 /* ---- the seam for rebuild -------------------------------------------------------------------
  *
- * rebuild.c registers what starts and ends rebuilds; without it an added child stays out of sync,
- * with writes going to it.
+ * What starts and ends rebuilds is rebuild.c, unless a test says otherwise; without one an added
+ * child stays out of sync, with writes going to it.
  *
  *   1. start(child): the child is OPEN, not synced, no writer yet. What it misses is child->missed
  *      if is_missed_known, else everything.
@@ -459,17 +464,32 @@ enum child_health child_health_of(const struct child *child);
  *      through descs of its own or handles of child->desc, at lba + geometry.data_start), unlock.
  *   4. nexus_child_synced(): record first, then it is read from.   Or:
  *      nexus_child_fail(child, CHILD_FAULTED, NEXUS_REASON_REBUILD_FAILED): as any failing child.
- *   stop(child) is called, and must wait until its I/O has ended, before a child is closed or the
- *   source goes.
+ *   leave(child) is called by the monitor, more than once, when a child is leaving: a rebuild of
+ *   it must end, one that reads it must read another. Who has child_use()d it gives it back when
+ *   its last request has ended; the monitor waits for that.
  */
 struct nexus_rebuilder {
 	int (*start)(struct child *child, struct nexus_err *ne) MAY_SUSPEND;
-	void (*stop)(struct child *child) MAY_SUSPEND;
+	void (*leave)(struct child *child) MAY_SUSPEND;
 };
 
 void nexus_set_rebuilder(const struct nexus_rebuilder *rebuilder);
 extern const struct nexus_rebuilder *nexus_rebuilder; /* NULL: none */
 int nexus_child_attach(struct child *child, struct err *err) MAY_SUSPEND WARN_UNUSED;
 int nexus_child_synced(struct child *child, struct err *err) MAY_SUSPEND WARN_UNUSED;
+
+/* ---- rebuild.c ------------------------------------------------------------------------------ */
+
+extern const struct nexus_rebuilder rebuild_jobs;
+/* The errand: jobs that wait, if it is their turn. */
+void nexus_rebuild_run(struct nexus *nx) MAY_SUSPEND;
+/* I/O of the nexus has ended: all jobs, too. */
+void nexus_rebuild_end_all(struct nexus *nx) MAY_SUSPEND;
+void nexus_rebuild_free(struct nexus *nx);
+
+/* ---- scrub.c -------------------------------------------------------------------------------- */
+
+/* None runs. */
+void nexus_scrub_free(struct nexus *nx);
 
 #endif

@@ -21,6 +21,10 @@
  * was opened, by slot, so that a part's place tells its leg. Parts share the caller's iovec. The
  * parent waits for all of them, even for those on a leg that was dropped: they point to its memory.
  *
+ * Nothing is borrowed from a child (io_offer()): what is lent goes on to be seen, and a write shows in
+ * it that is on one leg and not on another yet. The reader gets a copy, taken while the blocks were
+ * free.
+ *
  * Which leg reads: the one with the least outstanding work, where a remote leg counts REMOTE_COST
  * requests more than a local one; equals take turns, beginning with the second.
  *
@@ -47,11 +51,12 @@ enum {
 /* ---- what a read remembers in its frame ----------------------------------------------------- */
 
 struct read_note {
-	uint8_t slot;   /* where it is */
-	uint8_t tried;  /* legs that could not, 1 << slot */
-	uint8_t medium; /* of those, by a fault of the medium */
-	uint8_t again;  /* how often it was asked to be patient */
-	uint32_t unused;
+	uint8_t slot;    /* where it is */
+	uint8_t tried;   /* legs that could not, 1 << slot */
+	uint8_t medium;  /* of those, by a fault of the medium */
+	uint8_t again;   /* how often it was asked to be patient */
+	uint16_t borrow; /* IO_BORROW, if the owner offers it */
+	uint16_t unused;
 };
 
 static_assert(sizeof(struct read_note) == sizeof(uint64_t), "a note fits the frame");
@@ -174,6 +179,8 @@ static inline enum io_result read_send(struct nexus_channel *nc, struct io *io,
 {
 	struct leg *leg = &nc->leg[note.slot];
 
+	note.borrow = io->flags & IO_BORROW;
+	io->flags &= (uint16_t)~IO_BORROW;
 	note_put(io, note);
 	leg->inflight++;
 	io->status = IO_OK;
@@ -241,6 +248,8 @@ static COLD enum io_result read_failed(struct nexus_channel *nc, struct io *io)
 		return read_start(nc, io, note);
 	if (nc->nreaders == 0)
 		return read_start(nc, io, (struct read_note){});
+	if (verdict.action == CHILD_RETIRE && note.medium != 0)
+		io->status = IO_READ_ERROR; /* what is left could not; who went has no say */
 	if (verdict.action != CHILD_AGAIN)
 		return IO_DONE;   /* every copy has said no, and this one's word stands */
 	note.tried = note.medium; /* those who only asked for patience */
@@ -263,6 +272,7 @@ static enum io_result read_done(struct io *io)
 	struct read_note note = note_get(io);
 
 	io->lba -= nc->data_start;
+	io->flags |= note.borrow;
 	leg_back(nc, &nc->leg[note.slot]);
 	if (unlikely(fault_domain_armed(FAULT_CHILD)))
 		(void)child_fault(nc, note.slot, FAULT_COMPLETION, io);
@@ -340,6 +350,25 @@ static inline void fork_free(struct nexus_channel *nc, struct fork *fork)
 		starved_start(nc);
 }
 
+/* The leg has not done its part. Its child stays until the fork has drawn the consequence. */
+static COLD void fork_fail(struct nexus_channel *nc, struct fork *fork, uint8_t slot)
+{
+	if (fork->failed >> slot & 1)
+		return;
+	fork->failed |= (uint8_t)(1u << slot);
+	nc->leg[slot].failing++;
+}
+
+static COLD void fork_let_go(struct nexus_channel *nc, uint8_t slots)
+{
+	for (uint8_t slot = 0; slot < NEXUS_CHILDREN_MAX; slot++) {
+		struct leg *leg = &nc->leg[slot];
+
+		if (slots >> slot & 1 && --leg->failing == 0 && leg->is_leaving)
+			nexus_gone_ring(nc->nx);
+	}
+}
+
 static inline void part_prepare(struct io *part, const struct leg *leg, const struct io *io,
 				uint64_t lba)
 {
@@ -364,7 +393,7 @@ static inline bool part_send(struct nexus_channel *nc, struct fork *fork, uint8_
 	if (unlikely(fault_domain_armed(FAULT_CHILD)) &&
 	    child_fault(nc, slot, FAULT_SUBMIT, fork->parent)) {
 		part->status = fork->parent->status;
-		fork->failed |= (uint8_t)(1u << slot);
+		fork_fail(nc, fork, slot);
 		return false;
 	}
 	if (io_issue(leg->h->ch, part, NULL) == IO_PENDING) {
@@ -479,7 +508,7 @@ static COLD void part_ended(struct nexus_channel *nc, struct fork *fork, uint8_t
 	}
 	if (part->status == IO_OK)
 		return;
-	fork->failed |= (uint8_t)(1u << slot);
+	fork_fail(nc, fork, slot);
 	nc->leg[slot].write_errors++;
 }
 
@@ -518,7 +547,7 @@ static void part_again(struct nexus_channel *nc, struct io *part)
 			return;
 	} else {
 		part->status = IO_ABORTED;
-		fork->failed |= (uint8_t)(1u << slot);
+		fork_fail(nc, fork, slot);
 	}
 	if (--fork->remaining == 0 && fork_finish(fork) == IO_DONE)
 		io_complete(parent, parent->status);
@@ -538,6 +567,7 @@ static bool fork_again(struct nexus_channel *nc, struct fork *fork)
 		    child_verdict(part->op, part->status).action != CHILD_AGAIN)
 			continue;
 		fork->failed &= (uint8_t) ~(1u << slot);
+		fork_let_go(nc, (uint8_t)(1u << slot));
 		fork->remaining++;
 		(void)again_later(nc, part);
 	}
@@ -566,6 +596,19 @@ static uint16_t fork_status(struct fork *fork, uint8_t slots)
 	return fork_part(fork, (uint8_t)__builtin_ctz(slots))->status;
 }
 
+/*
+ * The end of a nexus: nobody decides any more what the blocks hold, on some legs the old and on others
+ * the new. They stay taken, so that no read elsewhere returns what may be taken back.
+ */
+static enum io_result fork_abandon(struct nexus_channel *nc, struct fork *fork, uint16_t status)
+{
+	struct io *parent = fork->parent;
+
+	fork->owns_blocks = false;
+	fork_free(nc, fork);
+	return end(parent, status);
+}
+
 static enum io_result fork_end(struct nexus_channel *nc, struct fork *fork, uint16_t status)
 {
 	struct io *parent = fork->parent;
@@ -588,7 +631,8 @@ static void fork_drop_legs(struct nexus_channel *nc, struct fork *fork)
 			segmap_set_range(&nc->nx->child[slot]->missed, fork->parent->lba,
 					 fork->parent->nlb);
 		nexus_leg_fail(nc, slot,
-			 verdict.action == CHILD_RETIRE ? verdict.reason : NEXUS_REASON_IO_ERROR);
+			       verdict.action == CHILD_RETIRE ? verdict.reason
+							      : NEXUS_REASON_IO_ERROR);
 	}
 }
 
@@ -603,7 +647,7 @@ static enum io_result fork_resolve(struct nexus_channel *nc, struct fork *fork)
 	struct io *parent = fork->parent;
 
 	if (nc->is_ended)
-		return fork_end(nc, fork, IO_ABORTED);
+		return fork_abandon(nc, fork, IO_ABORTED);
 	if (nc->is_waiting) {
 		fork->next = nc->parked;
 		nc->parked = fork;
@@ -635,12 +679,16 @@ static COLD enum io_result fork_failed(struct nexus_channel *nc, struct fork *fo
 		if (fork->failed >> slot & 1 &&
 		    child_verdict(part->op, part->status).action == CHILD_SHUTDOWN) {
 			nexus_shutdown_ring(nc->nx);
-			return fork_end(nc, fork, part->status);
+			fork_let_go(nc, fork->failed);
+			return fork_abandon(nc, fork, part->status);
 		}
 	}
-	if (fork_is_refused(fork))
+	if (fork_is_refused(fork)) {
+		fork_let_go(nc, fork->failed);
 		return fork_end(nc, fork, fork_status(fork, fork->failed));
+	}
 	fork_drop_legs(nc, fork);
+	fork_let_go(nc, fork->failed);
 	return fork_resolve(nc, fork);
 }
 
@@ -719,7 +767,7 @@ static bool blocked_take(struct nexus_channel *nc, const struct msg_list *earlie
 /* One who waited for blocks. True: he is on his way, or waits for something else. */
 static bool blocked_try(struct nexus_channel *nc, const struct msg_list *earlier, struct io *io)
 {
-	if (nc->is_ended && io->op != IO_READ) {
+	if (nc->is_ended) {
 		blocked_give_back(nc, io);
 		io_complete(io, IO_ABORTED);
 		return true;

@@ -287,6 +287,27 @@ static void pick_candidates(struct marks *marks)
 	}
 }
 
+/* Somebody has fallen, and the record does not tell yet: what it lacks has to stay in flight, where
+ * one who reads the record of now looks for it. */
+static bool is_any_pending(const struct nexus *nx)
+{
+	for (unsigned i = 0; i < nx->nchildren; i++) {
+		if (child_is_pending(atomic_load(&nx->child[nx->order[i]]->word)))
+			return true;
+	}
+	return false;
+}
+
+/* Slots of those that writes go to. */
+static uint8_t writers(const struct nexus *nx)
+{
+	uint8_t slots = 0;
+
+	for (unsigned slot = 0; slot < NEXUS_CHILDREN_MAX; slot++)
+		slots |= (uint8_t)((nx->child[slot] != NULL && is_writer(nx->child[slot])) << slot);
+	return slots;
+}
+
 static bool flush_writers(struct marks *marks) MAY_SUSPEND
 {
 	struct nexus *nx = marks->nx;
@@ -303,7 +324,25 @@ static bool flush_writers(struct marks *marks) MAY_SUSPEND
 	return true;
 }
 
-/* What lost children miss goes to the others' pages: the in-flight map may forget it then. */
+/* The map of what @child misses; where that is not known, a page that is about nobody. */
+static bool write_missed(struct marks *marks, const struct child *child) MAY_SUSPEND
+{
+	unsigned first = intent_page_missed(child->slot);
+
+	if (!child->is_missed_known)
+		return page_write_all(marks, first, NULL, NULL) > 0;
+	for (unsigned part = 0; part < npages(&child->missed); part++) {
+		if (page_write_all(marks, first + part, &child->uuid, &child->missed) == 0)
+			return false;
+	}
+	return true;
+}
+
+/*
+ * What lost children miss goes to the others' pages: the in-flight map may forget it then. A child
+ * that is being rebuilt keeps its page as it was when it was attached: what it has missed since is
+ * in flight, as it is a writer, and what was copied since is copied again after a crash.
+ */
 static bool fold_missed(struct marks *marks) MAY_SUSPEND
 {
 	struct nexus *nx = marks->nx;
@@ -311,13 +350,8 @@ static bool fold_missed(struct marks *marks) MAY_SUSPEND
 	for (unsigned slot = 0; slot < NEXUS_CHILDREN_MAX; slot++) {
 		struct child *child = nx->child[slot];
 
-		if (child == NULL || is_writer(child) || !child->is_missed_known)
-			continue;
-		for (unsigned part = 0; part < npages(&child->missed); part++) {
-			if (page_write_all(marks, intent_page_missed(slot) + part, &child->uuid,
-					   &child->missed) == 0)
-				return false;
-		}
+		if (child != NULL && !is_writer(child) && !write_missed(marks, child))
+			return false;
 	}
 	return true;
 }
@@ -327,6 +361,15 @@ static void candidates_back(struct marks *marks)
 	segmap_or(&marks->durable, &marks->candidates);
 }
 
+static void candidates_clear(struct marks *marks) MAY_SUSPEND
+{
+	for (unsigned part = 0; part < npages(&marks->candidates); part++) {
+		if (has_bits(&marks->candidates, part))
+			(void)page_write_all(marks, INTENT_PAGE_IN_FLIGHT + part, NULL,
+					     &marks->durable);
+	}
+}
+
 static void clear_idle(struct marks *marks) MAY_SUSPEND
 {
 	struct tick tick = { .marks = marks, .is_drained = true };
@@ -334,16 +377,17 @@ static void clear_idle(struct marks *marks) MAY_SUSPEND
 	segmap_zero(&marks->noted);
 	nexus_each_channel(marks->nx, tick_note, &tick);
 	if (tick.is_drained) {
+		uint8_t flushed = writers(marks->nx);
+
 		pick_candidates(marks);
 		nexus_each_channel(marks->nx, tick_look_again, &tick);
-		if (!flush_writers(marks) || !fold_missed(marks))
+		/* who fell meanwhile may have lost what was written to it before */
+		if (!flush_writers(marks) || flushed & ~writers(marks->nx) ||
+		    !fold_missed(marks) || is_any_pending(marks->nx))
 			candidates_back(marks);
 		else
-			for (unsigned part = 0; part < npages(&marks->candidates); part++) {
-				if (has_bits(&marks->candidates, part))
-					(void)page_write_all(marks, INTENT_PAGE_IN_FLIGHT + part,
-							     NULL, &marks->durable);
-			}
+			candidates_clear(marks);
+		segmap_zero(&marks->candidates);
 	}
 	if (segmap_next(&marks->durable, 0) < marks->durable.nsegments && !marks->nx->is_ended)
 		timer_arm(reactor_primary(), &marks->timer, nexus_settings.intent_idle_ns);
@@ -392,6 +436,30 @@ static bool child_write_all(struct marks *marks, struct child *child) MAY_SUSPEN
 	return is_ok;
 }
 
+/*
+ * What lost children missed, to one that comes: it may have pages of this generation from an earlier
+ * stay, and those have grown old. A page about nobody voids them.
+ */
+static bool child_write_missed(struct marks *marks, struct child *coming) MAY_SUSPEND
+{
+	struct nexus *nx = marks->nx;
+	bool is_ok = true;
+
+	for (unsigned slot = 0; slot < NEXUS_CHILDREN_MAX && is_ok; slot++) {
+		const struct child *child = nx->child[slot];
+		unsigned index = intent_page_missed(slot);
+		bool is_known = child != NULL && child != coming && !is_writer(child) &&
+				child->is_missed_known;
+
+		for (unsigned part = 0; is_ok && part < (is_known ? npages(&marks->durable) : 1);
+		     part++)
+			is_ok = page_write(marks, coming, index + part, !marks->copy[index + part],
+					   is_known ? &child->uuid : NULL,
+					   is_known ? &child->missed : NULL);
+	}
+	return is_ok;
+}
+
 void marks_lock(struct nexus *nx)
 {
 	if (nx->marks != NULL)
@@ -421,18 +489,16 @@ bool marks_write_children(struct nexus *nx, struct child *coming)
 			(void)child_write_all(marks, child);
 	}
 	if (coming != NULL)
-		is_ok = child_write_all(marks, coming);
+		is_ok = child_write_all(marks, coming) && child_write_missed(marks, coming);
 	else
 		is_ok = fold_missed(marks);
 	return is_ok;
 }
 
-void marks_void_missed(struct child *child)
+void marks_note_missed(struct child *child)
 {
-	struct marks *marks = child->nx->marks;
-
-	if (marks != NULL)
-		(void)page_write_all(marks, intent_page_missed(child->slot), NULL, NULL);
+	if (child->nx->marks != NULL)
+		(void)write_missed(child->nx->marks, child);
 }
 
 void marks_fold(struct nexus *nx)
@@ -445,8 +511,12 @@ void marks_fold(struct nexus *nx)
 
 void marks_fold_cache(struct child *child)
 {
-	if (child->nx->marks != NULL && child->missed.words != NULL)
-		segmap_or(&child->missed, &child->nx->marks->durable);
+	const struct marks *marks = child->nx->marks;
+
+	if (marks == NULL || child->missed.words == NULL)
+		return;
+	segmap_or(&child->missed, &marks->durable);
+	segmap_or(&child->missed, &marks->candidates); /* of a tick under way */
 }
 
 /* ---- life ----------------------------------------------------------------------------------- */
@@ -493,28 +563,34 @@ int marks_open(struct nexus *nx, struct err *err)
 	return 0;
 }
 
-void marks_finish(struct nexus *nx)
+bool marks_finish(struct nexus *nx)
 {
 	struct marks *marks = nx->marks;
+	bool is_ok;
 
 	if (marks == NULL)
-		return;
+		return nexus_nhealthy(nx) > 0;
 	task_mutex_lock(&marks->lock);
-	if (flush_writers(marks) && fold_missed(marks)) {
-		segmap_zero(&marks->durable);
-		for (unsigned part = 0; part < npages(&marks->durable); part++)
-			(void)page_write_all(marks, INTENT_PAGE_IN_FLIGHT + part, NULL,
-					     &marks->durable);
-	}
+	/* all of them: who fails is out, the rest must be alike also after a loss of power */
+	for (unsigned i = 0; i < NEXUS_CHILDREN_MAX && !flush_writers(marks); i++)
+		errand_wait(&nx->retire);
+	is_ok = flush_writers(marks) && fold_missed(marks);
 	task_mutex_unlock(&marks->lock);
+	errand_wait(&nx->retire);
+	return is_ok && nexus_nhealthy(nx) > 0;
+}
+
+void marks_stop(struct nexus *nx)
+{
+	if (nx->marks != NULL)
+		timer_disarm(reactor_primary(), &nx->marks->timer);
 }
 
 void marks_close(struct nexus *nx)
 {
-	if (nx->marks == NULL)
-		return;
-	timer_disarm(reactor_primary(), &nx->marks->timer);
-	marks_free(take(nx->marks));
+	marks_stop(nx);
+	if (nx->marks != NULL)
+		marks_free(take(nx->marks));
 }
 
 /* ---- another size --------------------------------------------------------------------------- */
@@ -624,11 +700,13 @@ static bool map_read(struct nexus *nx, struct child *child, uint64_t generation,
 
 		id.generation = generation;
 		for (unsigned copy = 0; copy < 2; copy++) {
-			if (page_io(marks, child, IO_READ, first + part, copy) != IO_OK)
-				memset(marks->buf, 0, marks->unit);
+			/* a write that was torn leaves the other copy true; a copy that cannot be
+			 * read may be the newer one */
+			is_ok &= page_io_patient(marks, child, IO_READ, first + part, copy) ==
+				 IO_OK;
 			memcpy(&pair[copy], marks->buf, INTENT_PAGE_SIZE);
 		}
-		which = intent_pair_pick(pair, &id, first + part);
+		which = is_ok ? intent_pair_pick(pair, &id, first + part) : -1;
 		is_ok = which >= 0 && (subject == NULL || memcmp(pair[which].subject, subject->b,
 								 sizeof(subject->b)) == 0);
 		if (is_ok)

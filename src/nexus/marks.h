@@ -18,9 +18,13 @@ struct nexus;
 
 /* The device's shape is known. Leaves nx->marks NULL where there is no room for the pages. */
 int marks_open(struct nexus *nx, struct err *err) WARN_UNUSED;
+/* No tick any more, where the nexus has ended. Before its errands are waited for. */
+void marks_stop(struct nexus *nx);
 void marks_close(struct nexus *nx);
-/* I/O has ended in order: what lost children missed is written, nothing is in flight. */
-void marks_finish(struct nexus *nx) MAY_SUSPEND;
+/* I/O has ended in order: all children are flushed, what lost ones missed is written. What was in
+ * flight stays marked: a clean record makes that void, and one that is not written needs it. False:
+ * not so; the record must not say that the end was clean. */
+bool marks_finish(struct nexus *nx) MAY_SUSPEND WARN_UNUSED;
 
 /* Quiesced: maps for @nblocks, more than before. */
 int marks_resize(struct nexus *nx, uint64_t nblocks, struct err *err) MAY_SUSPEND WARN_UNUSED;
@@ -37,8 +41,9 @@ void marks_fold_cache(struct child *child);
 
 /* A child fell: what it misses is written to the others soon. */
 void marks_fold(struct nexus *nx);
-/* What the others' pages say of @child's misses is not true any more. marks_lock() is held. */
-void marks_void_missed(struct child *child) MAY_SUSPEND;
+/* What @child misses now, to the others' pages; not known: they say nothing any more. marks_lock()
+ * is held. */
+void marks_note_missed(struct child *child) MAY_SUSPEND;
 
 /* Add what was in flight, or what @subject missed, in @generation, as @source has it, to @map.
  * False: not to be believed. */

@@ -6,8 +6,8 @@
  * device there would pull the ground from under whoever called. So it is closed later, by a task,
  * once no channel uses its leg and the last request is back from it (channels ring then).
  *
- *   is_leaving --(in flight 0 on every channel, nobody of ours uses desc)--> rebuild stopped, desc
- *   closed, device removed --> !is_leaving, whoever waited goes on
+ *   is_leaving --> rebuilds are told --(in flight 0 on every channel, nobody of ours uses desc)-->
+ *   desc closed, device removed --> !is_leaving, whoever waited goes on
  *
  * What does not come back by itself is fetched. A child that timed out, or whose controller was given
  * up, is cut off at once (device_abort()); any other after LEAVE_GRACE, in which an ordinary request
@@ -75,7 +75,7 @@ static void child_cut(struct child *child) MAY_SUSPEND
 	struct reactor *r = reactor_primary();
 	struct nexus *nx = child->nx;
 
-	if (child->is_cut)
+	if (child->is_cut || child->desc == NULL)
 		return;
 	if (child->leaving_ns == 0)
 		child->leaving_ns = r->now_ns;
@@ -87,51 +87,44 @@ static void child_cut(struct child *child) MAY_SUSPEND
 	}
 	child->is_cut = true;
 	if (child->desc->dev->driver->abort != NULL)
-		log_warn("nexus %s: child %s keeps requests, its connections are cut",
-			 nx->dev.name, child->uri);
+		log_warn("nexus %s: child %s keeps requests, its connections are cut", nx->dev.name,
+			 child->uri);
 	device_abort(child->desc->dev);
-}
-
-static bool is_drained(struct nexus *nx) MAY_SUSPEND
-{
-	for (unsigned slot = 0; slot < NEXUS_CHILDREN_MAX; slot++) {
-		if (nx->child[slot] != NULL && nexus_inflight(nx, nx->child[slot]) > 0)
-			return false;
-	}
-	return true;
-}
-
-void nexus_drain(struct nexus *nx)
-{
-	for (;;) {
-		struct gone_waiter waiter = {};
-
-		/* first in the list, then the look: the last may come back meanwhile */
-		list_add_tail(&nx->gone_waiters, &waiter.link);
-		if (is_drained(nx)) {
-			list_del(&waiter.link);
-			return;
-		}
-		task_event_wait(&waiter.event);
-	}
 }
 
 static void child_end(struct child *child) MAY_SUSPEND
 {
-	if (nexus_rebuilder != NULL)
-		nexus_rebuilder->stop(child);
 	child_close(child);
 	child->is_leaving = child->is_cut = false;
 	child->leaving_ns = 0;
 	nexus_tell(child->nx, NEXUS_EVENT_CHILD_STATE, child);
 }
 
+static uint8_t leaving_slots(const struct nexus *nx)
+{
+	uint8_t slots = 0;
+
+	for (unsigned slot = 0; slot < NEXUS_CHILDREN_MAX; slot++)
+		slots |= (uint8_t)((nx->child[slot] != NULL && nx->child[slot]->is_leaving)
+				   << slot);
+	return slots;
+}
+
+/* Who fell a moment ago may still be used by a channel that has not been told: so tell them first. */
 void nexus_monitor_run(struct nexus *nx)
 {
+	uint8_t leaving = leaving_slots(nx);
+
+	if (leaving != 0)
+		nexus_apply(nx);
 	for (unsigned slot = 0; slot < NEXUS_CHILDREN_MAX; slot++) {
 		struct child *child = nx->child[slot];
 
-		if (child == NULL || child->desc == NULL || !(child->is_leaving || nx->is_ended))
+		if (child == NULL)
+			continue;
+		if (leaving >> slot & 1 && child->is_leaving && nexus_rebuilder != NULL)
+			nexus_rebuilder->leave(child);
+		if (!(leaving >> slot & 1 && child->is_leaving) && !nx->is_ended)
 			continue;
 		if (child->users > 0 || nexus_inflight(nx, child) > 0)
 			child_cut(child);

@@ -30,6 +30,7 @@
 #include "device/emulate.h"
 #include "nexus/internal.h"
 #include "nexus/marks.h"
+#include "nexus/scrub.h"
 
 static struct list all = { &all, &all };
 static struct nexus_store *memory; /* where nobody set a store; lives as long as the process */
@@ -157,8 +158,8 @@ static void noop(void *arg)
 
 static void errands_wait(struct nexus *nx)
 {
-	struct nexus_errand *errands[] = { &nx->retire, &nx->monitor, &nx->mend, &nx->mark,
-					   &nx->end };
+	struct nexus_errand *errands[] = { &nx->retire, &nx->monitor, &nx->mend,
+					   &nx->mark,   &nx->rebuild, &nx->end };
 	bool is_idle;
 
 	do {
@@ -174,6 +175,9 @@ static void errands_wait(struct nexus *nx)
 
 static void nexus_free(struct nexus *nx) MAY_SUSPEND
 {
+	nx->state = NEXUS_CLOSED; /* children may fall until they are closed */
+	nx->is_ended = true;
+	marks_stop(nx);
 	timer_disarm(reactor_primary(), &nx->monitor_timer); /* for children that are closed here */
 	errands_wait(nx);
 	while (nx->nchildren > 0) {
@@ -183,8 +187,11 @@ static void nexus_free(struct nexus *nx) MAY_SUSPEND
 		nx->child[child->slot] = NULL;
 		child_free(child);
 	}
+	errands_wait(nx);
 	list_del(&nx->link);
 	marks_close(nx);
+	nexus_scrub_free(nx);
+	nexus_rebuild_free(nx);
 	record_writer_free(nx->writer);
 	free(nx->overlap);
 	free(nx);
@@ -269,6 +276,8 @@ static void nexus_end_run(struct nexus *nx) MAY_SUSPEND
 {
 	nexus_end_io(nx);
 	errand_wait(&nx->mend);
+	nexus_scrub_stop(nx);
+	nexus_rebuild_end_all(nx);
 	desc_close(take(nx->self));
 }
 
@@ -291,6 +300,7 @@ static struct nexus *nexus_new(const struct nexus_opts *opts)
 	nx->retire.rank = nx->monitor.rank = TASK_RETIRE;
 	errand_init(&nx->mend, nx, "mend", nexus_mend_run);
 	errand_init(&nx->mark, nx, "mark", nexus_mark_run);
+	errand_init(&nx->rebuild, nx, "rebuild", nexus_rebuild_run);
 	errand_init(&nx->end, nx, "end", nexus_end_run);
 	nx->overlap = aligned_alloc(64, sizeof(*nx->overlap));
 	nx->writer = record_writer_new();
@@ -554,7 +564,7 @@ static void close_children(struct nexus *nx)
 		if (child_state_of(word) == CHILD_OPEN)
 			atomic_store(&child->word, child_word(CHILD_CLOSED, NEXUS_REASON_NONE,
 							      word & CHILD_SYNCED));
-		child->is_leaving = child->desc != NULL;
+		child->is_leaving |= child->desc != NULL;
 	}
 	nexus_apply(nx);
 	errand_ring(&nx->monitor);
@@ -562,34 +572,20 @@ static void close_children(struct nexus *nx)
 		child_wait_closed(nx->child[nx->order[i]]);
 }
 
-static void record_clean(struct nexus *nx) MAY_SUSPEND
+static void record_clean(struct nexus *nx, bool is_clean) MAY_SUSPEND
 {
 	struct err err = {};
 
+	if (!is_clean) {
+		log_warn(
+			"nexus %s: not all was flushed, so the record does not say that it was shut "
+			"down in order",
+			nx->dev.name);
+		return;
+	}
 	if (nexus_persist(nx, true, &err) < 0)
 		log_warn("nexus %s: the record does not say that it was shut down in order: %s",
 			 nx->dev.name, err_text(&err));
-}
-
-/* A child that fell at the very end may lack a write that others have. The record then stays as it
- * is, not clean, and so do the marks: what was in flight is compared when the nexus is made again. */
-static bool all_agree(const struct nexus *nx)
-{
-	unsigned nrecorded = 0;
-
-	for (unsigned i = 0; i < nx->nchildren; i++)
-		nrecorded += nx->child[nx->order[i]]->is_healthy;
-	for (unsigned i = 0; i < nx->nchildren; i++) {
-		const struct child *child = nx->child[nx->order[i]];
-
-		if (nrecorded > 1 && child->is_healthy && !child_is_healthy(child)) {
-			log_warn("nexus %s: child %s fell while it was shut down, so that was not "
-				 "clean",
-				 nx->dev.name, child->uri);
-			return false;
-		}
-	}
-	return true;
 }
 
 int nexus_shutdown(struct nexus *nx, struct nexus_err *ne)
@@ -603,17 +599,16 @@ int nexus_shutdown(struct nexus *nx, struct nexus_err *ne)
 				  nexus_state_name(nx->state));
 	nx->state = NEXUS_SHUTTING_DOWN;
 	nexus_tell_status(nx);
+	nexus_end_io(nx); /* an operation under way may wait for I/O that is held */
 	control_begin(nx);
-	nexus_end_io(nx);
+	nexus_scrub_stop(nx);
+	nexus_rebuild_end_all(nx);
+	device_quiesce(&nx->dev); /* what is on its way to children tells who has it */
+	device_resume(&nx->dev);
 	errand_wait(&nx->retire);
-	nexus_drain(nx);
-	is_clean = all_agree(nx);
-	if (is_clean)
-		marks_finish(nx);
-	is_clean = is_clean && all_agree(nx);
+	is_clean = marks_finish(nx);
 	close_children(nx);
-	if (is_clean)
-		record_clean(nx);
+	record_clean(nx, is_clean);
 	nx->state = NEXUS_SHUTDOWN;
 	nexus_tell_status(nx);
 	control_end(nx);
@@ -636,8 +631,9 @@ static void nexus_free_device(struct device *dev)
 	errands_wait(nx);
 	nx->is_registered = false;
 	if (is_open) {
-		marks_finish(nx);
-		record_clean(nx);
+		bool is_clean = marks_finish(nx);
+
+		record_clean(nx, is_clean);
 	}
 	nx->state = NEXUS_CLOSED;
 	nexus_tell(nx, NEXUS_EVENT_DESTROYED, NULL);
@@ -646,11 +642,13 @@ static void nexus_free_device(struct device *dev)
 
 int nexus_resize(struct nexus *nx, uint64_t size, struct nexus_err *ne)
 {
-	struct geometry old = nx->geometry;
-	uint64_t old_size = nx->size;
+	struct geometry old;
+	uint64_t old_size;
 	int result = 0;
 
 	control_begin(nx);
+	old = nx->geometry;
+	old_size = nx->size;
 	if (nx->state != NEXUS_OPEN || nx->is_frozen)
 		result = nexus_fail(ne, NEXUS_E_NOT_ALLOWED, "nexus %s is %s", nx->dev.name,
 				    nx->is_frozen ? "frozen" : nexus_state_name(nx->state));
@@ -729,8 +727,7 @@ static int resv_of_uri(struct uri *uri, struct nexus_opts *opts, struct err *err
 	opts->resv_key = NEXUS_RESV_KEY;
 	result = uri_param_u64(uri, "resv_key", 1, UINT64_MAX, &opts->resv_key, err);
 	if (result == 0)
-		result = uri_param_u64(uri, "preempt_key", 1, UINT64_MAX, &opts->preempt_key,
-				       err);
+		result = uri_param_u64(uri, "preempt_key", 1, UINT64_MAX, &opts->preempt_key, err);
 	if (result == 0)
 		result = uri_param_u64(uri, "resv_type", 1, 6, &type, err);
 	if (result == 0)
@@ -777,6 +774,9 @@ static int args_of_uri(struct uri *uri, struct create_args *args, struct err *er
 		return result;
 	if (children == NULL)
 		return err_set(err, -EINVAL, "a nexus wants children=URI,URI");
+	/* a random uuid would not find the record again */
+	if (args->opts.info_key == NULL && uuid_is_zero(&args->opts.uuid))
+		args->opts.info_key = args->opts.name;
 	args->text = strdup(children);
 	if (args->text == NULL)
 		return err_set(err, -ENOMEM, "no memory for a nexus");
@@ -794,10 +794,6 @@ static int nexus_create_uri(struct uri *uri, struct device **ret_dev, struct err
 	struct nexus *nx;
 	int result = args_of_uri(uri, &args, err);
 
-	/* without a uuid the name is what the next one made from this URI has in common with it */
-	if (args.opts.info_key == NULL && uuid_is_zero(&args.opts.uuid) &&
-	    strlen(args.opts.name) < STORE_KEY_MAX)
-		args.opts.info_key = args.opts.name;
 	if (result == 0) {
 		result = nexus_create(&args.opts, &nx, &ne);
 		if (result < 0)

@@ -174,7 +174,8 @@ struct nexus_opts {
 	bool is_reserving;    /* take reservations; needs a key. See also the settings */
 	const char *info_key; /* key of the record; NULL or "": the nexus' uuid */
 	bool is_round_robin;  /* reads take turns, whatever is outstanding where */
-	uint64_t child_timeout_ns; /* a child that takes longer to answer is out; 0: the setting's */
+	uint64_t
+		child_timeout_ns; /* a child that takes longer to answer is out; 0: the setting's */
 };
 
 int nexus_create(const struct nexus_opts *opts, struct nexus **ret_nexus,
@@ -254,6 +255,9 @@ enum nexus_event_type {
 	NEXUS_EVENT_CHILD_REMOVED,
 	NEXUS_EVENT_CHILD_STATE,
 	NEXUS_EVENT_REPAIRED, /* a block was written back to the child that could not read it */
+	NEXUS_EVENT_REBUILD,  /* one of `child` has started, or ended: see its history */
+	NEXUS_EVENT_SCRUB,    /* one has started, or ended: see its statistics */
+	NEXUS_EVENT_MISMATCH, /* copies differ; child: who is wrong, NULL: nobody knows */
 	NEXUS_EVENT_STORE,    /* the record could not be written, or can be again */
 };
 
@@ -286,9 +290,9 @@ struct nexus_settings {
 	uint64_t store_pause_ns;   /* between two tries; 0: 1 s */
 	uint64_t store_timeout_ns; /* of one try; 0: 5 s */
 	uint64_t child_timeout_ns; /* of nexuses that do not say; 0: 30 s */
-	bool is_reserving; /* nexuses with a key reserve their NVMe children; also when
+	bool is_reserving;         /* nexuses with a key reserve their NVMe children; also when
 			    * NEXUS_NVMF_RESV_ENABLE is in the environment */
-	bool is_resv_persistent; /* ... and targets keep that over a loss of power */
+	bool is_resv_persistent;   /* ... and targets keep that over a loss of power */
 	uint64_t intent_idle_ns; /* how long a segment stays marked after its last write; 0: 5 s */
 };
 

@@ -3,7 +3,8 @@
  * recover.c - a nexus is made again: who of its children may be believed.
  *
  *   the record says                  children
- *   nothing, or none of these        all in sync: new, or a control plane has chosen them
+ *   nothing, or clean and none       all in sync: new, or a control plane has chosen them
+ *   not clean, and none of these     no nexus
  *   clean, healthy                   in sync
  *   not clean, healthy               the first is the source, in sync; the others are not: what was
  *                                    in flight may differ, so they take the source's word
@@ -12,6 +13,9 @@
  * What an out-of-sync child has to be given: what it missed, and what was in flight, as the
  * source's write-intent records have it, if they carry the generation of the record; otherwise
  * everything. After a clean end nothing was in flight.
+ *
+ * A child that the record knows and that is not given stays in the record, as stale: it misses what
+ * is written without it, and must not be taken for a new volume when it comes alone.
  *
  * Children that are all stale make no nexus: the volume would go back in time without a word. A
  * record that cannot be read or understood makes none either.
@@ -75,7 +79,13 @@ static int record_read(struct nexus *nx, struct nexus_record *record,
 	}
 	for (unsigned i = 0; i < nx->nchildren; i++)
 		is_known |= recorded(record, &nx->child[nx->order[i]]->uuid) >= 0;
-	return is_known ? 0 : -ENOENT;
+	if (is_known || record->is_clean || record->generation == 0)
+		return is_known ? 0 : -ENOENT;
+	(void)nexus_fail(ne, NEXUS_E_INCOMPLETE,
+			 "nexus %s: its record knows none of these children, and it did not end in "
+			 "order: give those it had, or remove the record",
+			 nx->dev.name);
+	return -EPERM;
 }
 
 /* What @child lacks, from the source's pages. */
@@ -95,6 +105,20 @@ static void child_lacks(struct child *child, struct child *source,
 		 is_known ? "what it lacks is recorded" : "all of it");
 }
 
+/* Children of the record that are not given miss what is written from now on. */
+static void note_absent(struct nexus *nx, const struct nexus_record *record)
+{
+	for (unsigned i = 0; i < record->nchildren; i++) {
+		bool is_given = false;
+
+		for (unsigned j = 0; j < nx->nchildren; j++)
+			is_given |= uuid_equal(&nx->child[nx->order[j]]->uuid,
+					       &record->child[i].uuid);
+		if (!is_given)
+			nx->absent[nx->nabsent++] = record->child[i].uuid;
+	}
+}
+
 int nexus_recover(struct nexus *nx, struct nexus_err *ne)
 {
 	struct nexus_record record;
@@ -103,6 +127,7 @@ int nexus_recover(struct nexus *nx, struct nexus_err *ne)
 
 	if (result < 0)
 		return result == -ENOENT ? 0 : result;
+	note_absent(nx, &record);
 	for (unsigned i = nx->nchildren; i-- > 0;) {
 		if (recorded(&record, &nx->child[nx->order[i]]->uuid) == 1)
 			source = nx->child[nx->order[i]];

@@ -79,7 +79,7 @@ static void note_stop(struct child *child)
 	(void)child;
 }
 
-static const struct nexus_rebuilder note_rebuilder = { .start = note_start, .stop = note_stop };
+static const struct nexus_rebuilder note_rebuilder = { .start = note_start, .leave = note_stop };
 
 ENGINE_TEST(after_a_crash_what_was_in_flight_is_given_again)
 {
@@ -103,12 +103,14 @@ ENGINE_TEST(after_a_crash_what_was_in_flight_is_given_again)
 	CHECK(child_info(0).is_synced && !child_info(1).is_synced);
 	CHECK_EQ(recorded(0), 1);
 	CHECK_EQ(recorded(1), 0);
-	/* it was being rebuilt when it crashes again: nobody knows how far it came */
+	/* it was being rebuilt when it crashes again: the same, and what was in flight since */
+	CHECK_EQ(do_io(&o, IO_WRITE, 50 * 128, 1, buf, 0), IO_OK);
 	crash();
 	if (!remake(2))
 		return;
 	CHECK_EQ(given[1].nstarts, 2);
-	CHECK(!given[1].is_known);
+	CHECK(given[1].is_known);
+	CHECK_EQ(given[1].nsegments, 8);
 	nexus_unmake_kept();
 	nexus_set_rebuilder(NULL);
 	bases_unmake();
@@ -237,7 +239,9 @@ ENGINE_TEST(marks_are_kept_and_cleared)
 
 ENGINE_TEST(a_store_that_hangs_does_not_hold_the_maker)
 {
-	struct nexus_opts opts = { .name = "n0", .size = 16 << 20, .children = kept, .nchildren = 2 };
+	struct nexus_opts opts = {
+		.name = "n0", .size = 16 << 20, .children = kept, .nchildren = 2
+	};
 
 	bases_make();
 	fake.is_hanging = true;

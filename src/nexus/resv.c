@@ -88,9 +88,8 @@ static int look(struct handle *h, struct resv_view *view, struct err *err) MAY_S
 
 static int join(const struct nexus *nx, struct handle *h, struct err *err) MAY_SUSPEND
 {
-	enum nvme_resv_persist persist = nexus_settings.is_resv_persistent
-						 ? NVME_RESV_CPTPL_PERSIST
-						 : NVME_RESV_CPTPL_FORGET;
+	enum nvme_resv_persist persist = nexus_settings.is_resv_persistent ? NVME_RESV_CPTPL_PERSIST
+									   : NVME_RESV_CPTPL_FORGET;
 
 	return nvme_resv_register(h, 0, nx->resv_key, NVME_RESV_REPLACE, persist, err);
 }

@@ -71,6 +71,14 @@ static void record_of(const struct nexus *nx, bool is_clean, struct nexus_record
 		record->child[record->nchildren].uuid = child->uuid;
 		record->child[record->nchildren++].is_healthy = child->is_healthy;
 	}
+	for (unsigned i = 0; i < nx->nabsent && record->nchildren < RECORD_CHILDREN_MAX; i++) {
+		bool is_child = false;
+
+		for (unsigned j = 0; j < nx->nchildren; j++)
+			is_child |= uuid_equal(&nx->child[nx->order[j]]->uuid, &nx->absent[i]);
+		if (!is_child)
+			record->child[record->nchildren++].uuid = nx->absent[i];
+	}
 }
 
 static int persist_tries(struct nexus *nx, bool is_clean, struct err *err)
@@ -125,7 +133,7 @@ void nexus_end_io(struct nexus *nx)
 
 void nexus_self_shutdown(struct nexus *nx, const char *why)
 {
-	if (nx->state != NEXUS_OPEN)
+	if (nx->state != NEXUS_OPEN || nx->is_ended)
 		return;
 	log_error("nexus %s ends itself: %s; I/O fails from now on", nx->dev.name, why);
 	nx->state = NEXUS_SHUTTING_DOWN;
@@ -139,7 +147,7 @@ void nexus_self_shutdown(struct nexus *nx, const char *why)
 			       &child->word, &word,
 			       child_word(CHILD_CLOSED, NEXUS_REASON_NONE, word & CHILD_SYNCED)))
 			;
-		child->is_leaving = child->desc != NULL;
+		child->is_leaving |= child->desc != NULL;
 	}
 	nexus_end_io(nx);
 	errand_ring(&nx->monitor);
@@ -165,7 +173,8 @@ static void revive_last(struct nexus *nx)
 	}
 }
 
-/* Who fell leaves; what it misses is known from its last write on, if it was in sync. */
+/* Who fell leaves, if the monitor is not closing it already; what it misses is known from its last write on, if it was in sync, or was known
+ * and nobody had begun to rebuild it. */
 static void children_leave(struct nexus *nx, uint8_t fallen)
 {
 	for (unsigned i = 0; i < nx->nchildren; i++) {
@@ -174,9 +183,12 @@ static void children_leave(struct nexus *nx, uint8_t fallen)
 
 		if (!(fallen >> child->slot & 1) || child_state_of(word) == CHILD_OPEN)
 			continue;
-		child->is_leaving = child->desc != NULL;
+		child->is_leaving |= child->desc != NULL;
+		if (word & CHILD_SYNCED)
+			child->is_missed_known = child->missed.words != NULL;
+		else if (child->is_writer)
+			child->is_missed_known = false;
 		child->is_writer = false;
-		child->is_missed_known = word & CHILD_SYNCED && child->missed.words != NULL;
 		if (child->desc != NULL && child->desc->dev->has_write_cache)
 			marks_fold_cache(child);
 		child->fault_ns = reactor_primary()->now_ns;
@@ -243,12 +255,26 @@ static void retire_round(struct nexus *nx, uint8_t fallen)
 	tell_fallen(nx, fallen);
 	errand_ring(&nx->monitor); /* what hangs is cut off while the store takes its time */
 	if (record_fallen(nx) && nexus_persist(nx, false, &err) < 0) {
-		nexus_self_shutdown(nx, err_text(&err));
+		nexus_self_shutdown(nx, err_text(&err)); /* unless it is being ended */
+		errand_ring(&nx->monitor);
 		return;
 	}
 	settle(nx);
 	nexus_apply(nx);
 	marks_fold(nx);
+	errand_ring(&nx->monitor);
+}
+
+/*
+ * While a client shuts the nexus down: nobody is acknowledged any more, so nothing waits for the
+ * record, but the clean one that is about to be written must not call a child healthy that has
+ * missed something.
+ */
+static void retire_at_end(struct nexus *nx, uint8_t fallen)
+{
+	children_leave(nx, fallen);
+	nexus_apply(nx);
+	(void)record_fallen(nx);
 	errand_ring(&nx->monitor);
 }
 
@@ -261,5 +287,7 @@ void nexus_retire_run(struct nexus *nx)
 	while ((fallen = atomic_exchange(&nx->fallen, 0)) != 0) {
 		if (nx->state == NEXUS_OPEN || nx->state == NEXUS_INIT)
 			retire_round(nx, fallen);
+		else if (nx->state == NEXUS_SHUTTING_DOWN)
+			retire_at_end(nx, fallen);
 	}
 }

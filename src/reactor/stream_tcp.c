@@ -431,6 +431,21 @@ static uint16_t tcp_listener_port(const struct listener *l)
 
 /* ---- connecting --------------------------------------------------------------------------- */
 
+/*
+ * Who dials a port of his own machine at which nobody listens may be given that very port as his
+ * own; both ends of the connection are then his (RFC 9293, 3.5: simultaneous open). It would keep
+ * the port from whoever is to listen there. It is dissolved at once, and nothing of it stays.
+ */
+static bool is_own_end(int fd, const struct stream *stream)
+{
+	struct linger linger = { .l_onoff = 1 };
+
+	if (strcmp(stream->local, stream->peer) != 0)
+		return false;
+	(void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger));
+	return true;
+}
+
 static int tcp_connect(const char *host, uint16_t port, struct stream **ret, struct err *err)
 {
 	struct sockaddr_storage ss = {};
@@ -451,6 +466,13 @@ static int tcp_connect(const char *host, uint16_t port, struct stream **ret, str
 	if (stream == NULL)
 		return err_set(err, -ENOMEM, "no memory for a connection");
 	(void)format_addr(&ss, stream->peer);
+	if (is_own_end(fd, stream)) {
+		free(tcp_stream_of(stream));
+		return err_set(err, -ECONNREFUSED,
+			       "cannot connect to %s port %u: connected to itself, so nobody "
+			       "listens there",
+			       host, port);
+	}
 	(void)take_fd(&fd);
 	*ret = stream;
 	return 0;

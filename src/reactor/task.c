@@ -69,12 +69,12 @@ struct task {
 
 static struct {
 	struct task *running;
-	ucontext_t loop;               /* where the reactor's loop goes on */
+	ucontext_t loop;                  /* where the reactor's loop goes on */
 	struct list starved[TASK_RANKS_]; /* tasks that wait for a stack */
-	struct task *cache[TASKS_MAX]; /* ended tasks with their stacks, to be used again */
+	struct task *cache[TASKS_MAX];    /* ended tasks with their stacks, to be used again */
 	unsigned ncached, nstacks, ntasks;
-	unsigned nrunning;  /* with a stack */
-	bool has_reserve;   /* the cache keeps stacks for higher ranks */
+	unsigned nrunning; /* with a stack */
+	bool has_reserve;  /* the cache keeps stacks for higher ranks */
 #if WITH_ASAN
 	void *loop_fake;
 	const void *loop_stack;

@@ -27,10 +27,6 @@ static void finish(struct cmd *cmd, uint16_t status)
 /* ---- features ------------------------------------------------------------------------------- */
 
 enum {
-	SEL_CURRENT = 0,
-	SEL_DEFAULT = 1,
-	SEL_SAVED = 2,           /* nothing can be saved: the default (Base 5.15) */
-	SEL_SUPPORTED = 3,       /* Get Features, SEL: what can be done with it */
 	FEATURE_PER_NS = 1 << 1, /* dword 0 of that answer */
 	FEATURE_CHANGEABLE = 1 << 2,
 	FEATURE_SAVE = 1u << 31, /* Set Features, SV */
@@ -80,7 +76,7 @@ static uint16_t timestamp_get(const struct ctrlr *ctrlr, struct cmd *cmd)
 
 	if (ctrlr->subsystem->is_discovery || cmd->len < TIMESTAMP_SIZE)
 		return NVME_SC_INVALID_FIELD;
-	if ((le32_get(cmd->sqe.cdw10) >> 8 & 7) == SEL_CURRENT)
+	if ((le32_get(cmd->sqe.cdw10) >> 8 & 7) == NVME_SEL_CURRENT)
 		le64_put(&data, (now_ms & ((1ull << 48) - 1)) | (uint64_t)ctrlr->has_timestamp
 									<< TIMESTAMP_SHIFT_ORIGIN);
 	cmd->len = TIMESTAMP_SIZE;
@@ -193,16 +189,16 @@ static void get_features(struct ctrlr *ctrlr, struct cmd *cmd)
 	uint16_t status;
 	uint32_t value;
 
-	if (cmd->dir == CMD_C2H && (sel == SEL_SUPPORTED || !feature_has_data((uint8_t)cdw10)))
+	if (cmd->dir == CMD_C2H && (sel == NVME_SEL_SUPPORTED || !feature_has_data((uint8_t)cdw10)))
 		cmd->len = 0;
 	value = feature_value(ctrlr, cmd, (uint8_t)cdw10, &is_changeable, &status);
-	if (sel == SEL_SUPPORTED && feature_has_data((uint8_t)cdw10))
+	if (sel == NVME_SEL_SUPPORTED && feature_has_data((uint8_t)cdw10))
 		status = 0; /* it wanted to give data that nobody asked for */
-	if (sel > SEL_SUPPORTED)
+	if (sel > NVME_SEL_SUPPORTED)
 		status = NVME_SC_INVALID_FIELD;
-	if (sel == SEL_SUPPORTED)
+	if (sel == NVME_SEL_SUPPORTED)
 		value = feature_support((uint8_t)cdw10, is_changeable);
-	else if (sel != SEL_CURRENT)
+	else if (sel != NVME_SEL_CURRENT)
 		value = feature_default(ctrlr, cmd, value);
 	if (status == 0)
 		cmd->dw0 = value;
@@ -359,7 +355,7 @@ void admin_execute(struct cmd *cmd)
 	struct ctrlr *ctrlr = cmd->conn->ctrlr;
 	bool is_discovery = ctrlr != NULL && ctrlr->subsystem->is_discovery;
 
-	if (ctrlr == NULL || (ctrlr->is_closing && !ctrlr->is_draining)) {
+	if (!ctrlr_may_command(ctrlr)) {
 		finish(cmd, NVME_SC_COMMAND_SEQUENCE_ERROR);
 		return;
 	}
@@ -385,6 +381,9 @@ void admin_execute(struct cmd *cmd)
 		break;
 	case NVME_ADMIN_KEEP_ALIVE: /* its arrival was the sign of life */
 		finish(cmd, 0);
+		break;
+	case NVME_ADMIN_CROSS_RESET:
+		cross_reset(ctrlr, cmd);
 		break;
 	case NVME_ADMIN_SNAPSHOT:
 		if (!is_discovery) {

@@ -17,9 +17,11 @@
  * The data path tests one word of its connection against one bit of the namespace, both of which it
  * has in its hands anyway. Everything else happens on the way out with an error.
  *
- * A change is ordered: what is with devices ends first, what is held or waits for its data is
- * judged again when it goes on (the generation of the table is raised), and hosts learn of it by
- * an event only when every reactor knows it.
+ * A change takes hold at once: new commands meet the new state, what is held or waits for its data
+ * is judged again (the generation of the table is raised), and when every reactor knows it hosts
+ * are told by an event. Then what was with devices is waited for, so nothing is under way on a
+ * path that was closed when the call returns. That may take as long as a device hangs, which may be
+ * why the path is closed: its hosts were sent elsewhere before. Others of the subsystem wait.
  *
  * Invariants
  *   1. ss->ana is NULL, and nothing of this shows on the wire, unless the subsystem was made with
@@ -30,8 +32,10 @@
  *
  * Thread: the primary reactor, in tasks where it says so; sc_* and ana_io_status() on the reactor.
  *
- * Rejected: a table NSID -> handle per listener (256 pointers each, to save one AND); leaving empty
- * groups in the log page (Base 5.16.1.13 wants those with namespaces of this controller).
+ * Rejected: waiting for devices before the change (hosts would wait for the path that is to be
+ * taken from them); a table NSID -> handle per listener (256 pointers each, to save one AND);
+ * leaving empty groups in the log page (Base 5.16.1.13 wants those with namespaces of this
+ * controller).
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -90,6 +94,11 @@ int ana_state_parse(const char *text, enum ana_state *ret_state, struct err *err
 
 /* ---- the tables of the reactors ------------------------------------------------------------- */
 
+static bool is_served(enum ana_state state)
+{
+	return state == ANA_OPTIMIZED || state == ANA_NON_OPTIMIZED;
+}
+
 static struct ana_masks masks_of(const struct ana *ana, unsigned listener)
 {
 	struct ana_masks masks = {};
@@ -98,7 +107,7 @@ static struct ana_masks masks_of(const struct ana *ana, unsigned listener)
 		uint8_t state = ana->state[listener][i];
 		uint32_t bit = 1u << i;
 
-		if (state == ANA_OPTIMIZED || state == ANA_NON_OPTIMIZED)
+		if (is_served(state))
 			continue;
 		masks.blocked |= bit;
 		masks.lost |= state == ANA_PERSISTENT_LOSS ? bit : 0;
@@ -196,6 +205,14 @@ static void announce(struct subsystem *ss, uint32_t listeners)
 	}
 }
 
+/* Wait for what is with devices now. */
+static void drain(struct subsystem *ss) MAY_SUSPEND;
+static void drain(struct subsystem *ss)
+{
+	subsystem_pause(ss);
+	subsystem_resume(ss);
+}
+
 int subsystem_set_ana(struct subsystem *ss, int listener, uint32_t group, enum ana_state state,
 		      struct err *err)
 {
@@ -209,7 +226,6 @@ int subsystem_set_ana(struct subsystem *ss, int listener, uint32_t group, enum a
 	    (listener < 0 || (unsigned)listener >= target_listener_count(ss->target)))
 		return err_set(err, -EINVAL, "there is no listener %d; the first of %u is 0",
 			       listener, target_listener_count(ss->target));
-	subsystem_pause(ss);
 	task_mutex_lock(&ss->control);
 	changed = states_set(ss->ana, listener, group, state);
 	for (unsigned i = 0; i < TARGET_LISTENERS_MAX; i++)
@@ -217,11 +233,12 @@ int subsystem_set_ana(struct subsystem *ss, int listener, uint32_t group, enum a
 	if (changed != 0)
 		swap_all(ss, masks, NULL);
 	task_mutex_unlock(&ss->control);
-	subsystem_resume(ss);
 	announce(ss, changed);
 	if (changed != 0)
 		log_info("path state nqn=%s listener=%d group=%u state=%s", ss->nqn, listener,
 			 group, ana_state_name(state));
+	if (!is_served(state))
+		drain(ss);
 	return 0;
 }
 
@@ -243,30 +260,33 @@ int subsystem_set_ns_group(struct subsystem *ss, uint32_t nsid, uint32_t group, 
 		result = err_set(err, -EINVAL, "group 0: the smallest number is 1");
 	if (result < 0)
 		return result;
-	subsystem_pause(ss);
 	task_mutex_lock(&ss->control);
 	ns = subsystem_ns(ss, nsid);
 	if (ns == NULL) {
 		result = err_set(err, -ENOENT, "subsystem '%s' has no namespace %u", ss->nqn, nsid);
 	} else if (ns->ana_group != group) {
+		ana_ns_changed(ns);
 		ns->ana_group = group;
+		ana_ns_changed(ns);
 		swap_all(ss, NULL, ns);
-		ana_ns_changed(ss);
 		list_for_each (ctrlr, &ss->ctrlrs, link)
 			ctrlr_ns_changed(ctrlr, nsid); /* ANAGRPID of Identify Namespace */
 		announce(ss, UINT32_MAX);
 	}
 	task_mutex_unlock(&ss->control);
-	subsystem_resume(ss);
+	if (result == 0)
+		drain(ss);
 	return result;
 }
 
-void ana_ns_changed(struct subsystem *ss)
+void ana_ns_changed(const struct ns *ns)
 {
-	if (ss->ana == NULL)
-		return;
-	for (unsigned i = 0; i < TARGET_LISTENERS_MAX; i++)
-		ss->ana->page_count[i]++;
+	struct ana *ana = ns->subsystem->ana;
+
+	for (unsigned i = 0; ana != NULL && i < TARGET_LISTENERS_MAX; i++) {
+		ana->count[i][ns->ana_group - 1]++;
+		ana->page_count[i]++;
+	}
 }
 
 /* ---- what hosts see ------------------------------------------------------------------------- */

@@ -52,7 +52,8 @@ void crd_enable(struct ctrlr *ctrlr, bool is_acre)
 
 uint16_t crd_get_behavior(const struct ctrlr *ctrlr, struct cmd *cmd)
 {
-	struct nvme_host_behavior behavior = { .acre = ctrlr->is_acre };
+	bool is_current = (le32_get(cmd->sqe.cdw10) >> 8 & 7) == NVME_SEL_CURRENT;
+	struct nvme_host_behavior behavior = { .acre = ctrlr->is_acre && is_current };
 
 	if (cmd->len < sizeof(behavior))
 		return NVME_SC_INVALID_FIELD;

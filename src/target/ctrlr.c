@@ -99,6 +99,7 @@ struct ctrlr *ctrlr_new(struct subsystem *ss, const char *hostnqn, const uint8_t
 	(void)snprintf(ctrlr->hostnqn, sizeof(ctrlr->hostnqn), "%s", hostnqn);
 	memcpy(ctrlr->hostid, hostid, sizeof(ctrlr->hostid));
 	ctrlr->kato_timer.fn = ctrlr_kato_expired;
+	cross_init(ctrlr);
 	list_add_tail(&ss->ctrlrs, &ctrlr->link);
 	ss->ctrlr_count++;
 	resv_ctrlr_joins(ctrlr);
@@ -124,6 +125,7 @@ void ctrlr_link(struct ctrlr *ctrlr, struct conn *conn, uint16_t qid)
 	}
 	conn->ctrlr = ctrlr;
 	conn->linked_qid = qid;
+	conn->instance = ctrlr->instance;
 	conn->listener = ctrlr->listener;
 	atomic_store_explicit(&conn->is_acre, ctrlr->is_acre, memory_order_relaxed);
 	conn->counted = ctrlr->subsystem;
@@ -158,8 +160,10 @@ void ctrlr_unlink(struct conn *conn)
 	conn->ctrlr = NULL;
 	ctrlr->queue[conn->linked_qid] = NULL;
 	ctrlr->nqueues--;
-	if (conn->linked_qid == NVME_QID_ADMIN)
+	if (conn->linked_qid == NVME_QID_ADMIN) {
 		ctrlr_abort_events(ctrlr);
+		cross_abort(ctrlr, conn);
+	}
 	if (conn->linked_qid == NVME_QID_ADMIN || ctrlr->is_draining)
 		ctrlr_close(ctrlr);
 	if (ctrlr->nqueues == 0)
@@ -253,7 +257,9 @@ static void ctrlr_reset(struct ctrlr *ctrlr)
 	ctrlr_abort_events(ctrlr);
 	ctrlr->async_config = 0;
 	resv_log_reset(ctrlr);
+	ctrlr->is_ns_event_due = ctrlr->is_ns_event_masked = false;
 	ctrlr->is_ana_event_due = ctrlr->is_ana_event_masked = false;
+	ctrlr->is_disc_event_due = ctrlr->is_disc_event_masked = false;
 	crd_enable(ctrlr, false);
 	ctrlr->csts = 0;
 }

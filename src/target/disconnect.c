@@ -8,7 +8,8 @@
  *   graceful   primary                        each queue's reactor
  *              events are given back
  *              --drain_msg------------------> DRAINING: commands there are go on to their answer,
- *                                             new ones are dropped without one
+ *                                             new ones are dropped without one, and so
+ *                                             is half a pair whose other half would be
  *              <-----------------drain_msg--- the last answer is in the kernel
  *              all queues said so, one closed
  *              or DRAIN_MS passed: as forced
@@ -73,8 +74,10 @@ void fence_conn_gone(struct conn *conn)
 {
 	if (conn->fence != NULL && --conn->fence->left == 0)
 		task_event_fire(&conn->fence->gone);
-	if (conn->counted != NULL)
-		list_del(&conn->counted_link);
+	if (conn->counted == NULL)
+		return;
+	list_del(&conn->counted_link);
+	cross_conn_gone(conn->counted, conn->instance);
 }
 
 /* ---- draining ------------------------------------------------------------------------------- */
@@ -103,6 +106,7 @@ void conn_drain(struct msg *msg)
 	if (conn->state != CONN_LIVE)
 		return; /* it ends by itself, and with it the controller */
 	conn->state = CONN_DRAINING;
+	fused_forget(conn);
 	conn_check_drained(conn);
 }
 

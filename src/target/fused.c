@@ -123,16 +123,14 @@ static void pair_run(struct cmd *first)
 			 second->is_data_bad ? bad : failed);
 		return;
 	}
-	if (first->conn->sc->is_paused) {
-		io_cmd_hold(first);
-		return;
-	}
 	first_status = io_cmd_recheck(first);
 	second_status = io_cmd_recheck(second);
 	if (first_status != 0)
 		pair_end(first, first_status, failed);
 	else if (second_status != 0)
 		pair_end(first, failed, second_status);
+	else if (first->conn->sc->is_paused)
+		io_cmd_hold(first);
 	else
 		pair_submit(first);
 }
@@ -217,6 +215,15 @@ void fused_start(struct cmd *cmd)
 	cmd->state = CMD_FUSED;
 	if (cmd->mate != NULL)
 		cmd_fetch(cmd);
+}
+
+void fused_forget(struct conn *conn)
+{
+	struct cmd *first = take(conn->fuse_first);
+
+	conn->fuse_state = FUSE_NONE;
+	if (first != NULL)
+		cmd_release(first);
 }
 
 bool fused_abort(struct cmd *cmd)

@@ -142,6 +142,7 @@ static void identify_ctrl(struct ctrlr *ctrlr, struct cmd *cmd)
 	le32_put(&id.sgls, NVME_SGLS_SUPPORTED | NVME_SGLS_OFFSET | NVME_SGLS_TRANSPORT);
 	(void)snprintf(id.subnqn, sizeof(id.subnqn), "%s", ss->nqn);
 	id.msdbd = 1;
+	cross_identify(ctrlr, &id);
 	if (ss->is_discovery) {
 		id.cntrltype = NVME_CNTRLTYPE_DISCOVERY;
 		id.lpa = NVME_LPA_EXTENDED;

@@ -129,6 +129,7 @@ struct cmd {
 	uint32_t ns_generation;  /* of the table when ns was looked up */
 	uint16_t range, ranges;  /* dataset management: next and number */
 	struct conn *abort_conn; /* Abort: the queue that is searched */
+	uint64_t cross_instance; /* Cross-Controller Reset: whose end it waits for */
 	struct cmd *mate;        /* the other half of a fused pair, NULL: not there yet */
 	struct io_loan loan;     /* of a read: the data lies with the device, not at buf */
 };
@@ -299,6 +300,7 @@ struct conn {
 	uint64_t memory;          /* bytes counted in target->conn_memory */
 	struct list counted_link; /* subsystem.conn_list */
 	struct fence *fence;      /* somebody waits for its end; NULL: nobody */
+	uint64_t instance;        /* of its controller, which may be gone before it; 0: none */
 };
 
 /* Which groups a listener's hosts cannot use, and why. Bit 0 is group 1. */
@@ -369,6 +371,7 @@ struct subsystem {
 	char **allowed_hosts; /* owned, as the strings; not looked at while is_any_host */
 	unsigned allowed_host_count;
 	struct list conn_list;        /* connections that count in conns */
+	struct list resets;           /* Cross-Controller Reset commands that wait (cross.c) */
 	struct task_mutex fence_lock; /* one waits at a time (disconnect.c) */
 	struct list ctrlrs;
 	unsigned ctrlr_count;
@@ -433,6 +436,9 @@ struct ctrlr {
 	unsigned nqueues;
 	unsigned drain_left; /* queues that have commands in flight */
 	bool is_closing, is_draining;
+	uint8_t ciu;           /* tells instances of one id apart, with: */
+	uint64_t instance;     /* CIRN: random, never 0 */
+	unsigned ncross;       /* of its commands in ss->resets */
 	uint8_t listener;      /* the one its admin queue came over, by number */
 	bool is_acre;          /* the host honours retry delays (Host Behavior Support) */
 	uint32_t async_config; /* feature 0Bh */
@@ -496,6 +502,11 @@ void ctrlr_close(struct ctrlr *ctrlr);
 void ctrlr_drain(struct ctrlr *ctrlr);
 void ctrlr_set_kato(struct ctrlr *ctrlr, uint32_t kato_ms);
 uint64_t ctrlr_cap(const struct target *target);
+/* Are its commands still carried out? Also while it drains; not where it is gone (NULL). */
+static inline bool ctrlr_may_command(const struct ctrlr *ctrlr)
+{
+	return ctrlr != NULL && (!ctrlr->is_closing || ctrlr->is_draining);
+}
 /* Property Set of CC. */
 void ctrlr_set_cc(struct ctrlr *ctrlr, uint32_t cc);
 void ctrlr_ns_changed(struct ctrlr *ctrlr, uint32_t nsid);
@@ -510,8 +521,8 @@ void ctrlr_abort_events(struct ctrlr *ctrlr);
 /* -EINVAL, -ENOMEM. Without opts->has_ana there is nothing to do. */
 int ana_init(struct subsystem *ss, const struct subsystem_opts *opts, struct err *err);
 void ana_done(struct subsystem *ss);
-/* Primary: a namespace joined or left its group. */
-void ana_ns_changed(struct subsystem *ss);
+/* Primary: @ns joined or left its group. */
+void ana_ns_changed(const struct ns *ns);
 void ana_identify_ctrl(const struct subsystem *ss, struct nvme_id_ctrl *id);
 /* What Identify Namespace says: 0 without ANA. */
 uint32_t ana_identify_group(const struct ns *ns);
@@ -528,6 +539,17 @@ bool nqn_is_good(const char *nqn);
 int hosts_init(struct subsystem *ss, const char *const *hosts, unsigned count, struct err *err);
 void hosts_done(struct subsystem *ss);
 
+/* ---- cross.c -------------------------------------------------------------------------------- */
+
+void cross_init(struct ctrlr *ctrlr);
+void cross_identify(const struct ctrlr *ctrlr, struct nvme_id_ctrl *id);
+/* Cross-Controller Reset. */
+void cross_reset(struct ctrlr *ctrlr, struct cmd *cmd);
+/* A connection of that controller is dead and out of the subsystem's list. */
+void cross_conn_gone(struct subsystem *ss, uint64_t instance);
+/* An admin queue ends: give back what waits there. */
+void cross_abort(struct ctrlr *ctrlr, struct conn *conn);
+
 /* ---- disconnect.c --------------------------------------------------------------------------- */
 
 /* Primary: wait until no connection of a controller that is closing is left. */
@@ -541,7 +563,8 @@ void conn_drain(struct msg *msg);
 /* ---- limits.c ------------------------------------------------------------------------------- */
 
 int limits_check(const struct target_opts *opts, struct err *err);
-/* Bytes that a connection takes at once, and with a queue of @entries. */
+/* Bytes that a connection takes at once, and with a queue of @entries, an admin queue with its
+ * controller. */
 uint64_t limits_conn_memory(void);
 uint64_t limits_queue_memory(const struct target_opts *opts, uint16_t qid, uint32_t entries);
 /* May one more connection of an unknown host come in? */
@@ -643,6 +666,8 @@ uint16_t fused_arrived(struct cmd *cmd, unsigned fuse, uint16_t status);
 void fused_start(struct cmd *cmd);
 /* The data of a half is in place, or the pair was held. */
 void fused_ready(struct cmd *cmd);
+/* No capsule will come any more: a first half is dropped, unanswered as the second one would be. */
+void fused_forget(struct conn *conn);
 /* Take a half back, and the other with it. False: too late. */
 bool fused_abort(struct cmd *cmd);
 

@@ -26,7 +26,8 @@
  * block that another host changes by compare-and-write on another reactor, and must see whole.
  *
  * A paused subsystem holds what has its data and would go to a device; what is on its way in may
- * arrive. Held data never stays in the receive buffer.
+ * arrive. Held data never stays in the receive buffer. What may not go on is told so at once, for a
+ * device may take its time: only what may is held, and is asked again when it goes on.
  *
  * Thread: the connection's reactor.
  */
@@ -290,14 +291,14 @@ void io_cmd_submit(struct cmd *cmd)
 		fused_ready(cmd);
 		return;
 	}
-	if (unlikely(cmd->conn->sc->is_paused)) {
-		io_cmd_hold(cmd);
-		return;
-	}
 	status = io_cmd_recheck(cmd);
 	if (unlikely(status != 0)) {
 		cmd->len = 0;
 		cmd_complete(cmd, status);
+		return;
+	}
+	if (unlikely(cmd->conn->sc->is_paused)) {
+		io_cmd_hold(cmd);
 		return;
 	}
 	io->done = io_cmd_done;

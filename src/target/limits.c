@@ -64,7 +64,8 @@ uint64_t limits_queue_memory(const struct target_opts *opts, uint16_t qid, uint3
 					     : MAX(opts->in_capsule_size, (uint32_t)SMALL_BUF);
 
 	return entries * (sizeof(struct slot) + sizeof(uint16_t)) +
-	       ALIGN_UP(entries * buf, (uint64_t)DMA_ALIGN);
+	       ALIGN_UP(entries * buf, (uint64_t)DMA_ALIGN) +
+	       (qid == NVME_QID_ADMIN ? sizeof(struct ctrlr) : 0);
 }
 
 void limits_charge(struct conn *conn, uint64_t bytes)

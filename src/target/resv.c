@@ -112,6 +112,23 @@ unsigned resv_denied(const struct resv *r, const struct resv_host *host)
 	return find(r, host) != NULL ? kinds[r->type].registrant : kinds[r->type].outsider;
 }
 
+static bool registrants_differ(const struct resv *of, const struct resv *a, const struct resv *b)
+{
+	for (unsigned i = 0; i < of->count; i++) {
+		const struct resv_host *host = &of->registrant[i].host;
+
+		if (resv_denied(a, host) != resv_denied(b, host))
+			return true;
+	}
+	return false;
+}
+
+bool resv_rights_differ(const struct resv *a, const struct resv *b)
+{
+	return resv_denied(a, &nobody) != resv_denied(b, &nobody) || /* all outsiders */
+	       registrants_differ(a, a, b) || registrants_differ(b, a, b);
+}
+
 bool resv_is_valid(const struct resv *r)
 {
 	bool has_one_holder;

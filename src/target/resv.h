@@ -83,6 +83,8 @@ uint16_t resv_apply(struct resv *r, const struct resv_request *q, struct resv_ef
 /* What @host may not do: RESV_DENY_*, 0: nothing. */
 unsigned resv_denied(const struct resv *r, const struct resv_host *host);
 bool resv_is_holder(const struct resv *r, const struct resv_host *host);
+/* May some host, whether it is connected or not, do other things under @b than under @a? */
+bool resv_rights_differ(const struct resv *a, const struct resv *b);
 /* Does the state obey its invariants? For states that come from outside, and for tests. */
 bool resv_is_valid(const struct resv *r);
 /* "write exclusive"; "none" for 0, NULL for what is no type. */

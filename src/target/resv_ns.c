@@ -5,7 +5,8 @@
  *   command (reactor) --msg--> primary: queue of its controller --one task, controllers in turn-->
  *     try the rules on a copy -> refused: nothing happened
  *       -> the file, if the state is to survive loss of power -> failed: nothing happened
- *       -> rights of some host change: hold new I/O, wait for those with devices
+ *       -> rights of some host change: hold new I/O, wait for those with devices; also where
+ *            that host is not connected any more: its last commands may still be with one
  *            -> take the copy over; rights per controller; every reactor: is anything reserved
  *            -> Preempt and Abort: end what waits of the hosts that went
  *            -> let I/O go on; what was held is checked again
@@ -203,21 +204,6 @@ void resv_ns_joins(struct ns *ns)
 	ns_set_rights(ns);
 }
 
-static bool rights_differ(const struct ns *ns, const struct resv *next)
-{
-	const struct ctrlr *ctrlr;
-
-	if ((ns->resv.state.type == NVME_RESV_NONE) != (next->type == NVME_RESV_NONE))
-		return true;
-	list_for_each (ctrlr, &ns->subsystem->ctrlrs, link) {
-		struct resv_host host = host_of(ctrlr);
-
-		if (resv_denied(&ns->resv.state, &host) != resv_denied(next, &host))
-			return true;
-	}
-	return false;
-}
-
 static void mark_aborting(const struct ns *ns, const struct resv_effects *fx)
 {
 	struct ctrlr *ctrlr;
@@ -240,7 +226,7 @@ static void rights_swap(struct ns *ns, const struct change *change)
 {
 	struct subsystem *ss = ns->subsystem;
 
-	if (!change->fx.is_abort && !rights_differ(ns, &change->next)) {
+	if (!change->fx.is_abort && !resv_rights_differ(&ns->resv.state, &change->next)) {
 		ns->resv.state = change->next;
 		return;
 	}
@@ -517,7 +503,7 @@ static uint16_t run_locked(struct cmd *cmd)
 	bool is_admin = cmd->conn->linked_qid == NVME_QID_ADMIN;
 	uint16_t status;
 
-	if (ctrlr == NULL || ctrlr->is_closing)
+	if (!ctrlr_may_command(ctrlr))
 		return NVME_SC_COMMAND_SEQUENCE_ERROR | NVME_STATUS_DNR;
 	if (change == NULL)
 		return NVME_SC_INTERNAL_ERROR;
@@ -627,7 +613,7 @@ void resv_execute(struct cmd *cmd)
 {
 	struct ctrlr *ctrlr = cmd->conn->ctrlr;
 
-	if (ctrlr == NULL || ctrlr->is_closing) {
+	if (!ctrlr_may_command(ctrlr)) {
 		finish(cmd, NVME_SC_COMMAND_SEQUENCE_ERROR | NVME_STATUS_DNR);
 		return;
 	}

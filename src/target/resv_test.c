@@ -566,6 +566,19 @@ static void model_compare(void)
 	CHECK(resv_is_valid(&r));
 }
 
+/* Of all hosts there may be, one more than ever registers. */
+static bool rights_differ_from(const struct resv *before)
+{
+	bool differ = false;
+
+	for (unsigned who = 0; who <= HOSTS; who++) {
+		struct resv_host h = host(who);
+
+		differ |= resv_denied(before, &h) != resv_denied(&r, &h);
+	}
+	return differ;
+}
+
 static uint64_t some_key(struct rng *rng, unsigned who)
 {
 	return rng_chance(rng, 3, 4) ? m.key[who] : rng_below(rng, 4);
@@ -609,6 +622,7 @@ TEST(random_commands_agree_with_the_model)
 			m.generation++;
 		CHECK_EQ(resv_apply(&r, &q, &fx), status);
 		model_compare();
+		CHECK_EQ(resv_rights_differ(&before, &r), rights_differ_from(&before));
 		if (status != 0)
 			CHECK(memcmp(&before, &r, sizeof(r)) == 0 && fx.count == 0);
 		succeeded += status == 0;

@@ -111,7 +111,10 @@ static void snapshot_task(void *arg)
 {
 	struct snapshot_job *job = arg;
 	struct target *target = job->target;
-	int result = target->snapshot(job->dev, &job->params, target->snapshot_owner);
+	int result = -EOPNOTSUPP; /* who made them may have gone before this task came to run */
+
+	if (target->snapshot != NULL)
+		result = target->snapshot(job->dev, &job->params, target->snapshot_owner);
 
 	device_unpin(job->dev);
 	target->snapshot_tasks--;

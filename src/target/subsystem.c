@@ -172,7 +172,6 @@ static void swap_ns(struct subsystem *ss, uint32_t nsid, struct ns_core *cores)
 		task_call(ss->cores[i].reactor, sc_swap_ns, &swap);
 	}
 	resume_locked(ss);
-	ana_ns_changed(ss);
 }
 
 static void announce_ns(struct subsystem *ss, uint32_t nsid)
@@ -312,6 +311,7 @@ static int add_ns_locked(struct subsystem *ss, struct device *dev, uint32_t nsid
 	for (unsigned i = 0; ss->said_no_cache && dev->has_write_cache && i < reactor_count(); i++)
 		ns->cores[i].write_flags = IO_FUA;
 	resv_ns_joins(ns);
+	ana_ns_changed(ns);
 	swap_ns(ss, nsid, ns->cores);
 	announce_ns(ss, nsid);
 	if (ret_nsid != NULL)
@@ -338,6 +338,7 @@ static void remove_ns_locked(struct subsystem *ss, struct ns *ns)
 	uint32_t nsid = ns->nsid;
 
 	ss->ns[nsid - 1] = NULL;
+	ana_ns_changed(ns);
 	swap_ns(ss, nsid, NULL);
 	ns_free(ns);
 	announce_ns(ss, nsid);
@@ -481,6 +482,7 @@ static void subsystem_fill(struct subsystem *ss, struct target *target,
 	list_init(&ss->conn_list);
 	task_mutex_init(&ss->control);
 	task_mutex_init(&ss->fence_lock);
+	list_init(&ss->resets);
 	for (unsigned i = 0; i < reactor_count(); i++) {
 		ss->cores[i].subsystem = ss;
 		ss->cores[i].reactor = reactor_get(i);

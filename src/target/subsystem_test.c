@@ -36,6 +36,8 @@ TEST(defaults_are_valid_limits)
 	CHECK_EQ(opts.io_size_max, 131072);
 	CHECK_EQ(opts.in_capsule_size, 4096);
 	CHECK_EQ(opts.queue_depth_max, 128);
+	opts.io_size_max = 4096; /* MDTS 0 would mean no limit */
+	CHECK_EQ(target_start(&opts, &(struct target *){ NULL }, NULL), -EINVAL);
 }
 
 static struct subsystem *tested;

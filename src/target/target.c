@@ -52,8 +52,10 @@ static int opts_check(const struct target_opts *o, struct err *err)
 	if (o->in_capsule_size < SMALL_BUF || o->in_capsule_size > 4 * SMALL_BUF ||
 	    o->in_capsule_size % SMALL_BUF != 0)
 		return err_set(err, -EINVAL, "in_capsule_size must be 4096, 8192, 12288 or 16384");
-	if (!is_pow2(o->io_size_max) || o->io_size_max < NVME_PAGE_SIZE || o->io_size_max > 1 << 20)
-		return err_set(err, -EINVAL, "io_size_max must be a power of two, 4096 to 1048576");
+	/* one page cannot be said: an MDTS of 0 is "no limit" (Base 5.17.2.1) */
+	if (!is_pow2(o->io_size_max) || o->io_size_max < 2 * NVME_PAGE_SIZE ||
+	    o->io_size_max > 1 << 20)
+		return err_set(err, -EINVAL, "io_size_max must be a power of two, 8192 to 1048576");
 	if (o->ptpl_dir != NULL && o->ptpl_dir[0] == '\0')
 		return err_set(err, -EINVAL, "ptpl_dir must not be empty");
 	if (o->buffers < 1)

@@ -40,7 +40,7 @@ struct target_opts {
 	uint32_t queues_max;         /* I/O queues per controller, 1 ... TARGET_QUEUES_MAX; 32 */
 	uint32_t queue_depth_max;    /* entries per I/O queue, 2 ... TARGET_DEPTH_MAX; 128 */
 	uint32_t in_capsule_size;    /* bytes of data a command may carry, 4096 ... 16384; 4096 */
-	uint32_t io_size_max;        /* bytes, power of two, 4096 ... 1 MiB (MDTS); 128 KiB */
+	uint32_t io_size_max;        /* bytes, power of two, 8192 ... 1 MiB (MDTS); 128 KiB */
 	uint32_t buffers;            /* of io_size_max, per reactor, for I/O above 4 KiB; 128 */
 	uint32_t conns_max;          /* TCP connections at once; 4096 */
 	uint32_t conns_per_host_max; /* of one host NQN, over all subsystems; 2048 */
@@ -152,8 +152,9 @@ int ana_state_parse(const char *text, enum ana_state *ret_state, struct err *err
 
 /*
  * Set the state of @group (0: all) for hosts that came over @listener (TARGET_LISTENER_ALL: every
- * one, also those to come). I/O in flight ends first, what comes later sees the new state; hosts
- * are told. -EOPNOTSUPP without has_ana, -EINVAL.
+ * one, also those to come). What comes later sees the new state, and hosts are told; where that
+ * closed a path, what was in flight has ended when the call returns. -EOPNOTSUPP without has_ana,
+ * -EINVAL.
  */
 enum { TARGET_LISTENER_ALL = -1 };
 int subsystem_set_ana(struct subsystem *subsystem, int listener, uint32_t group,

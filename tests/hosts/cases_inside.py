@@ -83,3 +83,23 @@ def export_inside(t):
         mount -t ext4 {block} /mnt; cd /mnt; sha256sum -c --quiet /tmp/sums; cd /; umount /mnt
         e2fsck -fn {block}""")
     t.host.block(controller, 2)
+
+
+@case("initiator-inside", in_guest=True, needs=["engine"], kernel_may_say="nvmet")
+def initiator_inside(t):
+    """the initiator on this kernel: discover, bench and copy over our target and Linux' own"""
+    ours = t.serve_inside(Namespace(size_mb=32, scheme="malloc"))
+    linux = t.linux_target(Namespace(size_mb=32))
+    found = t.guest.text(f"ashlar discover 127.0.0.1:{ours.port}")
+    check(ours.nqn in found, f"discovery says {found}")
+    for target in (ours, linux):
+        uri = f"nvmf://127.0.0.1:{target.port}/{target.nqn}"
+        for digests in ("", "?hdgst=1&ddgst=1"):
+            bench(t, uri + digests, "--rw randrw --qd 16 --verify")
+        t.guest.run(f"""set -e
+            head -c {MIB} /dev/urandom > /tmp/src; truncate -s {32 * MIB} /tmp/src
+            truncate -s {32 * MIB} /tmp/dst
+            ashlar copy uring:///tmp/src '{uri}' --verify
+            ashlar copy '{uri}' uring:///tmp/dst --verify
+            cmp /tmp/src /tmp/dst; rm /tmp/src /tmp/dst""", timeout_s=120)
+    t.note(f"{bench(t, uri, '--qd 32')['iops'] / 1000:.0f} k on Linux' target")

@@ -10,18 +10,22 @@ The logs of a run with a failed case (engines, consoles, all that was asked of t
 folder that is named; those of a good run go.
 """
 
+import os
 import re
 import shutil
 import sys
 import tempfile
 import time
 import traceback
+import uuid
 from dataclasses import dataclass
 
 import image
 from guest import Guest, GuestError, GuestLost, WaitTimeout
 from host_side import HostSide
-from targets import Ashlar, AshlarInGuest, Namespace, Nvmet, TargetError
+from nvmet import Nvmet
+from program import Program, ProgramError
+from targets import Ashlar, AshlarInGuest, Namespace, TargetError
 
 CASES = []
 BOOT_ATTEMPTS = 3
@@ -56,12 +60,51 @@ def case(name, needs=(), quick=False, kernel_may_say=None, in_guest=False):
 class Stage:
     """What a case works with."""
 
-    def __init__(self, run, guest):
+    def __init__(self, run, guest, mark="ashlar case"):
         self.run = run
         self.guest = guest
+        self.mark = mark
         self.host = HostSide(guest)
         self.targets = []
+        self.programs = []
+        self.others = []
         self.notes = []
+
+    def second_guest(self):
+        """One more host, with another kernel and an identity of its own; gone after the case."""
+        kernel = next(k for k in image.KERNELS if k != self.guest.kernel)
+        try:
+            image.prepare(kernel)
+        except image.Unavailable as e:
+            raise Skip(f"no second guest: {e}") from None
+        other = self.run.new_guest(kernel, image.overlay(files=image.identity(str(uuid.uuid4()))))
+        self.others.append(other)
+        host = HostSide(other)
+        host.mark(self.mark)
+        return host
+
+    def linux_target(self, *namespaces, **options):
+        """Linux' target in the guest, for Ashlar's initiator on this machine."""
+        target = Nvmet(self.guest)
+        self.targets.append(target)
+        target.start(namespaces or [Namespace()], **options)
+        return target
+
+    def ashlar(self, *words):
+        """Start `ashlar WORDS' on this machine."""
+        return self.start_program(self.run.engine, *words)
+
+    def tool(self, name, *words):
+        """Start a test program that was built beside the engine."""
+        path = os.path.join(os.path.dirname(self.run.engine), "tests", "integration", name)
+        if not os.path.exists(path):
+            raise Skip(f"{path} is not built")
+        return self.start_program(path, *words)
+
+    def start_program(self, *command):
+        program = Program(self.run.log_dir, *command)
+        self.programs.append(program)
+        return program
 
     def new_target(self):
         if self.run.target == "nvmet":
@@ -137,7 +180,14 @@ class Run:
         if self.guest:
             self.guest.kill()
             self.guest = None
-        overlay = image.overlay({"/bin/ashlar": self.engine} if self.engine else {})
+        guest = self.new_guest(
+            kernel, image.overlay({"/bin/ashlar": self.engine} if self.engine else {}))
+        self.guest = guest
+        print(f"# {kernel}: {image.KERNELS[kernel]}, "
+              f"{guest.text('uname -r')}, at its agent after {guest.boot_s:.1f} s", flush=True)
+
+    def new_guest(self, kernel, overlay):
+        """A booted guest that has the modules of a host; the caller ends it."""
         for attempt in range(BOOT_ATTEMPTS):
             guest = Guest(kernel, self.log_dir, overlay)
             try:
@@ -148,17 +198,14 @@ class Run:
                 guest.kill()
                 if not self.may_try_again(guest, e, attempt + 1 < BOOT_ATTEMPTS):
                     raise
-        self.guest = guest
-        print(f"# {kernel}: {image.KERNELS[kernel]}, "
-              f"{guest.text('uname -r')}, at its agent after {guest.boot_s:.1f} s", flush=True)
+        return guest
 
     def may_try_again(self, guest, error, is_allowed):
         """Was it the emulator, not the guest? Says so: nothing is repeated in silence."""
-        if not is_allowed or not isinstance(error, GuestLost) or not guest.is_emulator_flaw():
-            return False
-        print(f"# {guest.kernel}: QEMU ran a breakpoint that was gone (int3, see guest.py); "
-              "once more", flush=True)
-        return True
+        flaw = guest.flaw() if is_allowed and isinstance(error, GuestLost) else None
+        if flaw:
+            print(f"# {guest.kernel}: {flaw}, see guest.py; once more", flush=True)
+        return bool(flaw)
 
     def run_kernel(self, kernel, cases):
         """All `cases' in a guest with `kernel'."""
@@ -191,9 +238,9 @@ class Run:
             return
         begin = time.monotonic()
         mark = f"ashlar case {self.number} {case_.name}"
-        failure, stage = None, None
+        failure, stage, lost = None, None, None
         try:
-            stage = Stage(self, self.guest)
+            stage = Stage(self, self.guest, mark)
             stage.host.mark(mark)
             case_.run(stage)
         except Skip as e:
@@ -202,21 +249,27 @@ class Run:
                 self.skip(name, str(e))
                 return
         except GuestLost as e:
-            failure, lost = str(e), self.guest
+            failure, lost = str(e), e
+        except (AssertionError, GuestError, WaitTimeout, TargetError, ProgramError, OSError,
+                KeyError, ValueError, IndexError) as e:
+            failure = describe(e)
+            # A program here may have noticed before us that the guest is gone.
+            lost = GuestLost(failure) if self.guest and self.guest.flaw() else None
+        if lost:
+            guest = self.guest
             self.give_up(stage)
-            if self.may_try_again(lost, e, not is_repeated):
-                self.boot(lost.kernel)
+            if self.may_try_again(guest, lost, not is_repeated):
+                self.boot(guest.kernel)
                 self.run_case(case_, name, is_repeated=True)
                 return
-        except (AssertionError, GuestError, WaitTimeout, TargetError, OSError, KeyError, ValueError,
-                IndexError) as e:
-            failure = describe(e)
         if self.guest and stage:
             failure = self.clean_up(stage, failure)
         if self.guest and stage and not failure:
             bad = stage.host.kernel_complaints(mark, case_.kernel_may_say)
             if bad:
                 failure = "the guest's kernel says:\n" + "\n".join(bad[:20])
+        if stage and stage.others:
+            failure = self.end_others(stage, case_, failure)
         if failure:
             failure += self.keep_evidence(stage, mark)
         self.report(name, begin, failure, stage.notes if stage else ())
@@ -231,7 +284,10 @@ class Run:
         try:
             for target in stage.targets:
                 target.check()
-            stage.host.disconnect_all()
+            for program in stage.programs:
+                program.kill()
+            for host in (stage.host, *map(HostSide, stage.others)):
+                host.disconnect_all()
             for target in stage.targets:
                 target.stop()
         except (TargetError, GuestError, WaitTimeout, OSError) as e:
@@ -239,9 +295,23 @@ class Run:
             self.give_up(stage)
         return failure
 
+    @staticmethod
+    def end_others(stage, case_, failure):
+        """Ask the other guests what the first is asked, and end them."""
+        for guest in stage.others:
+            try:
+                host = HostSide(guest)
+                bad = host.kernel_complaints(stage.mark, case_.kernel_may_say)
+                if bad and not failure:
+                    failure = f"the kernel of guest {guest.kernel} says:\n" + "\n".join(bad[:20])
+            except GuestError as e:
+                failure = failure or str(e)
+            guest.kill()
+        return failure
+
     def give_up(self, stage):
         """End the engines and the guest, whatever state they are in."""
-        for target in stage.targets if stage else ():
+        for target in (*stage.programs, *stage.targets) if stage else ():
             try:
                 target.kill()
             except (GuestError, OSError):
@@ -262,6 +332,9 @@ class Run:
         for target in stage.targets if stage else ():
             if isinstance(target, Ashlar):
                 text += "\nengine log:\n" + target.tail()
+        for program in stage.programs if stage else ():
+            if program.process.returncode:
+                text += f"\nprogram, ended with {program.process.returncode}: {program}"
         return text
 
     def end(self):
@@ -282,8 +355,8 @@ def describe(error):
     where = [f for f in traceback.extract_tb(error.__traceback__) if "cases" in f.filename]
     at = f" ({where[-1].filename.rsplit('/', 1)[-1]}:{where[-1].lineno}: {where[-1].line})" \
         if where else ""
-    kind = "" if isinstance(error, (AssertionError, GuestError, TargetError, WaitTimeout)) \
-        else type(error).__name__ + ": "
+    plain = (AssertionError, GuestError, TargetError, ProgramError, WaitTimeout)
+    kind = "" if isinstance(error, plain) else type(error).__name__ + ": "
     return f"{kind}{error}{at}"
 
 
@@ -298,7 +371,8 @@ def check(condition, what):
 
 
 def expect_status(t, command, status):
-    """`command' fails with this NVMe status (type and code, without More and Do Not Retry)."""
+    """`command' fails with this NVMe status (type and code, without More and Do Not Retry).
+    `t' is whatever has the guest: the stage, or a host."""
     result = t.guest.run(command, check=False)
     check(result.status != 0, f"{command} succeeded")
     said = re.search(r"\(0x([0-9a-f]+)\)", result.out)

@@ -25,6 +25,7 @@ import harness  # noqa: E402
 import image  # noqa: E402
 from guest import Guest, GuestError, GuestLost, Result, WaitTimeout, wait_until  # noqa: E402
 from host_side import HostSide  # noqa: E402
+from program import Program, ProgramError  # noqa: E402
 from targets import Ashlar, Namespace, TargetError  # noqa: E402
 
 
@@ -44,8 +45,8 @@ class FakeGuest:
     def kill(self):
         self.killed = True
 
-    def is_emulator_flaw(self):
-        return False
+    def flaw(self):
+        return None
 
 
 class FakeTarget:
@@ -161,7 +162,8 @@ class EmulatorFlaw(unittest.TestCase):
             file.write(console)
             file.flush()
             real.console = file.name
-            guest.is_emulator_flaw = real.is_emulator_flaw
+            real.qemu_log = os.devnull
+            guest.flaw = real.flaw
             with mock.patch.object(harness.Run, "boot",
                                    lambda run, _: setattr(run, "guest", guest)):
                 out, ran = run_one(lost, guest=guest)
@@ -179,6 +181,31 @@ class EmulatorFlaw(unittest.TestCase):
             self.assertEqual((runs, status), (1, 1), out)
 
 
+    def test_lost_network_is_seen_though_a_program_failed_first(self):
+        runs = []
+
+        def hangs(_):
+            runs.append(1)
+            if len(runs) == 1:
+                raise ProgramError("not ended after 60 s")
+        guest = FakeGuest()
+        guest.flaw = lambda: None if runs[1:] else "QEMU's network met a reset"
+        with mock.patch.object(harness.Run, "boot",
+                               lambda run, _: setattr(run, "guest", FakeGuest())):
+            out, ran = run_one(hangs, guest=guest)
+        self.assertEqual((len(runs), ran.status), (2, 0), out)
+        self.assertIn("once more", out)
+
+    def test_assertion_in_the_network_is_a_known_flaw(self):
+        with tempfile.NamedTemporaryFile("w") as log:
+            real = Guest("k612", ".")
+            real.console, real.qemu_log = os.devnull, log.name
+            self.assertIsNone(real.flaw())
+            log.write("qemu: ../src/socket.c:192: soread: Assertion `buf_len != 0' failed.\n")
+            log.flush()
+            self.assertIn("soread", real.flaw())
+
+
 class KernelLog(unittest.TestCase):
     def complaints(self, line):
         guest = FakeGuest()
@@ -191,6 +218,7 @@ class KernelLog(unittest.TestCase):
                      'nvme nvme0: new ctrl: NQN "nqn.2019-05.io.openebs:a", addr 10.0.2.2:4420',
                      'nvme nvme0: Removing ctrl: NQN "nqn.2019-05.io.openebs:a"',
                      "EXT4-fs (nvme0n1): mounted filesystem with ordered data mode",
+                     "EXT4-fs (nvme0n1): mounted filesystem bad4a248-2d16-4652-9b79-4b91c4a9fda6",
                      "XFS (nvme0n1): Mounting V5 Filesystem", "XFS (nvme0n1): Ending clean mount"):
             self.assertEqual(self.complaints(line), [], line)
 
@@ -243,6 +271,27 @@ class Engine(unittest.TestCase):
     def test_wait_until_names_what_it_waited_for(self):
         with self.assertRaisesRegex(WaitTimeout, "the moon"):
             wait_until(lambda: False, "the moon", 0.05)
+
+
+class Programs(unittest.TestCase):
+    def start(self, *command):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        return Program(folder.name, *command)
+
+    def test_status_and_hanging_are_errors_that_show_the_output(self):
+        with self.assertRaisesRegex(ProgramError, "ended with 3, not 0.*\n.*said this"):
+            self.start("/bin/sh", "-c", "echo said this; exit 3").wait()
+        self.assertIn("said this", self.start("/bin/sh", "-c", "echo said this; exit 3").wait(
+            status=3))
+        program = self.start("/bin/sleep", "60")
+        with self.assertRaisesRegex(ProgramError, "not ended"):
+            program.wait(0.05)
+        self.assertFalse(program.running())
+
+    def test_json_is_found_behind_the_log(self):
+        program = self.start("/bin/sh", "-c", "echo a line; echo '{\"errors\": 0}'; echo more")
+        self.assertEqual(program.json(), {"errors": 0})
 
 
 class Tap(unittest.TextTestResult):

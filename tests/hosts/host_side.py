@@ -16,7 +16,8 @@ LOSS_TIMEOUT_S = 20
 # What must not appear in the kernel's log. Stalls are left out: an emulated CPU on a busy machine
 # may stall without anybody being at fault.
 SUSPECT = re.compile(
-    r"nvme.*(error|fail|timeout|timed out|invalid|abort|unexpected|reset|duplicate|mismatch|bad)|"
+    r"nvme.*(error|fail|timeout|timed out|invalid|abort|unexpected|reset|duplicate|mismatch|"
+    r"\bbad\b)|"
     r"blk_update|I/O error|EXT4-fs (error|warning)|XFS.*(orrupt|rror|bad)|"
     r"BUG:|WARNING:|Call Trace|Oops|hung task|blocked for more", re.I)
 
@@ -55,9 +56,10 @@ class HostSide:
         self.guest = guest
 
     def connect(self, target, queues=None, header_digest=False, data_digest=False, more="",
-                address=None, check=True):
+                address=None, listener=0, check=True):
         """`nvme connect' to `target'; None when it is refused and `check' is not set."""
-        options = f"-t tcp -a {address or target.address} -s {target.port} -n {target.nqn} -o json"
+        there, port = target.endpoint(listener) if listener else (target.address, target.port)
+        options = f"-t tcp -a {address or there} -s {port} -n {target.nqn} -o json"
         options += f" --reconnect-delay=1 --ctrl-loss-tmo={LOSS_TIMEOUT_S} {more}"
         if queues:
             options += f" --nr-io-queues={queues}"
@@ -94,6 +96,23 @@ class HostSide:
             """
         return self.guest.text(script + self._until("find_block", timeout_s) + "\necho $block",
                                timeout_s + 10)
+
+    @staticmethod
+    def path_of(block, controller):
+        """Name in sysfs of the path that `controller' is to `block'."""
+        subsystem, name = re.match(r"/dev/(nvme\d+)(n\d+)$", block).groups()
+        return f"{subsystem}c{controller.device[4:]}{name}"
+
+    def wait_ana(self, block, controller, state, timeout_s=15):
+        """Wait until the kernel has seen this ANA state of a path."""
+        path = self.path_of(block, controller)
+        self.guest.wait(f"[ \"$(cat /sys/class/block/{path}/ana_state)\" = {state} ]",
+                        f"{path} is {state}", timeout_s)
+
+    def path_done(self, block, controller):
+        """A shell expression: requests that ended on this path."""
+        path = self.path_of(block, controller)
+        return f"$(awk '{{ print $1 + $5 }}' /sys/class/block/{path}/stat)"
 
     def wait_no_block(self, controller, nsid, timeout_s=15):
         """Wait until a namespace is gone."""

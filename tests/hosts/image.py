@@ -42,7 +42,7 @@ KERNELS = {
 MODULES = """
     virtio_pci virtio_net virtio_console
     nvme_core nvme_fabrics nvme_tcp nvmet nvmet_tcp
-    loop brd configfs zram
+    loop brd null_blk configfs zram
     ext4 xfs crc32c_generic crc32c_intel libcrc32c
     sha256_generic sha512_generic hmac dh_generic
 """.split()
@@ -76,12 +76,19 @@ TOOLS = {
 HOST_TOOLS = {"qemu-system-x86_64": "qemu-system-x86", "busybox": "busybox-static",
               "dpkg-deb": "dpkg", "ldd": "libc-bin", "zstd": "zstd"}
 
-HOST_NQN = "nqn.2014-08.org.nvmexpress:uuid:6a1f2e5c-0d4b-4c38-9a57-3b8e1d90c7f4"
+NQN_OF_UUID = "nqn.2014-08.org.nvmexpress:uuid:"
 HOST_ID = "6a1f2e5c-0d4b-4c38-9a57-3b8e1d90c7f4"
+HOST_NQN = NQN_OF_UUID + HOST_ID
 
 
 class Unavailable(Exception):
     """The machine lacks something; the text says what and how to get it."""
+
+
+def identity(host_id):
+    """The files that make a guest this host."""
+    return {"/etc/nvme/hostnqn": f"{NQN_OF_UUID}{host_id}\n".encode(),
+            "/etc/nvme/hostid": f"{host_id}\n".encode()}
 
 
 def cache_dir():
@@ -273,8 +280,8 @@ def build_base(modules):
     cpio.add_link("sbin/modprobe", "/bin/busybox")
     cpio.add("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n")
     cpio.add("etc/group", b"root:x:0:\n")
-    cpio.add("etc/nvme/hostnqn", HOST_NQN.encode() + b"\n")
-    cpio.add("etc/nvme/hostid", HOST_ID.encode() + b"\n")
+    for path, text in identity(HOST_ID).items():
+        cpio.add(path, text)
     cpio.add("init", (HERE / "guest-init").read_bytes(), 0o755)
     cpio.add("bin/guest-agent", (HERE / "guest-agent").read_bytes(), 0o755)
     add_modules(cpio, modules)

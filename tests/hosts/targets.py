@@ -6,8 +6,8 @@ what a target cannot do is missing in its `can', and the case is skipped with th
 
 Ashlar        `ashlar export' on the machine that runs the test; the guest reaches it at 10.0.2.2
 AshlarInGuest the same program inside the guest, reached over the guest's loopback
-Nvmet         Linux' nvmet-tcp inside the guest. A case that fails against it expects something
-              wrong, or found a bug in the guest's kernel: run it when in doubt about a case.
+Nvmet         (nvmet.py) Linux' nvmet-tcp inside the guest. A case that fails against it expects
+              something wrong, or found a bug in the guest's kernel: run it when in doubt.
 """
 
 import contextlib
@@ -70,13 +70,17 @@ class Target:
     def path_of(self, nsid):
         return self.namespaces[nsid - 1].path
 
+    def endpoint(self, index):
+        """(address, TCP port) of listener `index', as the guest sees it."""
+        return self.address, self.port
+
 
 class Ashlar(Target):
     """`ashlar export' as a child process."""
 
     can = frozenset({"kill", "resize", "add", "pause", "compare", "fua", "identity", "allow-host",
                      "ipv6", "host-files", "malloc", "shutdown", "multi-block-size", "statuses",
-                     "inject", "cores", "process"})
+                     "inject", "cores", "process", "ana", "reservations"})
     address = guest_module.HOST_ADDRESS
     numbers = itertools.count(1)
 
@@ -90,6 +94,7 @@ class Ashlar(Target):
         self.process = None
         self.options = []
         self.listen = "127.0.0.1"
+        self.ports, self.uris = [], []
 
     @staticmethod
     def device_name(ns):
@@ -109,23 +114,33 @@ class Ashlar(Target):
             with open(ns.path, "wb") as f:
                 f.truncate(ns.size_mb << 20)
 
-    def start(self, namespaces, options=(), listen="127.0.0.1"):
-        self.namespaces, self.options, self.listen = list(namespaces), list(options), listen
+    def start(self, namespaces, options=(), listen="127.0.0.1", ports=1, ana=False):
+        self.namespaces, self.listen = list(namespaces), listen
+        self.options = [*options, *(["--ana"] if ana else [])]
+        self.ports = [0] * ports
         for ns in self.namespaces:
             self.make_file(ns)
+        self.uris = [self.uri(ns) for ns in self.namespaces]
+        self.run()
+
+    def start_uris(self, uris):
+        """Serve devices that are not ours to make."""
+        self.uris, self.ports = list(uris), [0]
         self.run()
 
     def run(self):
-        """(Re)start the process; after the first time on the same port."""
+        """(Re)start the process; after the first time on the same ports."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.port_file)
         where = f"[{self.listen}]" if ":" in self.listen else self.listen
-        command = [self.binary, "export", "--listen", f"{where}:{self.port}", "--nqn", self.nqn,
+        listen = [word for port in self.ports for word in ("--listen", f"{where}:{port}")]
+        command = [self.binary, "export", *listen, "--nqn", self.nqn,
                    "--control", self.control, "--port-file", self.port_file, *self.options,
-                   *[self.uri(ns) for ns in self.namespaces]]
+                   *self.uris]
         with open(self.log, "ab") as log:
             log.write(f"$ {' '.join(command)}\n".encode())
             log.flush()
+            begin = log.tell()
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log,
                                             stderr=log, preexec_fn=die_with_parent)
 
@@ -137,6 +152,18 @@ class Ashlar(Target):
             return None
         self.port = int(wait_until(listening, "the engine listens", START_TIMEOUT_S)[1])
 
+        def listeners():
+            with open(self.log, encoding="utf-8", errors="replace") as file:
+                file.seek(begin)
+                found = re.findall(r"listening addr=\S*:(\d+)\n", file.read())
+            return found if len(found) == len(self.ports) else None
+        self.ports = [int(p) for p in wait_until(listeners, "all listeners are named in the log")]
+        assert self.ports[0] == self.port
+
+    def endpoint(self, index):
+        """Each listener is reached over a network card of its own."""
+        return guest_module.HOST_ADDRESSES[index], self.ports[index]
+
     def check(self):
         if self.process and self.process.poll() is not None:
             raise TargetError(f"the engine ended with {self.process.returncode}: {self.tail()}")
@@ -144,6 +171,14 @@ class Ashlar(Target):
     def tail(self):
         with open(self.log, encoding="utf-8", errors="replace") as log:
             return log.read()[-2000:]
+
+    def wait_for_words(self, words, timeout_s=20):
+        """Wait until the engine's log has said `words'."""
+        def said():
+            self.check()
+            with open(self.log, encoding="utf-8", errors="replace") as log:
+                return words in log.read()
+        wait_until(said, f"'{words}' in {self.log}", timeout_s)
 
     def stop(self):
         if not self.process:
@@ -215,6 +250,10 @@ class Ashlar(Target):
     def remove(self, nsid):
         self.command(f"remove {nsid}")
 
+    def set_ana(self, index, state):
+        """What hosts are told that the path over listener `index' is good for."""
+        self.command(f"ana {state} {self.listen}:{self.ports[index]}")
+
     def pause(self):
         self.command("pause")
 
@@ -232,8 +271,11 @@ class Ashlar(Target):
             return hashlib.sha256(f.read(length)).hexdigest()
 
     def connections(self):
-        """Established TCP connections to the engine's port, seen from the engine's side."""
-        port = f"{self.port:04X}"
+        return self.connections_to(0)
+
+    def connections_to(self, index):
+        """Established TCP connections to a port of the engine, seen from the engine's side."""
+        port = f"{self.ports[index]:04X}"
         found = set()  # the tables may name a socket twice while others come and go
         for table in ("/proc/net/tcp", "/proc/net/tcp6"):
             with open(table, encoding="ascii") as lines:
@@ -285,75 +327,3 @@ class AshlarInGuest(Target):
 
     def kill(self):
         self.guest.run("kill -9 $(cat /tmp/engine.pid)", check=False)
-
-
-class Nvmet(Target):
-    """Linux' own target, in the guest: a loop device per namespace, a port on 127.0.0.1."""
-
-    can = frozenset({"kill", "resize", "add", "fua"})
-    address = "127.0.0.1"
-    ports = itertools.count(1)
-    ROOT = "/sys/kernel/config/nvmet"
-
-    def __init__(self, guest):
-        super().__init__()
-        self.guest = guest
-        self.number = next(self.ports)
-        self.port = 4420 + self.number
-        self.subsystem = f"{self.ROOT}/subsystems/{self.nqn}"
-        self.port_dir = f"{self.ROOT}/ports/{self.number}"
-
-    def start(self, namespaces, options=(), listen="127.0.0.1"):
-        self.namespaces = []
-        self.guest.run(f"""
-            modprobe loop; modprobe nvmet-tcp
-            grep -q ' /sys/kernel/config ' /proc/mounts || mount -t configfs none /sys/kernel/config
-            mkdir {self.subsystem} && echo 1 > {self.subsystem}/attr_allow_any_host
-            mkdir {self.port_dir} && cd {self.port_dir}
-            echo tcp > addr_trtype; echo ipv4 > addr_adrfam
-            echo {self.address} > addr_traddr; echo {self.port} > addr_trsvcid""")
-        for ns in namespaces:
-            self.add(ns)
-        self.run()
-
-    def run(self):
-        self.guest.run(f"ln -s {self.subsystem} {self.port_dir}/subsystems/")
-
-    def add(self, ns):
-        nsid = len(self.namespaces) + 1
-        ns.path = f"/tmp/disk-{ns.uuid}"
-        self.guest.run(f"""set -e
-            truncate -s {ns.size_mb}M {ns.path}
-            losetup -f --show --sector-size {ns.block_size} {ns.path} > {ns.path}.dev
-            d={self.subsystem}/namespaces/{nsid}
-            mkdir $d; cat {ns.path}.dev > $d/device_path
-            echo {ns.uuid} > $d/device_uuid; echo {ns.uuid} > $d/device_nguid
-            echo 1 > $d/enable""")
-        self.namespaces.append(ns)
-
-    def remove(self, nsid):
-        self.guest.run(f"d={self.subsystem}/namespaces/{nsid}; echo 0 > $d/enable; rmdir $d")
-
-    def stop(self):
-        self.kill()
-        self.guest.run(f"""rmdir {self.port_dir}
-            for d in {self.subsystem}/namespaces/*; do [ -d $d ] || continue
-            echo 0 > $d/enable; rmdir $d; done
-            rmdir {self.subsystem}""")
-        for ns in self.namespaces:
-            self.guest.run(f"losetup -d $(cat {ns.path}.dev); rm {ns.path}*")
-
-    def kill(self):
-        self.guest.run(f"rm -f {self.port_dir}/subsystems/{self.nqn}")
-
-    def resize(self, nsid, size_mb):
-        path = self.path_of(nsid)
-        self.guest.run(f"truncate -s {size_mb}M {path} && losetup -c $(cat {path}.dev) && "
-                       f"echo 1 > {self.subsystem}/namespaces/{nsid}/revalidate_size")
-
-    def allocated_bytes(self, nsid):
-        return int(self.guest.text(f"stat -c %b {self.path_of(nsid)}")) * 512
-
-    def sha256(self, nsid, offset, length):
-        return self.guest.text(f"dd if={self.path_of(nsid)} bs=4096 skip={offset} count={length} "
-                               "iflag=skip_bytes,count_bytes status=none | sha256sum").split()[0]

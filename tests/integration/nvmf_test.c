@@ -8,6 +8,10 @@
  *
  * Thread: test bodies run as a task on the primary reactor; both ends share it.
  */
+#include <arpa/inet.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
 #include "base/units.h"
 #include "device/nvme_cmds.h"
 #include "drivers/nvme/spec.h"
@@ -27,7 +31,7 @@ static struct rig {
 
 static bool rig_up(const char *back_uri)
 {
-	struct subsystem_opts opts = { .nqn = NQN };
+	struct subsystem_opts opts = { .nqn = NQN, .has_ana = true };
 	struct target_opts target_opts;
 	struct err err = {};
 	int result;
@@ -88,6 +92,7 @@ ENGINE_TEST(nvmf_does_every_operation)
 		return;
 	CHECK_EQ(o.dev->nblocks, rig.back->nblocks);
 	CHECK(uuid_equal(&o.dev->uuid, &rig.back->uuid));
+	CHECK(rig.back->unmap_reads_zero && !o.dev->unmap_reads_zero); /* to unmap is advice */
 	memset(a, 0x5a, sizeof(a));
 	CHECK_EQ(do_io(&o, IO_WRITE, 16, 8, a, 0), IO_OK);
 	CHECK_EQ(do_io(&o, IO_WRITE, 24, 8, a, IO_FUA), IO_OK);
@@ -117,6 +122,7 @@ ENGINE_TEST(nvmf_does_every_operation)
 ENGINE_TEST(nvmf_passes_commands_through)
 {
 	static struct nvme_id_ctrl id;
+	static struct nvme_id_ns ns;
 	static uint8_t log[512];
 	struct nvme_cmd cmd = {};
 	uint8_t hostid[16] = {};
@@ -127,12 +133,17 @@ ENGINE_TEST(nvmf_passes_commands_through)
 		return;
 	CHECK_EQ(nvme_identify_ctrlr(o.h, &id, &err), 0);
 	CHECK_STR(id.subnqn, NQN);
+	CHECK_EQ(nvme_identify_ns(o.h, 0, &ns, &err), 0);
+	CHECK_EQ(le64_get(ns.nsze), o.dev->nblocks);
 	CHECK_EQ(nvme_log_page(o.h, NVME_LOG_SMART, NVME_NSID_ALL, 0, log, sizeof(log), &err), 0);
 	CHECK_EQ(nvme_host_id(o.h, hostid, &err), 0);
 	CHECK_STR(err.msg, "");
 	/* what would take the controller from under us is refused */
 	cmd.opcode = NVME_ADMIN_KEEP_ALIVE;
 	CHECK_EQ(nvme_admin(o.h, &cmd, NULL, 0, NULL, &err), -EOPNOTSUPP);
+	cmd.opcode = NVME_ADMIN_SET_FEATURES;
+	le32_put(&cmd.cdw10, NVME_FEAT_QUEUES);
+	CHECK_EQ(nvme_admin(o.h, &cmd, NULL, 0, NULL, NULL), -EOPNOTSUPP);
 	cmd.opcode = NVME_FABRICS;
 	CHECK_EQ(nvme_admin(o.h, &cmd, NULL, 0, NULL, NULL) < 0, true);
 	CHECK(opened_open(&mem, "malloc:///other?size_mb=1", 0));
@@ -141,6 +152,143 @@ ENGINE_TEST(nvmf_passes_commands_through)
 	CHECK_HAS(err.msg, "no NVMe device");
 	opened_close(&mem);
 	opened_close(&o);
+	rig_down();
+}
+
+/* ---- pairs: one counter, many who raise it by compare and write ---------------------------- */
+
+enum { RAISERS = 12, RAISES = 20, RAISE_NLB = 8, PIECES = 8 };
+
+static struct raiser {
+	struct opened *o;
+	struct io io;
+	uint8_t data[2 * RAISE_NLB * LBA_SIZE];
+	struct iovec iov[PIECES];
+	unsigned done, missed;
+	struct task_event event;
+} raisers[RAISERS];
+
+/* The counter is every byte of its blocks, so that halves of two writes would be seen. */
+static void raise_once(struct raiser *r, uint8_t from)
+{
+	const size_t half = sizeof(r->data) / 2, piece = sizeof(r->data) / PIECES;
+
+	memset(r->data, from, half);
+	memset(r->data + half, from + 1, half);
+	for (unsigned i = 0; i < PIECES; i++)
+		r->iov[i] = (struct iovec){ r->data + i * piece, piece };
+	r->io.op = IO_COMPARE_WRITE;
+	r->io.lba = 128;
+	r->io.nlb = RAISE_NLB;
+	r->io.iov = r->iov;
+	r->io.iovcnt = PIECES;
+	io_submit(r->o->h, &r->io);
+}
+
+/* On a miss the next guess: those who know the counter are a crowd, so it is soon right. */
+static void raised(struct io *io)
+{
+	struct raiser *r = io->owner;
+	uint8_t from = r->data[0];
+
+	if (io->status == IO_OK)
+		r->done++;
+	else if (CHECK_EQ(io->status, IO_MISCOMPARE))
+		r->missed++;
+	else
+		r->done = RAISES;
+	if (r->done == RAISES)
+		task_event_fire(&r->event);
+	else
+		raise_once(r, (uint8_t)(from + 1));
+}
+
+/* FUSES of our target is 1: pairs reach it as pairs, with other commands between them. */
+ENGINE_TEST(nvmf_pairs_are_atomic)
+{
+	static uint8_t buf[RAISE_NLB * LBA_SIZE];
+	unsigned missed = 0;
+	struct opened o;
+	char uri[320];
+
+	if (!rig_up("malloc:///m?size_mb=8"))
+		return;
+	(void)snprintf(uri, sizeof(uri), "%s?queue_depth=5", rig.uri[0]);
+	if (!open_remote(&o, uri))
+		return;
+	CHECK(o.dev->ops & IO_BIT(IO_COMPARE_WRITE));
+	for (unsigned i = 0; i < RAISERS; i++) {
+		raisers[i] = (struct raiser){ .o = &o,
+					      .io = { .done = raised, .owner = &raisers[i] } };
+		raise_once(&raisers[i], 0);
+	}
+	for (unsigned i = 0; i < RAISERS; i++) {
+		CHECK_EQ(do_io(&o, IO_WRITE, i, 1, buf, 0), IO_OK);
+		task_event_wait(&raisers[i].event);
+		CHECK_EQ(raisers[i].done, RAISES);
+		missed += raisers[i].missed;
+	}
+	CHECK(missed > 0);
+	CHECK_EQ(do_io(&o, IO_READ, 128, RAISE_NLB, buf, 0), IO_OK);
+	for (size_t i = 0; i < sizeof(buf); i++) {
+		if (buf[i] != (uint8_t)(RAISERS * RAISES) && !CHECK_EQ(buf[i], RAISERS * RAISES))
+			break;
+	}
+	CHECK_EQ(do_io(&o, IO_COMPARE_WRITE, 0, o.dev->max_io_nlb, NULL, 0), IO_INVALID);
+	opened_close(&o);
+	rig_down();
+}
+
+/* ---- reservations --------------------------------------------------------------------------- */
+
+/* Two hosts, one namespace, through what owners of a device use. */
+ENGINE_TEST(nvmf_reserves)
+{
+	static uint8_t buf[LBA_SIZE], report[4096];
+	const struct nvme_resv_status *status = (const void *)report;
+	struct opened one, two;
+	struct err err = {};
+	uint8_t id[16];
+	char uri[320];
+
+	if (!rig_up("malloc:///m?size_mb=8") || !open_remote(&one, rig.uri[0]))
+		return;
+	(void)snprintf(uri, sizeof(uri), "nvmf://127.0.0.2:%u/" NQN "?hostnqn=nqn.2000-01.x:other",
+		       target_listener_port(rig.target, 0));
+	if (!opened_open(&two, uri, DESC_WRITE))
+		return;
+	CHECK(one.dev != two.dev);
+	CHECK_EQ(nvme_resv_acquire(one.h, 1, 0, NVME_RESV_ACQUIRE, NVME_RESV_WRITE_EXCLUSIVE, NULL),
+		 -EBADE); /* not registered */
+	CHECK_EQ(nvme_resv_register(one.h, 0, 1, NVME_RESV_REGISTER, NVME_RESV_CPTPL_KEEP, &err),
+		 0);
+	CHECK_EQ(nvme_resv_acquire(one.h, 1, 0, NVME_RESV_ACQUIRE, NVME_RESV_WRITE_EXCLUSIVE, &err),
+		 0);
+	CHECK_EQ(do_io(&one, IO_WRITE, 0, 1, buf, 0), IO_OK);
+	CHECK_EQ(do_io(&two, IO_READ, 0, 1, buf, 0), IO_OK);
+	CHECK_EQ(do_io(&two, IO_WRITE, 0, 1, buf, 0), IO_RESERVED);
+	CHECK_EQ(nvme_resv_report(one.h, true, report, sizeof(report), &err), 0);
+	CHECK_EQ(status->rtype, NVME_RESV_WRITE_EXCLUSIVE);
+	CHECK_EQ(le16_get(status->regctl), 1);
+	CHECK_EQ(le64_get(status->registrant[0].rkey), 1);
+	CHECK_EQ(nvme_host_id(one.h, id, &err), 0);
+	CHECK_MEM(status->registrant[0].hostid, id, sizeof(id));
+	/* the other takes it away, and is told so is the first */
+	CHECK_EQ(nvme_resv_register(two.h, 0, 2, NVME_RESV_REGISTER, NVME_RESV_CPTPL_KEEP, &err),
+		 0);
+	CHECK_EQ(
+		nvme_resv_acquire(two.h, 2, 1, NVME_RESV_PREEMPT, NVME_RESV_EXCLUSIVE_ACCESS, &err),
+		0);
+	CHECK(wait_event(DEVICE_RESERVATION));
+	CHECK_EQ(do_io(&one, IO_READ, 0, 1, buf, 0), IO_RESERVED);
+	CHECK_EQ(nvme_resv_release(two.h, 2, NVME_RESV_RELEASE, NVME_RESV_EXCLUSIVE_ACCESS, &err),
+		 0);
+	CHECK_EQ(do_io(&one, IO_READ, 0, 1, buf, 0), IO_OK);
+	CHECK_EQ(nvme_resv_register(two.h, 2, 0, NVME_RESV_UNREGISTER, NVME_RESV_CPTPL_KEEP, &err),
+		 0);
+	CHECK_STR(err.msg, "");
+	opened_close(&two);
+	opened_close(&one);
 	rig_down();
 }
 
@@ -181,6 +329,74 @@ ENGINE_TEST(nvmf_second_uri_is_a_path)
 	rig_down();
 }
 
+ENGINE_TEST(nvmf_is_destroyed_by_a_shorter_uri)
+{
+	struct device *dev = NULL;
+	struct err err = {};
+	char uri[320];
+
+	if (!rig_up("malloc:///m?size_mb=8"))
+		return;
+	(void)snprintf(uri, sizeof(uri), "%s?queue_depth=8", rig.uri[0]);
+	CHECK_EQ(device_create(uri, &dev, &err), 0);
+	(void)snprintf(uri, sizeof(uri), "%s?queue_depth=9", rig.uri[1]);
+	CHECK_EQ(device_create(uri, &dev, &err), 0);
+	CHECK_EQ(device_destroy(rig.uri[0], &err), 0); /* a path */
+	CHECK_EQ(subsystem_controller_count(rig.subsystem), 1);
+	(void)snprintf(uri, sizeof(uri), "%s?nsid=2", rig.uri[1]);
+	CHECK_EQ(device_destroy(uri, NULL), -ENOENT);
+	CHECK_EQ(device_destroy(rig.uri[0], NULL), -ENOENT);
+	CHECK_EQ(device_destroy(rig.uri[1], &err), 0); /* the device */
+	CHECK_STR(err.msg, "");
+	CHECK(device_next(device_next(NULL)) == NULL);
+	rig_down();
+}
+
+/* A port that nobody else gets, and at which nobody listens. */
+static int port_hold(uint16_t *ret_port)
+{
+	struct sockaddr_in addr = { .sin_family = AF_INET,
+				    .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	socklen_t len = sizeof(addr);
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	CHECK_EQ(bind(fd, (struct sockaddr *)&addr, len), 0);
+	CHECK_EQ(getsockname(fd, (struct sockaddr *)&addr, &len), 0);
+	*ret_port = ntohs(addr.sin_port);
+	return fd;
+}
+
+ENGINE_TEST(nvmf_path_that_comes_later)
+{
+	static uint8_t buf[LBA_SIZE];
+	struct err err = {};
+	struct opened o;
+	uint16_t port;
+	char uri[400];
+	int fd = port_hold(&port);
+
+	if (!rig_up("malloc:///m?size_mb=8"))
+		return;
+	(void)snprintf(uri, sizeof(uri), "%s?paths=127.0.0.1:%u&reconnect_delay=20ms", rig.uri[0],
+		       port);
+	if (!open_remote(&o, uri))
+		return;
+	CHECK_EQ(subsystem_controller_count(rig.subsystem), 1);
+	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK);
+	(void)close(fd);
+	CHECK_EQ(target_listen(rig.target, "127.0.0.1", port, &err), 0);
+	for (unsigned i = 0; i < 500 && subsystem_controller_count(rig.subsystem) < 2; i++)
+		task_sleep(10 * NS_PER_MS);
+	CHECK_EQ(subsystem_controller_count(rig.subsystem), 2);
+	/* it is more than connected: it carries all that the other cannot */
+	CHECK_EQ(subsystem_set_ana(rig.subsystem, 0, 0, ANA_INACCESSIBLE, &err), 0);
+	CHECK_STR(err.msg, "");
+	CHECK_EQ(do_io(&o, IO_READ, 0, 1, buf, 0), IO_OK);
+	opened_close(&o);
+	CHECK_EQ(subsystem_controller_count(rig.subsystem), 0);
+	rig_down();
+}
+
 ENGINE_TEST(nvmf_follows_size_and_presence)
 {
 	static uint8_t buf[LBA_SIZE];
@@ -196,7 +412,7 @@ ENGINE_TEST(nvmf_follows_size_and_presence)
 	CHECK_EQ(do_io(&o, IO_READ, 2 * 16384 - 1, 1, buf, 0), IO_OK);
 	CHECK_EQ(subsystem_remove_ns(rig.subsystem, 1, &err), 0);
 	CHECK(wait_event(DEVICE_FAILED));
-	CHECK_EQ(do_io(&o, IO_READ, 0, 1, buf, 0), IO_TRANSPORT);
+	CHECK_EQ(do_io(&o, IO_READ, 0, 1, buf, 0), IO_NO_DEVICE);
 	/* the same medium under the same number: the device works again */
 	CHECK_EQ(subsystem_add_ns(rig.subsystem, rig.back, 1, &nsid, &err), 0);
 	for (unsigned i = 0; i < 500 && do_io(&o, IO_READ, 0, 1, buf, 0) != IO_OK; i++)
@@ -220,7 +436,7 @@ ENGINE_TEST(nvmf_refuses_another_medium)
 	CHECK_EQ(subsystem_remove_ns(rig.subsystem, 1, &err), 0);
 	CHECK_EQ(subsystem_add_ns(rig.subsystem, other, 1, NULL, &err), 0);
 	CHECK(wait_event(DEVICE_FAILED));
-	CHECK_EQ(do_io(&o, IO_READ, 0, 1, buf, 0), IO_TRANSPORT);
+	CHECK_EQ(do_io(&o, IO_READ, 0, 1, buf, 0), IO_NO_DEVICE);
 	CHECK_STR(err.msg, "");
 	opened_close(&o);
 	rig_down();
@@ -240,6 +456,11 @@ static void remove_task(void *arg)
 ENGINE_TEST(nvmf_removal_does_not_wait_for_the_target)
 {
 	static uint8_t buf[LBA_SIZE];
+	static struct {
+		struct io io;
+		struct task_event event;
+	} waits[2];
+	struct nvme_cmd cmd = {};
 	struct task_event event = {};
 	char uri[320];
 	struct opened o;
@@ -255,9 +476,23 @@ ENGINE_TEST(nvmf_removal_does_not_wait_for_the_target)
 	o.io = (struct io){ .op = IO_READ, .nlb = 1, .done = read_done, .owner = &event };
 	io_set_buf(&o.io, buf, sizeof(buf));
 	CHECK_EQ(io_start(o.h, &o.io), IO_PENDING);
+	/* what the primary does for a device waits elsewhere */
+	cmd.opcode = NVME_ADMIN_IDENTIFY;
+	for (unsigned i = 0; i < ARRAY_LEN(waits); i++) {
+		waits[i].io = (struct io){ .op = i == 0 ? IO_RESET : IO_NVME_ADMIN,
+					   .cmd = &cmd,
+					   .done = read_done,
+					   .owner = &waits[i].event };
+		CHECK_EQ(io_start(o.h, &waits[i].io), IO_PENDING);
+	}
+	task_sleep(50 * NS_PER_MS);
 	CHECK_EQ(task_spawn("remove", remove_task, o.dev), 0);
 	task_event_wait(&event);
+	task_event_wait(&waits[0].event);
+	task_event_wait(&waits[1].event);
 	CHECK_EQ(o.io.status, IO_NO_DEVICE);
+	CHECK_EQ(waits[0].io.status, IO_NO_DEVICE);
+	CHECK_EQ(waits[1].io.status, IO_NO_DEVICE);
 	CHECK_EQ(events[DEVICE_REMOVED], 1);
 	desc_close(o.desc);
 	while (device_lookup(uri) != NULL)

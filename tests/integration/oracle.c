@@ -3,6 +3,7 @@
  * oracle.c - random operations on every driver and every pair of layers, against an array of bytes.
  *
  *   oracle [--seed N] [--scale PERCENT] [STACK...]     STACK: part of a stack's name
+ *   oracle [--seed N] [--scale PERCENT] --uri URI      on this device, at most 4 MiB of it
  *
  * A stack is a list of URIs and the name of the device on top (oracle_stacks.c). On it, every
  * reactor plays: it keeps DEPTH requests in flight, each drawn from the seed: any operation, any

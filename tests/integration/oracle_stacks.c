@@ -2,6 +2,9 @@
 /*
  * oracle_stacks.c - the stacks that oracle.c plays on, the places they stand on, the report.
  *
+ * With --uri there is one stack, the device that it names: somebody else made it, over a network
+ * maybe, and nothing is taken for granted about what it holds.
+ *
  * A place is prepared when the first stack asks for it and cleared away at the end. What cannot be
  * had here (loop and zram want root) is skipped with its reason, each stack counted.
  *
@@ -79,12 +82,14 @@ static const struct stack stacks[] = {
 	{ "passthru over aio on a loop device", { OVER("aio://%s") }, "loop", .is_vague = true },
 	{ "aio on zram", { "aio://%s" }, "zram", .is_vague = true },
 	{ "uring on zram", { "uring://%s" }, "zram", .is_vague = true },
+	{ "the device of --uri", { "%s" }, "given", .is_vague = true },
 };
 /* clang-format on */
 
-enum { STACKS = ARRAY_LEN(stacks), IMAGE_SIZE = 4 << 20 };
+enum { STACKS = ARRAY_LEN(stacks), GIVEN = STACKS - 1, IMAGE_SIZE = 4 << 20 };
 
 static char dir_disk[128], dir_tmpfs[128], dev_loop[64], dev_zram[64];
+static const char *given; /* --uri */
 static char why_not[160]; /* the place that was asked for last cannot be had */
 
 /* ---- places ------------------------------------------------------------------------------- */
@@ -195,16 +200,20 @@ static bool place_zram(char path[256])
 	return access(dev_zram, R_OK | W_OK) == 0;
 }
 
+static bool place_given(char path[256])
+{
+	(void)snprintf(path, 256, "%s", given);
+	return true;
+}
+
 static bool place(const char *name, char path[256])
 {
 	static const struct {
 		const char *name;
 		bool (*prepare)(char path[256]);
 	} places[] = {
-		{ "disk", place_disk },
-		{ "tmpfs", place_tmpfs },
-		{ "loop", place_loop },
-		{ "zram", place_zram },
+		{ "disk", place_disk }, { "tmpfs", place_tmpfs }, { "loop", place_loop },
+		{ "zram", place_zram }, { "given", place_given },
 	};
 
 	path[0] = '\0';
@@ -351,6 +360,8 @@ static bool is_selected(const struct stack *stack, int argc, char **argv)
 {
 	bool is_any = false;
 
+	if (given != NULL || stack == &stacks[GIVEN])
+		return given != NULL && stack == &stacks[GIVEN];
 	for (int i = 1; i < argc; i++) {
 		if (strncmp(argv[i], "--", 2) == 0) {
 			i++;
@@ -377,6 +388,12 @@ int main(int argc, char **argv)
 			return 2;
 		if (strcmp(argv[i], "--scale") == 0 && number_parse(argv[i + 1], &scale, NULL) < 0)
 			return 2;
+		if (strcmp(argv[i], "--uri") == 0)
+			given = argv[i + 1];
+	}
+	if (given != NULL && strlen(given) >= sizeof(games->path)) {
+		(void)fprintf(stderr, "oracle: the URI is too long\n");
+		return 2;
 	}
 	(void)setvbuf(stdout, NULL, _IOLBF, 0);
 	printf("# seed %" PRIu64 "\n", seed);

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """`ashlar bench`: figures that add up, and verification that tells every kind of damage apart."""
 
+import json
 import signal
 
 import pytest
 
 NULL = "null:///n?size_mb=64&blk_size=4096"
+MEMORY = "malloc:///mi?size_mb=16&blk_size=4096"
 BLOCK = 4096
 BLOCKS = 256
 
@@ -228,3 +230,24 @@ def test_fill_writes_everything_before(ashlar):
     assert all(any(data[i:i + 512]) for i in range(0, len(data), 512))
     got = ashlar.json("bench", "malloc:///m?size_mb=1", "--fill", "--verify", "--ops", "10")
     assert got["verify"]["checked_blocks"] == 2048 + 80
+
+
+def test_intervals_add_up_to_the_run(ashlar):
+    done = ashlar("bench", MEMORY, "--rw", "randwrite", "--fill", "--time", "1",
+                  "--interval", "0.2", "--json")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.split("\n{\n", 1)
+    seen = [json.loads(line)["interval"] for line in lines[0].splitlines()]
+    result = json.loads("{" + lines[1])
+    assert 2 <= len(seen) <= 5
+    ends = [0] + [i["end_s"] for i in seen]
+    assert all(b - a > 0.19 for a, b in zip(ends, ends[1:]))
+    ops = sum(i["iops"] * (b - a) for i, a, b in zip(seen, ends, ends[1:]))
+    assert 0 < ops <= result["writes"] * 1.001  # what --fill wrote is not among them
+    assert all(0 < i["p50_ns"] <= i["p99_ns"] and i["errors"] == 0 for i in seen)
+
+
+def test_an_interval_without_requests_is_told(ashlar):
+    done = ashlar("bench", MEMORY, "--time", "1", "--interval", "0.2", "--inject",
+                  "inject://mi?op=read&method=delay&delay_us=600000&retries=1000")
+    assert "  0.00 IOPS" in done.stdout or "  0 IOPS" in done.stdout, done.stdout + done.stderr

@@ -3,13 +3,15 @@
 
 import json
 import os
+import re
 import select
 import signal
 import socket
+import subprocess
 import threading
 
 import pytest
-from conftest import wait_until
+from conftest import ASHLAR, wait_until
 from test_export import Export
 
 MIB = 1 << 20
@@ -107,7 +109,7 @@ def test_reads_and_writes_verify(ashlar, scheme):
     uri = url(target.port).replace("nvmf:", scheme + ":")
     done = ashlar("bench", uri, "--time", 1, "--rw", "randrw", "--verify")
     assert done.returncode == 0, done.stderr
-    assert "all as written" in done.stdout
+    assert "all as written" in done.stdout and "connections lost" not in done.stdout
 
 
 @pytest.mark.parametrize("more", ["hdgst", "ddgst", "hdgst&ddgst", "queue_depth=2", "queues=1",
@@ -147,6 +149,16 @@ def test_ipv6_and_names(ashlar):
     target = export(ashlar)
     done = ashlar("bench", url(target.port, host="localhost"), "--time", 0.3)
     assert done.returncode == 0, done.stderr
+
+
+def test_leaves_politely(ashlar):
+    """A host that has done its work is no trouble for its target, so none is logged."""
+    target = export(ashlar)
+    done = ashlar("bench", url(target.port), "--time", 0.3, *cores(2))
+    assert done.returncode == 0, done.stderr
+    wait_until(lambda: json.loads(target.ok("stats"))["connections"] == 0, what="the end")
+    _, _, err = target.stop()
+    assert "controller gone" in err and "connection broke" not in err, err
 
 
 def test_copy_there_and_back(ashlar):
@@ -205,6 +217,20 @@ def test_hosts_that_are_not_there(ashlar):
     assert done.returncode == 1 and "cannot be found" in done.stderr
 
 
+def test_is_not_connected_to_itself(ashlar):
+    """The kernel has only one port to give away, and that is the one that is dialled."""
+    world = ("ip link set lo up && echo '5000 5000' > /proc/sys/net/ipv4/ip_local_port_range && "
+             f"exec {ASHLAR} bench '{url(5000)}' --time 0.1")
+    try:
+        done = subprocess.run(["unshare", "--map-root-user", "--net", "sh", "-c", world],
+                              capture_output=True, text=True, timeout=60, env=ashlar.env)
+    except FileNotFoundError:
+        pytest.skip("no unshare")
+    if "unshare" in done.stderr or "not found" in done.stderr or "ip_local" in done.stderr:
+        pytest.skip(f"no network namespace here: {done.stderr.strip()}")
+    assert done.returncode == 1 and "connected to itself" in done.stderr
+
+
 def test_silent_host_ends_with_the_connect_timeout(ashlar):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
@@ -229,7 +255,7 @@ def test_unknown_parameters_are_warned_of(ashlar):
 
 def restart(ashlar, port, host="127.0.0.1", **more):
     """Export again on the port it had. On loopback a host that tries to reconnect may get the
-    port itself as its own, and so be connected to itself for an instant: then once more."""
+    port itself as its own, and hold it for the moment that it takes to see it: then once more."""
     for _ in range(20):
         try:
             return export(ashlar, "--listen", f"{host}:{port}", **more)
@@ -269,6 +295,7 @@ def test_restart_of_the_target_under_io(ashlar, count):
     assert status == 0, err
     assert "all as written" in out
     assert "connection lost" in err and "back after" in err
+    assert "connections lost 1, attempts to reconnect" in out
 
 
 def test_target_that_stays_away(ashlar):
@@ -305,8 +332,11 @@ def test_a_path_dies(ashlar, wire, victim, count):
     (a, b)[victim].kill()
     out, err = load.communicate(timeout=60)
     assert load.returncode == 0, err
-    assert json.loads(out)["errors"] == 0
+    result = json.loads(out)
+    assert result["errors"] == 0
     assert "1 paths are used" in err
+    remote = result["devices"][0]["remote"]
+    assert remote["lost"] == 1 and remote["attempts"] > 0 and remote["late"] == 0
 
 
 def test_a_path_is_cut_off(ashlar, wire):
@@ -494,3 +524,14 @@ def test_many_controllers_come_back(ashlar):
     restart(ashlar, port, "0.0.0.0", uris=[f"aio://{disk}"])
     _, err = load.communicate(timeout=60)
     assert load.returncode == 0, err
+
+
+def test_bench_takes_a_second_uri_as_a_path(ashlar):
+    one = Export(ashlar, "--listen", "127.0.0.1:0", "--listen", "127.0.0.1:0", nqn=NQN)
+    ports = re.findall(r"127\.0\.0\.1:(\d+)", one.ok("ana"))
+    assert len(ports) == 2
+    uris = [url(port, "?nsid=2") for port in ports]
+    got = ashlar.json("bench", *uris, "--rw", "randrw", "--verify", "--ops", "2001")
+    assert [d["uri"] for d in got["devices"]] == uris[:1]
+    assert got["reads"] + got["writes"] == 2001
+    assert got["errors"] == 0

@@ -654,6 +654,54 @@ def test_slow_device_keeps_its_data(target, host):
             assert q.read(1, (i * 127 + n) * 8, 8) == block, f"queue {i} block {n}"
 
 
+def cross_reset(host, other, instance=None):
+    ciu, cirn = instance or struct.unpack_from("<BQ", other.admin.identify(1), 135)
+    return sqe(0x38, cdw10=other.cntlid | ciu << 16, cdw12=cirn & 0xFFFFFFFF, cdw13=cirn >> 32)
+
+
+def test_cross_controller_reset_waits_for_the_device(target, host):
+    """The answer comes when nothing of the other controller can reach the device any more."""
+    fault = "inject://m0?op=write&method=delay&delay_us=400000"
+    q = host.queue(1)
+    q.write(1, 0, b"\1" * 4096)
+    target("inject", fault)
+    with Host(target.port) as other:
+        entry = cross_reset(host, other)
+        instance = struct.unpack_from("<BQ", other.admin.identify(1), 135)
+        lost = other.queue(1)
+        lost.submit(lost.rw(WRITE, 1, 0, 8), b"\2" * 4096)
+        other.admin.identify(1)  # behind it: the write is with the device
+        assert q.read(1, 0, 8) == b"\1" * 4096
+        assert host.admin.command(entry).dw0 == 1
+        assert q.read(1, 0, 8) == b"\2" * 4096
+        lost.expect_end()
+        other.admin.expect_end()
+        assert host.admin.command(cross_reset(host, other, instance)).dw0 == 1, "known no more"
+    target("heal", fault)
+
+
+def test_cross_controller_reset_is_for_others_of_the_same_host(target, host):
+    assert status_of(host.admin.command, cross_reset(host, host)) == 0x002
+    assert status_of(host.admin.command, cross_reset(host, host, (0, 0))) == 0x002
+    with Host(target.port, hostnqn=HOSTNQN + "x") as stranger:
+        assert status_of(host.admin.command, cross_reset(host, stranger)) == 0x002
+        stranger.admin.identify(1)
+
+
+def test_cross_controller_reset_ends_with_its_connection(target, host):
+    fault = "inject://m0?op=write&method=delay&delay_us=400000"
+    target("inject", fault)
+    with Host(target.port) as other, Host(target.port) as third:
+        lost = other.queue(1)
+        lost.submit(lost.rw(WRITE, 1, 0, 8), b"\2" * 4096)
+        other.admin.identify(1)
+        third.admin.submit(cross_reset(third, other))
+        other.admin.expect_end()
+    target("heal", fault)
+    eventually(lambda: target.stats()["conns"] == 1, "the connections to go")
+    host.queue(1).read(1, 0, 8)
+
+
 def test_disconnect_while_the_device_is_slow(target):
     fault = "inject://m0?op=all&method=delay&delay_us=20000-60000&seed=4"
     target("inject", fault)

@@ -198,6 +198,13 @@ def test_select(host):
     assert feature(admin, 0x81, SUPPORTED).dw0 & 3 == 0
 
 
+def test_select_of_features_with_data(host):
+    """What a host set is the current value only."""
+    host.admin.set_feature(0x16, 0, b"\1" + bytes(511))
+    for sel, acre in ((CURRENT, 1), (DEFAULT, 0), (SAVED, 0)):
+        assert feature(host.admin, 0x16, sel, expect=512).data == bytes([acre]) + bytes(511)
+
+
 def test_temperature_thresholds(host):
     admin = host.admin
     under, all_sensors = 1 << 20, 0xF << 16

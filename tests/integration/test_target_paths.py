@@ -5,16 +5,18 @@ forced disconnects, limits reached and memory that returns."""
 import resource
 import struct
 import threading
+import time
 
 import pytest
-from nvmetcp import (DISCOVERY, FLUSH, HOSTNQN, NQN, WRITE, Conn, Host, NvmeError, Targetd,
+from nvmetcp import (COMPARE, DISCOVERY, FLUSH, HOSTNQN, NQN, WRITE, Conn, Host, NvmeError, Targetd,
                      eventually, sgl, sqe)
 
 URI = "malloc:///m0?size_mb=64"
 OTHER = "nqn.2014-08.org.nvmexpress:uuid:00000000-0000-4000-8000-000000000002"
-ANA_LOG, ANA_EVENT = 0x0C, 1 << 11
+ANA_LOG, ANA_EVENT, NS_EVENT = 0x0C, 1 << 11, 1 << 8
 PERSISTENT_LOSS, INACCESSIBLE, TRANSITION = 0x301, 0x302, 0x303
 BUSY, INVALID_HOST = 0x181, 0x184
+DRAIN_S = 5  # after which a graceful disconnect becomes a forced one
 STATES = {"optimized": 1, "non-optimized": 2, "inaccessible": 3, "persistent-loss": 4, "change": 15}
 
 
@@ -98,8 +100,8 @@ def test_identify_says_what_linux_checks(target):
         # The buffer Linux makes of these numbers holds every page, and fits one transfer.
         size = 16 + 32 * nanagrpid + 4 * mnan
         assert size <= 128 << 10
-        assert ana_page(host.admin, size=size)[1] == {1: (0, 1, [1, 2])}
-        assert ana_page(host.admin, size=size, rgo=True)[1] == {1: (0, 1, [])}
+        assert ana_page(host.admin, size=size)[1] == {1: (2, 1, [1, 2])}
+        assert ana_page(host.admin, size=size, rgo=True)[1] == {1: (2, 1, [])}
 
 
 @pytest.mark.parametrize("state, status", [("non-optimized", 0), ("inaccessible", INACCESSIBLE),
@@ -145,8 +147,8 @@ def test_one_listener(target):
         target("ana", NQN, "inaccessible", 0)
         assert status_of(q.read, 1, 0, 1) == status_of(strayed.read, 1, 0, 1) == INACCESSIBLE
         other.read(1, 0, 1)
-        assert ana_page(first.admin)[1][1][:2] == (1, 3)
-        assert ana_page(second.admin)[1][1][:2] == (0, 1)
+        assert ana_page(first.admin)[1][1][:2] == (3, 3)
+        assert ana_page(second.admin)[1][1][:2] == (2, 1)
         assert ana_page(second.admin)[0] < ana_page(first.admin)[0]
         # One more listener begins with what all were last set to.
         target("ana", NQN, "non-optimized")
@@ -160,17 +162,17 @@ def test_groups(target):
     with Host(target.ports[0]) as host:
         q = host.queue(1)
         target("group", NQN, 2, 32)
-        assert ana_page(host.admin)[1] == {1: (0, 1, [1]), 32: (0, 1, [2])}
+        assert ana_page(host.admin)[1] == {1: (3, 1, [1]), 32: (1, 1, [2])}
         assert host.admin.identify(0, 2)[92:96] == struct.pack("<I", 32)
         before = ana_page(host.admin)[0]
         target("ana", NQN, "change", 0, 32)
         q.read(1, 0, 1)
         assert status_of(q.read, 2, 0, 1) == TRANSITION
-        assert ana_page(host.admin) == (before + 1, {1: (0, 1, [1]), 32: (1, 15, [2])})
+        assert ana_page(host.admin) == (before + 1, {1: (3, 1, [1]), 32: (2, 15, [2])})
         target("group", NQN, 2, 1)
         q.read(2, 0, 1)
         target("remove", NQN, 2)
-        assert ana_page(host.admin)[1] == {1: (0, 1, [1])}
+        assert ana_page(host.admin)[1] == {1: (5, 1, [1])}
     for group in (0, 33):
         with pytest.raises(AssertionError, match=f"group {group}"):
             target("group", NQN, 1, group)
@@ -190,7 +192,7 @@ def test_event(target):
         target("ana", NQN, "change", 0)
         ana_page(host.admin, rae=True)
         assert again not in host.admin.done
-        assert ana_page(host.admin)[1][1][:2] == (2, 15)
+        assert ana_page(host.admin)[1][1][:2] == (4, 15)
         target("ana", NQN, "change", 0)  # no change
         host.admin.get_feature(0x0B)
         assert again not in host.admin.done
@@ -199,6 +201,19 @@ def test_event(target):
         for h in (deaf, elsewhere):
             h.admin.get_feature(0x0B)
             assert h.aer not in h.admin.done
+
+
+def test_a_reset_forgets_events(target):
+    """An event that was sent before the reset does not mask the one after it."""
+    with Host(target.ports[0]) as host:
+        for _ in range(2):
+            host.admin.set_feature(0x0B, ANA_EVENT | NS_EVENT)
+            aers = [host.admin.submit(sqe(0x0C)) for _ in range(2)]
+            target("group", NQN, 2, 3)  # both are told, neither page is read
+            assert {host.admin.wait(aer).dw0 >> 16 for aer in aers} == {ANA_LOG, 4}
+            target("group", NQN, 2, 1)
+            host.admin.property_set(0x14, 0)
+            host.admin.enable()
 
 
 def test_change_under_io(target):
@@ -267,6 +282,35 @@ def test_held_commands_see_the_new_state(target):
         assert status_of(q.wait, cid) == PERSISTENT_LOSS
         target("ana", NQN, "optimized")
         assert q.read(1, 0, 72) == bytes(72 * 512)
+
+
+@pytest.mark.parametrize("how", ["ana", "group"])
+def test_a_path_closes_although_its_device_hangs(target, how):
+    """Hosts are sent elsewhere at once; the call ends when the last command has ended."""
+    if how == "group":
+        target("ana", NQN, "inaccessible", 0, 7)
+    with Host(target.ports[0]) as host:
+        q = host.queue(1)
+        slow, fault = delayed_write(target, q, 500)
+        q.capsule_max = 0
+        late = q.submit(q.rw(WRITE, 1, 8, 1), b"l" * 512)
+        kind, _, r2t, _ = q.recv_pdu()
+        assert kind == 9, "R2T"
+        if how == "group":
+            target.start("group", NQN, 1, 7)
+        else:
+            target.start("ana", NQN, "inaccessible", 0)
+        eventually(lambda: any(1 in nsids and state == 3
+                               for _, state, nsids in ana_page(host.admin)[1].values()), "the page")
+        assert status_of(q.read, 1, 0, 1) == INACCESSIBLE
+        q.answer_r2t(r2t)
+        assert status_of(q.wait, late) == INACCESSIBLE
+        assert slow not in q.done
+        q.wait(slow)
+        target.finish()
+        target("heal", fault)
+        target("ana", NQN, "optimized")
+        assert q.read(1, 8, 1) == bytes(512)
 
 
 # ---- controller ids
@@ -416,6 +460,22 @@ def test_graceful_disconnect_does_not_wait_for_ever(plain):
         assert q.recv_pdu()[0] == 9, "R2T"
         assert plain("disconnect", NQN, HOSTNQN) == "1"
     assert plain.stats()["conns"] == 0
+
+
+def test_graceful_disconnect_does_not_wait_for_half_a_pair(plain):
+    """Its other half would be dropped: it is dropped too, and at once."""
+    with Host(plain.port) as host:
+        q = host.queue(1)
+        entry = bytearray(q.rw(COMPARE, 1, 0, 1))
+        entry[1] |= 1
+        before = plain.stats()["commands"]
+        half = q.submit(bytes(entry), bytes(512))
+        eventually(lambda: plain.stats()["commands"] > before, "the half")
+        start = time.monotonic()
+        assert plain("disconnect", NQN, HOSTNQN) == "1"
+        assert time.monotonic() - start < DRAIN_S / 2
+        q.expect_end()
+        assert half not in q.done
 
 
 def test_forced_disconnect(plain):

@@ -339,6 +339,23 @@ def test_no_write_lands_after_the_fence(target, parties):
     target("heal", fault)
 
 
+def test_a_host_that_left_is_fenced_too(target, parties):
+    """Its controllers are gone, but not its write: that one is waited for as well."""
+    a, b, _ = parties
+    a.register()
+    b.register()
+    b.acquire(WE_RO)
+    fault = "inject://m0?op=write&stage=submission&method=delay&delay_us=500000"
+    target("inject", fault)
+    a.q.submit(a.q.rw(WRITE, 1, 0, 1), b"\xEE" * 512)
+    a.q.report(1)  # the write was started before this was
+    a.host.close()
+    eventually(lambda: target("controllers", NQN) == "2", "the host to go")
+    b.q.preempt(1, WE_RO, KEY[B], KEY[A])
+    assert b.q.read(1, 0, 1) == b"\xEE" * 512
+    target("heal", fault)
+
+
 @pytest.mark.parametrize("cores", ["0x1", "0x3"])
 def test_hosts_that_race(cores):
     """Two hosts preempt each other with full queues while both write, each its own blocks: commands
@@ -411,6 +428,30 @@ def test_a_flood_does_not_keep_others_waiting(target, parties):
         assert status_of(a.q.wait, cid) == CONFLICT
     c.q.wait(late)
     target("heal", fault)
+
+
+def test_a_graceful_disconnect_answers_what_waits_for_its_turn(target, parties):
+    """A command that was there before the disconnect is carried out, not refused."""
+    a, b, c = parties
+    a.register()
+    fault = "inject://m0?op=write&stage=submission&method=delay&delay_us=500000"
+    target("inject", fault)
+    late = c.q.submit(c.q.rw(WRITE, 1, 0, 1), b"\xEE" * 512)
+    c.q.report(1)
+    acquire = a.q.submit(a.q.resv(0x11, 1, 0, WE), struct.pack("<QQ", KEY[A], 0))
+    a.q.report(1)  # it is on its way, and waits for the write
+    register = b.q.submit(b.q.resv(0x0D, 1, 0), struct.pack("<QQ", 0, KEY[B]))
+    b.q.report(1)
+    event = b.listen()
+    target.start("disconnect", NQN, b.host.cntlid)
+    assert status_of(b.admin.wait, event) == 0x008  # the disconnect has begun
+    assert late not in c.q.done
+    b.q.wait(register)
+    assert target.finish() == "1"
+    a.q.wait(acquire)
+    c.q.wait(late)
+    target("heal", fault)
+    assert a.q.report(1).hosts == {A: (KEY[A], True), B: (KEY[B], False)}
 
 
 def test_a_victim_that_left_before_its_commands_ended(target, parties):

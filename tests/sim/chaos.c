@@ -31,6 +31,7 @@
 #include "device/fault.h"
 #include "disk.h"
 #include "guard.h"
+#include "pair.h"
 #include "reactor/task.h"
 
 enum { DISTURBERS = 4 };
@@ -101,7 +102,7 @@ static void lock_holder_io(struct scene *scene, struct device *dev, uint64_t lba
 		return;
 	if (handle_open(desc, reactor_primary(), &h, &err) == 0) {
 		uint64_t since_ns = world_now();
-		unsigned i = dev->stack_depth - 1;
+		unsigned i = scene_index(scene, dev);
 
 		io_set_buf(&io, page, scene->block_size);
 		token = oracle_read_begin(scene->oracle);
@@ -203,6 +204,7 @@ static int resize_bottom(struct scene *scene, struct device *dev, uint64_t nbloc
 static void act_resize(struct scene *scene)
 {
 	uint64_t nblocks = scene->nblocks / 2 + world_rand(scene->nblocks * 3 / 2);
+	uint64_t since_ns = world_now(), step_ns = scene->remote > 0 ? MSEC : 10 * USEC;
 	struct hold hold;
 	bool is_torn;
 
@@ -215,7 +217,11 @@ static void act_resize(struct scene *scene)
 	for (unsigned i = 0; !sizes_agree(scene, &is_torn) && !is_torn && !world_failed(); i++) {
 		if (i == 100000)
 			world_fail("the layers do not follow a resize to %" PRIu64, nblocks);
-		task_sleep(10 * USEC);
+		task_sleep(step_ns);
+		if (scene->remote > 0 && pair_may_be_lost(since_ns)) {
+			is_torn = true;
+			break;
+		}
 	}
 	world_trace("resized", nblocks, 0);
 	cover_state_end(COVER_RESIZING);
@@ -292,6 +298,8 @@ static void open_and_judge(struct scene *scene, struct device *dev, unsigned fla
 	if (result < 0)
 		return;
 	result = handle_open(desc, r, &h, &err);
+	if (scene->remote > 0 && pair_had_trouble(scene, world_now())) /* a queue cannot connect */
+		may_lack_memory = true;
 	if (result < 0 && !may_lack_memory && !dev->is_removed && !scene->is_stopping)
 		world_fail("cannot get a handle of %s: %s", dev->name, err.msg);
 	task_sleep(world_rand(100 * USEC));
@@ -504,7 +512,7 @@ static void act_remove(struct scene *scene)
 
 static void act_power_cut(struct scene *scene)
 {
-	if (scene->medium == NULL || scene->has_power_cut || world_chance(3, 4))
+	if (scene->medium == NULL || scene->has_power_cut || pair_is_down() || world_chance(3, 4))
 		return;
 	scene->has_power_cut = true;
 	cause_begin(scene, CAUSE_GONE);
@@ -524,6 +532,20 @@ static const struct {
 	{ act_open, 15 },    { act_stats, 4 },  { act_break, 20 },
 	{ act_inject, 25 },  { act_remove, 5 }, { act_power_cut, 5 },
 };
+
+void chaos_act_any(struct scene *scene)
+{
+	static void (*const any[])(struct scene *scene) = { act_quiesce, act_quiesce, act_lock,
+							    act_lock,	 act_open,    act_stats,
+							    act_inject };
+
+	any[world_rand(ARRAY_LEN(any))](scene);
+}
+
+void chaos_reset(void)
+{
+	failing_task = NULL;
+}
 
 static void disturber(void *arg)
 {

@@ -238,6 +238,8 @@ static uint16_t op_finish(struct medium *m, struct io *io, uint64_t early)
 		FALLTHROUGH;
 	default:
 		op_touch(m, io, late);
+		if (IO_BIT(io->op) & IO_OPS_WRITING)
+			medium_heal(m, io->lba, io->nlb);
 		return IO_OK;
 	}
 }
@@ -274,6 +276,7 @@ static void op_end(struct disk_op *op)
 	guard_leave(&op->disk->dev, io);
 	list_del(&op->link);
 	free(op);
+	world_say("%s: %s %lu+%u done", m->name, io_op_name(io->op), io->lba, io->nlb);
 	world_trace("disk done", io->op << 16 | status, io->lba);
 	if (io->flags & IO_BORROW && status == IO_OK)
 		op_lend(m, io);
@@ -353,6 +356,7 @@ static enum io_result disk_submit(struct channel *ch, struct io *io)
 	struct medium *m = disk->m;
 	struct disk_op *op;
 
+	world_say("%s: %s %lu+%u", m->name, io_op_name(io->op), io->lba, io->nlb);
 	world_trace("disk submit", (uint64_t)io->op << 32 | io->nlb, io->lba);
 	guard_enter(ch->dev, io);
 	if (world_rand(100) < m->opts.inline_percent && m->sticky == 0 && !m->is_slow) {
@@ -388,6 +392,20 @@ unsigned disk_unstick(struct medium *m)
 	return count;
 }
 
+void disk_kill(struct medium *m)
+{
+	struct disk_op *op;
+
+	world_trace("disk killed", m->npieces, disk_inside(m));
+	list_for_each (op, &ops, link) {
+		if (op->m == m && world_chance(1, 2))
+			(void)op_finish(m, op->io, op->early);
+	}
+	m->sticky = 0;
+	m->has_power = false;
+	(void)disk_unstick(m);
+}
+
 void disk_power_cut(struct medium *m)
 {
 	world_trace("power cut", m->npieces, disk_inside(m));
@@ -402,8 +420,11 @@ static int disk_create(struct uri *uri, struct device **ret_dev, struct err *err
 {
 	struct medium *m = medium_find(uri_name(uri));
 	struct simdisk *disk;
-	int result = uri_reject_unused(uri, err);
+	struct uuid uuid = {};
+	int result = uri_param_uuid(uri, "uuid", &uuid, err);
 
+	if (result == 0)
+		result = uri_reject_unused(uri, err);
 	if (result < 0)
 		return result;
 	if (m == NULL)
@@ -414,7 +435,9 @@ static int disk_create(struct uri *uri, struct device **ret_dev, struct err *err
 	disk->m = m;
 	disk->dev.driver = &driver_simdisk;
 	(void)snprintf(disk->dev.name, sizeof(disk->dev.name), "%s", m->name);
-	memset(disk->dev.uuid.b, m->name[0], sizeof(disk->dev.uuid.b));
+	disk->dev.uuid = uuid;
+	if (uuid_is_zero(&uuid))
+		memset(disk->dev.uuid.b, m->name[0], sizeof(disk->dev.uuid.b));
 	disk->dev.nblocks = m->nblocks;
 	disk->dev.block_size = m->opts.block_size;
 	disk->dev.ops = m->opts.ops;
@@ -467,7 +490,7 @@ const struct driver driver_simdisk = {
 	.name = "simdisk",
 	.product = "Simulated disk",
 	.schemes = disk_schemes,
-	.help = "simdisk:///MEDIUM",
+	.help = "simdisk:///MEDIUM[?uuid=UUID]",
 	.channel_size = sizeof(struct channel),
 	.create = disk_create,
 	.destroy = disk_destroy,

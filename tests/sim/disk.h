@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * disk.h - `simdisk:///MEDIUM`: a driver of the engine whose disk is simulated.
+ * disk.h - `simdisk:///MEDIUM[?uuid=UUID]`: a driver of the engine whose disk is simulated.
  *
  * Owner:  as any driver's device. The medium (medium.h) belongs to the scenario and must exist.
  * Thread: one.
@@ -19,6 +19,11 @@ extern const struct driver driver_simdisk;
 unsigned disk_unstick(struct medium *m);
 /* Cut the power: cached writes are lost, what is in flight ends with IO_NO_DEVICE. */
 void disk_power_cut(struct medium *m);
+/*
+ * Who uses the disk has died: what is in flight may have been carried out or not, nothing that is
+ * asked of it afterwards is, until medium_power_on(). The cache stays.
+ */
+void disk_kill(struct medium *m);
 /* Requests inside the disk now, of all channels. */
 unsigned disk_inside(const struct medium *m);
 /* Forget requests that a failed run left behind. */

@@ -237,6 +237,7 @@ static int layer_create(struct uri *uri, struct device **ret_dev, struct err *er
 				  .claim = "simlayer",
 				  .event = layer_event };
 	const char *below = "";
+	struct uuid uuid = {};
 	struct device *dev;
 	int result;
 
@@ -244,6 +245,8 @@ static int layer_create(struct uri *uri, struct device **ret_dev, struct err *er
 	result = uri_param_str(uri, "below", &below, err);
 	if (result == 0)
 		result = uri_param_u64(uri, "offset", 0, 1 << 20, &layer->offset, err);
+	if (result == 0)
+		result = uri_param_uuid(uri, "uuid", &uuid, err);
 	if (result == 0)
 		result = uri_reject_unused(uri, err);
 	if (result < 0)
@@ -256,6 +259,8 @@ static int layer_create(struct uri *uri, struct device **ret_dev, struct err *er
 	if (result < 0)
 		return result;
 	layer_inherit(layer, dev);
+	if (!uuid_is_zero(&uuid))
+		layer->dev.uuid = uuid;
 	result = device_register(&layer->dev, err);
 	if (result < 0) {
 		desc_close(layer->below);

@@ -26,6 +26,8 @@
 
 #include "cover.h"
 #include "guard.h"
+#include "mirror.h"
+#include "pair.h"
 #include "reactor/task.h"
 
 enum {
@@ -66,7 +68,7 @@ static const struct {
 	{ IO_SEEK_HOLE, 2 }, { IO_RESET, 1 },
 };
 
-static uint8_t op_choose(void)
+static uint8_t op_choose(const struct scene *scene)
 {
 	unsigned total = 0, roll;
 
@@ -74,8 +76,10 @@ static uint8_t op_choose(void)
 		total += mix[i].weight;
 	roll = (unsigned)world_rand(total);
 	for (unsigned i = 0; i < ARRAY_LEN(mix); i++) {
-		if (roll < mix[i].weight)
-			return mix[i].op;
+		if (roll < mix[i].weight) /* a reset is no calm */
+			return mix[i].op == IO_RESET && scene->remote > 0 && pair_is_calm()
+				       ? IO_FLUSH
+				       : mix[i].op;
 		roll -= mix[i].weight;
 	}
 	return IO_READ;
@@ -238,7 +242,7 @@ static void request_prepare(struct request *req)
 	struct client *client = req->client;
 	struct scene *scene = client->scene;
 
-	req->io = (struct io){ .op = op_choose(), .done = request_done, .owner = req };
+	req->io = (struct io){ .op = op_choose(scene), .done = request_done, .owner = req };
 	req->write_id = req->token = 0;
 	req->is_refused = false;
 	req->is_counted = true;
@@ -270,11 +274,40 @@ static bool had_cause(const struct request *req, enum cause cause)
 	return cause_since(req->client->scene, cause, req->submit_ns);
 }
 
+/*
+ * A status that crossed the network is not always the one it was: any failure of the far side may
+ * look like any other here, but it needs a cause as everywhere.
+ */
+static bool remote_has_cause(const struct request *req)
+{
+	for (unsigned cause = 0; cause < CAUSE_NET; cause++) {
+		if (had_cause(req, (enum cause)cause))
+			return true;
+	}
+	/* NVMe has a largest pair, which devices of ours do not tell */
+	if (req->io.status == IO_INVALID && req->io.op == IO_COMPARE_WRITE && req->io.nlb > 1)
+		return true;
+	if (req->io.status == IO_TIMED_OUT && pair_may_time_out(req->submit_ns))
+		return true;
+	return pair_may_fail(req->client->scene, req->io.op, req->submit_ns);
+}
+
+/* To reset an initiator's device is to break its connections. */
+static bool breaks_connections(const struct request *req)
+{
+	return req->client->scene->remote > 0 && req->io.op == IO_RESET;
+}
+
 /* May the request have ended so? What compares and reads of holes answer is judged elsewhere. */
 static bool status_has_cause(const struct request *req)
 {
 	bool is_injected = had_cause(req, CAUSE_INJECT) || had_cause(req, CAUSE_LIE);
 
+	if (req->client->scene->is_mirror && !is_injected)
+		return mirror_has_cause(req);
+	if (req->client->scene->remote > 0 && req->io.status != IO_OK &&
+	    req->io.status != IO_MISCOMPARE && req->io.status != IO_UNWRITTEN)
+		return remote_has_cause(req);
 	switch ((enum io_status)req->io.status) {
 	case IO_OK:
 		return true;
@@ -303,6 +336,10 @@ static void judge_write(struct request *req, bool is_spoilt, bool is_never)
 	struct scene *scene = req->client->scene;
 	enum write_outcome outcome = WRITE_MAYBE;
 
+	if (scene->remote > 0 && req->io.status != IO_OK && !is_never) {
+		pair_lost(scene, req->write_id, req->lba, req->io.nlb);
+		return;
+	}
 	if (is_spoilt)
 		outcome = WRITE_SPOILT;
 	else if (is_never)
@@ -374,8 +411,23 @@ static void judge_refused(struct request *req)
 {
 	if (req->io.status != req->want_status && !had_cause(req, CAUSE_INJECT) &&
 	    !had_cause(req, CAUSE_LIE) &&
-	    !(req->io.status == IO_NO_DEVICE && had_cause(req, CAUSE_GONE)))
+	    !(req->io.status == IO_NO_DEVICE && had_cause(req, CAUSE_GONE)) &&
+	    !(req->client->scene->remote > 0 && remote_has_cause(req)))
 		request_fail(req, "but had to be refused otherwise");
+}
+
+/* It was under way when its process died: whatever it was may have been done. */
+static void request_bury(struct request *req)
+{
+	struct oracle *o = req->client->scene->oracle;
+
+	if (req->is_refused)
+		return;
+	if (req->io.op != IO_FLUSH && req->token != 0)
+		oracle_read_drop(o, req->token);
+	if (req->write_id != 0)
+		oracle_write_end(o, req->write_id, req->lba, req->io.nlb,
+				 had_cause(req, CAUSE_LIE) ? WRITE_SPOILT : WRITE_MAYBE);
 }
 
 static void request_judge(struct request *req)
@@ -383,6 +435,10 @@ static void request_judge(struct request *req)
 	struct scene *scene = req->client->scene;
 	bool is_spoilt = had_cause(req, CAUSE_LIE);
 
+	if (scene->is_dead) {
+		request_bury(req);
+		return;
+	}
 	if (req->is_refused) {
 		judge_refused(req);
 		return;
@@ -468,6 +524,8 @@ static void request_begin(struct request *req)
 	if (scene->nflying_all++ == 0)
 		cover_state_end(COVER_IDLE);
 	cover_state_begin(op_state(req->io.op));
+	if (breaks_connections(req))
+		cause_begin(scene, CAUSE_NET);
 }
 
 static void request_end(struct request *req)
@@ -483,6 +541,10 @@ static void request_end(struct request *req)
 	    req->io.flags != req->sent_flags)
 		request_fail(req, "without its frame, range or flags restored");
 	req->is_flying = false;
+	if (breaks_connections(req))
+		cause_end(scene, CAUSE_NET);
+	if (scene->remote > 0)
+		pair_check_stall(req);
 	request_judge(req);
 	request_count(req);
 	cover_state_end(op_state(req->io.op));

@@ -46,7 +46,7 @@ struct medium *medium_new(const struct medium_opts *opts)
 	(void)snprintf(m->name, sizeof(m->name), "%s", opts->name);
 	m->opts.name = m->name;
 	m->nblocks = opts->nblocks;
-	m->nblocks_max = opts->nblocks * 2;
+	m->nblocks_max = opts->nblocks_max != 0 ? opts->nblocks_max : opts->nblocks * 2;
 	m->unit = MAX(opts->block_size, 4096u);
 	size = ALIGN_UP(m->nblocks_max * opts->block_size, (uint64_t)m->unit);
 	m->current = sim_zalloc(size);
@@ -114,6 +114,19 @@ void medium_bad_add(struct medium *m, uint64_t lba, uint64_t nlb, uint32_t ops)
 {
 	if (m->nbad < MEDIUM_BAD_MAX)
 		m->bad[m->nbad++] = (struct medium_bad){ .lba = lba, .nlb = nlb, .ops = ops };
+}
+
+void medium_heal(struct medium *m, uint64_t lba, uint64_t nlb)
+{
+	unsigned kept = 0;
+
+	for (unsigned i = 0; i < m->nbad; i++) {
+		struct medium_bad bad = m->bad[i];
+
+		if (!bad.heals || lba > bad.lba || lba + nlb < bad.lba + bad.nlb)
+			m->bad[kept++] = bad;
+	}
+	m->nbad = kept;
 }
 
 /* ---- cache -------------------------------------------------------------------------------- */
@@ -210,14 +223,16 @@ void medium_destage_one(struct medium *m)
 
 void medium_power_cut(struct medium *m)
 {
-	uint64_t size = m->nblocks_max * m->opts.block_size;
+	struct list lost;
+	struct piece *piece;
 
 	m->ncuts++;
 	m->has_power = false;
+	list_init(&lost);
 	while (m->npieces > 0) {
 		uint64_t skip = world_rand(MIN(m->npieces, 64u));
-		struct piece *piece = list_first_entry(&m->pieces, struct piece, link);
 
+		piece = list_first_entry(&m->pieces, struct piece, link);
 		while (skip-- > 0)
 			piece = list_first_entry(&piece->link, struct piece, link);
 		if (world_chance(1, 2))
@@ -225,9 +240,17 @@ void medium_power_cut(struct medium *m)
 		else
 			m->nlost++;
 		medium_mark_written(m, piece->off, piece->len, true);
-		piece_drop(m, piece);
+		list_del(&piece->link);
+		list_add_tail(&lost, &piece->link);
+		m->npieces--;
 	}
-	memcpy(m->current, m->stable, ALIGN_UP(size, (uint64_t)m->unit));
+	while ((piece = list_first_entry(&lost, struct piece, link)) != NULL) {
+		uint64_t start = piece->off / m->unit * m->unit; /* invariant 1: all others are equal */
+
+		memcpy(m->current + start, m->stable + start, m->unit);
+		list_del(&piece->link);
+		free(piece);
+	}
 }
 
 void medium_power_on(struct medium *m)

@@ -25,6 +25,7 @@ enum {
 struct medium_opts {
 	const char *name;
 	uint64_t nblocks;
+	uint64_t nblocks_max; /* room to grow; 0: twice the size */
 	uint32_t block_size;
 	uint32_t ops;       /* IO_BIT()s the disk takes */
 	uint32_t buf_align; /* bytes */
@@ -38,6 +39,7 @@ struct medium_opts {
 struct medium_bad {
 	uint64_t lba, nlb;
 	uint32_t ops; /* IO_BIT()s that fail there */
+	bool heals;   /* until it is written */
 };
 
 struct medium {
@@ -74,6 +76,8 @@ void medium_free_all(void);
 /* Is some block of the range bad for @op? */
 bool medium_is_bad(const struct medium *m, unsigned op, uint64_t lba, uint64_t nlb);
 void medium_bad_add(struct medium *m, uint64_t lba, uint64_t nlb, uint32_t ops);
+/* Blocks that are bad until they are written have been written. */
+void medium_heal(struct medium *m, uint64_t lba, uint64_t nlb);
 
 /* Bytes [off, off + len) of the disk lie in one unit. @data NULL: zeroes. */
 void medium_store(struct medium *m, uint64_t off, uint32_t len, const void *data, bool is_stable);

@@ -42,6 +42,7 @@ struct segment {
 	struct segment *next;
 	uint32_t len, at; /* bytes, and how many of them were read */
 	bool is_last;     /* end of stream; len is 0 */
+	bool is_reset;    /* the peer aborted; len is 0 */
 	uint8_t data[];
 };
 
@@ -70,6 +71,7 @@ struct link {
 	struct listener *listener;
 	uint32_t window_max;
 	bool is_accepted;
+	bool is_forgotten; /* one end's machine died: the other may be reset when it speaks */
 };
 
 struct listener {
@@ -82,7 +84,7 @@ struct listener {
 static struct {
 	struct simnet_opts opts;
 	struct list links, listeners;
-	char from[HOST_MAX];
+	char from[HOST_MAX], aim[HOST_MAX];
 	char cut[PARTITIONS_MAX][2][HOST_MAX];
 	unsigned ncuts, slow;
 	uint16_t next_port;
@@ -196,6 +198,7 @@ static uint64_t any_latency(void)
 }
 
 static void end_arrived(struct event *event);
+static void end_break(struct end *end, int error);
 
 /* When the first segment under way arrives. */
 static void end_expect(struct end *end, uint64_t delay_ns)
@@ -215,6 +218,11 @@ static void end_arrived(struct event *event)
 	}
 	segment = segments_pop(&end->under_way);
 	world_trace("arrive", segment->len, segment->is_last);
+	if (segment->is_reset) {
+		free(segment);
+		end_break(end, -ECONNRESET);
+		return;
+	}
 	if (segment->is_last) {
 		end->is_ended = true;
 		free(segment);
@@ -250,20 +258,37 @@ static void end_break(struct end *end, int error)
 	end_poke(end);
 }
 
+static bool link_is_whole(const struct link *link)
+{
+	return link->is_accepted && !link->end[0].is_closed && !link->end[1].is_closed;
+}
+
+static bool link_is_aimed_at(const struct link *link)
+{
+	return link_is_whole(link) &&
+	       (net.aim[0] == '\0' || strcmp(link->end[1].host, net.aim) == 0);
+}
+
 static struct link *any_link(void)
 {
 	struct link *link;
-	uint64_t skip = simnet_count();
+	uint64_t skip = 0;
 
+	list_for_each (link, &net.links, list)
+		skip += link_is_aimed_at(link);
 	if (skip == 0)
 		return NULL;
 	skip = world_rand(skip);
 	list_for_each (link, &net.links, list) {
-		if (link->is_accepted && !link->end[0].is_closed && !link->end[1].is_closed &&
-		    skip-- == 0)
+		if (link_is_aimed_at(link) && skip-- == 0)
 			return link;
 	}
 	return NULL;
+}
+
+void simnet_aim(const char *host)
+{
+	(void)snprintf(net.aim, sizeof(net.aim), "%s", host == NULL ? "" : host);
 }
 
 unsigned simnet_count(void)
@@ -272,7 +297,7 @@ unsigned simnet_count(void)
 	unsigned count = 0;
 
 	list_for_each (link, &net.links, list)
-		count += link->is_accepted && !link->end[0].is_closed && !link->end[1].is_closed;
+		count += link_is_whole(link);
 	return count;
 }
 
@@ -302,6 +327,24 @@ bool simnet_half_open(void)
 	segments_free(&end_peer(end)->under_way);
 	world_cancel(&end_peer(end)->arrive);
 	return true;
+}
+
+void simnet_crash(const char *host)
+{
+	struct link *link;
+
+	list_for_each (link, &net.links, list) {
+		for (unsigned i = 0; i < 2; i++) {
+			struct end *end = &link->end[i], *peer = end_peer(end);
+
+			if (strcmp(end->host, host) != 0 || !link->is_accepted || end->is_closed)
+				continue;
+			end_break(end, -ECONNRESET);
+			segments_free(&peer->under_way);
+			world_cancel(&peer->arrive);
+			link->is_forgotten = world_chance(1, 2);
+		}
+	}
 }
 
 void simnet_partition(const char *host_a, const char *host_b, bool is_cut)
@@ -396,10 +439,13 @@ static ssize_t sim_send(struct stream *stream, const struct iovec *iov, int iovc
 	segment->len = len;
 	vector_copy(iov, 0, segment->data, len, true);
 	net.stats.bytes += len;
-	if (peer->error != 0 && peer->error != -EINPROGRESS)
-		free(segment); /* half-open: into the void */
-	else
+	if (peer->error == 0 || peer->error == -EINPROGRESS) {
 		end_send(peer, segment);
+		return (ssize_t)len;
+	}
+	free(segment); /* half-open: into the void */
+	if (end->link->is_forgotten && !link_is_cut(end->link))
+		end_break(end, -ECONNRESET);
 	return (ssize_t)len;
 }
 
@@ -487,24 +533,56 @@ static void sim_close(struct stream *stream)
 	}
 }
 
-/* What the peer has not got it never gets. It learns of the end unless a partition is between. */
+/* Keep so many segments, forget the others. */
+static void segments_cut(struct segments *list, unsigned keep, uint32_t *window_used)
+{
+	struct segment **at = &list->first, *segment, *next;
+
+	while (*at != NULL && keep-- > 0)
+		at = &(*at)->next;
+	segment = *at;
+	*at = NULL;
+	list->last = at;
+	for (; segment != NULL; segment = next) {
+		next = segment->next;
+		*window_used -= segment->len;
+		free(segment);
+	}
+}
+
+static unsigned segments_count(const struct segments *list)
+{
+	unsigned count = 0;
+
+	for (const struct segment *segment = list->first; segment != NULL; segment = segment->next)
+		count++;
+	return count;
+}
+
+/*
+ * What was not sent yet is thrown away. What is on the wire may still arrive, and be read, before
+ * the reset behind it does. With a partition between nothing arrives, and nobody is told.
+ */
 static void sim_abort(struct stream *stream)
 {
 	struct end *end = end_of(stream), *peer = end_peer(end);
+	unsigned count = segments_count(&peer->under_way);
 
 	if (end->error == 0 && peer->error == 0 && !peer->is_closed && end->link->is_accepted) {
-		struct segment *segment;
+		bool is_cut = link_is_cut(end->link);
 
 		world_trace("abort", end == &end->link->end[1], peer->window_used);
-		while ((segment = segments_pop(&peer->under_way)) != NULL) {
-			peer->window_used -= segment->len;
-			free(segment);
+		segments_cut(&peer->under_way, is_cut || count == 0 ? 0 : world_rand(count),
+			     &peer->window_used);
+		if (peer->under_way.first == NULL)
+			world_cancel(&peer->arrive);
+		end->error = -ECONNRESET; /* nothing is sent to it any more */
+		if (!is_cut) {
+			struct segment *segment = sim_zalloc(sizeof(*segment));
+
+			segment->is_reset = true;
+			end_send(peer, segment);
 		}
-		world_cancel(&peer->arrive);
-		if (!link_is_cut(end->link))
-			end_break(peer, -ECONNRESET);
-		else
-			end->error = -ECONNRESET; /* nothing is sent to it any more */
 	}
 	sim_close(stream);
 }

@@ -38,10 +38,18 @@ void simnet_slow(unsigned factor);
 
 /* Connections with both ends open. */
 unsigned simnet_count(void);
+/* From now on the two below strike connections with this host only; NULL: with any. */
+void simnet_aim(const char *host);
 /* Break one of them, drawn by the seed: both ends get -ECONNRESET. False: there is none. */
 bool simnet_drop(void);
 /* One end learns that the connection broke, the other only hears silence. */
 bool simnet_half_open(void);
+
+/*
+ * The machine @host dies: all its ends break; who talked to it hears nothing, or, by the dice and
+ * once the machine is back, that nobody knows the connection.
+ */
+void simnet_crash(const char *host);
 
 struct simnet_stats {
 	uint64_t connects, refused, timeouts, drops, half_opens, partitions;

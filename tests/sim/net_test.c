@@ -475,4 +475,62 @@ TEST(net_abort_delivers_nothing_more)
 	}
 }
 
+/* ---- a machine dies -------------------------------------------------------------------------- */
+
+static ssize_t crash_heard; /* by who talked to it */
+
+static void crash_body(void *arg)
+{
+	struct listener_opts opts = { .host = "", .accepted = abort_accepted };
+	uint8_t buf[16] = {};
+	struct iovec iov = { buf, sizeof(buf) };
+	struct listener *listener = NULL;
+	struct stream *stream;
+
+	(void)arg;
+	abort_served = NULL;
+	CHECK_EQ(net_get()->listen(&opts, &listener, NULL), 0);
+	CHECK_EQ(net_get()->connect("10.0.0.2", net_get()->listener_port(listener), &stream, NULL),
+		 0);
+	stream->ready = abort_ready;
+	stream_attach(stream);
+	while (net_get()->error(stream) == -EINPROGRESS)
+		task_sleep(10 * USEC);
+	abort_served->ready = abort_ready;
+	stream_attach(abort_served);
+	CHECK(stream_send(abort_served, &iov, 1) > 0);
+	simnet_crash("10.0.0.2");
+	CHECK_EQ(stream_recv(abort_served, &iov, 1), -ECONNRESET);
+	task_sleep(10 * MSEC);
+	CHECK_EQ(stream_recv(stream, &iov, 1), -EAGAIN);
+	(void)stream_send(stream, &iov, 1);
+	crash_heard = stream_recv(stream, &iov, 1);
+	stream_close(stream);
+	stream_close(abort_served);
+	net_get()->unlisten(listener);
+}
+
+TEST(net_who_talked_to_a_dead_machine_hears_nothing_or_a_reset)
+{
+	struct simnet_opts opts = { .latency_min_ns = 5 * USEC,
+				    .latency_mean_ns = 50 * USEC,
+				    .window_max = 2000 };
+	unsigned silent = 0, reset = 0;
+
+	for (uint64_t seed = 1; seed <= 30; seed++) {
+		world_start(&(struct world_opts){ .seed = seed });
+		simnet_start(&opts);
+		net_set(&net_sim);
+		CHECK(world_task(crash_body, NULL, 20000000));
+		CHECK_EQ(simnet_stop(), 0);
+		net_set(&net_tcp);
+		world_stop();
+		silent += crash_heard == -EAGAIN;
+		reset += crash_heard == -ECONNRESET;
+	}
+	CHECK_EQ(silent + reset, 30);
+	CHECK(silent > 5);
+	CHECK(reset > 5);
+}
+
 TAP_MAIN()

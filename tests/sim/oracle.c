@@ -24,6 +24,11 @@
  * power cut everything not gone is possible again, one value of them: the first read settles which,
  * for good.
  *
+ * Repeated writes. One whose connection broke is sent again by those who survive that, and the
+ * first copy may take effect late: until it ends such a write has no latest time, even when it was
+ * seen. So a reader may find it, then what followed, then it once more; when it has ended no copy
+ * may be left.
+ *
  * Failed writes (WRITE_MAYBE) may have taken effect or not: they strike nothing until seen.
  * Zeroes of different writes look the same, and a wild version looks like anything: where several
  * versions explain what was read, only versions that explain nothing are struck.
@@ -50,7 +55,8 @@ struct version {
 	uint8_t kind;     /* enum value_kind */
 	bool is_applied;  /* acknowledged or seen */
 	bool is_stable, is_gone;
-	bool is_crash; /* survived a power cut, perhaps */
+	bool is_crash;    /* survived a power cut, perhaps */
+	bool is_repeated; /* may take effect again until it ends */
 };
 
 struct block {
@@ -61,9 +67,11 @@ struct block {
 struct oracle {
 	struct block *block;
 	uint64_t nblocks, clock, seed, last_id;
+	uint64_t crash_at; /* the last power cut */
 	uint32_t block_size;
 	uint64_t *reads; /* tokens in flight */
 	unsigned nreads, reads_room;
+	bool may_repeat;
 	struct oracle_stats stats;
 };
 
@@ -273,7 +281,8 @@ uint64_t oracle_write_begin(struct oracle *o, uint64_t lba, uint64_t nlb, enum v
 			     .hi = NEVER,
 			     .resp = NEVER,
 			     .dead_at = NEVER,
-			     .kind = (uint8_t)kind };
+			     .kind = (uint8_t)kind,
+			     .is_repeated = o->may_repeat };
 
 	assert(range_fits(lba, nlb, o->nblocks));
 	for (uint64_t i = lba; i < lba + nlb; i++) {
@@ -299,6 +308,8 @@ static void block_write_end(struct oracle *o, struct block *b, uint64_t id,
 		version_drop(b, v);
 		return;
 	}
+	if (outcome == WRITE_ACKED && v->inv < o->crash_at)
+		outcome = WRITE_MAYBE;
 	v->resp = o->clock;
 	v->hi = MIN(v->hi, o->clock);
 	switch (outcome) {
@@ -326,6 +337,11 @@ void oracle_write_end(struct oracle *o, uint64_t id, uint64_t lba, uint64_t nlb,
 	++o->clock;
 	for (uint64_t i = lba; i < lba + nlb; i++)
 		block_write_end(o, &o->block[i], id, outcome);
+}
+
+void oracle_set_repeats(struct oracle *o, bool may_repeat)
+{
+	o->may_repeat = may_repeat;
 }
 
 void oracle_spoil_in_flight(struct oracle *o)
@@ -396,7 +412,8 @@ static void block_explain(const struct oracle *o, const struct block *b, uint64_
 /* One version explains what was read: it is what the block held. */
 static void block_saw(struct oracle *o, struct block *b, struct version *v, uint64_t token)
 {
-	v->hi = MIN(v->hi, o->clock);
+	if (!v->is_repeated || v->resp != NEVER)
+		v->hi = MIN(v->hi, o->clock);
 	if (v->dead_at != NEVER)
 		return;
 	v->is_applied = true;
@@ -449,6 +466,8 @@ bool oracle_read_end(struct oracle *o, uint64_t token, uint64_t lba, uint64_t nl
 	bool is_good = true;
 
 	oracle_read_drop(o, token);
+	if (token < o->crash_at)
+		return true;
 	o->stats.reads++;
 	for (uint64_t i = 0; i < nlb && is_good; i++)
 		is_good = block_judge(o, token, lba + i,
@@ -463,6 +482,8 @@ bool oracle_differ_end(struct oracle *o, uint64_t token, uint64_t lba, uint64_t 
 	const uint8_t *from = buf;
 
 	oracle_read_drop(o, token);
+	if (token < o->crash_at)
+		return true;
 	for (uint64_t i = 0; i < nlb; i++) {
 		const struct block *b = &o->block[lba + i];
 		uint64_t id;
@@ -524,6 +545,8 @@ uint64_t oracle_flush_begin(struct oracle *o)
 void oracle_flush_end(struct oracle *o, uint64_t token)
 {
 	++o->clock;
+	if (token < o->crash_at)
+		return;
 	for (uint64_t i = 0; i < o->nblocks; i++) {
 		struct block *b = &o->block[i];
 
@@ -540,8 +563,8 @@ void oracle_crash(struct oracle *o)
 {
 	uint64_t now = ++o->clock;
 
-	assert(o->nreads == 0);
 	o->stats.crashes++;
+	o->crash_at = now;
 	for (uint64_t i = 0; i < o->nblocks; i++) {
 		struct block *b = &o->block[i];
 		unsigned kept = 0;
@@ -550,11 +573,16 @@ void oracle_crash(struct oracle *o)
 		for (unsigned k = 0; k < b->count; k++) {
 			if (b->v[k].is_gone)
 				continue;
-			b->v[k].hi = b->v[k].resp = now;
 			b->v[k].dead_at = NEVER;
 			b->v[k].killer = 0;
 			b->v[k].is_stable = false;
-			b->v[k].is_crash = true;
+			if (b->v[k].resp != NEVER) {
+				b->v[k].hi = b->v[k].resp = now;
+				b->v[k].is_crash = true;
+			} else {
+				b->v[k].hi = NEVER;
+				b->v[k].is_applied = false;
+			}
 			b->v[kept++] = b->v[k];
 		}
 		assert(kept > 0);

@@ -43,6 +43,11 @@ void oracle_free(struct oracle *o); /* NULL is fine */
 uint64_t oracle_write_begin(struct oracle *o, uint64_t lba, uint64_t nlb, enum value_kind kind);
 void oracle_write_end(struct oracle *o, uint64_t id, uint64_t lba, uint64_t nlb,
 		      enum write_outcome outcome);
+/*
+ * A write that begins from now on may take effect any number of times before it ends: whoever
+ * carries it sends it again when its connection broke. Afterwards it is over, as any other.
+ */
+void oracle_set_repeats(struct oracle *o, bool may_repeat);
 /* Writes in flight may be putting down anything: it is not known whether they were corrupted. */
 void oracle_spoil_in_flight(struct oracle *o);
 /* The bytes of write @id for these blocks. */
@@ -67,7 +72,11 @@ void oracle_guess(const struct oracle *o, void *buf, uint64_t lba, uint64_t nlb)
 uint64_t oracle_flush_begin(struct oracle *o);
 void oracle_flush_end(struct oracle *o, uint64_t token);
 
-/* The power was cut; nothing is in flight. */
+/*
+ * The power was cut. Requests may be in flight, for somebody who survives it: their reads are not
+ * judged, their flushes cover nothing, and a write that is acknowledged later without being stable
+ * may have been acknowledged before and lost.
+ */
 void oracle_crash(struct oracle *o);
 /* The device was emptied (a memory device made anew), or blocks from @lba on were cut off. */
 void oracle_clear_from(struct oracle *o, uint64_t lba);

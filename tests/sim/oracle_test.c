@@ -207,6 +207,62 @@ TEST(oracle_what_a_stable_write_replaced_never_comes_back)
 	end();
 }
 
+TEST(oracle_a_repeated_write_comes_again_until_it_ends)
+{
+	uint64_t a, b;
+
+	begin();
+	oracle_set_repeats(o, true);
+	a = oracle_write_begin(o, 0, 1, VALUE_DATA);
+	CHECK(finds(0, a));
+	b = write_at(0, WRITE_ACKED);
+	CHECK(finds(0, b));
+	CHECK(finds(0, a));
+	CHECK(!finds(0, b));
+	b = write_at(0, WRITE_ACKED);
+	oracle_write_end(o, a, 0, 1, WRITE_ACKED);
+	CHECK(finds(0, b));
+	CHECK(!finds(0, a));
+	end();
+}
+
+TEST(oracle_an_ordinary_write_comes_once)
+{
+	uint64_t a, b;
+
+	begin();
+	a = oracle_write_begin(o, 0, 1, VALUE_DATA);
+	CHECK(finds(0, a));
+	b = write_at(0, WRITE_ACKED);
+	CHECK(finds(0, b));
+	CHECK(!finds(0, a));
+	end();
+}
+
+TEST(oracle_who_lives_through_a_power_cut_is_told_less)
+{
+	uint64_t a, b, read, flush;
+
+	begin();
+	a = oracle_write_begin(o, 0, 1, VALUE_DATA);
+	b = oracle_write_begin(o, 1, 1, VALUE_DATA);
+	read = oracle_read_begin(o);
+	(void)write_at(2, WRITE_ACKED);
+	flush = oracle_flush_begin(o);
+	oracle_crash(o);
+	oracle_write_end(o, a, 0, 1, WRITE_ACKED);
+	oracle_write_end(o, b, 1, 1, WRITE_ACKED_STABLE);
+	memset(buf, 0x5a, sizeof(buf));
+	CHECK(oracle_read_end(o, read, 0, 1, buf, why));
+	CHECK(finds(0, 0));
+	CHECK(!finds(0, a));
+	CHECK(finds(1, b));
+	CHECK(!finds(1, 0));
+	oracle_flush_end(o, flush);
+	CHECK(finds(2, 0));
+	end();
+}
+
 TEST(oracle_wild_is_anything_until_it_is_replaced)
 {
 	uint64_t a, id;

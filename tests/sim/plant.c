@@ -11,19 +11,24 @@
  *   skip-quiesce-wait  gates close, but nobody waits for what is in flight
  *   lock-too-early     the same for a range lock
  *   range-lock-leak    an unlock forgets one reactor
+ *   nvmf-early-cross   the target answers Cross-Controller Reset without ending anything
  */
 #include "device/device.h"
+#include "target/internal.h"
+#include "mirror.h"
 #include "world.h"
 
 void __real_device_quiesce(struct device *dev);
 int __real_range_lock(struct device *dev, struct range_lock *lock, uint64_t lba, uint64_t nlb,
 		      struct err *err);
 void __real_range_unlock(struct device *dev, struct range_lock *lock);
+void __real_cross_reset(struct ctrlr *ctrlr, struct cmd *cmd);
 
 void __wrap_device_quiesce(struct device *dev);
 int __wrap_range_lock(struct device *dev, struct range_lock *lock, uint64_t lba, uint64_t nlb,
 		      struct err *err);
 void __wrap_range_unlock(struct device *dev, struct range_lock *lock);
+void __wrap_cross_reset(struct ctrlr *ctrlr, struct cmd *cmd);
 
 void __wrap_device_quiesce(struct device *dev)
 {
@@ -49,6 +54,8 @@ static void lock_channel(struct channel *ch, const struct range_lock *lock)
 int __wrap_range_lock(struct device *dev, struct range_lock *lock, uint64_t lba, uint64_t nlb,
 		      struct err *err)
 {
+	if (plant_nexus_lock(dev, lock, lba, nlb))
+		return 0;
 	if (sim_plant != PLANT_LOCK_TOO_EARLY || !list_empty(&dev->range_locks) ||
 	    !range_fits(lba, nlb, dev->nblocks))
 		return __real_range_lock(dev, lock, lba, nlb, err);
@@ -63,7 +70,20 @@ void __wrap_range_unlock(struct device *dev, struct range_lock *lock)
 {
 	struct range_lock copy = *lock;
 
+	if (plant_nexus_unlock(lock))
+		return;
 	__real_range_unlock(dev, lock);
 	if (plant_strikes(PLANT_RANGE_LOCK_LEAK, 10))
 		lock_channel(dev->channel[world_rand(world_nreactors())], &copy);
+}
+
+void __wrap_cross_reset(struct ctrlr *ctrlr, struct cmd *cmd)
+{
+	if (sim_plant != PLANT_NVMF_EARLY_CROSS) {
+		__real_cross_reset(ctrlr, cmd);
+		return;
+	}
+	cmd->dw0 = 1;
+	cmd->status = 0;
+	cmd_return(cmd);
 }

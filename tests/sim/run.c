@@ -28,6 +28,8 @@
 #include "disk.h"
 #include "guard.h"
 #include "layer.h"
+#include "mirror.h"
+#include "pair.h"
 #include "reactor/mem.h"
 #include "reactor/task.h"
 #include "scene.h"
@@ -51,8 +53,12 @@ static const char *program;
 
 static void print_replay(FILE *to)
 {
-	fprintf(to, "seed %" PRIu64 "; replay: %s --seed %" PRIu64 "%s%s --trace\n", current_seed,
-		program, current_seed, sim_plant != PLANT_NONE ? " --plant " : "",
+	fprintf(to, "seed %" PRIu64 "; replay: %s%s --seed %" PRIu64 "%s%s --trace\n", current_seed,
+		program,
+		scene_is_mirror   ? " --mirror"
+		: scene_is_paired ? " --pair"
+				  : "",
+		current_seed, sim_plant != PLANT_NONE ? " --plant " : "",
 		sim_plant != PLANT_NONE ? plant_name(sim_plant) : "");
 }
 
@@ -107,7 +113,7 @@ static bool run_seed(uint64_t seed, uint64_t *ret_hash)
 	current_seed = seed;
 	alloc_mark();
 	world_start(&opts);
-	if (!world_task(scene_run, NULL, STEPS_MAX) && !world_failed())
+	if (!world_task(scene_is_mirror ? mirror_run : scene_run, NULL, STEPS_MAX) && !world_failed())
 		world_fail("nothing happens any more, or it goes on for ever (%" PRIu64 " turns)",
 			   world_stats()->turns);
 	for (unsigned i = 0; i < 1000 && !world_failed() && task_count() > 0; i++)
@@ -167,6 +173,37 @@ static double seconds_now(void)
 	return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 
+static void print_pair(void)
+{
+	const struct pair_stats *s = &pair_stats;
+
+	printf("both ends: %" PRIu64 " epochs, %" PRIu64 " with two paths, %" PRIu64
+	       " of them with one that is well; %" PRIu64 " connects, %" PRIu64 " MiB; %" PRIu64
+	       " drops, %" PRIu64 " half-open, %" PRIu64 " partitions, %" PRIu64
+	       " restarts, %" PRIu64 " crashes, %" PRIu64 " subsystems and %" PRIu64
+	       " paths changed, %" PRIu64 " ANA changes, %" PRIu64 " disconnects, %" PRIu64
+	       " shut out, %" PRIu64 " namespaces gone, %" PRIu64 " decoys, %" PRIu64
+	       " late, %" PRIu64 " writes lost\n",
+	       s->epochs, s->two_paths, s->calm, s->connects, s->bytes >> 20, s->drops,
+	       s->half_opens, s->partitions, s->restarts, s->crashes, s->subsystems, s->paths,
+	       s->ana, s->disconnects, s->shut_outs, s->namespaces, s->decoys, s->late, s->lost);
+}
+
+static void print_mirror(void)
+{
+	const struct mirror_stats *s = &mirror_stats;
+
+	printf("mirrors: %" PRIu64 " epochs: %" PRIu64 " to the end, %" PRIu64 " shut down, %" PRIu64
+	       " destroyed, %" PRIu64 " killed (%" PRIu64 " with cuts), %" PRIu64
+	       " ended themselves, %" PRIu64 " froze; %" PRIu64 " children cut off, %" PRIu64
+	       " removed, %" PRIu64 " changed by clients; %" PRIu64 " rebuilt, %" PRIu64
+	       " of them in part, %" PRIu64 " held up; %" PRIu64 " scrubs; %" PRIu64 " resized, %" PRIu64 " blocks mended, %" PRIu64
+	       " overlaps\n",
+	       s->epochs, s->quiet, s->shutdowns, s->destroys, s->kills, s->kill_cuts, s->self_ends,
+	       s->frozen, s->cuts, s->removals, s->child_ops, s->rebuilds, s->partial, s->rebuild_ops, s->scrubs, s->resizes,
+	       s->repairs, s->overlaps);
+}
+
 static bool run_all(void)
 {
 	double began = seconds_now(), took;
@@ -197,14 +234,20 @@ static bool run_all(void)
 		       serve_stats.epochs, serve_stats.connects, serve_stats.commands,
 		       serve_stats.bytes >> 20, serve_stats.drops, serve_stats.half_opens,
 		       serve_stats.lost);
+	if (pair_stats.epochs > 0)
+		print_pair();
+	if (mirror_stats.epochs > 0)
+		print_mirror();
 	return true;
 }
 
 static int usage(void)
 {
 	fprintf(stderr,
-		"usage: %s [--seeds A..B | --seed N] [--trace] [--time SECONDS] [--coverage]\n"
-		"       [--hash] [--twice] [--plant BUG]\n"
+		"usage: %s [--pair | --mirror] [--seeds A..B | --seed N] [--trace] [--time SECONDS]\n"
+		"       [--coverage] [--hash] [--twice] [--plant BUG]\n"
+		"  --pair         stacks with our initiator and our target in the middle\n"
+		"  --mirror       a nexus over disks that come and go\n"
 		"  --seeds A..B   run these seeds, both included (1..100)\n"
 		"  --seed N       run one\n"
 		"  --trace        print every event to stderr\n"
@@ -242,6 +285,8 @@ static bool parse(int argc, char **argv)
 		{ "hash", no_argument, NULL, 'h' },
 		{ "twice", no_argument, NULL, '2' },
 		{ "plant", required_argument, NULL, 'p' },
+		{ "pair", no_argument, NULL, 'P' },
+		{ "mirror", no_argument, NULL, 'M' },
 		{},
 	};
 	int c;
@@ -252,12 +297,28 @@ static bool parse(int argc, char **argv)
 			return false;
 		if (c == 'T')
 			options.time_s = strtod(optarg, NULL);
+		scene_is_paired |= c == 'P';
+		scene_is_mirror |= c == 'M';
 		options.is_traced |= c == 't';
 		options.is_covered |= c == 'c';
 		options.prints_hash |= c == 'h';
 		options.runs_twice |= c == '2';
 	}
 	return optind == argc;
+}
+
+/* What the engine says becomes part of the trace. */
+static void log_line(void *ctx, enum log_level level, uint64_t now_ns, const char *text)
+{
+	(void)ctx;
+	(void)now_ns;
+	world_say("%s: %s", log_level_name(level), text);
+}
+
+static uint64_t log_clock(void *ctx)
+{
+	(void)ctx;
+	return world_now();
 }
 
 int main(int argc, char **argv)
@@ -267,9 +328,16 @@ int main(int argc, char **argv)
 	program = argv[0];
 	if (!parse(argc, argv))
 		return usage();
+	cover_set_play(scene_is_mirror   ? COVER_MIRROR
+		       : scene_is_paired ? COVER_PAIR
+					 : COVER_LOCAL);
 	catch_crashes();
 	make_driver_table();
-	log_set_level(LOG_ERROR);
+	log_set_level(options.is_traced ? LOG_DEBUG : LOG_ERROR);
+	/* an initiator has much to complain about, and so has a nexus */
+	if (options.is_traced || scene_is_paired || scene_is_mirror)
+		log_set_sink(log_line, NULL);
+	log_set_clock(log_clock, NULL);
 	load_init();
 	is_good = run_all();
 	if (is_good && options.is_covered) {

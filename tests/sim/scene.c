@@ -24,6 +24,7 @@
 #include "disk.h"
 #include "guard.h"
 #include "layer.h"
+#include "pair.h"
 #include "reactor/task.h"
 #include "schemes.h"
 #include "serve.h"
@@ -33,6 +34,16 @@ enum {
 };
 
 struct scene_stats scene_stats;
+bool scene_is_paired, scene_is_mirror;
+
+unsigned scene_index(const struct scene *scene, const struct device *dev)
+{
+	for (unsigned i = 0; i < scene->ndevices; i++) {
+		if (strcmp(scene->name[i], dev->name) == 0)
+			return i;
+	}
+	assert(!"a device of another stack");
+}
 
 size_t engine_memory(void)
 {
@@ -163,22 +174,39 @@ static void scene_add_layer(struct scene *scene)
 	scene->offset[i] = scene->offset[i - 1] + offset;
 }
 
+static void scene_add_any(struct scene *scene)
+{
+	if (world_chance(2, 3))
+		scene_add_layer(scene);
+	else
+		scene_add_passthru(scene);
+}
+
+static void scene_configure_pair(struct scene *scene)
+{
+	if (world_chance(1, 3))
+		scene_add_any(scene);
+	pair_configure(scene);
+	if (world_chance(1, 3))
+		scene_add_any(scene);
+}
+
 static void scene_configure(struct scene *scene)
 {
-	unsigned nlayers;
+	unsigned nlayers = 0;
 
 	if (world_chance(3, 4))
 		scene_make_medium(scene);
 	else
 		scene_make_memory(scene);
-	scene->is_served = world_chance(1, 5);
-	nlayers = (unsigned)world_rand(SCENE_DEVICES_MAX - 1);
-	for (unsigned i = 0; i < nlayers; i++) {
-		if (world_chance(2, 3))
-			scene_add_layer(scene);
-		else
-			scene_add_passthru(scene);
+	if (scene_is_paired) {
+		scene_configure_pair(scene);
+	} else {
+		scene->is_served = world_chance(1, 5);
+		nlayers = (unsigned)world_rand(SCENE_DEVICES_MAX - 1);
 	}
+	for (unsigned i = 0; i < nlayers; i++)
+		scene_add_any(scene);
 	for (unsigned i = 0; i < scene->ndevices; i++)
 		world_say("device %s", scene->uri[i]);
 }
@@ -192,6 +220,8 @@ static void scene_event(struct desc *desc, const struct device_event *event)
 	world_trace("event", event->type, event->dev->nblocks);
 	if (event->type == DEVICE_REMOVED)
 		scene->is_stopping = scene->must_close = true;
+	if (event->type == DEVICE_FAILED) /* an initiator gave up for good */
+		scene->is_stopping = true;
 }
 
 static struct task *builder;
@@ -204,11 +234,12 @@ static bool builder_runs(void)
 /* Make a device with its n-th allocation failing: it is there, or nothing of it is. */
 static void scene_try_build(const struct scene *scene, unsigned i)
 {
-	size_t live = engine_memory();
+	size_t live;
 	struct err err = {};
 	struct device *dev;
 	int result;
 
+	live = engine_memory();
 	builder = task_self();
 	cover_fault_begin(COVER_NO_MEMORY);
 	alloc_fail_at(1 + (unsigned)world_rand(20), builder_runs);
@@ -222,6 +253,8 @@ static void scene_try_build(const struct scene *scene, unsigned i)
 		result = device_destroy(scene->uri[i], &err);
 	if (device_lookup(scene->name[i]) != NULL)
 		world_fail("%s is there although it could not be made", scene->name[i]);
+	if (i == scene->remote && i > 0)
+		pair_forgotten();
 	if (engine_memory() > live)
 		world_fail("%zu allocations are left of %s", engine_memory() - live, scene->uri[i]);
 }
@@ -233,19 +266,25 @@ static bool scene_build(struct scene *scene)
 	for (unsigned i = 0; i < scene->ndevices; i++) {
 		struct device *dev;
 
+		if (scene->remote > 0 && i == scene->remote && !pair_start(scene))
+			return false;
 		if (world_chance(1, 5))
 			scene_try_build(scene, i);
+		if (world_failed())
+			return false;
 		if (device_create(scene->uri[i], &dev, &err) < 0) {
 			world_fail("cannot make %s: %s", scene->uri[i], err.msg);
 			return false;
 		}
 		scene->top = dev;
+		if (scene->remote > 0 && i == scene->remote && !pair_add_paths(scene))
+			return false;
 	}
 	return true;
 }
 
 /* The engine's own drivers are watched where they have channels now. */
-static void scene_watch(void)
+void scene_watch(void)
 {
 	for (struct device *dev = device_next(NULL); dev != NULL; dev = device_next(dev)) {
 		if (dev->driver != &driver_simdisk && dev->driver != &driver_simlayer)
@@ -253,7 +292,7 @@ static void scene_watch(void)
 	}
 }
 
-static bool scene_open(struct scene *scene)
+bool scene_open(struct scene *scene)
 {
 	struct desc_opts opts = { .flags = DESC_WRITE | (world_chance(1, 2) ? DESC_CLAIM : 0),
 				  .claim = "scene",
@@ -281,7 +320,7 @@ static bool scene_open(struct scene *scene)
 	return true;
 }
 
-static void scene_verify(struct scene *scene)
+void scene_verify(struct scene *scene)
 {
 	struct handle *h;
 	struct err err = {};
@@ -293,7 +332,7 @@ static void scene_verify(struct scene *scene)
 }
 
 /* All rest: nothing is in flight anywhere, nobody waits at a gate. */
-static void scene_check_idle(void)
+void scene_check_idle(void)
 {
 	for (struct device *dev = device_next(NULL); dev != NULL; dev = device_next(dev)) {
 		for (unsigned i = 0; i < world_nreactors(); i++) {
@@ -314,7 +353,7 @@ static void scene_check_idle(void)
 	}
 }
 
-static void scene_check_stats(struct scene *scene)
+void scene_check_stats(struct scene *scene)
 {
 	struct io_stats *stats = sim_zalloc(sizeof(*stats));
 	const struct scene_counts *counts = &scene->counts;
@@ -351,7 +390,10 @@ static void scene_take_down(struct scene *scene)
 		unsigned at = is_from_top ? scene->ndevices - 1 - i : i;
 		struct device *dev = device_lookup(scene->name[at]);
 
-		if (dev != NULL && !dev->is_removed && device_destroy(scene->uri[at], &err) < 0)
+		if (at == scene->remote && at > 0)
+			pair_destroy(scene);
+		else if (dev != NULL && !dev->is_removed &&
+			 device_destroy(scene->uri[at], &err) < 0)
 			world_fail("cannot destroy %s: %s", scene->uri[at], err.msg);
 	}
 	for (unsigned i = 0; device_next(NULL) != NULL && !world_failed(); i++) {
@@ -363,7 +405,7 @@ static void scene_take_down(struct scene *scene)
 
 /* ---- epochs --------------------------------------------------------------------------------- */
 
-static void scene_watchdog(struct event *event)
+void scene_watchdog(struct event *event)
 {
 	struct scene *scene = container_of(event, struct scene, watchdog);
 
@@ -371,14 +413,16 @@ static void scene_watchdog(struct event *event)
 	world_at(&scene->watchdog, WORLD_NONE, WATCHDOG_NS, scene_watchdog);
 }
 
-static void scene_wait_chaos(struct scene *scene)
+void scene_wait_chaos(struct scene *scene)
 {
+	uint64_t step_ns = scene->remote > 0 ? MSEC : 10 * USEC;
+
 	for (unsigned i = 0; scene->nchaos > 0 && !world_failed(); i++) {
 		if (i == 100000)
 			world_fail("%u disturbers do not come to an end", scene->nchaos);
 		if (scene->must_close && scene->desc != NULL) /* somebody waits for that */
 			desc_close(take(scene->desc));
-		task_sleep(10 * USEC);
+		task_sleep(step_ns);
 	}
 }
 
@@ -393,12 +437,17 @@ static void scene_play(struct scene *scene)
 	if (scene->has_capacity)
 		load_prefill(scene);
 	cover_state_begin(COVER_IDLE);
-	chaos_start(scene);
+	if (scene->remote == 0 || !pair_is_calm())
+		chaos_start(scene);
+	if (scene->remote > 0)
+		pair_trouble(scene);
 	load_start(scene);
 	load_wait(scene);
 	scene->is_ending = true;
 	is_whole = !scene->is_stopping;
 	scene_wait_chaos(scene);
+	if (scene->remote > 0)
+		pair_settle(scene);
 	cover_state_end(COVER_IDLE);
 	if (world_failed())
 		return;
@@ -480,12 +529,18 @@ static void scene_epoch(struct scene *scene)
 		scene_play(scene);
 	if (world_failed())
 		return;
+	if (scene->remote > 0 && world_chance(1, 3))
+		pair_stop(scene);
 	scene_take_down(scene);
+	if (scene->remote > 0 && !world_failed()) {
+		pair_stop(scene);
+		pair_end(scene);
+	}
 	if (!world_failed())
 		scene_after_epoch(scene);
 }
 
-static void scene_done(struct scene *scene)
+void scene_done(struct scene *scene)
 {
 	const struct oracle_stats *stats = oracle_stats(scene->oracle);
 
@@ -498,6 +553,7 @@ static void scene_done(struct scene *scene)
 	oracle_free(scene->oracle);
 	if (scene->medium != NULL)
 		medium_free(scene->medium);
+	free(scene);
 }
 
 void scene_run(void *arg)
@@ -507,6 +563,7 @@ void scene_run(void *arg)
 
 	(void)arg;
 	cover_restart();
+	pair_states_restart();
 	scene_configure(scene);
 	world_at(&scene->watchdog, WORLD_NONE, WATCHDOG_NS, scene_watchdog);
 	nepochs = 1 + (unsigned)world_rand(4);
@@ -516,5 +573,4 @@ void scene_run(void *arg)
 	if (world_failed()) /* the wreck is looked at, not cleaned up */
 		return;
 	scene_done(scene);
-	free(scene);
 }

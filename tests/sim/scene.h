@@ -5,6 +5,9 @@
  *   scene.c   builds stacks, runs epochs, judges what is left at the end
  *   load.c    clients: every operation, from every reactor, each answer judged
  *   chaos.c   quiesce, lock, resize, open, inject, break, remove, cut the power
+ *   serve.c   the stack used by scripted hosts, through the target
+ *   pair.c    our initiator and our target in the middle of the stack
+ *   mirror.c  a play of its own: a nexus over disks, with these clients and disturbers
  *
  * Owner:  scene_run() owns everything; it is one at a time.
  * Thread: one.
@@ -22,8 +25,8 @@
 
 enum {
 	SCENE_DEVICES_MAX = 4,
-	SCENE_NAME_MAX = 32,
-	SCENE_URI_MAX = 256,
+	SCENE_NAME_MAX = 80,
+	SCENE_URI_MAX = 512,
 	REQUEST_BLOCKS_MAX = 8,
 	REQUEST_IOV_MAX = 8,
 	CLIENT_DEPTH_MAX = 12,
@@ -39,6 +42,7 @@ enum cause {
 	CAUSE_INJECT, /* an injected failure */
 	CAUSE_LIE,    /* an injected lie: success without the deed, other data */
 	CAUSE_SPACE,  /* the thin device has a limit */
+	CAUSE_NET,    /* connections were lost for longer than the URI lets requests wait */
 	CAUSE_COUNT_,
 };
 
@@ -91,7 +95,9 @@ struct scene {
 	uint64_t nblocks;                   /* of the oracle's device at the start */
 	uint32_t block_size;
 	bool is_persistent, has_capacity;
-	bool is_served; /* used through the target, by hosts */
+	bool is_served;  /* used through the target, by hosts */
+	bool is_mirror;  /* a nexus over disks (mirror.c) */
+	unsigned remote; /* index of the nvmf device, 0: none (pair.c) */
 
 	/* an epoch: from opening to closing */
 	struct device *top; /* borrowed while desc is open */
@@ -104,6 +110,7 @@ struct scene {
 	bool must_close;  /* the device is being removed: close desc when nothing is in flight */
 	bool is_ending;   /* chaos: put things back and leave */
 	bool has_power_cut, is_removed;
+	bool is_dead; /* the process was killed: what requests answer, nobody hears */
 	bool is_full; /* some request met the limit of a thin device */
 	struct event watchdog;
 
@@ -114,6 +121,9 @@ struct scene {
 
 	uint64_t nrequests, nfailed; /* for the report */
 };
+
+/* Which stacks a seed may become: all on one machine, or with a network in the middle. */
+extern bool scene_is_paired, scene_is_mirror;
 
 /* The whole play of the world's seed. Run inside a task on virtual reactor 0. */
 void scene_run(void *arg);
@@ -127,10 +137,25 @@ extern struct scene_stats scene_stats;
 /* Allocations of the engine that are alive, but for what the task layer keeps for later. */
 size_t engine_memory(void);
 
+/* Where a device stands in the stack. */
+unsigned scene_index(const struct scene *scene, const struct device *dev);
+
 void cause_begin(struct scene *scene, enum cause cause);
 void cause_end(struct scene *scene, enum cause cause);
 /* Was @cause active at some time since @since_ns? */
 bool cause_since(const struct scene *scene, enum cause cause, uint64_t since_ns);
+
+/* scene.c, for plays of their own: open the top and its clients; read and judge all; judge what is
+ * left when all rest; wait for disturbers, closing the top when somebody waits for that. */
+bool scene_open(struct scene *scene) MAY_SUSPEND;
+void scene_watch(void);
+void scene_verify(struct scene *scene) MAY_SUSPEND;
+void scene_check_idle(void);
+void scene_check_stats(struct scene *scene) MAY_SUSPEND;
+void scene_wait_chaos(struct scene *scene) MAY_SUSPEND;
+void scene_watchdog(struct event *event);
+/* What the oracle knows goes to the sums of the run; the scene is freed. */
+void scene_done(struct scene *scene);
 
 /* load.c */
 void load_start(struct scene *scene);
@@ -152,5 +177,9 @@ void load_check_age(struct scene *scene);
 
 /* chaos.c */
 void chaos_start(struct scene *scene);
+/* One of those that fit any device, on the scene's: quiesce, lock, open, inject. */
+void chaos_act_any(struct scene *scene) MAY_SUSPEND;
+/* A new epoch, for those who use chaos_act_any() without chaos_start(). */
+void chaos_reset(void);
 
 #endif

@@ -598,6 +598,19 @@ static const char *const plant_names[PLANT_COUNT_] = {
 	[PLANT_LOST_WAKE] = "lost-wake",
 	[PLANT_MISPLACED_WRITE] = "misplaced-write",
 	[PLANT_LOCK_TOO_EARLY] = "lock-too-early",
+	[PLANT_NVMF_NO_FENCE] = "nvmf-no-fence",
+	[PLANT_NVMF_EARLY_CROSS] = "nvmf-early-cross",
+	[PLANT_NVMF_REPEAT] = "nvmf-repeat",
+	[PLANT_NVMF_STALE_CID] = "nvmf-stale-cid",
+	[PLANT_NVMF_EARLY_READ] = "nvmf-early-read",
+	[PLANT_NVMF_SKIP_REFRESH] = "nvmf-skip-refresh",
+	[PLANT_NVMF_IGNORE_ANA] = "nvmf-ignore-ana",
+	[PLANT_NEXUS_EARLY_ACK] = "nexus-early-ack",
+	[PLANT_NEXUS_NO_LOCK] = "nexus-no-lock",
+	[PLANT_NEXUS_LOST_BIT] = "nexus-lost-bit",
+	[PLANT_NEXUS_OLD_RECORD] = "nexus-old-record",
+	[PLANT_NEXUS_NO_REBUILD] = "nexus-no-rebuild",
+	[PLANT_NEXUS_RACING_WRITES] = "nexus-racing-writes",
 };
 
 const char *plant_name(enum plant plant)

@@ -124,6 +124,21 @@ enum plant {
 	PLANT_LOST_WAKE,         /* a message does not wake a sleeping reactor */
 	PLANT_MISPLACED_WRITE,   /* one write in many goes to the next block */
 	PLANT_LOCK_TOO_EARLY,    /* a range lock is granted while a request is in flight */
+	/* of both ends; found by --pair */
+	PLANT_NVMF_NO_FENCE,     /* lost writes are sent again at once */
+	PLANT_NVMF_EARLY_CROSS,  /* the target says that nothing is left, and does not look */
+	PLANT_NVMF_REPEAT,       /* a write is sent again that was answered */
+	PLANT_NVMF_STALE_CID,    /* an answer is taken for that of another command */
+	PLANT_NVMF_EARLY_READ,   /* a read ends before its last data came */
+	PLANT_NVMF_SKIP_REFRESH, /* channels are not told that paths changed */
+	PLANT_NVMF_IGNORE_ANA,   /* every path is as good as any */
+	/* of the nexus; found by --mirror */
+	PLANT_NEXUS_EARLY_ACK,    /* writes are acknowledged before the stale mark is durable */
+	PLANT_NEXUS_NO_LOCK,      /* a rebuild copies without a range lock */
+	PLANT_NEXUS_LOST_BIT,     /* the write that failed is not in the map of what is missed */
+	PLANT_NEXUS_OLD_RECORD,   /* intent records of an older generation are believed */
+	PLANT_NEXUS_NO_REBUILD,   /* a lost child is in sync as soon as it is back */
+	PLANT_NEXUS_RACING_WRITES, /* overlapping writes do not wait for each other */
 	PLANT_COUNT_,
 };
 extern enum plant sim_plant;

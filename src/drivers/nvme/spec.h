@@ -119,6 +119,7 @@ enum nvme_status {
 	NVME_SC_INVALID_LOG_PAGE = 0x109,
 	NVME_SC_FEATURE_NOT_SAVEABLE = 0x10d,
 	NVME_SC_FEATURE_NOT_CHANGEABLE = 0x10e,
+	NVME_SC_CCR_LIMIT = 0x141,            /* Base 2.3: Cross-Controller Reset Limit Exceeded */
 	NVME_SC_CONNECT_INCOMPATIBLE = 0x180, /* Base 6.3, figure "Connect status" */
 	NVME_SC_CONNECT_BUSY = 0x181,
 	NVME_SC_CONNECT_INVALID_PARAM = 0x182,
@@ -146,8 +147,9 @@ enum nvme_admin_opcode { /* Base 5, figure "Opcodes for Admin Commands" */
 			 NVME_ADMIN_GET_FEATURES = 0x0a,
 			 NVME_ADMIN_ASYNC_EVENT = 0x0c,
 			 NVME_ADMIN_KEEP_ALIVE = 0x18,
-			 NVME_FABRICS = 0x7f,        /* on both kinds of queue */
-			 NVME_ADMIN_SNAPSHOT = 0xc1, /* Mayastor's */
+			 NVME_ADMIN_CROSS_RESET = 0x38, /* Base 2.3, 5.4.3 */
+			 NVME_FABRICS = 0x7f,           /* on both kinds of queue */
+			 NVME_ADMIN_SNAPSHOT = 0xc1,    /* Mayastor's */
 };
 
 enum nvme_io_opcode { /* NVM 3.2, Base 7 */
@@ -308,7 +310,9 @@ struct nvme_id_ctrl {
 	uint8_t cntrltype;
 	uint8_t fguid[16];
 	struct le16 crdt[3];
-	uint8_t rsvd134[119];
+	uint8_t crcap, ciu; /* byte 135; Base 2.3, 5.2.13, as are cirn and ccrl */
+	struct le64 cirn;
+	uint8_t rsvd144[109];
 	uint8_t nvmsr, vwci, mec;
 	struct le16 oacs; /* byte 256 */
 	uint8_t acl, aerl, frmw, lpa, elpe, npss, avscc, apsta;
@@ -348,10 +352,12 @@ struct nvme_id_ctrl {
 	uint8_t fcatt, msdbd;
 	struct le16 ofcs;
 	uint8_t dctype;
-	uint8_t rsvd1807[241];
+	uint8_t ccrl;
+	uint8_t rsvd1808[240];
 	struct nvme_power_state psd[32];
 	uint8_t vs[1024];
 };
+static_assert(offsetof(struct nvme_id_ctrl, cirn) == 136, "Base 2.3: Identify Controller");
 static_assert(offsetof(struct nvme_id_ctrl, oacs) == 256, "Base: Identify Controller");
 static_assert(offsetof(struct nvme_id_ctrl, kas) == 320, "Base: Identify Controller");
 static_assert(offsetof(struct nvme_id_ctrl, sqes) == 512, "Base: Identify Controller");
@@ -485,6 +491,13 @@ enum nvme_feature {
 	NVME_FEAT_HOST_ID = 0x81,
 	NVME_FEAT_RESV_MASK = 0x82,
 	NVME_FEAT_RESV_PERSIST = 0x83,
+};
+
+enum nvme_select { /* SEL of Get Features: bits 10:8 of CDW10 (Base 5.15) */
+		   NVME_SEL_CURRENT = 0,
+		   NVME_SEL_DEFAULT = 1,
+		   NVME_SEL_SAVED = 2,     /* the default, where nothing can be saved */
+		   NVME_SEL_SUPPORTED = 3, /* what can be done with it */
 };
 
 /* Data of Host Behavior Support (Base 5.27.1.18). */

@@ -8,14 +8,17 @@
  * controller that does not answer its admin queue cannot be managed any more. So no waiting form
  * can hang, and no caller needs a timer.
  *
- * Keep alive (Base 2.0c, 3.9). A tick every half of the time-out. A tick that finds the last
- * command unanswered ends the connection, so a peer that was cut off is noticed within the time-out
- * even while nothing else is in flight. Where the controller counts any command (TBKAS) a tick
- * sends nothing if an answer arrived on an I/O queue since the last.
+ * Keep alive (Base 2.0c, 3.9). KEEP_ALIVE_TICKS ticks per time-out; a command that is unanswered
+ * after half of them ends the connection. Where the controller counts any command (TBKAS) a tick
+ * sends nothing if an answer arrived on an I/O queue since the last. So a peer that was cut off
+ * just behind a tick is seen with traffic by the next one, asked by the one after that, and given
+ * up two ticks later: within the time-out, and not before half of it.
  *
  * Events. AERS_MAX requests stand with the controller. An answer names a log page; reading it is
  * work for the controller's task, so the answer only kicks it, and the request goes out again at
- * once: the controller keeps that kind of event back until the page was read (Base 5.2).
+ * once: the controller keeps that kind of event back until the page was read (Base 5.2). One that
+ * does not could keep us busy for ever, so after EVENTS_PER_S of them the request stays here for
+ * the rest of the second; what changed meanwhile is told then.
  *
  * Pass-through commands come from any reactor as messages and go back the same way. They may not
  * fill the queue: ADMIN_RESERVE slots are for ourselves. Commands that would take the controller
@@ -32,6 +35,9 @@
 
 enum {
 	ADMIN_RESERVE = 8,
+	EVENTS_PER_S = 32,
+	KEEP_ALIVE_TICKS = 4,     /* of a time-out */
+	VENDOR_FIRST = 0xc0,      /* of the admin opcodes (Base 5) */
 	ANA_GROUPS_ONLY = 1 << 0, /* RGO, in the log specific field (Base 5.16.1.13) */
 };
 
@@ -157,6 +163,7 @@ int ctrlr_admin(struct nvmf_ctrlr *c, struct admin_call *call, const char *what,
 		slot->dir = (call->cmd.opcode & 3) == 1 ? SLOT_H2C : SLOT_C2H;
 	slot->done = admin_wait_done;
 	slot->owner = &wait;
+	slot->timeout_ns = call->timeout_ns;
 	queue_send(slot);
 	task_event_wait(&wait.event);
 	if (call->status == 0)
@@ -169,15 +176,26 @@ int ctrlr_admin(struct nvmf_ctrlr *c, struct admin_call *call, const char *what,
 		       nvmf_status_text(call->status));
 }
 
-int ctrlr_identify(struct nvmf_ctrlr *c, uint8_t cns, uint32_t nsid, void *page, struct err *err)
+static int identify(struct nvmf_ctrlr *c, uint8_t cns, uint32_t nsid, void *page,
+		    uint16_t *ret_status, struct err *err)
 {
 	struct admin_call call = { .buf = page, .len = NVME_IDENTIFY_SIZE };
+	int result;
 
 	memset(page, 0, NVME_IDENTIFY_SIZE);
 	call.cmd.opcode = NVME_ADMIN_IDENTIFY;
 	le32_put(&call.cmd.nsid, nsid);
 	le32_put(&call.cmd.cdw10, cns);
-	return ctrlr_admin(c, &call, "identify", err);
+	result = ctrlr_admin(c, &call, "identify", err);
+	*ret_status = call.status;
+	return result;
+}
+
+int ctrlr_identify(struct nvmf_ctrlr *c, uint8_t cns, uint32_t nsid, void *page, struct err *err)
+{
+	uint16_t status;
+
+	return identify(c, cns, nsid, page, &status, err);
 }
 
 int ctrlr_log_page(struct nvmf_ctrlr *c, uint8_t lid, uint8_t lsp, uint64_t off, void *buf,
@@ -225,29 +243,41 @@ int ctrlr_property_set(struct nvmf_ctrlr *c, uint32_t off, uint32_t value, struc
 	return ctrlr_admin(c, &call, "writing a property", err);
 }
 
+/* Will the controller answer the same when it is asked again? Else it was only out of sorts. */
+static bool is_final(uint16_t status)
+{
+	unsigned code = status & 0x7ffu;
+
+	return code == NVME_SC_INVALID_NAMESPACE || code == NVME_SC_INVALID_FIELD ||
+	       code == NVME_SC_INVALID_OPCODE;
+}
+
 int ctrlr_read_ns(struct nvmf_ctrlr *c, uint32_t nsid, struct nvmf_ns_info *ret, struct err *err)
 {
 	CLEANUP(freep) void *page = malloc(NVME_IDENTIFY_SIZE);
 	struct nvmf_ns_info info;
 	struct err ignored = {};
+	uint16_t status = 0;
 	int result;
 
 	if (page == NULL)
 		return err_set(err, -ENOMEM, "no memory to identify namespace %u", nsid);
-	result = ctrlr_identify(c, NVME_CNS_NS, nsid, page, &ignored);
-	if (result == -EIO)
+	result = identify(c, NVME_CNS_NS, nsid, page, &status, &ignored);
+	if (result == -EIO && is_final(status))
 		return err_set(err, -ENODEV, "namespace %u is not active", nsid);
 	if (result < 0)
 		return err_set(err, result, "%s", err_text(&ignored));
 	result = nvmf_ns_check(page, nsid, &info, err);
+	if (result == 0)
+		result = nvmf_ns_check_fits(&info, &c->info, err);
 	if (result < 0)
 		return result;
 	/* a controller before 1.3 knows no descriptors; then what the namespace said is all */
 	err_clear(&ignored);
-	result = ctrlr_identify(c, NVME_CNS_NS_DESC, nsid, page, &ignored);
+	result = identify(c, NVME_CNS_NS_DESC, nsid, page, &status, &ignored);
 	if (result == 0)
 		result = nvmf_ns_check_desc(page, NVME_IDENTIFY_SIZE, &info, err);
-	else if (result == -EIO)
+	else if (result == -EIO && is_final(status))
 		result = 0;
 	else
 		(void)err_set(err, result, "%s", err_text(&ignored));
@@ -311,6 +341,36 @@ static unsigned aer_kicks(uint32_t dw0)
 	}
 }
 
+static void aer_again(struct timer *timer)
+{
+	struct nvmf_ctrlr *c = container_of(timer, struct nvmf_ctrlr, aer_timer);
+
+	for (unsigned i = 0; i < AERS_MAX; i++) {
+		if (c->aer_due >> i & 1)
+			aer_send(c, i);
+	}
+	c->aer_due = 0;
+}
+
+/* Count an event; true: no more of them in this second. */
+static bool aer_is_one_too_many(struct nvmf_ctrlr *c)
+{
+	const uint64_t now_ns = reactor_self()->now_ns;
+
+	if (now_ns - c->aer_second_ns >= NS_PER_S) {
+		c->aer_second_ns = now_ns;
+		c->aer_count = 0;
+	}
+	if (++c->aer_count < EVENTS_PER_S)
+		return false;
+	if (!c->aer_timer.is_armed) {
+		log_warn("%s: %u events within a second, hearing no more of them until it is over",
+			 c->name, c->aer_count);
+		timer_arm(reactor_self(), &c->aer_timer, c->aer_second_ns + NS_PER_S - now_ns);
+	}
+	return true;
+}
+
 static void aer_done(struct slot *slot)
 {
 	struct nvmf_ctrlr *c = slot->owner;
@@ -326,7 +386,10 @@ static void aer_done(struct slot *slot)
 	c->stats.events++;
 	log_debug("%s: event %#x", c->name, slot->dw0);
 	ctrlr_kick(c, aer_kicks(slot->dw0));
-	aer_send(c, i);
+	if (aer_is_one_too_many(c))
+		c->aer_due |= 1u << i;
+	else
+		aer_send(c, i);
 }
 
 static void aer_send(struct nvmf_ctrlr *c, unsigned i)
@@ -371,7 +434,13 @@ static void keep_alive_send(struct nvmf_ctrlr *c)
 		return; /* full: answers will come or be late */
 	slot_fill(slot, NVME_ADMIN_KEEP_ALIVE, keep_alive_done, c);
 	c->has_keep_alive_out = true;
+	c->keep_alive_age = 0;
 	queue_send(slot);
+}
+
+static uint64_t keep_alive_tick_ns(const struct nvmf_ctrlr *c)
+{
+	return c->opts.kato_ms * NS_PER_MS / KEEP_ALIVE_TICKS;
 }
 
 static void keep_alive_tick(struct timer *timer)
@@ -380,15 +449,15 @@ static void keep_alive_tick(struct timer *timer)
 
 	if (queue_state(c->admin) != QUEUE_LIVE)
 		return;
-	if (c->has_keep_alive_out) {
+	if (c->has_keep_alive_out && ++c->keep_alive_age == KEEP_ALIVE_TICKS / 2) {
 		log_warn("%s: no answer to keep alive within %u ms, giving the connection up",
 			 c->name, c->opts.kato_ms / 2);
 		queue_disconnect(c->admin, -ETIMEDOUT);
 		return;
 	}
-	if (!has_traffic(c) || !c->info.has_tbkas)
+	if (!c->has_keep_alive_out && (!has_traffic(c) || !c->info.has_tbkas))
 		keep_alive_send(c);
-	timer_arm(reactor_self(), timer, c->opts.kato_ms * NS_PER_MS / 2);
+	timer_arm(reactor_self(), timer, keep_alive_tick_ns(c));
 }
 
 void ctrlr_events_start(struct nvmf_ctrlr *c)
@@ -397,15 +466,19 @@ void ctrlr_events_start(struct nvmf_ctrlr *c)
 
 	for (unsigned i = 0; i < count; i++)
 		aer_send(c, i);
+	c->aer_timer.fn = aer_again;
 	c->keep_alive.fn = keep_alive_tick;
 	if (c->opts.kato_ms > 0 && c->info.has_keep_alive)
-		timer_arm(reactor_self(), &c->keep_alive, c->opts.kato_ms * NS_PER_MS / 2);
+		timer_arm(reactor_self(), &c->keep_alive, keep_alive_tick_ns(c));
 }
 
 void ctrlr_events_stop(struct nvmf_ctrlr *c)
 {
 	timer_disarm(reactor_self(), &c->keep_alive);
-	timer_disarm(reactor_self(), &c->ana_timer);
+	timer_disarm(reactor_self(), &c->again);
+	timer_disarm(reactor_self(), &c->aer_timer);
+	c->aer_due = 0;
+	c->again_kicks = 0;
 }
 
 /* ---- for the users of a device ------------------------------------------------------------ */
@@ -451,15 +524,33 @@ void ctrlr_forward_waiting(struct nvmf_ctrlr *c)
 }
 
 /* What would break the connection under its other users (Base 5, figure "Opcodes"). */
-static bool is_refused(uint8_t opcode)
+static bool is_refused(const struct nvme_cmd *cmd)
 {
+	const uint8_t opcode = cmd->opcode, feature = cmd->cdw10.b[0];
 	static const uint8_t refused[] = {
 		NVME_ADMIN_DELETE_SQ, NVME_ADMIN_CREATE_SQ,   NVME_ADMIN_DELETE_CQ,
 		NVME_ADMIN_CREATE_CQ, NVME_ADMIN_ASYNC_EVENT, NVME_ADMIN_KEEP_ALIVE,
 		NVME_FABRICS,
 	};
 
+	if (opcode == NVME_ADMIN_SET_FEATURES)
+		return feature == NVME_FEAT_QUEUES || feature == NVME_FEAT_ASYNC_EVENT ||
+		       feature == NVME_FEAT_KEEP_ALIVE || feature == NVME_FEAT_HOST_BEHAVIOR;
 	return memchr(refused, opcode, sizeof(refused)) != NULL || (opcode & 3) == 3;
+}
+
+/* NSID 0 where a command cannot do without: the namespace that the device is. */
+static bool wants_our_nsid(const struct nvme_cmd *cmd)
+{
+	uint32_t cns = le32_get(cmd->cdw10) & 0xff;
+
+	if (le32_get(cmd->nsid) != 0)
+		return false;
+	if (cmd->opcode >= VENDOR_FIRST)
+		return true;
+	return cmd->opcode == NVME_ADMIN_IDENTIFY &&
+	       (cns == NVME_CNS_NS || cns == NVME_CNS_NS_DESC || cns == NVME_CNS_CS_NS ||
+		cns == NVME_CNS_CS_INDEPENDENT_NS);
 }
 
 void ctrlr_forward_admin(struct nvmf_ctrlr *c, struct io *io)
@@ -468,7 +559,7 @@ void ctrlr_forward_admin(struct nvmf_ctrlr *c, struct io *io)
 	size_t len = iov_bytes(io->iov, io->iovcnt);
 	struct slot *slot;
 
-	if (cmd == NULL || is_refused(cmd->opcode)) {
+	if (cmd == NULL || is_refused(cmd)) {
 		ctrlr_answer(io, IO_UNSUPPORTED);
 		return;
 	}
@@ -488,6 +579,8 @@ void ctrlr_forward_admin(struct nvmf_ctrlr *c, struct io *io)
 	}
 	slot->sqe = *cmd;
 	slot->sqe.flags = 0;
+	if (wants_our_nsid(cmd))
+		le32_put(&slot->sqe.nsid, head_of(io_top(io)->ch->dev)->ns.nsid);
 	slot->iov = io->iov;
 	slot->iovcnt = io->iovcnt;
 	slot->len = (uint32_t)len;
@@ -509,6 +602,40 @@ void ctrlr_fail_waiting(struct nvmf_ctrlr *c)
 
 	while ((msg = msg_list_pop(&c->admin_waiting)) != NULL)
 		ctrlr_answer(container_of(msg, struct io, msg), IO_TRANSPORT);
+}
+
+/* Take the requests of @dev out of @list. */
+static struct msg_list take_of_device(struct msg_list *list, const struct device *dev)
+{
+	struct msg_list all = *list, taken = {};
+	struct msg *msg;
+
+	*list = (struct msg_list){};
+	while ((msg = msg_list_pop(&all)) != NULL) {
+		const struct io *io = container_of(msg, struct io, msg);
+
+		msg_list_push(io->frame[io->depth - 1].ch->dev == dev ? &taken : list, msg);
+	}
+	return taken;
+}
+
+void ctrlr_end_waiting(struct nvmf_ctrlr *c, const struct device *dev, uint16_t status)
+{
+	struct msg_list commands = take_of_device(&c->admin_waiting, dev);
+	struct msg_list resets = take_of_device(&c->resets, dev);
+	struct msg *msg;
+
+	while ((msg = msg_list_pop(&commands)) != NULL || (msg = msg_list_pop(&resets)) != NULL)
+		ctrlr_answer(container_of(msg, struct io, msg), status);
+}
+
+void ctrlr_move_waiting(struct nvmf_ctrlr *c, const struct device *dev, struct nvmf_ctrlr *to)
+{
+	struct msg_list commands = take_of_device(&c->admin_waiting, dev);
+	struct msg *msg;
+
+	while ((msg = msg_list_pop(&commands)) != NULL)
+		ctrlr_forward_admin(to, container_of(msg, struct io, msg));
 }
 
 static void abort_done(struct slot *slot)

@@ -18,19 +18,20 @@
  *
  * Exactly once. The queue calls back once for each command, and a request is sent again only after
  * that. Sent again is what a repeat changes nothing about: reads, writes, zeroes, unmap, flush,
- * compare. A write whose answer was lost may thus be carried out twice, with the same data; that is
- * what Linux does as well, and harmless as long as nobody else writes to the blocks, since its
- * owner has not been told that it is done and so has not sent another there. A compare-and-write is
- * not sent again once any of it has left: its first half would meet its own result and report a
- * difference that never was. Nor is what users pass through, whose meaning we do not know. Both
- * end with IO_TRANSPORT, and the owner knows what that means for them.
+ * compare. A write whose answer was lost may thus be carried out twice, with the same data. It
+ * waits until nothing of its first copy is left at the target (fence.c), so none can land on top of
+ * what its owner writes there once he knows that it is done. A compare-and-write is not sent again
+ * once any of it has left: its first half would meet its own result and report a difference that
+ * never was. Nor is what users pass through, whose meaning we do not know. Both end with
+ * IO_TRANSPORT, and the owner knows what that means for them.
  *
  * Errors of the path (type 3, an ANA state) take the path out of this reactor's view and ask the
  * head to look again. A controller that is busy or interrupted (no do-not-retry bit) is asked again
  * after the delay that it names (CRDT), else RETRY_NS. All together NVMF_TRIES_MAX times.
  *
  * Late commands: see ioq_late(). An aborted command ends with IO_TIMED_OUT; it is not sent again,
- * because the medium, not the path, was slow.
+ * because the medium, not the path, was slow. One that an Abort was sent for in vain and whose
+ * connection then ended is lost as any other: silence says nothing about the medium.
  *
  * Large write-zeroes and unmaps are cut to what the controller takes and sent one after the other.
  *
@@ -49,6 +50,7 @@ enum {
 	CRDT_UNIT_MS = 100,      /* Base 5.17.2.1 */
 	CRDT_MAX_MS = 10 * 1000, /* a controller that wants more is not waited for longer */
 	FUSED_PARTS = 2,
+	DRAIN_MS = 2000,  /* for what is in flight on a path that is taken away */
 	NEW_VIEW_MS = 50, /* before the ANA log is read because of an error */
 };
 
@@ -62,6 +64,7 @@ struct req {
 	uint8_t out;     /* slots that have not come back */
 	bool is_aborted; /* we sent an Abort for it */
 	bool is_sent;    /* some of a lost one may have taken effect */
+	uint32_t serial; /* then: of the association that had it (fence.c) */
 };
 static_assert(sizeof(struct req) <= sizeof(((struct io *)0)->scratch), "it fits");
 
@@ -115,6 +118,73 @@ static void chan_drain_soon(struct nvmf_chan *chan)
 	chan->is_draining = true;
 	chan->drain.fn = chan_drain;
 	reactor_defer(chan->ch.reactor, &chan->drain);
+}
+
+/* May what a lost association had still be carried out? */
+static bool view_may_act(const struct nvmf_view *view, uint32_t serial)
+{
+	if ((int32_t)(serial - view->horizon) > 0)
+		return true;
+	for (unsigned i = 0; i < view->nacting; i++) {
+		if (view->acting[i] == serial)
+			return true;
+	}
+	return false;
+}
+
+/* Lost writes go on when nothing of their first copy is left, and fail with the channel. */
+static void chan_unfence(struct nvmf_chan *chan)
+{
+	const struct nvmf_view *view = &chan->view;
+	bool has_failed = view->fail != IO_OK && (view->n == 0 || view->fail == IO_NO_DEVICE);
+	struct msg_list list = chan->fenced;
+	struct msg *msg;
+
+	chan->fenced = (struct msg_list){};
+	if (list.head == NULL)
+		return;
+	while ((msg = msg_list_pop(&list)) != NULL) {
+		struct io *io = container_of(msg, struct io, msg);
+
+		if (has_failed) {
+			io_complete(io, view->fail);
+		} else if (view_may_act(view, req_of(io)->serial)) {
+			msg_list_push(&chan->fenced, msg);
+		} else {
+			req_of(io)->serial = 0;
+			msg_list_push(&chan->waiting, msg);
+		}
+	}
+	if (chan->fenced.head == NULL)
+		timer_disarm(chan->ch.reactor, &chan->fence_timer);
+}
+
+/* The target never said that nothing is left of them. Theirs is the end that nobody knows. */
+static void chan_fence_due(struct timer *timer)
+{
+	struct nvmf_chan *chan = container_of(timer, struct nvmf_chan, fence_timer);
+	struct msg_list list = chan->fenced;
+	struct msg *msg;
+
+	chan->fenced = (struct msg_list){};
+	if (list.head != NULL)
+		log_warn("%s: the target does not say what became of lost writes, they fail",
+			 chan->ch.dev->name);
+	while ((msg = msg_list_pop(&list)) != NULL)
+		io_complete(container_of(msg, struct io, msg), IO_TRANSPORT);
+}
+
+/* Until a view comes that tells; not for longer than a controller may be lost. */
+static void chan_hold_fenced(struct nvmf_chan *chan, struct io *io)
+{
+	const struct nvmf_opts *opts = &chan->head->opts;
+
+	msg_list_push(&chan->fenced, &io->msg);
+	if (chan->fence_timer.is_armed)
+		return;
+	chan->fence_timer.fn = chan_fence_due;
+	timer_arm(chan->ch.reactor, &chan->fence_timer,
+		  MAX(opts->ctrl_loss_ns, opts->io_timeout_ns));
 }
 
 static void chan_hold(struct nvmf_chan *chan, struct io *io)
@@ -238,8 +308,8 @@ static void ioq_kick_arrived(struct msg *msg)
 	atomic_store(&ioq->is_kicking, false);
 	kicks = atomic_exchange(&ioq->kick, 0);
 	/* errors told of another state: look a little later, once for all of them */
-	if (kicks & KICK_ANA && !c->ana_timer.is_armed && c->state == CTRLR_LIVE)
-		timer_arm(reactor_self(), &c->ana_timer, NEW_VIEW_MS * NS_PER_MS);
+	if (kicks & KICK_ANA && c->state == CTRLR_LIVE)
+		ctrlr_kick_later(c, KICK_ANA, NEW_VIEW_MS * NS_PER_MS);
 	if (kicks & KICK_RESET && c->state == CTRLR_LIVE) {
 		err_clear(&c->why);
 		(void)err_set(&c->why, -ETIMEDOUT, "a command was not answered in time");
@@ -264,6 +334,14 @@ static void ioq_abort_arrived(struct msg *msg)
 	atomic_store(&ioq->is_abort_posted, false);
 }
 
+/* One writer, so no locked instruction. */
+static void ioq_count(_Atomic uint64_t *counter)
+{
+	uint64_t n = atomic_load_explicit(counter, memory_order_relaxed);
+
+	atomic_store_explicit(counter, n + 1, memory_order_relaxed);
+}
+
 /*
  * A command has been in flight for io_timeout (again). The first time it is aborted, the second
  * time, or when another abort is under way, the controller is reset: then it is lost, and the rules
@@ -275,8 +353,11 @@ void ioq_late(struct queue *q, struct slot *slot)
 	const struct nvmf_opts *opts = &ioq->ctrlr->opts;
 	char text[UNITS_TEXT_MAX];
 
-	log_warn("%s: I/O queue %u: command %#x is not answered after %s", ioq->ctrlr->name,
-		 ioq->qid, slot->sqe.opcode, duration_format(opts->io_timeout_ns, text));
+	ioq_count(&ioq->late);
+	if (ioq->late_ns != ioq->reactor->now_ns) /* a whole queue may be late: one line for it */
+		log_warn("%s: I/O queue %u: command %#x is not answered after %s", ioq->ctrlr->name,
+			 ioq->qid, slot->sqe.opcode, duration_format(opts->io_timeout_ns, text));
+	ioq->late_ns = ioq->reactor->now_ns;
 	if (opts->on_timeout == NVMF_TIMEOUT_IGNORE)
 		return;
 	if (opts->on_timeout == NVMF_TIMEOUT_REMOVE) {
@@ -300,6 +381,11 @@ void ioq_late(struct queue *q, struct slot *slot)
 static bool is_repeatable(const struct io *io)
 {
 	return io->op != IO_COMPARE_WRITE && io->op != IO_NVME_IO;
+}
+
+static bool slot_is_lost(uint16_t status)
+{
+	return status & NVMF_LOST || (status & 0x7ffu) == NVME_SC_ABORTED_SQ_DELETION;
 }
 
 static uint16_t io_status_of(uint16_t status)
@@ -340,17 +426,21 @@ static bool is_path_error(uint16_t status)
 static bool chan_retry(struct nvmf_chan *chan, struct io *io, struct nvmf_ioq *ioq, uint16_t status)
 {
 	struct req *req = req_of(io);
-	bool is_lost = status & NVMF_LOST || (status & 0x7ffu) == NVME_SC_ABORTED_SQ_DELETION;
+	bool is_lost = slot_is_lost(status);
 
-	if (req->is_aborted || chan->is_aborted || req->tries >= NVMF_TRIES_MAX)
+	if (chan->is_aborted || (req->is_aborted && !is_lost) || req->tries >= NVMF_TRIES_MAX)
 		return false;
 	if (is_lost && req->is_sent && !is_repeatable(io))
 		return false;
 	if (!is_lost && !is_path_error(status) && !is_busy(status))
 		return false;
 	req->tries++;
-	req->is_sent = false;
-	chan->retries++;
+	req->is_sent = req->is_aborted = false;
+	ioq_count(&ioq->retries);
+	if (req->serial != 0) {
+		chan_hold_fenced(chan, io);
+		return true;
+	}
 	if (is_path_error(status)) {
 		chan_exclude(chan, ioq);
 		ioq_kick(ioq, KICK_ANA);
@@ -376,6 +466,25 @@ static void chan_end(struct nvmf_chan *chan, struct io *io, struct nvmf_ioq *ioq
 		io_complete(io, io_status_of(status));
 }
 
+static bool is_writing(const struct io *io)
+{
+	return IO_BIT(io->op) & (IO_OPS_WRITING | IO_BIT(IO_NVME_IO));
+}
+
+/* The connection ended. What was sent may have taken effect, or may still do so. */
+static void req_lost(struct req *req, const struct slot *slot, struct nvmf_ioq *ioq)
+{
+	const struct io *io = slot->owner;
+
+	if (slot->is_unsent)
+		return;
+	req->is_sent = true;
+	if (!is_writing(io))
+		return;
+	req->serial = ioq->serial;
+	ioq->has_lost_write = true;
+}
+
 /* What every answer does first. */
 static struct nvmf_ioq *slot_came_back(struct slot *slot)
 {
@@ -388,8 +497,8 @@ static struct nvmf_ioq *slot_came_back(struct slot *slot)
 		ioq->aborting = NULL;
 		req->is_aborted = slot->status != 0 && !(slot->status & NVMF_LOST);
 	}
-	if (unlikely(slot->status & NVMF_LOST))
-		req->is_sent |= !slot->is_unsent;
+	if (unlikely(slot_is_lost(slot->status)))
+		req_lost(req, slot, ioq);
 	return ioq;
 }
 
@@ -497,7 +606,8 @@ static uint32_t flags_of(const struct io *io)
 		flags |= NVME_RW_UNWRITTEN_FAIL;
 	if (io->op == IO_READ && io->flags & IO_CURRENT_UNWRITTEN_FAIL)
 		flags |= NVME_RW_CURRENT_UNWRITTEN_FAIL;
-	if (io->op == IO_WRITE_ZEROES && !(io->flags & IO_NO_DEALLOCATE))
+	if (io->op == IO_WRITE_ZEROES && !(io->flags & IO_NO_DEALLOCATE) &&
+	    head_of(io->ch->dev)->ns.has_wz_deac)
 		flags |= NVME_RW_DEAC;
 	return flags;
 }
@@ -544,7 +654,7 @@ static enum sent send_fused(struct nvmf_chan *chan, struct slot *first, struct i
 	struct req *req = req_of(io);
 	struct slot *second;
 
-	if (io->nlb > ioq->ctrlr->info.fuse_nlb) {
+	if (io->nlb > chan->head->fuse_nlb) {
 		queue_put(first);
 		io->status = IO_INVALID; /* more than it does atomically */
 		return SENT_DONE;
@@ -659,14 +769,8 @@ static enum sent chan_send(struct nvmf_chan *chan, struct io *io)
 static void forward_arrived(struct msg *msg)
 {
 	struct io *io = container_of(msg, struct io, msg);
-	struct nvmf_ctrlr *c = head_ctrlr(head_of(io_top(io)->ch->dev));
 
-	if (c == NULL)
-		ctrlr_answer(io, IO_TRANSPORT);
-	else if (io->op == IO_RESET)
-		ctrlr_forward_reset(c, io);
-	else
-		ctrlr_forward_admin(c, io);
+	head_forward(head_of(io_top(io)->ch->dev), io);
 }
 
 static enum io_result chan_submit_slow(struct channel *ch, struct io *io)
@@ -726,6 +830,7 @@ static void chan_land(struct msg *msg)
 	if (!chan->is_aborted)
 		chan->view = chan->next;
 	chan->turn = 0;
+	chan_unfence(chan);
 	list_del(&chan->room); /* it may have waited for a queue that is not in it any more */
 	chan_drain_soon(chan);
 	msg->fn = chan_landed;
@@ -763,14 +868,41 @@ int chan_add_path(struct nvmf_chan *chan, struct nvmf_path *path, struct err *er
 	return ioq_get(path->ctrlr, chan->ch.reactor, &chan->ioq[path->slot], err);
 }
 
-/* The view without it has landed before its queue goes; what is in flight there is lost then, and
- * finds another path. */
+struct inflight_call {
+	const struct nvmf_ioq *ioq;
+	uint32_t count;
+};
+
+static void ioq_inflight_here(void *arg)
+{
+	struct inflight_call *call = arg;
+
+	call->count = queue_inflight(call->ioq->q);
+}
+
+/* What was sent over a path that is healthy is answered before it goes. */
+static void ioq_drain(struct nvmf_ioq *ioq)
+{
+	struct inflight_call call = { .ioq = ioq };
+
+	for (unsigned ms = 0; ms < DRAIN_MS && ioq->ctrlr->state == CTRLR_LIVE; ms++) {
+		task_call(ioq->reactor, ioq_inflight_here, &call);
+		if (call.count == 0)
+			break;
+		task_sleep(NS_PER_MS);
+	}
+}
+
+/* The view without it has landed before its queue goes; what is in flight there is given a while to
+ * end, is lost then, and finds another path. */
 void chan_remove_path(struct nvmf_chan *chan, struct nvmf_path *path)
 {
 	struct nvmf_ioq *ioq = chan->ioq[path->slot];
 
 	chan_publish(chan);
 	chan_settle(chan);
+	if (ioq != NULL && !chan->head->is_removed)
+		ioq_drain(ioq);
 	chan->ioq[path->slot] = NULL;
 	ioq_put(ioq);
 }
@@ -798,11 +930,15 @@ static void chan_abort_here(void *arg)
 {
 	struct chan_cut *cut = arg;
 	struct nvmf_chan *chan = cut->chan;
+	struct msg *msg;
 
 	chan->is_aborted = true;
 	chan->view = (struct nvmf_view){ .fail = IO_TRANSPORT };
 	list_del(&chan->room);
 	timer_disarm(chan->ch.reactor, &chan->later_timer);
+	timer_disarm(chan->ch.reactor, &chan->fence_timer);
+	while ((msg = msg_list_pop(&chan->fenced)) != NULL)
+		msg_list_push(&chan->waiting, msg);
 	chan_later_due(&chan->later_timer);
 	for (unsigned i = 0; i < PATHS_MAX; i++) {
 		if (cut->ioq[i] != NULL && has_commands_of(cut->ioq[i]->q, chan))
@@ -832,8 +968,9 @@ static void chan_close_here(void *arg)
 {
 	struct nvmf_chan *chan = arg;
 
-	assert(chan->waiting.head == NULL && chan->later.head == NULL);
+	assert(chan->waiting.head == NULL && chan->later.head == NULL && chan->fenced.head == NULL);
 	timer_disarm(chan->ch.reactor, &chan->later_timer);
+	timer_disarm(chan->ch.reactor, &chan->fence_timer);
 	list_del(&chan->room);
 }
 

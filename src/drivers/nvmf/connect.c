@@ -37,10 +37,12 @@
 #include "reactor/resolve.h"
 
 enum {
+	FUSED_ENTRIES = 3, /* of a queue that takes a pair at all: one stays empty */
 	READY_POLL_MS = 20,
 	READY_MAX_S = 30, /* CAP.TO may say up to 127 s; nobody waits that long */
 	SHUTDOWN_MAX_MS = 500,
-	CAP_TO_SHIFT = 24, /* Base 3.1.3.1 */
+	CAP_MQES_MASK = 0xffff, /* Base 3.1.3.1 */
+	CAP_TO_SHIFT = 24,
 	CAP_TO_UNIT_MS = 500,
 	CAP_CSS_SHIFT = 37,
 	CAP_CSS_IO_SETS = 1 << 6, /* bit 6 of CAP.CSS: one or more I/O command sets */
@@ -136,6 +138,7 @@ static int enable(struct nvmf_ctrlr *c, struct err *err)
 
 	if (result < 0)
 		return result;
+	c->entries_max = (uint32_t)(cap & CAP_MQES_MASK) + 1;
 	if (cap >> CAP_CSS_SHIFT & CAP_CSS_IO_SETS)
 		cc |= (uint32_t)CC_CSS_IO_SETS << NVME_CC_CSS_SHIFT;
 	result = ctrlr_property_set(c, NVME_PROP_CC, cc, err);
@@ -163,21 +166,23 @@ void ctrlr_shutdown(struct nvmf_ctrlr *c)
 
 /* ---- what the controller is --------------------------------------------------------------- */
 
-/* Devices stand on the old limits. */
-static int check_not_smaller(const struct nvmf_ctrlr *c, const struct nvmf_ctrl_info *now,
-			     struct err *err)
+/*
+ * Devices stand on what the controller could do when they were made. Only what they use of it is
+ * looked at, and only where the namespace is there: what a controller offers may depend on the
+ * namespaces that it has at the time.
+ */
+static int check_not_smaller(const struct nvmf_ctrlr *c, struct err *err)
 {
-	const struct nvmf_ctrl_info *was = &c->info;
+	const struct nvmf_path *path;
 
-	if (list_empty(&c->paths))
-		return 0;
-	if (now->data_max < was->data_max || (was->oncs & (unsigned)~now->oncs) != 0 ||
-	    now->fuse_nlb < was->fuse_nlb || (now->has_write_cache && !was->has_write_cache))
-		return err_set(err, -ENOTSUP,
-			       "the controller came back with less than it had: transfers of %u "
-			       "instead of %u bytes, commands %#x instead of %#x; make the device "
-			       "again",
-			       now->data_max, was->data_max, now->oncs, was->oncs);
+	list_for_each (path, &c->paths, in_ctrlr) {
+		if (!path->is_gone && !head_fits(path->head, &c->info))
+			return err_set(
+				err, -ENOTSUP,
+				"the controller came back with less than %s needs: transfers "
+				"of %u bytes, commands %#x; make the device again",
+				path->head->dev.name, c->info.data_max, c->info.oncs);
+	}
 	return 0;
 }
 
@@ -208,9 +213,8 @@ static int identify(struct nvmf_ctrlr *c, struct err *err)
 		else if (result != -EIO)
 			return err_set(err, result, "%s", err_text(&ignored));
 	}
-	result = check_not_smaller(c, &info, err);
-	if (result < 0)
-		return result;
+	if (MIN((uint32_t)c->opts.queue_depth, c->entries_max) < FUSED_ENTRIES)
+		info.fuse_nlb = 0;
 	c->info = info;
 	free(c->groups);
 	c->ngroups = 0;
@@ -334,9 +338,13 @@ static int connect_io(struct nvmf_ctrlr *c, struct err *err)
 	result = ctrlr_read_ana(c, err);
 	if (result < 0)
 		return result;
-	list_for_each (path, &c->paths, in_ctrlr)
-		path_rescan(path);
-	return connect_ioqs(c, err);
+	list_for_each (path, &c->paths, in_ctrlr) {
+		result = path_rescan(path, err);
+		if (result < 0)
+			return result;
+	}
+	result = check_not_smaller(c, err);
+	return result == 0 ? connect_ioqs(c, err) : result;
 }
 
 int ctrlr_connect(struct nvmf_ctrlr *c, struct err *err)
@@ -345,6 +353,8 @@ int ctrlr_connect(struct nvmf_ctrlr *c, struct err *err)
 
 	if (result == 0 && c->is_leaving)
 		result = err_set(err, -ECANCELED, "not wanted any more");
+	if (result == 0 && !c->is_discovery)
+		result = fence_begin(c, err);
 	if (result == 0)
 		result = admin_connect(c, err);
 	if (result < 0)
@@ -413,10 +423,8 @@ struct ioq_call {
 	int result;
 };
 
-static void ioq_new_here(void *arg)
+static int ioq_make(struct nvmf_ioq *ioq, struct queue **ret, struct err *err)
 {
-	struct ioq_call *call = arg;
-	struct nvmf_ioq *ioq = call->ioq;
 	struct queue_opts opts = { .qid = ioq->qid,
 				   .depth = ioq->ctrlr->opts.queue_depth,
 				   .owner = ioq,
@@ -424,7 +432,32 @@ static void ioq_new_here(void *arg)
 				   .down = ioq_down_here,
 				   .late = ioq_late };
 
-	call->result = queue_new(&opts, &ioq->q, call->err);
+	if (ioq->ctrlr->entries_max != 0)
+		opts.depth = (uint16_t)MIN((uint32_t)opts.depth, ioq->ctrlr->entries_max);
+	return queue_new(&opts, ret, err);
+}
+
+static void ioq_new_here(void *arg)
+{
+	struct ioq_call *call = arg;
+
+	call->result = ioq_make(call->ioq, &call->ioq->q, call->err);
+}
+
+/* A queue that was made before the controller said how long it may be, or could be longer. */
+static int ioq_fit(struct nvmf_ioq *ioq, struct err *err)
+{
+	struct queue *q;
+	int result;
+
+	if (queue_depth(ioq->q) < ioq->ctrlr->entries_max)
+		return 0;
+	result = ioq_make(ioq, &q, err);
+	if (result < 0)
+		return result;
+	queue_free(ioq->q);
+	ioq->q = q;
+	return 0;
 }
 
 static void ioq_free_here(void *arg)
@@ -441,7 +474,11 @@ static void ioq_connect_here(void *arg)
 {
 	struct ioq_call *call = arg;
 
-	call->result = queue_connect(call->ioq->q, &call->target, call->err);
+	call->ioq->serial = call->ioq->ctrlr->serial;
+	call->ioq->has_lost_write = false;
+	call->result = ioq_fit(call->ioq, call->err);
+	if (call->result == 0)
+		call->result = queue_connect(call->ioq->q, &call->target, call->err);
 }
 
 static void ioq_disconnect_here(void *arg)
@@ -501,6 +538,8 @@ static void ioq_free(struct nvmf_ioq *ioq)
 		task_call(ioq->reactor, ioq_free_here, ioq);
 	while (has_mail(ioq))
 		task_yield();
+	ioq->ctrlr->stats.retries += ioq->retries;
+	ioq->ctrlr->stats.late += ioq->late;
 	free(ioq->dsm);
 	free(ioq);
 }
@@ -562,9 +601,28 @@ static struct nvmf_ioq *ioq_find(struct nvmf_ctrlr *c, const struct reactor *r)
 	return NULL;
 }
 
+/*
+ * A queue that a LIVE controller did not take. A refusal, or what we lack, is the caller's to know.
+ * Anything else is a connection that was lost, and is made again like any other.
+ */
+static int ioq_judge(struct nvmf_ioq *ioq, int result, const struct err *why, struct err *err)
+{
+	uint16_t status = queue_connect_status(ioq->q);
+
+	bool is_lost = result == -ECONNREFUSED || result == -ECONNRESET || result == -ENOTCONN ||
+		       result == -EPIPE || result == -ETIMEDOUT;
+
+	if (!is_lost || (status != 0 && !(status & NVMF_LOST)))
+		return err_set(err, result, "%s", err_text(why));
+	ioq->ctrlr->why = *why;
+	ctrlr_kick(ioq->ctrlr, KICK_LOST);
+	return 0;
+}
+
 int ioq_get(struct nvmf_ctrlr *c, struct reactor *r, struct nvmf_ioq **ret, struct err *err)
 {
 	struct nvmf_ioq *ioq;
+	struct err why = {};
 	int result = 0;
 
 	task_mutex_lock(&c->lock);
@@ -572,7 +630,9 @@ int ioq_get(struct nvmf_ctrlr *c, struct reactor *r, struct nvmf_ioq **ret, stru
 	if (ioq == NULL)
 		result = ioq_new(c, r, &ioq, err);
 	if (result == 0 && !ioq->is_open && c->state == CTRLR_LIVE && !(c->kicks & KICK_LOST))
-		result = ioq_connect(ioq, err);
+		result = ioq_connect(ioq, &why);
+	if (result < 0 && why.code < 0)
+		result = ioq_judge(ioq, result, &why, err);
 	if (result == 0) {
 		ioq->refs++;
 		*ret = ioq;
@@ -594,6 +654,9 @@ void ioq_put(struct nvmf_ioq *ioq)
 	task_mutex_lock(&c->lock);
 	if (--ioq->refs == 0) {
 		ioq_disconnect(ioq, -ESHUTDOWN);
+		c->has_lost_write |= ioq->has_lost_write;
+		if (ioq->has_lost_write && c->refs > 1) /* it waits for the end of all (fence.c) */
+			ctrlr_kick(c, KICK_RESET);
 		list_del(&ioq->link);
 		ioq_free(ioq);
 	}
@@ -609,4 +672,5 @@ void ctrlr_disconnect(struct nvmf_ctrlr *c, int reason)
 		ioq_disconnect(ioq, reason);
 	admin_disconnect(c, reason);
 	ctrlr_fail_waiting(c);
+	fence_end(c);
 }

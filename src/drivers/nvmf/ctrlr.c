@@ -91,6 +91,13 @@ static void ctrlr_go(struct nvmf_ctrlr *c, enum ctrlr_state to)
 	c->state = to;
 }
 
+struct nvmf_ctrlr *ctrlr_next(const struct nvmf_ctrlr *prev)
+{
+	struct list *next = prev == NULL ? table.next : prev->link.next;
+
+	return next == &table ? NULL : container_of(next, struct nvmf_ctrlr, link);
+}
+
 void ctrlr_refresh_heads(struct nvmf_ctrlr *c)
 {
 	struct nvmf_path *path;
@@ -99,17 +106,24 @@ void ctrlr_refresh_heads(struct nvmf_ctrlr *c)
 		head_refresh(path->head);
 }
 
-/* Everybody who waited for a decision gets it. */
-static void ctrlr_decided(struct nvmf_ctrlr *c)
+/* An attempt has ended: those that wait for the controller to be made one of theirs look at it. */
+static void ctrlr_attempted(struct nvmf_ctrlr *c)
 {
-	uint16_t status = c->state == CTRLR_LIVE ? IO_OK : IO_TRANSPORT;
 	struct ctrlr_wait *wait, *next;
-	struct msg *msg;
 
 	list_for_each_safe (wait, next, &c->waiters, link) {
 		list_del(&wait->link);
 		task_event_fire(&wait->event);
 	}
+}
+
+/* Everybody who waited for a decision gets it. */
+static void ctrlr_decided(struct nvmf_ctrlr *c)
+{
+	uint16_t status = c->state == CTRLR_LIVE ? IO_OK : IO_TRANSPORT;
+	struct msg *msg;
+
+	ctrlr_attempted(c);
 	while ((msg = msg_list_pop(&c->resets)) != NULL)
 		ctrlr_answer(container_of(msg, struct io, msg), status);
 	if (c->state == CTRLR_DEAD)
@@ -176,6 +190,7 @@ static void ctrlr_back(struct nvmf_ctrlr *c)
 	c->lost_ns = 0;
 	c->attempt = 0;
 	ctrlr_decided(c);
+	fence_kick();
 }
 
 static void ctrlr_attempt(struct nvmf_ctrlr *c)
@@ -197,6 +212,7 @@ static void ctrlr_attempt(struct nvmf_ctrlr *c)
 		ctrlr_die(c); /* the one attempt of a reset */
 		return;
 	}
+	ctrlr_attempted(c);
 	if (c->is_leaving)
 		return;
 	log_warn("%s: %s; reconnecting in %s (attempt %u)", c->name, err_text(&err),
@@ -230,25 +246,42 @@ static void read_event_page(struct nvmf_ctrlr *c, uint8_t lid, uint32_t len)
 	announce_all(c, DEVICE_MEDIA);
 }
 
+static void again_due(struct timer *timer)
+{
+	struct nvmf_ctrlr *c = container_of(timer, struct nvmf_ctrlr, again);
+	unsigned kicks = c->again_kicks;
+
+	c->again_kicks = 0;
+	ctrlr_kick(c, kicks);
+}
+
+void ctrlr_kick_later(struct nvmf_ctrlr *c, unsigned kicks, uint64_t delay_ns)
+{
+	c->again_kicks |= kicks;
+	if (!c->again.is_armed || c->again.due_ns > reactor_self()->now_ns + delay_ns)
+		timer_arm(reactor_self(), &c->again, delay_ns);
+}
+
 static void ctrlr_rescan(struct nvmf_ctrlr *c)
 {
 	const uint32_t size = NVME_CHANGED_NS_MAX * (uint32_t)sizeof(struct le32);
 	CLEANUP(freep) void *page = malloc(size);
 	struct nvmf_path *path;
+	struct err err = {};
 
 	/* which ones it names is not looked at: reading all of ours again misses nothing */
 	if (page == NULL || ctrlr_log_page(c, NVME_LOG_CHANGED_NS, 0, 0, page, size, NULL) < 0)
 		log_warn("%s: the list of changed namespaces cannot be read", c->name);
-	list_for_each (path, &c->paths, in_ctrlr)
-		path_rescan(path);
+	list_for_each (path, &c->paths, in_ctrlr) {
+		if (path_rescan(path, &err) == 0)
+			continue;
+		log_warn("%s: %s", c->name, err_text(&err));
+		err_clear(&err);
+		ctrlr_kick_later(c, KICK_RESCAN, NVMF_LOOK_AGAIN_NS);
+	}
 	if (c->info.nanagrpid > 0)
 		c->kicks |= KICK_ANA;
 	ctrlr_refresh_heads(c);
-}
-
-static void ana_again(struct timer *timer)
-{
-	ctrlr_kick(container_of(timer, struct nvmf_ctrlr, ana_timer), KICK_ANA);
 }
 
 static void ctrlr_ana(struct nvmf_ctrlr *c)
@@ -256,13 +289,15 @@ static void ctrlr_ana(struct nvmf_ctrlr *c)
 	struct err err = {};
 	bool is_changing = false;
 
-	if (ctrlr_read_ana(c, &err) < 0)
+	if (ctrlr_read_ana(c, &err) < 0) {
 		log_warn("%s: %s", c->name, err_text(&err));
+		ctrlr_kick_later(c, KICK_ANA, NVMF_LOOK_AGAIN_NS);
+	}
 	for (unsigned i = 0; i < c->ngroups; i++)
 		is_changing |= c->groups[i].state == NVME_ANA_CHANGE;
 	/* an event tells the end of a change; if it gets lost, look when it must be over */
 	if (is_changing)
-		timer_arm(reactor_self(), &c->ana_timer, MAX(c->info.anatt_s, 1u) * NS_PER_S);
+		ctrlr_kick_later(c, KICK_ANA, MAX(c->info.anatt_s, 1u) * NS_PER_S);
 	ctrlr_refresh_heads(c);
 }
 
@@ -286,9 +321,11 @@ static void ctrlr_live_work(struct nvmf_ctrlr *c, unsigned kicks)
 
 static void ctrlr_free(struct nvmf_ctrlr *c)
 {
+	fence_forget(c);
 	queue_free(c->admin);
 	list_del(&c->link);
-	nctrlrs--;
+	if (--nctrlrs == 0) /* nobody is in line any more */
+		timer_disarm(reactor_self(), &spawn_again);
 	free(c->groups);
 	free(c);
 }
@@ -296,7 +333,15 @@ static void ctrlr_free(struct nvmf_ctrlr *c)
 /* The lock is held and goes with it. */
 static void ctrlr_finish(struct nvmf_ctrlr *c)
 {
+	const struct ctrlr_stats *stats = &c->stats;
 	struct task_event *deleted = c->deleted;
+	char text[UNITS_TEXT_MAX];
+
+	if (stats->lost > 0)
+		log_info("%s: was lost %lu times, %s in all, %lu attempts to reconnect, %lu "
+			 "requests sent again",
+			 c->name, stats->lost, duration_format(stats->outage_ns, text),
+			 stats->attempts, stats->retries);
 
 	if (c->state == CTRLR_LIVE)
 		ctrlr_shutdown(c);
@@ -304,6 +349,9 @@ static void ctrlr_finish(struct nvmf_ctrlr *c)
 	timer_disarm(reactor_self(), &c->retry);
 	timer_disarm(reactor_self(), &c->loss);
 	ctrlr_disconnect(c, -ESHUTDOWN);
+	while (c->fencing > 0) /* their commands have ended with the queue */
+		task_yield();
+	ctrlr_decided(c); /* a reset may have been asked for while a path of it stood */
 	assert(list_empty(&c->paths) && list_empty(&c->ioqs));
 	task_mutex_unlock(&c->lock);
 	ctrlr_free(c);
@@ -339,15 +387,16 @@ static bool ctrlr_step(struct nvmf_ctrlr *c)
 	return true;
 }
 
+/* One round for each in turn: who always has something to do holds up nobody. */
 static void ctrlr_work(struct nvmf_ctrlr *c)
 {
 	task_mutex_lock(&c->lock);
-	while (c->kicks != 0) {
-		if (!ctrlr_step(c))
-			return;
-	}
-	c->is_queued = false;
+	if (!ctrlr_step(c))
+		return;
 	task_mutex_unlock(&c->lock);
+	c->is_queued = c->kicks != 0;
+	if (c->is_queued)
+		list_add_tail(&line, &c->work);
 }
 
 static void worker_run(void *arg)
@@ -432,7 +481,7 @@ static int ctrlr_new(const struct nvmf_opts *opts, bool is_discovery, struct nvm
 		       is_v6 ? "]" : "", opts->port, opts->subnqn);
 	c->retry.fn = retry_due;
 	c->loss.fn = loss_due;
-	c->ana_timer.fn = ana_again;
+	c->again.fn = again_due;
 	list_init(&c->ioqs);
 	list_init(&c->paths);
 	list_init(&c->work);
@@ -470,6 +519,7 @@ static int ctrlr_bring_up(struct nvmf_ctrlr *c, struct err *err)
 		ctrlr_go(c, CTRLR_DEAD);
 	}
 	ctrlr_decided(c);
+	fence_kick();
 	task_mutex_unlock(&c->lock);
 	return result;
 }
@@ -519,6 +569,30 @@ int ctrlr_get(const struct nvmf_opts *opts, struct nvmf_ctrlr **ret, struct err 
 		ctrlr_put(c);
 		return result;
 	}
+	*ret = c;
+	return 0;
+}
+
+int ctrlr_get_later(const struct nvmf_opts *opts, const struct err *why, struct nvmf_ctrlr **ret,
+		    struct err *err)
+{
+	struct nvmf_ctrlr *c = ctrlr_find(opts);
+	int result;
+
+	if (c != NULL) {
+		c->refs++;
+		*ret = c;
+		return 0;
+	}
+	result = ctrlr_new(opts, false, &c, err);
+	if (result < 0)
+		return result;
+	c->why = *why;
+	c->lost_ns = reactor_self()->now_ns;
+	ctrlr_go(c, CTRLR_CONNECTING);
+	ctrlr_go(c, CTRLR_RESETTING);
+	timer_arm(reactor_self(), &c->loss, c->opts.ctrl_loss_ns);
+	timer_arm(reactor_self(), &c->retry, c->opts.reconnect_delay_ns);
 	*ret = c;
 	return 0;
 }

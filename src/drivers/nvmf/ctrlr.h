@@ -18,6 +18,7 @@
 
 #include <stdatomic.h>
 
+#include "base/units.h"
 #include "device/driver.h"
 #include "drivers/nvmf/ident.h"
 #include "drivers/nvmf/opts.h"
@@ -29,11 +30,16 @@ enum {
 	CTRLR_WORKERS_MAX = 16, /* tasks at work on controllers at once; further ones wait */
 	ADMIN_DEPTH = 32,       /* entries of an admin queue */
 	AERS_MAX = 2,           /* event requests kept with a controller */
-	NVMF_TRIES_MAX = 8,     /* how often one request is sent before its error is believed */
+	FENCES_MAX = 16,        /* lost associations of one subsystem and host that may still act */
+	VIEW_ACTING_MAX = FENCES_MAX + 2 * PATHS_MAX,
+	NVMF_TRIES_MAX = 8, /* how often one request is sent before its error is believed */
 };
+
+#define NVMF_LOOK_AGAIN_NS NS_PER_S /* after what should have been read could not be */
 
 struct nvmf_head;
 struct nvmf_chan;
+struct nvmf_fence;
 
 /* ---- controller --------------------------------------------------------------------------- */
 
@@ -68,6 +74,8 @@ struct ctrlr_stats {
 	uint64_t attempts;   /* to reconnect, failed ones included */
 	uint64_t late_admin; /* admin commands that timed out */
 	uint64_t events;     /* asynchronous ones */
+	uint64_t retries;    /* requests of its channels that were sent again; so the next: */
+	uint64_t late;       /* commands that timed out. Both of queues that are gone */
 	uint64_t outage_ns;  /* sum of all times without connection */
 };
 
@@ -86,15 +94,22 @@ struct nvmf_ctrlr {
 	int admin_result;
 	struct msg_list admin_waiting; /* pass-through commands that found the queue full */
 	struct slot *aer[AERS_MAX];
+	unsigned aer_due;       /* bit per aer[]: it goes out again when aer_timer fires */
+	struct timer aer_timer; /* the second of too many events is over */
+	uint64_t aer_second_ns; /* when it began */
+	unsigned aer_count;     /* events in it */
 	struct timer keep_alive;
 	bool has_keep_alive_out; /* one was sent and is not answered */
+	unsigned keep_alive_age; /* for so many ticks */
 
 	uint16_t cntlid;
-	uint16_t nqueues; /* I/O queues granted, 0: not connected yet */
+	uint32_t entries_max; /* of an I/O queue: CAP.MQES, not 0's based */
+	uint16_t nqueues;     /* I/O queues granted, 0: not connected yet */
 	struct nvmf_ctrl_info info;
 	struct ana_group *groups; /* owned; info.nanagrpid of them */
 	unsigned ngroups;
-	struct timer ana_timer;
+	struct timer again;   /* to look once more */
+	unsigned again_kicks; /* enum ctrlr_kick: at what */
 
 	struct list ioqs;
 	struct list paths;
@@ -106,12 +121,16 @@ struct nvmf_ctrlr {
 	struct timer retry;         /* next attempt */
 	struct timer loss;          /* when to give up */
 	struct task_event *deleted; /* who waits for the end */
-	struct list waiters;        /* struct ctrlr_wait: until LIVE or not */
+	struct list waiters;        /* struct ctrlr_wait: for the end of an attempt */
 	struct msg_list resets;     /* IO_RESETs to be answered after the reset */
 
-	uint64_t lost_ns; /* when the connection was lost; 0: it was not */
-	unsigned attempt; /* since then */
-	struct err why;   /* the last failure */
+	uint64_t lost_ns;    /* when the connection was lost; 0: it was not */
+	unsigned attempt;    /* since then */
+	uint32_t serial;     /* of the association that is or is being made, 0: none (fence.c) */
+	bool has_lost_write; /* on a queue of it that is gone */
+	unsigned fencing;    /* tasks that end another controller through this one */
+	struct nvmf_fence *spare; /* owned */
+	struct err why;           /* the last failure */
 	struct ctrlr_stats stats;
 };
 
@@ -135,12 +154,18 @@ struct nvmf_ioq {
 	atomic_bool is_kicking, is_abort_posted;
 	int down_reason;
 
+	/* the reactor's; the primary's while the queue is down */
+	uint32_t serial;     /* of the association it was connected for */
+	bool has_lost_write; /* a write was sent and not answered */
+
 	/* the reactor's */
 	struct nvmf_dsm *dsm;  /* owned: by slot */
 	struct list waiters;   /* channels that wait for room */
 	struct slot *aborting; /* the command that an Abort was sent for */
 	uint16_t abort_cid;
 	struct msg abort_msg;
+	_Atomic uint64_t retries, late;       /* written here, read by the primary */
+	uint64_t late_ns;                     /* when the last one was found */
 	_Alignas(64) atomic_bool has_traffic; /* since the last keep alive tick */
 };
 
@@ -152,16 +177,36 @@ struct ctrlr_wait {
 /* Find or make the controller of @opts, bring it up, count it. Fails with what the target said. */
 int ctrlr_get(const struct nvmf_opts *opts, struct nvmf_ctrlr **ret,
 	      struct err *err) MAY_SUSPEND WARN_UNUSED;
+/* For one that could not be brought up (@why): it is tried again like one that was lost. */
+int ctrlr_get_later(const struct nvmf_opts *opts, const struct err *why, struct nvmf_ctrlr **ret,
+		    struct err *err) WARN_UNUSED;
 /* The last one disconnects it and frees it. NULL is fine. */
 void ctrlr_put(struct nvmf_ctrlr *c) MAY_SUSPEND;
 /* A controller of its own, to ask for one page and put again. */
 int ctrlr_get_discovery(const struct nvmf_opts *opts, struct nvmf_ctrlr **ret,
 			struct err *err) MAY_SUSPEND WARN_UNUSED;
 void ctrlr_kick(struct nvmf_ctrlr *c, unsigned kicks);
+/* The same after @delay_ns, or sooner; a lost connection ends it. */
+void ctrlr_kick_later(struct nvmf_ctrlr *c, unsigned kicks, uint64_t delay_ns);
 const char *ctrlr_state_name(enum ctrlr_state state);
 bool ctrlr_may_go(enum ctrlr_state from, enum ctrlr_state to);
 /* All usable facts of a controller changed: its heads look again. */
 void ctrlr_refresh_heads(struct nvmf_ctrlr *c);
+
+/* All there are. NULL starts; NULL ends. */
+struct nvmf_ctrlr *ctrlr_next(const struct nvmf_ctrlr *prev);
+
+/* fence.c: an association begins. -EBUSY, -ENOMEM: it must not. */
+int fence_begin(struct nvmf_ctrlr *c, struct err *err) WARN_UNUSED;
+/* All its queues are closed. Nothing happens where none had begun. */
+void fence_end(struct nvmf_ctrlr *c);
+/* A controller is about to be freed. */
+void fence_forget(struct nvmf_ctrlr *c);
+/* A controller became LIVE: fences may be asked for through it. */
+void fence_kick(void);
+struct nvmf_view;
+/* What of the view tells which lost writes may be sent again. */
+void fence_view(const struct nvmf_opts *opts, struct nvmf_view *view);
 
 /* connect.c: from no queue to LIVE's facts; c->lock is held. A failure leaves queues open. */
 int ctrlr_connect(struct nvmf_ctrlr *c, struct err *err) MAY_SUSPEND WARN_UNUSED;
@@ -188,7 +233,8 @@ struct admin_call {
 	struct nvme_cmd cmd;
 	void *buf;
 	uint32_t len;
-	uint16_t status; /* answer: NVMe type << 8 | code, DNR; NVMF_LOST */
+	uint64_t timeout_ns; /* 0: the queue's */
+	uint16_t status;     /* answer: NVMe type << 8 | code, DNR; NVMF_LOST */
 	uint32_t dw0, dw1;
 };
 int ctrlr_admin(struct nvmf_ctrlr *c, struct admin_call *call, const char *what,
@@ -217,6 +263,10 @@ void ctrlr_forward_reset(struct nvmf_ctrlr *c, struct io *io);
 void ctrlr_answer(struct io *io, uint16_t status);
 /* Pass-through commands that wait for room end as if the connection had. */
 void ctrlr_fail_waiting(struct nvmf_ctrlr *c);
+/* Those of @dev that wait here, resets too, end with @status. */
+void ctrlr_end_waiting(struct nvmf_ctrlr *c, const struct device *dev, uint16_t status);
+/* ... go to another controller; resets stay. */
+void ctrlr_move_waiting(struct nvmf_ctrlr *c, const struct device *dev, struct nvmf_ctrlr *to);
 /* Ask the controller to abort a command of an I/O queue; what comes of it the command tells. */
 void ctrlr_abort(struct nvmf_ctrlr *c, uint16_t sqid, uint16_t cid);
 /* The text for an NVMe status; static. */
@@ -231,6 +281,7 @@ struct nvmf_path {
 	struct nvmf_ctrlr *ctrlr; /* counted */
 	char *uri;                /* owned */
 	struct nvmf_ns_info ns;
+	bool is_unread;  /* it was never connected: what its namespace is nobody knows */
 	bool is_gone;    /* the namespace is not active on this controller */
 	bool is_foreign; /* another medium has its number: never used again until ours is back */
 	bool is_leaving;
@@ -240,6 +291,7 @@ struct nvmf_path {
 struct nvmf_head {
 	struct device dev;
 	struct nvmf_opts opts; /* of the first path */
+	uint32_t fuse_nlb;     /* blocks of an atomic compare-and-write; constant */
 	struct nvmf_ns_info ns;
 	struct task_mutex lock; /* paths and channels come and go; taken before a controller's */
 	struct list paths;
@@ -263,6 +315,10 @@ struct nvmf_view {
 	uint32_t nsid[PATHS_MAX];
 	uint8_t n;
 	uint16_t fail; /* status for what finds no path; 0: hold it */
+	uint8_t nacting;
+	uint32_t horizon; /* the newest association that was known */
+	uint32_t acting
+		[VIEW_ACTING_MAX]; /* associations whose lost writes may still be carried out */
 };
 
 struct nvmf_dsm { /* memory of a slot for the list of ranges */
@@ -279,10 +335,10 @@ struct nvmf_chan {
 	struct msg_list waiting; /* for a path or for room */
 	struct msg drain;        /* look at them again */
 	bool is_draining;
-	struct list room;      /* in an ioq's waiters */
-	struct msg_list later; /* for a retry after a while */
-	struct timer later_timer;
-	uint64_t retries;
+	struct list room;       /* in an ioq's waiters */
+	struct msg_list later;  /* for a retry after a while */
+	struct msg_list fenced; /* lost writes whose association may still act */
+	struct timer later_timer, fence_timer;
 	bool is_aborted; /* given up: everything fails */
 
 	/* primary */
@@ -315,8 +371,11 @@ void ioq_wake(struct nvmf_ioq *ioq);
 int head_create(struct uri *uri, struct device **ret_dev, struct err *err);
 void head_destroy(struct device *dev);
 int head_rescan(struct device *dev, uint64_t *ret_nblocks, struct err *err);
+struct device *head_find_uri(const struct uri *uri, const char **ret_alias);
 int head_leave(struct device *dev, const char *uri);
 void head_removing(struct device *dev);
+/* Can a controller carry what the device promises? */
+bool head_fits(const struct nvmf_head *head, const struct nvmf_ctrl_info *info);
 /* Look at the paths again and tell the channels. */
 void head_refresh(struct nvmf_head *head);
 /* The view of @chan as the head sees it. */
@@ -324,8 +383,13 @@ void head_view(const struct nvmf_head *head, const struct nvmf_chan *chan,
 	       struct nvmf_view *ret_view);
 /* The best controller for an admin command: one that is connected, or will be; NULL: none. */
 struct nvmf_ctrlr *head_ctrlr(const struct nvmf_head *head);
-/* Read the path's namespace again; the caller holds the controller's lock. */
-void path_rescan(struct nvmf_path *path) MAY_SUSPEND;
+/* A reset or a passed-through admin command goes to the best controller, or fails. Primary. */
+void head_forward(struct nvmf_head *head, struct io *io);
+/*
+ * Read the path's namespace again and judge it; the caller holds the controller's lock. An error:
+ * nothing could be found out, the path is what it was, and after a loss must not be used so.
+ */
+int path_rescan(struct nvmf_path *path, struct err *err) MAY_SUSPEND WARN_UNUSED;
 
 static inline struct nvmf_head *head_of(const struct device *dev)
 {

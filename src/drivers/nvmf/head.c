@@ -18,7 +18,8 @@
  * and every channel is sent it. Without a usable path I/O is held in the channels, until one is
  * back, or
  *   - all controllers were given up, or none has the namespace any more: DEVICE_FAILED is
- *     announced and I/O fails; should the namespace return, the device works again;
+ *     announced and I/O fails, without a device where a target says so, else for want of a path;
+ *     should the namespace return, the device works again;
  *   - fast_io_fail has passed since the last path went (without that parameter: ctrl_loss; with
  *     ctrl_loss=0 the time a controller may take to change its ANA state): I/O fails, and works
  *     again once a path is back;
@@ -46,6 +47,7 @@
 #include "drivers/drivers.h"
 #include "drivers/identity.h"
 #include "drivers/nvmf/ctrlr.h"
+#include "drivers/nvmf/remote.h"
 
 /* ---- what is usable ----------------------------------------------------------------------- */
 
@@ -53,7 +55,8 @@ static enum path_class path_class(const struct nvmf_path *path)
 {
 	const struct nvmf_ctrlr *c = path->ctrlr;
 
-	if (c->state != CTRLR_LIVE || path->is_gone || path->is_foreign || path->is_leaving)
+	if (c->state != CTRLR_LIVE || path->is_unread || path->is_gone || path->is_foreign ||
+	    path->is_leaving)
 		return PATH_NEVER;
 	if (c->info.nanagrpid == 0 || path->ns.anagrpid == 0)
 		return PATH_OPTIMIZED;
@@ -91,9 +94,25 @@ static unsigned head_choose(const struct nvmf_head *head, const struct nvmf_path
 	return n;
 }
 
+/* Is a target there that says it does not have the namespace, or has another in its place? */
+static bool head_is_denied(const struct nvmf_head *head)
+{
+	const struct nvmf_path *path;
+
+	list_for_each (path, &head->paths, link) {
+		if (path->ctrlr->state == CTRLR_LIVE && (path->is_gone || path->is_foreign))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * A namespace that was taken away is no trouble of a path: a host that it is exported to again
+ * would try its only path for ever.
+ */
 static uint16_t head_fail_status(const struct nvmf_head *head)
 {
-	if (head->is_removed)
+	if (head->is_removed || (head_is_lost(head) && head_is_denied(head)))
 		return IO_NO_DEVICE;
 	return head->is_failing || head_is_lost(head) ? IO_TRANSPORT : IO_OK;
 }
@@ -105,6 +124,7 @@ void head_view(const struct nvmf_head *head, const struct nvmf_chan *chan,
 	unsigned n = head_choose(head, paths);
 
 	*ret_view = (struct nvmf_view){ .fail = head_fail_status(head) };
+	fence_view(&head->opts, ret_view);
 	for (unsigned i = 0; i < n; i++) {
 		struct nvmf_ioq *ioq = chan->ioq[paths[i]->slot];
 
@@ -132,7 +152,21 @@ struct nvmf_ctrlr *head_ctrlr(const struct nvmf_head *head)
 	return NULL;
 }
 
-/* How long I/O may wait for a path; 0: for ever. */
+void head_forward(struct nvmf_head *head, struct io *io)
+{
+	struct nvmf_ctrlr *c = head_ctrlr(head);
+
+	if (head->is_removed)
+		ctrlr_answer(io, IO_NO_DEVICE);
+	else if (c == NULL || (c->state != CTRLR_LIVE && head->is_failing))
+		ctrlr_answer(io, IO_TRANSPORT);
+	else if (io->op == IO_RESET)
+		ctrlr_forward_reset(c, io);
+	else
+		ctrlr_forward_admin(c, io);
+}
+
+/* How long I/O may wait for a path. */
 static uint64_t head_patience_ns(const struct nvmf_head *head)
 {
 	const struct nvmf_path *path;
@@ -155,12 +189,36 @@ static void head_publish(struct nvmf_head *head)
 	}
 }
 
+/* What waits with the controllers instead of in a channel: resets and passed-through commands. */
+static void head_end_waiting(struct nvmf_head *head, uint16_t status)
+{
+	const struct nvmf_path *path;
+
+	list_for_each (path, &head->paths, link)
+		ctrlr_end_waiting(path->ctrlr, &head->dev, status);
+}
+
+/* A controller that is connected serves what waits with others that are not. */
+static void head_move_waiting(struct nvmf_head *head)
+{
+	struct nvmf_ctrlr *live = head_ctrlr(head);
+	const struct nvmf_path *path;
+
+	if (live == NULL || live->state != CTRLR_LIVE)
+		return;
+	list_for_each (path, &head->paths, link) {
+		if (path->ctrlr->state != CTRLR_LIVE)
+			ctrlr_move_waiting(path->ctrlr, &head->dev, live);
+	}
+}
+
 static void fast_fail_due(struct timer *timer)
 {
 	struct nvmf_head *head = container_of(timer, struct nvmf_head, fast_fail);
 	char text[UNITS_TEXT_MAX];
 
 	head->is_failing = true;
+	head_end_waiting(head, IO_TRANSPORT);
 	log_warn("%s: no usable path for %s, I/O fails until there is one", head->dev.name,
 		 duration_format(head_patience_ns(head), text));
 	head_publish(head);
@@ -189,6 +247,7 @@ void head_refresh(struct nvmf_head *head)
 	n = head_choose(head, paths);
 	if (n != head->nusable)
 		head_path_count_changed(head, n);
+	head_move_waiting(head);
 	head_publish(head);
 	if (n == 0 && head_is_lost(head) && !head->is_failed && !head->is_removed) {
 		head->is_failed = true;
@@ -209,6 +268,8 @@ static void head_resize(void *arg)
 		uint64_t nblocks = head->want_nblocks, was = head->dev.nblocks;
 
 		head->want_nblocks = 0;
+		if (nblocks == was)
+			continue;
 		if (device_resize(&head->dev, nblocks, &err) < 0)
 			log_warn("%s: %s", head->dev.name, err_text(&err));
 		else if (nblocks != was)
@@ -223,7 +284,10 @@ static void head_resize(void *arg)
 /* Not in the caller's task: it holds a controller, and a resize waits for I/O that may need it. */
 static void head_want_size(struct nvmf_head *head, uint64_t nblocks)
 {
-	if (nblocks == head->dev.nblocks || !head->is_registered || head->is_removed)
+	if (!head->is_registered || head->is_removed)
+		return;
+	/* a resize under way may be to what another path said before: the last word counts */
+	if (nblocks == head->dev.nblocks && !head->is_resizing)
 		return;
 	head->want_nblocks = nblocks;
 	if (head->is_resizing)
@@ -244,46 +308,97 @@ static void path_set_gone(struct nvmf_path *path, bool is_gone)
 		log_info("%s: namespace %u is back", path->ctrlr->name, path->ns.nsid);
 }
 
-void path_rescan(struct nvmf_path *path)
+/* Does it tell of the namespace, or only that nothing could be found out now? */
+static bool is_verdict(int result)
+{
+	return result == -EPROTO || result == -ENOTSUP || result == -EFBIG;
+}
+
+/* Is what a controller shows under the path's number what its head is? */
+static bool path_is_ours(const struct nvmf_path *path, const struct nvmf_ns_info *now)
+{
+	const struct nvmf_ns_info *ours = &path->head->ns;
+
+	if (path->is_unread && !(ours->is_shared && now->is_shared && nvmf_ns_has_identity(now)))
+		return false;
+	return nvmf_ns_is_same(now, ours);
+}
+
+int path_rescan(struct nvmf_path *path, struct err *err)
 {
 	struct nvmf_ns_info now;
-	struct err err = {};
-	int result = ctrlr_read_ns(path->ctrlr, path->ns.nsid, &now, &err);
+	struct err why = {};
+	int result = ctrlr_read_ns(path->ctrlr, path->ns.nsid, &now, &why);
 
+	/* An answer that was long under way may be older than what another path said since. */
+	if (result == 0 && now.nblocks != path->head->dev.nblocks)
+		result = ctrlr_read_ns(path->ctrlr, path->ns.nsid, &now, &why);
 	if (result == -ENODEV) {
 		path_set_gone(path, true);
-		return;
+		return 0;
 	}
-	if (result == -ENOTCONN || result == -EBUSY || result == -ENOMEM)
-		return; /* the connection's trouble, not the namespace's */
-	if (result < 0 || !nvmf_ns_is_same(&now, &path->head->ns)) {
+	if (result < 0 && !is_verdict(result))
+		return err_set(err, result, "namespace %u: %s", path->ns.nsid, err_text(&why));
+	if (result < 0 || !path_is_ours(path, &now)) {
 		if (!path->is_foreign)
 			log_error("%s: namespace %u is not what it was (%s), it will not be used",
 				  path->ctrlr->name, path->ns.nsid,
-				  result < 0 ? err_text(&err) : "another identity");
+				  result < 0 ? err_text(&why) : "another identity");
 		path->is_foreign = true;
-		return;
+		return 0;
 	}
 	if (path->is_foreign)
 		log_info("%s: namespace %u is itself again", path->ctrlr->name, path->ns.nsid);
-	path->is_foreign = false;
+	path->is_unread = path->is_foreign = false;
 	path_set_gone(path, false);
 	path->ns = now;
 	head_want_size(path->head, now.nblocks);
+	return 0;
 }
 
 int head_rescan(struct device *dev, uint64_t *ret_nblocks, struct err *err)
 {
-	struct nvmf_ctrlr *c = head_ctrlr(head_of(dev));
+	const struct nvmf_head *head = head_of(dev);
+	struct nvmf_ctrlr *c = head_ctrlr(head);
 	struct nvmf_ns_info now;
 	int result;
 
 	if (c == NULL)
 		return err_set(err, -ENOTCONN, "%s: no path is connected", dev->name);
-	result = ctrlr_read_ns(c, head_of(dev)->ns.nsid, &now, err);
+	c->refs++; /* its path may leave meanwhile */
+	result = ctrlr_read_ns(c, head->ns.nsid, &now, err);
+	ctrlr_put(c);
+	if (result == 0 && !nvmf_ns_is_same(&now, &head->ns))
+		result = err_set(err, -ESTALE, "%s: namespace %u is another one now", dev->name,
+				 head->ns.nsid);
 	if (result == 0)
 		*ret_nblocks = now.nblocks;
 	return result;
+}
+
+bool nvmf_remote_stats(const struct device *dev, struct nvmf_remote_stats *ret_stats)
+{
+	struct nvmf_remote_stats sum = {};
+	const struct nvmf_path *path;
+	const struct nvmf_ioq *ioq;
+
+	if (dev->driver != &driver_nvmf)
+		return false;
+	list_for_each (path, &head_of(dev)->paths, link) {
+		const struct ctrlr_stats *stats = &path->ctrlr->stats;
+
+		sum.lost += stats->lost;
+		sum.attempts += stats->attempts;
+		sum.outage_ns += stats->outage_ns;
+		sum.resent += stats->retries;
+		sum.late += stats->late + stats->late_admin;
+		list_for_each (ioq, &path->ctrlr->ioqs, link) {
+			sum.resent += atomic_load_explicit(&ioq->retries, memory_order_relaxed);
+			sum.late += atomic_load_explicit(&ioq->late, memory_order_relaxed);
+		}
+	}
+	*ret_stats = sum;
+	return true;
 }
 
 /* ---- coming ------------------------------------------------------------------------------- */
@@ -339,20 +454,31 @@ static int check_uuid(const struct nvmf_opts *opts, const struct nvmf_ns_info *n
 		       uuid_to_text(&uuid, is), uuid_to_text(&opts->uuid, want));
 }
 
+static struct nvmf_path *path_alloc(const struct nvmf_opts *opts, const char *uri, struct err *err)
+{
+	CLEANUP(path_freep) struct nvmf_path *path = calloc(1, sizeof(*path));
+
+	if (path != NULL)
+		path->uri = strdup(uri);
+	if (path == NULL || path->uri == NULL) {
+		(void)err_set(err, -ENOMEM, "no memory for a path");
+		return NULL;
+	}
+	path->ns.nsid = opts->nsid;
+	list_init(&path->link);
+	list_init(&path->in_ctrlr);
+	return take(path);
+}
+
 static int path_new(const struct nvmf_opts *opts, const char *uri, struct nvmf_path **ret,
 		    struct err *err)
 {
-	CLEANUP(path_freep) struct nvmf_path *path = calloc(1, sizeof(*path));
+	CLEANUP(path_freep) struct nvmf_path *path = path_alloc(opts, uri, err);
 	struct err why = {};
 	int result;
 
 	if (path == NULL)
-		return err_set(err, -ENOMEM, "no memory for a path");
-	path->uri = strdup(uri);
-	if (path->uri == NULL)
-		return err_set(err, -ENOMEM, "no memory for a path");
-	list_init(&path->link);
-	list_init(&path->in_ctrlr);
+		return -ENOMEM;
 	result = ctrlr_get(opts, &path->ctrlr, err);
 	if (result < 0)
 		return result;
@@ -417,7 +543,8 @@ static void set_limits(struct device *dev, const struct nvmf_ctrl_info *info,
 	dev->has_write_cache = info->has_write_cache;
 	dev->is_read_only = ns->is_read_only;
 	dev->is_thin = ns->is_thin;
-	dev->unmap_reads_zero = ns->unmap_reads_zero;
+	/* to deallocate is advice (NVM 3.2.3): what DLFEAT says holds for blocks that were */
+	dev->unmap_reads_zero = false;
 	dev->stack_depth = 1;
 }
 
@@ -429,15 +556,22 @@ static void head_take_slot(struct nvmf_head *head, struct nvmf_path *path)
 	head->slots |= 1u << path->slot;
 }
 
-/* Into both lists; the device is registered. */
+/*
+ * Into both lists; the device is registered. The namespace is read once more: an event about it
+ * that came before found no path, and a path that was away may have missed some.
+ */
 static void head_link(struct nvmf_head *head, struct nvmf_path *path)
 {
+	struct nvmf_ctrlr *c = path->ctrlr;
+
 	path->head = head;
 	head_take_slot(head, path);
 	list_add_tail(&head->paths, &path->link);
-	task_mutex_lock(&path->ctrlr->lock);
-	list_add_tail(&path->ctrlr->paths, &path->in_ctrlr);
-	task_mutex_unlock(&path->ctrlr->lock);
+	task_mutex_lock(&c->lock);
+	list_add_tail(&c->paths, &path->in_ctrlr);
+	if (c->state == CTRLR_LIVE && path_rescan(path, NULL) < 0)
+		ctrlr_kick_later(c, KICK_RESCAN, NVMF_LOOK_AGAIN_NS);
+	task_mutex_unlock(&c->lock);
 }
 
 /* Does @path lead to what @head is? */
@@ -460,6 +594,14 @@ static struct nvmf_head *head_find(const struct nvmf_path *path, const struct nv
 	return NULL;
 }
 
+bool head_fits(const struct nvmf_head *head, const struct nvmf_ctrl_info *info)
+{
+	const struct device *dev = &head->dev;
+
+	return info->data_max / dev->block_size >= dev->max_io_nlb &&
+	       (dev->ops & ~ops_of(info)) == 0 && (dev->has_write_cache || !info->has_write_cache);
+}
+
 static int check_join(const struct nvmf_head *head, const struct nvmf_path *path, struct err *err)
 {
 	const struct nvmf_ctrl_info *info = &path->ctrlr->info;
@@ -467,8 +609,7 @@ static int check_join(const struct nvmf_head *head, const struct nvmf_path *path
 	if ((head->slots & ((1u << PATHS_MAX) - 1)) == (1u << PATHS_MAX) - 1)
 		return err_set(err, -EMLINK, "%s has %d paths, more are not possible",
 			       head->dev.name, PATHS_MAX);
-	if (info->data_max / head->dev.block_size < head->dev.max_io_nlb ||
-	    (head->dev.ops & ~ops_of(info)) != 0)
+	if (!path->is_unread && !head_fits(head, info))
 		return err_set(err, -ENOTSUP,
 			       "the controller can do less than that of the first path of %s "
 			       "(transfers of %u bytes, operations %#x)",
@@ -508,8 +649,10 @@ static int head_join(struct nvmf_head *head, struct nvmf_path *path, struct err 
 	int result;
 
 	task_mutex_lock(&head->lock);
-	result = head->dev.is_removed ? err_set(err, -ENODEV, "%s was removed", head->dev.name)
-				      : check_join(head, path, err);
+	if (head->dev.is_removed)
+		result = err_set(err, -ENODEV, "%s was removed", head->dev.name);
+	else
+		result = check_join(head, path, err);
 	if (result == 0) {
 		head_link(head, path);
 		result = head_add_to_channels(head, path, err);
@@ -520,7 +663,8 @@ static int head_join(struct nvmf_head *head, struct nvmf_path *path, struct err 
 	if (result < 0)
 		return result;
 	head_refresh(head);
-	log_info("%s: %s is a further path", head->dev.name, path->ctrlr->name);
+	if (!path->is_unread)
+		log_info("%s: %s is a further path", head->dev.name, path->ctrlr->name);
 	return 0;
 }
 
@@ -541,11 +685,13 @@ static int head_new(const struct nvmf_opts *opts, struct nvmf_path *path, struct
 	result = nvmf_opts_name(opts, head->dev.name, sizeof(head->dev.name), err);
 	if (result < 0)
 		return result;
+	head->fuse_nlb = path->ns.fuse_nlb != 0 ? path->ns.fuse_nlb : path->ctrlr->info.fuse_nlb;
 	set_limits(&head->dev, &path->ctrlr->info, &path->ns);
 	set_identity(&head->dev, opts, &path->ns);
 	result = device_register(&head->dev, err);
 	if (result < 0)
 		return result;
+	device_pin(&head->dev); /* from here on it may be removed by its name */
 	head->is_registered = true;
 	head->nusable = UINT32_MAX; /* not known: the first look tells */
 	head_link(head, path);
@@ -554,7 +700,10 @@ static int head_new(const struct nvmf_opts *opts, struct nvmf_path *path, struct
 	return 0;
 }
 
-/* Into a device that exists, or into a new one. On success the path is the head's. */
+/*
+ * Into a device that exists, or into a new one. On success the path is the head's, and the device
+ * is pinned.
+ */
 static int head_adopt(const struct nvmf_opts *opts, struct nvmf_path *path, struct device **ret_dev,
 		      struct err *err)
 {
@@ -567,11 +716,37 @@ static int head_adopt(const struct nvmf_opts *opts, struct nvmf_path *path, stru
 	result = head_join(head, path, err);
 	if (result == 0)
 		*ret_dev = &head->dev;
-	device_unpin(&head->dev);
+	else
+		device_unpin(&head->dev);
 	return result;
 }
 
-/* One of the places of paths=. What cannot be reached now is left out: there is another path. */
+/* A path to what cannot be reached now. It is used once it was, and is what @dev is. */
+static int head_also_later(struct device *dev, const struct nvmf_opts *opts, const char *uri,
+			   const struct err *why, struct err *err)
+{
+	CLEANUP(path_freep) struct nvmf_path *path = path_alloc(opts, uri, err);
+	char text[UNITS_TEXT_MAX];
+	int result;
+
+	if (path == NULL)
+		return -ENOMEM;
+	log_warn("%s: goes without the path %s:%u until it can be had: %s; trying again in %s",
+		 dev->name, opts->host, opts->port, err_text(why),
+		 duration_format(opts->reconnect_delay_ns, text));
+	path->is_unread = true;
+	result = ctrlr_get_later(opts, why, &path->ctrlr, err);
+	if (result == 0)
+		result = head_join(head_of(dev), path, err);
+	if (result == 0)
+		path = NULL;
+	return result;
+}
+
+/*
+ * One of the places of paths=. There is another path already, so what cannot be reached now may
+ * come later, as a lost path may, unless losing a path is the end of it (ctrl_loss=0).
+ */
 static int head_also(struct device *dev, const struct nvmf_opts *opts, unsigned i, const char *uri,
 		     struct err *err)
 {
@@ -584,6 +759,8 @@ static int head_also(struct device *dev, const struct nvmf_opts *opts, unsigned 
 	memcpy(also.host, opts->also[i].host, sizeof(also.host));
 	also.port = opts->also[i].port;
 	result = path_new(&also, uri, &path, &why);
+	if (result < 0 && result != -ENODEV && result != -EINVAL && also.ctrl_loss_ns > 0)
+		return head_also_later(dev, &also, uri, &why, err);
 	if (result < 0) {
 		log_warn("%s: goes without the path %s:%u: %s", dev->name, also.host, also.port,
 			 err_text(&why));
@@ -595,9 +772,11 @@ static int head_also(struct device *dev, const struct nvmf_opts *opts, unsigned 
 			       "shared",
 			       also.host, also.port);
 	result = head_adopt(&also, path, &joined, err);
-	if (result == 0)
-		path = NULL;
-	return result;
+	if (result < 0)
+		return result;
+	path = NULL;
+	device_unpin(joined);
+	return 0;
 }
 
 /* A device keeps the name of its first path, which may have gone and may come back. */
@@ -618,6 +797,7 @@ int head_create(struct uri *uri, struct device **ret_dev, struct err *err)
 {
 	CLEANUP(path_freep) struct nvmf_path *path = NULL;
 	char name[DEVICE_NAME_MAX];
+	bool is_ours;
 	struct nvmf_opts opts;
 	struct device *dev;
 	int result = nvmf_opts_parse(uri, &opts, err);
@@ -637,10 +817,15 @@ int head_create(struct uri *uri, struct device **ret_dev, struct err *err)
 	path = NULL;
 	for (unsigned i = 0; result == 0 && i < opts.nalso; i++)
 		result = head_also(dev, &opts, i, uri->text, err);
+	if (result == 0 && dev->is_removed)
+		result = err_set(err, -ENODEV, "%s was removed while it was made", name);
+	is_ours = result < 0 && !dev->is_removed && head_leave(dev, uri->text) != 0 &&
+		  !dev->is_removed;
+	device_unpin(dev);
+	if (is_ours && device_remove(dev, NULL) < 0)
+		log_warn("%s stays, somebody else removes it", name);
 	if (result == 0)
 		*ret_dev = dev;
-	else if (head_leave(dev, uri->text) != 0 && device_remove(dev, NULL) < 0)
-		log_warn("%s stays, somebody else removes it", name);
 	return result;
 }
 
@@ -661,6 +846,32 @@ static struct nvmf_path *path_of_uri(struct nvmf_head *head, const char *uri, un
 			(*ret_staying)++;
 	}
 	return found;
+}
+
+/* By the place and the namespace of one of its paths: other parameters may be left out. */
+struct device *head_find_uri(const struct uri *uri, const char **ret_alias)
+{
+	struct nvmf_opts want;
+
+	if (nvmf_opts_place(uri, &want) < 0)
+		return NULL;
+	for (struct device *dev = device_next(NULL); dev != NULL; dev = device_next(dev)) {
+		const struct nvmf_path *path;
+
+		if (dev->driver != &driver_nvmf)
+			continue;
+		list_for_each (path, &head_of(dev)->paths, link) {
+			const struct nvmf_opts *is = &path->ctrlr->opts;
+
+			if (path->ns.nsid != want.nsid || is->port != want.port ||
+			    strcmp(is->host, want.host) != 0 ||
+			    strcmp(is->subnqn, want.subnqn) != 0)
+				continue;
+			*ret_alias = path->uri;
+			return dev;
+		}
+	}
+	return NULL;
 }
 
 int head_leave(struct device *dev, const char *uri)
@@ -689,6 +900,7 @@ void head_removing(struct device *dev)
 	struct nvmf_head *head = head_of(dev);
 
 	head->is_removed = true;
+	head_end_waiting(head, IO_NO_DEVICE);
 	head_publish(head);
 }
 
@@ -698,13 +910,13 @@ void head_destroy(struct device *dev)
 	struct task_event resized = {};
 	struct nvmf_path *path;
 
-	timer_disarm(reactor_self(), &head->fast_fail);
 	head->want_nblocks = 0;
 	if (head->is_resizing) {
 		head->resized = &resized;
 		task_event_wait(&resized);
 	}
-	head->is_registered = false; /* nothing is told to it any more */
+	head->is_registered = false; /* nothing is told to it any more, so nothing arms the timer */
+	timer_disarm(reactor_self(), &head->fast_fail);
 	while ((path = list_first_entry(&head->paths, struct nvmf_path, link)) != NULL) {
 		task_mutex_lock(&head->lock);
 		head_unlink(head, path);

@@ -101,7 +101,8 @@ int nvmf_ctrl_check(const struct nvme_id_ctrl *id, const char *subnqn,
 	text_of(info.sn, id->sn, sizeof(id->sn));
 	text_of(info.mn, id->mn, sizeof(id->mn));
 	text_of(info.fr, id->fr, sizeof(id->fr));
-	info.is_discovery = id->cntrltype == NVME_CNTRLTYPE_DISCOVERY;
+	info.is_discovery = id->cntrltype == NVME_CNTRLTYPE_DISCOVERY ||
+			    (id->cntrltype == 0 && strcmp(subnqn, NVME_DISCOVERY_NQN) == 0);
 	if (memchr(id->subnqn, '\0', sizeof(id->subnqn)) == NULL)
 		return err_set(err, -EPROTO, "the controller's subsystem name has no end");
 	if (!info.is_discovery && strcmp(id->subnqn, subnqn) != 0)
@@ -118,6 +119,9 @@ int nvmf_ctrl_check(const struct nvme_id_ctrl *id, const char *subnqn,
 	if (id->mdts != 0 && id->mdts < MDTS_SHIFT_MAX)
 		info.data_max = MIN(info.data_max, (uint32_t)NVME_PAGE_SIZE << id->mdts);
 	info.oaes = le32_get(id->oaes);
+	info.ccrl = id->ccrl;
+	info.ciu = id->ciu;
+	info.cirn = le64_get(id->cirn);
 	info.oncs = le16_get(id->oncs);
 	info.aerl = id->aerl;
 	if (le16_get(id->fuses) & NVME_FUSES_COMPARE_WRITE)
@@ -141,6 +145,17 @@ void nvmf_ctrl_check_nvm(const struct nvme_id_ctrl_nvm *id, struct nvmf_ctrl_inf
 }
 
 /* ---- namespaces --------------------------------------------------------------------------- */
+
+int nvmf_ns_check_fits(const struct nvmf_ns_info *ns, const struct nvmf_ctrl_info *info,
+		       struct err *err)
+{
+	if (info->data_max >= ns->block_size)
+		return 0;
+	return err_set(err, -ENOTSUP,
+		       "namespace %u has blocks of %u bytes, its controller transfers at most %u: "
+		       "it makes no sense (MDTS, LBADS)",
+		       ns->nsid, ns->block_size, info->data_max);
+}
 
 static int check_format(const struct nvme_id_ns *id, struct nvmf_ns_info *info, struct err *err)
 {
@@ -187,9 +202,11 @@ int nvmf_ns_check(const struct nvme_id_ns *id, uint32_t nsid, struct nvmf_ns_inf
 	info.is_shared = id->nmic & NVME_NMIC_SHARED;
 	info.is_read_only = id->nsattr & NVME_NSATTR_WRITE_PROTECTED;
 	info.is_thin = id->nsfeat & NVME_NSFEAT_THIN;
-	info.unmap_reads_zero = (id->dlfeat & 7) == NVME_DLFEAT_READS_ZERO;
-	info.has_wz_deac = id->dlfeat & NVME_DLFEAT_WRITE_ZEROES_DEAC;
+	info.has_wz_deac = (id->dlfeat & 7) == NVME_DLFEAT_READS_ZERO &&
+			   id->dlfeat & NVME_DLFEAT_WRITE_ZEROES_DEAC;
 	info.optimal_nlb = le16_get(id->noiob);
+	if (id->nsfeat & NVME_NSFEAT_ATOMICS) /* NACWU, 0's based (NVM 4.1.5.1) */
+		info.fuse_nlb = le16_get(id->nacwu) + 1u;
 	info.physical_nlb = 1;
 	if (id->nsfeat & NVME_NSFEAT_OPTPERF && is_pow2(le16_get(id->npwg) + 1u))
 		info.physical_nlb = le16_get(id->npwg) + 1u;

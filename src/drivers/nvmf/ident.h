@@ -32,6 +32,9 @@ struct nvmf_ctrl_info {
 	uint16_t fuse_nlb; /* blocks of an atomic compare-and-write, 0: cannot */
 	uint16_t crdt[3];  /* units of 100 ms */
 	uint8_t aerl;      /* 0's based */
+	uint8_t ccrl;      /* Cross-Controller Resets it takes at once, 0: none */
+	uint8_t ciu;       /* of this instance, with: */
+	uint64_t cirn;     /* 0: it does not tell */
 	bool is_discovery;
 	bool has_write_cache;
 	bool has_keep_alive;
@@ -47,12 +50,13 @@ struct nvmf_ns_info {
 	uint64_t nblocks;
 	uint32_t block_size;
 	uint32_t anagrpid;
-	uint32_t optimal_nlb;  /* 0: not told */
+	uint32_t optimal_nlb; /* 0: not told */
+	uint32_t fuse_nlb;    /* blocks of an atomic compare-and-write, 0: as the controller says */
 	uint32_t physical_nlb; /* 1: not told */
 	struct uuid uuid;      /* null where the namespace has none; so the next two */
 	uint8_t nguid[16], eui64[8];
 	bool is_shared, is_read_only, is_thin;
-	bool unmap_reads_zero, has_wz_deac;
+	bool has_wz_deac; /* Write Zeroes may deallocate, and reads zeroes all the same */
 };
 
 /* -EPROTO when the page makes no sense, -ENOTSUP when we cannot work with such a controller. */
@@ -63,6 +67,9 @@ void nvmf_ctrl_check_nvm(const struct nvme_id_ctrl_nvm *id, struct nvmf_ctrl_inf
 /* -ENODEV: the namespace is not active. */
 int nvmf_ns_check(const struct nvme_id_ns *id, uint32_t nsid, struct nvmf_ns_info *ret_info,
 		  struct err *err) WARN_UNUSED;
+/* -ENOTSUP: the controller cannot transfer a single block of it. */
+int nvmf_ns_check_fits(const struct nvmf_ns_info *ns, const struct nvmf_ctrl_info *info,
+		       struct err *err) WARN_UNUSED;
 /* Identification descriptors into @info. -EPROTO: they contradict the namespace or themselves. */
 int nvmf_ns_check_desc(const uint8_t *list, size_t size, struct nvmf_ns_info *info,
 		       struct err *err) WARN_UNUSED;

@@ -131,6 +131,21 @@ TEST(ctrl_texts_do_not_reach_a_terminal_raw)
 	CHECK(strchr(info.mn, '\033') == NULL);
 }
 
+/* Before NVMe 1.4 no controller said of what type it is: the name that was asked for does. */
+TEST(ctrl_without_a_type)
+{
+	struct nvme_id_ctrl id = good_ctrl();
+	struct nvmf_ctrl_info info;
+
+	id.cntrltype = 0;
+	CHECK_EQ(nvmf_ctrl_check(&id, NQN, &info, NULL), 0);
+	CHECK(!info.is_discovery);
+	(void)snprintf(id.subnqn, sizeof(id.subnqn), "%s", NVME_DISCOVERY_NQN);
+	le32_put(&id.nn, 0);
+	CHECK_EQ(nvmf_ctrl_check(&id, NVME_DISCOVERY_NQN, &info, NULL), 0);
+	CHECK(info.is_discovery);
+}
+
 /* ---- namespaces --------------------------------------------------------------------------- */
 
 static void check_ns_refused(const struct nvme_id_ns *id, int result, const char *says)
@@ -159,8 +174,40 @@ TEST(ns_is_read)
 	CHECK_EQ(info.block_size, 4096);
 	CHECK_EQ(info.nblocks, 1000);
 	CHECK_EQ(info.physical_nlb, 8);
+	CHECK_EQ(info.fuse_nlb, 0);
+	id.nsfeat |= NVME_NSFEAT_ATOMICS;
+	le16_put(&id.nacwu, 3);
+	CHECK_EQ(nvmf_ns_check(&id, 3, &info, NULL), 0);
+	CHECK_EQ(info.fuse_nlb, 4);
 	CHECK(info.is_shared && !info.is_read_only);
 	CHECK(nvmf_ns_has_identity(&info));
+}
+
+/* What the device layer would take for "no limit" must not come out of a quotient. */
+TEST(ns_with_blocks_that_cannot_be_transferred)
+{
+	struct nvmf_ctrl_info info = { .data_max = 8192 };
+	struct nvmf_ns_info ns = { .nsid = 3, .block_size = 8192 };
+	struct err err = {};
+
+	CHECK_EQ(nvmf_ns_check_fits(&ns, &info, &err), 0);
+	ns.block_size = 16384;
+	CHECK_EQ(nvmf_ns_check_fits(&ns, &info, &err), -ENOTSUP);
+	CHECK_HAS(err.msg, "MDTS");
+}
+
+/* Deallocating with Write Zeroes needs both: that it may, and that what was reads zeroes. */
+TEST(ns_deallocates_with_zeroes)
+{
+	struct nvme_id_ns id = good_ns();
+	struct nvmf_ns_info info;
+
+	for (unsigned dlfeat = 0; dlfeat < 16; dlfeat++) {
+		id.dlfeat = (uint8_t)dlfeat;
+		CHECK_EQ(nvmf_ns_check(&id, 3, &info, NULL), 0);
+		CHECK_EQ(info.has_wz_deac,
+			 dlfeat == (NVME_DLFEAT_READS_ZERO | NVME_DLFEAT_WRITE_ZEROES_DEAC));
+	}
 }
 
 TEST(ns_nonsense_is_refused)

@@ -10,6 +10,7 @@
  *   admin.c    admin commands, events, keep alive              primary
  *   head.c     a namespace as a device, its paths              primary
  *   chan.c     requests to commands and back                   each reactor
+ *   fence.c    lost writes wait for the end of their first     primary
  *   discover.c what a discovery controller lists               tasks
  *
  * Three schemes mean the same. The original accepts nvmf+rdma+tcp, for which it connects by TCP
@@ -32,6 +33,7 @@ const struct driver driver_nvmf = {
 	.channel_close = chan_close,
 	.submit = chan_submit,
 	.rescan = head_rescan,
+	.find = head_find_uri,
 	.leave = head_leave,
 	.removing = head_removing,
 	.abort = chan_abort,

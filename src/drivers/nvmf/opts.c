@@ -381,6 +381,24 @@ int nvmf_opts_parse(struct uri *uri, struct nvmf_opts *ret_opts, struct err *err
 	return 0;
 }
 
+int nvmf_opts_place(const struct uri *uri, struct nvmf_opts *ret_opts)
+{
+	struct nvmf_opts opts = { .port = NVMF_PORT, .nsid = 1 };
+	const char *nsid = NULL;
+	uint64_t number = 1;
+
+	for (unsigned i = 0; i < uri->nparams; i++) {
+		if (strcmp(uri->params[i].key, "nsid") == 0)
+			nsid = uri->params[i].value;
+	}
+	if (read_place(uri, &opts, NULL) < 0 ||
+	    (nsid != NULL && (number_parse(nsid, &number, NULL) < 0 || number >= NVME_NSID_ALL)))
+		return -EINVAL;
+	opts.nsid = (uint32_t)number;
+	*ret_opts = opts;
+	return 0;
+}
+
 int nvmf_opts_init(struct nvmf_opts *opts, const char *hostnqn, struct err *err)
 {
 	set_defaults(opts);

@@ -70,6 +70,8 @@ int nvmf_opts_parse(struct uri *uri, struct nvmf_opts *ret_opts,
 /* "host:port/nqn" and "n" with the namespace: the device's name. -ENAMETOOLONG. */
 int nvmf_opts_name(const struct nvmf_opts *opts, char *name, size_t size,
 		   struct err *err) WARN_UNUSED;
+/* Host, port, NQN and namespace of a URI alone, to look for what was made. -EINVAL. */
+int nvmf_opts_place(const struct uri *uri, struct nvmf_opts *ret_opts) WARN_UNUSED;
 /* Do both lead to the same controller? */
 bool nvmf_opts_same_ctrlr(const struct nvmf_opts *a, const struct nvmf_opts *b);
 /* Defaults alone, for a discovery controller; @hostnqn: NULL for the default. */

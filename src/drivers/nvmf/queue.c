@@ -53,6 +53,8 @@
 #include "drivers/nvmf/queue_internal.h"
 #include "reactor/mem.h"
 
+#define STALL_NS 1000000000ull /* a timer that is so late was not kept waiting by work */
+
 /* ---- the hub -------------------------------------------------------------------------------- */
 
 static struct hub *hubs[REACTORS_MAX]; /* each touched by its own reactor only */
@@ -180,10 +182,14 @@ static void slot_free(struct slot *slot)
 	slot->state = SLOT_FREE;
 	slot->cid = (uint16_t)(slot->cid + q->tag_mask + 1); /* the next generation */
 	q->free[q->nfree++] = slot->tag;
-	if (unlikely(q->is_starved) && !q->is_room_queued) {
-		q->is_room_queued = true;
-		reactor_defer(q->hub->reactor, &q->room_msg);
-	}
+}
+
+static void slot_room(struct queue *q)
+{
+	if (likely(!q->is_starved) || q->is_room_queued)
+		return;
+	q->is_room_queued = true;
+	reactor_defer(q->hub->reactor, &q->room_msg);
 }
 
 struct slot *queue_get(struct queue *q)
@@ -199,9 +205,13 @@ struct slot *queue_get(struct queue *q)
 
 void queue_put(struct slot *slot)
 {
+	struct queue *q = slot->queue;
+
 	assert(slot->state == SLOT_LENT);
-	slot->queue->lent--;
+	q->lent--;
 	slot_free(slot);
+	if (q->inflight == 0)
+		slot_room(q);
 }
 
 static void queue_room(struct msg *msg)
@@ -232,6 +242,7 @@ void slot_finish(struct slot *slot)
 	slot->state = SLOT_DONE;
 	slot->done(slot);
 	slot_free(slot);
+	slot_room(q);
 }
 
 static void queue_end_soon(struct queue *q)
@@ -295,8 +306,9 @@ void slot_answered(struct slot *slot, uint16_t status)
 			status = NVME_SC_TRANSIENT_TRANSPORT;
 		else if (slot->dir == SLOT_C2H && unlikely(slot->got < slot->len))
 			status = NVME_SC_TRANSIENT_TRANSPORT;
-		else if (slot->dir == SLOT_H2C && unlikely(slot->asked < slot->len))
-			status = NVME_SC_TRANSIENT_TRANSPORT;
+		else if (slot->dir == SLOT_H2C &&
+			 unlikely(slot->asked < slot->len || slot->out_kind != OUT_NONE))
+			status = NVME_SC_TRANSIENT_TRANSPORT; /* some of it is still here */
 		if (unlikely(status != 0 && !slot->is_data_bad))
 			log_warn("the controller moved %" PRIu32 " of %" PRIu32
 				 " bytes and calls it success, failing the command peer=%s qid=%u "
@@ -324,12 +336,30 @@ struct slot *queue_next_inflight(struct queue *q, struct slot *prev)
 
 /* ---- late ----------------------------------------------------------------------------------- */
 
+/*
+ * When we look much later than we meant to, it was we who stood still (stopped, or without a
+ * processor), and the answers may lie in the socket, more than one turn takes. The commands get the
+ * time back, and a while to be read.
+ */
+static void queue_forgive(struct queue *q, uint64_t behind_ns)
+{
+	struct slot *slot = NULL;
+
+	if (behind_ns < STALL_NS)
+		return;
+	while ((slot = queue_next_inflight(q, slot)) != NULL) {
+		if (slot->due_ns != UINT64_MAX)
+			slot->due_ns += behind_ns + STALL_NS;
+	}
+}
+
 static void queue_look_late(struct timer *timer)
 {
 	struct queue *q = container_of(timer, struct queue, late);
 	uint64_t now_ns = q->hub->reactor->now_ns, next_ns = UINT64_MAX;
 	struct slot *slot = NULL;
 
+	queue_forgive(q, now_ns - q->late_due_ns);
 	q->late_due_ns = UINT64_MAX;
 	while ((slot = queue_next_inflight(q, slot)) != NULL && queue_is_open(q)) {
 		if (slot->due_ns <= now_ns) {
@@ -376,11 +406,20 @@ static void queue_ended(struct msg *msg)
 	q->opts.down(q, q->reason);
 }
 
+/* Does the end of the connection take nothing away? Event requests wait with a controller. */
+static bool queue_owes_nothing(const struct queue *q)
+{
+	if (q->state != QUEUE_LIVE || q->out_head != NULL || q->send_error != 0)
+		return false;
+	return q->opts.qid == NVME_QID_ADMIN || q->inflight == 0;
+}
+
 /* Nothing is sent or judged from now on. */
 static void queue_stop(struct queue *q, int reason)
 {
 	struct reactor *r = q->hub->reactor;
 
+	q->is_clean = reason == -ESHUTDOWN && queue_owes_nothing(q);
 	q->state = QUEUE_DOWN;
 	q->reason = reason;
 	q->is_starved = false;
@@ -400,7 +439,10 @@ static void queue_abandon(struct queue *q)
 	timer_disarm(q->hub->reactor, &q->life);
 	hub_deactivate(q);
 	q->is_terminating = false;
-	stream_abort(take(q->stream));
+	if (q->is_clean)
+		stream_close(take(q->stream));
+	else
+		stream_abort(take(q->stream));
 	queue_end_soon(q);
 }
 

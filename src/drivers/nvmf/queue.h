@@ -141,7 +141,9 @@ void queue_free(struct queue *q);
 /* From IDLE. up() or down() will be called. Negative errno: it did not even start. */
 int queue_connect(struct queue *q, const struct queue_target *target, struct err *err) WARN_UNUSED;
 /* Abort the connection (RST, so that nothing of ours is still delivered). down(@reason) will be
- * called from the loop, after the slots. In IDLE: nothing happens. */
+ * called from the loop, after the slots. In IDLE: nothing happens. With -ESHUTDOWN a LIVE queue
+ * that owes nothing (no command; on an admin queue none that waits to be sent) is closed instead
+ * (FIN): a target logs a reset as trouble. */
 void queue_disconnect(struct queue *q, int reason);
 
 enum queue_state queue_state(const struct queue *q);
@@ -160,7 +162,8 @@ const char *queue_peer(const struct queue *q);
 /* A free slot; NULL: all are in flight, or the queue is not LIVE. Never waits. The slot whose
  * done() runs does not count as in flight. */
 struct slot *queue_get(struct queue *q);
-/* Give a slot back that was not sent. */
+/* Give a slot back that was not sent. While others are in flight that is no news of room: who
+ * wanted two and got one would be told of his own, turn after turn. */
 void queue_put(struct slot *slot);
 /* Queue the command; it leaves with all others at the end of the turn. On a queue that went down
  * since queue_get() it ends with NVMF_LOST, unsent. */

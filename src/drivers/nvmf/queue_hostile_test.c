@@ -372,7 +372,7 @@ TEST(success_with_less_data_is_a_fault_of_the_command)
 	struct scene scene;
 
 	log_set_level(LOG_ERROR);
-	for (unsigned how = 0; how < 4; how++) {
+	for (unsigned how = 0; how < 5; how++) {
 		begin();
 		go_live();
 		scene_start(&scene);
@@ -384,13 +384,15 @@ TEST(success_with_less_data_is_a_fault_of_the_command)
 			give_data(scene.read[0].cid, 0, 512, 0, 0);
 		if (how == 2)
 			give_resp(scene.read[0].cid, 0x281 << 1, 0); /* an error may come early */
-		if (how == 3)
-			give_resp(scene.write.cid, 0, 0); /* without having asked for its data */
+		if (how == 4)
+			give_r2t(scene.write.cid, 1, 0, scene.write.len);
+		if (how >= 3)
+			give_resp(scene.write.cid, 0, 0); /* without having its data */
 		fake_turns(2);
 		CHECK_EQ(user.ndown, 0);
-		CHECK_EQ(scene.read[0].ndone, how != 3);
-		CHECK_EQ(scene.write.ndone, how == 3);
-		CHECK_EQ(how == 3 ? scene.write.status : scene.read[0].status,
+		CHECK_EQ(scene.read[0].ndone, how < 3);
+		CHECK_EQ(scene.write.ndone, how >= 3);
+		CHECK_EQ(how >= 3 ? scene.write.status : scene.read[0].status,
 			 how == 2 ? NVME_SC_READ_ERROR : NVME_SC_TRANSIENT_TRANSPORT);
 		CHECK_EQ(queue_state(user.q), QUEUE_LIVE);
 		finish();

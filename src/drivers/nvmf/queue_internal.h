@@ -107,6 +107,7 @@ struct queue {
 	struct msg room_msg, end_msg;
 	bool is_room_queued, is_end_queued;
 	bool is_terminating; /* H2CTermReq was sent; what arrives is thrown away */
+	bool is_clean;       /* the stream is closed, not aborted */
 	struct timer life;   /* connect, then linger */
 	struct timer late;
 	int reason;

@@ -295,6 +295,28 @@ TEST(put_gives_room_back)
 	finish();
 }
 
+/* Who needs two slots and gets one gives it back and waits: for an answer, not for himself. */
+TEST(put_is_no_news_while_an_answer_is_due)
+{
+	struct op op;
+	struct slot *slot;
+	uint32_t len;
+
+	begin_depth(3);
+	go_live();
+	op_start(&op, NVME_IO_FLUSH, 0);
+	fake_turns(1);
+	slot = queue_get(user.q);
+	CHECK(slot != NULL && queue_get(user.q) == NULL);
+	queue_put(slot);
+	fake_turns(5);
+	CHECK_EQ(user.nroom, 0);
+	give_resp(le16_get(take_capsule(NULL, &len)->cid), 0, 0);
+	fake_turns(2);
+	CHECK_EQ(user.nroom, 1);
+	finish();
+}
+
 TEST(cid_never_repeats_soon_and_is_never_ffff)
 {
 	static const uint16_t depths[] = { 2, 8, 127, 128, 1024 };
@@ -492,6 +514,43 @@ TEST(unsent_is_said_truthfully)
 	finish();
 }
 
+/* Closed is what nothing is taken from, and only when that was asked for. */
+TEST(queue_is_closed_or_aborted)
+{
+	static const struct {
+		const char *name;
+		int reason;
+		bool is_sent, is_answered, is_aborted;
+	} rows[] = {
+		{ "idle", -ESHUTDOWN, false, false, false },
+		{ "idle, but given up", -ETIMEDOUT, false, false, true },
+		{ "in flight", -ESHUTDOWN, true, false, true },
+		{ "answered", -ESHUTDOWN, true, true, false },
+	};
+	uint32_t len;
+	struct op op;
+
+	begin();
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+		TAP_ROW(rows[i].name);
+		go_live();
+		if (rows[i].is_sent) {
+			op_start(&op, NVME_IO_FLUSH, 0);
+			fake_turns(1);
+		}
+		if (rows[i].is_answered) {
+			give_resp(le16_get(take_capsule(NULL, &len)->cid), 0, 0);
+			fake_turns(2);
+		}
+		queue_disconnect(user.q, rows[i].reason);
+		CHECK_EQ(fake.is_aborted, rows[i].is_aborted);
+		fake_turns(3);
+		CHECK_EQ(user.ndown, i + 1);
+	}
+	TAP_ROW(NULL);
+	finish();
+}
+
 TEST(slot_sent_after_the_end_comes_back_unsent)
 {
 	struct op op[3];
@@ -618,6 +677,25 @@ TEST(late_commands_are_told_again_and_again)
 	fake_pass(5ull * SECOND);
 	CHECK_EQ(op[0].ndone, 1);
 	CHECK_EQ(user.reason, -ETIME);
+	finish();
+}
+
+/* Who was stopped for a minute blames nobody for what he did not look at. */
+TEST(late_is_not_what_we_slept_through)
+{
+	struct op op;
+
+	begin();
+	go_live();
+	op_start(&op, NVME_IO_FLUSH, 0);
+	fake_turns(1);
+	fake_pass(60ull * SECOND);
+	CHECK_EQ(user.nlate, 0);
+	fake_pass(SECOND);
+	CHECK_EQ(user.nlate, 1);
+	give_resp(op.cid, 0, 0);
+	fake_turns(1);
+	CHECK_EQ(op.ndone, 1);
 	finish();
 }
 

@@ -1,0 +1,185 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * ctl.c - `ashlar ctl PATH VERB [ARG...]`: one command to a running export, and its answer.
+ *
+ * The control socket takes lines and answers lines (export_control.c), so any tool for unix sockets
+ * would do; this one is there wherever ashlar is, knows what "error" means for the exit code, and
+ * says which process is missing when nobody listens.
+ *
+ * The words are joined by spaces: what the shell took apart is put together again. The answer is
+ * printed without its "ok". JSON is printed as it came, one line, so that it can be piped; on a
+ * terminal it is indented, because there a person reads it.
+ *
+ * No engine is started: this is a socket and two lines. A command may take as long as the work it
+ * asks for, so there is no time limit; Ctrl-C ends the waiting, not the work.
+ *
+ * Thread: the main thread.
+ */
+#include <errno.h>
+#include <jansson.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "cli/cli.h"
+#include "cli/opt.h"
+
+enum { LINE_MAX_BYTES = 8192 }; /* as the other side has it, line feed included */
+
+static const struct opt ctl_options[] = {
+	{ NULL },
+};
+
+static const struct opt_spec ctl_spec = {
+	.command = "ctl",
+	.args = "PATH VERB [ARG...]",
+	.summary = "Tell something to a running export through its control socket, print the "
+		   "answer.",
+	.details = "examples:\n  ashlar ctl /run/user/1000/disk.ctl help\n"
+		   "  ashlar ctl /run/user/1000/disk.ctl stats\n",
+	.opts = ctl_options,
+	.args_min = 2,
+	.args_max = OPT_ARGS_MAX,
+};
+
+static int join(const struct opt_args *args, char line[LINE_MAX_BYTES], struct err *err)
+{
+	size_t used = 0;
+
+	for (unsigned i = 1; i < args->count; i++) {
+		size_t len = strlen(args->items[i]);
+
+		if (strpbrk(args->items[i], "\r\n") != NULL)
+			return err_set(err, -EINVAL, "a command is one line");
+		if (used + len + 2 > LINE_MAX_BYTES)
+			return err_set(err, -E2BIG, "a command has at most %d bytes",
+				       LINE_MAX_BYTES - 1);
+		if (i > 1)
+			line[used++] = ' ';
+		memcpy(line + used, args->items[i], len);
+		used += len;
+	}
+	line[used++] = '\n';
+	line[used] = '\0';
+	return 0;
+}
+
+static int ctl_connect(const char *path, int *ret_fd, struct err *err)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	CLEANUP(closep) int fd = -1;
+	int rc;
+
+	if (strlen(path) >= sizeof(addr.sun_path))
+		return err_set(err, -ENAMETOOLONG,
+			       "%s: longer than the %zu bytes a socket's name may have", path,
+			       sizeof(addr.sun_path) - 1);
+	memcpy(addr.sun_path, path, strlen(path) + 1);
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (fd >= 0 && connect(fd, (const struct sockaddr *)&addr, sizeof(addr)) == 0) {
+		*ret_fd = fd;
+		fd = -1;
+		return 0;
+	}
+	rc = err_set_sys(err, -errno, "%s", path);
+	if (rc == -ENOENT || rc == -ECONNREFUSED)
+		(void)err_hint(err, "is `ashlar export --control %s` running?", path);
+	return rc;
+}
+
+static int send_line(int fd, const char *line, struct err *err)
+{
+	size_t left = strlen(line);
+
+	while (left > 0) {
+		ssize_t sent = send(fd, line, left, MSG_NOSIGNAL);
+
+		if (sent < 0 && errno != EINTR)
+			return err_set_sys(err, -errno, "the command was not taken");
+		line += MAX(sent, 0);
+		left -= (size_t)MAX(sent, 0);
+	}
+	return 0;
+}
+
+/* One line, without its line feed; to be freed. */
+static int read_line(int fd, char **ret, struct err *err)
+{
+	CLEANUP(freep) char *line = NULL;
+	CLEANUP(fclosep) FILE *file = NULL;
+	size_t size = 0;
+	ssize_t len;
+	int copy = dup(fd);
+
+	file = copy >= 0 ? fdopen(copy, "r") : NULL;
+	if (file == NULL) {
+		closep(&copy);
+		return err_set_sys(err, -errno, "the answer cannot be read");
+	}
+	len = getline(&line, &size, file);
+	if (len <= 0 || line[len - 1] != '\n')
+		return err_set(err, -EPIPE, "the export closed the socket without an answer");
+	line[len - 1] = '\0';
+	*ret = take(line);
+	return 0;
+}
+
+static void print_answer(const char *text)
+{
+	json_t *json = isatty(STDOUT_FILENO) ? json_loads(text, 0, NULL) : NULL;
+
+	if (json == NULL || json_dumpf(json, stdout, JSON_INDENT(2)) != 0)
+		printf("%s", text);
+	json_decref(json);
+	if (text[0] != '\0')
+		printf("\n");
+}
+
+static int ctl_ask(const struct opt_args *args, const char *line, struct err *err)
+{
+	CLEANUP(closep) int fd = -1;
+	CLEANUP(freep) char *answer = NULL;
+	int rc = ctl_connect(args->items[0], &fd, err);
+
+	if (rc == 0)
+		rc = send_line(fd, line, err);
+	if (rc == 0)
+		rc = read_line(fd, &answer, err);
+	if (rc != 0)
+		return rc;
+	if (strncmp(answer, "error ", 6) == 0)
+		return err_set(err, -EPROTO, "%s", answer + 6);
+	if (strncmp(answer, "ok", 2) != 0)
+		return err_set(err, -EPROTO,
+			       "%s: what listens there is no export: it answered '%s'",
+			       args->items[0], answer);
+	print_answer(answer[2] == ' ' ? answer + 3 : "");
+	return 0;
+}
+
+static int ctl_run(int argc, char **argv)
+{
+	char line[LINE_MAX_BYTES], no_values;
+	struct opt_args args;
+	struct err err = {};
+	int rc;
+
+	if (!opt_parse_or_tell(&ctl_spec, argc, argv, &no_values, &args, &rc))
+		return rc;
+	if (join(&args, line, &err) != 0) {
+		cli_error("%s", err_text(&err));
+		return CLI_USAGE;
+	}
+	if (ctl_ask(&args, line, &err) == 0)
+		return CLI_DONE;
+	cli_error("%s", err_text(&err));
+	return CLI_FAILED;
+}
+
+const struct cli_command cli_ctl = {
+	.name = "ctl",
+	.args = "PATH VERB [ARG...]",
+	.summary = "tell something to a running export, print its answer",
+	.run = ctl_run,
+};

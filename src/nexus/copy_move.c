@@ -1,0 +1,590 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * copy_move.c - the half of a copy that moves bytes: a window of chunks on one reactor.
+ *
+ *   data of the source       READ -> WRITE -> [CHECK | READ_BACK]
+ *   a hole of the source     nothing where the destination has one too (it is asked), else
+ *                            CLEAR by unmap where that leaves zeroes, or PROBE -> CLEAR by zeroes
+ *   zeroes, where the source knows no holes:  as a hole
+ *
+ * So a thin destination stays thin, and stale data under a hole does not survive. What is a hole is
+ * asked under the range lock and forgotten with it, as a host may write there the next moment. What
+ * is data may be remembered: reading zeroes costs time and nothing else.
+ *
+ * With is_current_only a block that the source itself does not hold is skipped and not cleared:
+ * what the destination has there from its own ancestors is right. Devices say so for a whole
+ * request, so a request that is refused is halved, down to a granule.
+ *
+ * A source that fails is left, another reads the same chunk; by a fault of the medium, for this
+ * chunk only. A source is asked whether it is good before and after a read: what a copy that has
+ * just missed a write says does not count. Anything but patience that the destination asks for ends
+ * the copy, and the first failure is kept.
+ *
+ * Devices may answer within submit; feeding is bounded per turn, so the loop goes round.
+ *
+ * Invariants: a slot is free, or counted in its lane's `busy`. A lane comes back only when nothing
+ * of it is in flight. After is_failed nothing is started.
+ *
+ * Thread: the copy's reactor.
+ */
+#include <string.h>
+
+#include "nexus/copy_internal.h"
+
+enum {
+	FEED_MAX = 16, /* chunks started in one turn */
+};
+
+static void slot_run(struct copy_slot *slot);
+
+/* ---- helpers -------------------------------------------------------------------------------- */
+
+static void feed_later(struct copy *copy)
+{
+	if (copy->is_feed_queued)
+		return;
+	copy->is_feed_queued = true;
+	reactor_defer(copy->reactor, &copy->feed);
+}
+
+static void count(_Atomic uint64_t *counter, uint64_t n)
+{
+	atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
+}
+
+static bool is_zero(const uint8_t *buf, size_t len)
+{
+	return buf[0] == 0 && memcmp(buf, buf + 1, len - 1) == 0;
+}
+
+static size_t bytes(const struct copy *copy, uint64_t nlb)
+{
+	return (size_t)nlb << copy->block_shift;
+}
+
+void copy_fail(struct copy *copy, uint16_t status, bool is_dst, uint8_t op, uint8_t source,
+	       uint64_t lba)
+{
+	if (copy->status == IO_OK) {
+		copy->status = status;
+		copy->is_dst_failed = is_dst;
+		copy->failed_op = op;
+		copy->failed_source = source;
+		copy->failed_lba = lba;
+	}
+	atomic_store(&copy->is_failed, true);
+	feed_later(copy);
+}
+
+/* ---- sources -------------------------------------------------------------------------------- */
+
+static bool source_is_good(const struct copy *copy, uint8_t i)
+{
+	const struct source_state *s = &copy->source[i];
+
+	return !s->is_out && !s->is_dropped &&
+	       (copy->opts.is_good == NULL || copy->opts.is_good(copy->opts.source[i].owner));
+}
+
+/* The first that is good and not in @tried; COPY_SOURCES_MAX: none. */
+static uint8_t source_pick(const struct copy *copy, uint8_t tried)
+{
+	for (uint8_t i = 0; i < copy->opts.nsources; i++) {
+		if (!(tried >> i & 1) && source_is_good(copy, i))
+			return i;
+	}
+	return COPY_SOURCES_MAX;
+}
+
+static void source_check_gone(struct copy *copy, uint8_t i)
+{
+	struct source_state *s = &copy->source[i];
+
+	if (!s->is_dropped || s->inflight > 0 || s->is_gone_sent)
+		return;
+	s->is_gone_sent = true;
+	reactor_post(reactor_primary(), &s->gone);
+}
+
+static void source_back(struct copy *copy, uint8_t i)
+{
+	copy->source[i].inflight--;
+	source_check_gone(copy, i);
+}
+
+void copy_source_drop_here(struct msg *msg)
+{
+	struct source_state *s = container_of(msg, struct source_state, drop);
+
+	s->is_dropped = true;
+	source_check_gone(s->copy, (uint8_t)(s - s->copy->source));
+}
+
+/* ---- a chunk -------------------------------------------------------------------------------- */
+
+static void slot_free(struct copy_slot *slot)
+{
+	struct copy *copy = slot->copy;
+
+	slot->step = COPY_FREE;
+	slot->lane->busy--;
+	slot->next = copy->free;
+	copy->free = slot;
+	atomic_fetch_sub_explicit(&copy->active, 1, memory_order_relaxed);
+	feed_later(copy);
+}
+
+static enum io_result slot_issue(struct copy_slot *slot, struct handle *h, uint64_t start,
+				 enum io_op op, uint8_t *buf)
+{
+	struct io *io = &slot->io;
+
+	io->op = (uint8_t)op;
+	io->flags = op == IO_READ && slot->copy->opts.is_current_only ? IO_CURRENT_UNWRITTEN_FAIL
+								      : 0;
+	io->lba = start + slot->lba;
+	io->nlb = slot->nlb;
+	if (buf != NULL) {
+		io_set_buf(io, buf, bytes(slot->copy, slot->nlb));
+	} else {
+		io->iov = NULL;
+		io->iovcnt = 0;
+	}
+	return io_start(h, io);
+}
+
+static enum io_result slot_read(struct copy_slot *slot)
+{
+	struct copy *copy = slot->copy;
+	uint8_t i = source_pick(copy, slot->tried);
+
+	slot->source = i;
+	if (i == COPY_SOURCES_MAX) {
+		slot->io.status = IO_NO_DEVICE;
+		return IO_DONE;
+	}
+	copy->last_source = i;
+	copy->source[i].inflight++;
+	return slot_issue(slot, copy->source[i].h, copy->opts.source[i].start, IO_READ, slot->buf);
+}
+
+/* Issue what the step says. */
+static enum io_result slot_enter(struct copy_slot *slot, enum copy_step step)
+{
+	struct copy *copy = slot->copy;
+	uint64_t start = copy->opts.dst_start;
+
+	slot->step = (uint8_t)step;
+	switch (step) {
+	case COPY_READ:
+		return slot_read(slot);
+	case COPY_WRITE:
+		return slot_issue(slot, copy->dst, start, IO_WRITE, slot->buf);
+	case COPY_CHECK:
+		return slot_issue(slot, copy->dst, start, IO_COMPARE, slot->buf);
+	case COPY_READ_BACK:
+		return slot_issue(slot, copy->dst, start, IO_READ, slot->back);
+	case COPY_PROBE:
+		return slot_issue(slot, copy->dst, start, IO_READ, slot->buf);
+	case COPY_CLEAR:
+		return slot_issue(slot, copy->dst, start,
+				  copy->can_unmap ? IO_UNMAP : IO_WRITE_ZEROES, NULL);
+	case COPY_FREE:
+		break;
+	}
+	return IO_DONE;
+}
+
+/* These blocks are done with; is there more of the chunk? */
+static enum copy_step slot_advance(struct copy_slot *slot, _Atomic uint64_t *counter)
+{
+	count(counter, slot->nlb);
+	slot->lba += slot->nlb;
+	if (slot->lba >= slot->end)
+		return COPY_FREE;
+	if (slot->is_grown)
+		slot->nlb *= 2;
+	slot->nlb = (uint32_t)MIN((uint64_t)slot->nlb, slot->end - slot->lba);
+	slot->is_grown = false;
+	slot->tried = 0;
+	return COPY_READ;
+}
+
+static enum copy_step slot_verify(const struct copy_slot *slot)
+{
+	return slot->copy->opts.verify == COPY_VERIFY_READ ? COPY_READ_BACK : COPY_CHECK;
+}
+
+static enum copy_step clear_step(const struct copy *copy)
+{
+	return copy->can_unmap ? COPY_CLEAR : COPY_PROBE;
+}
+
+/* The source was read well. */
+static enum copy_step slot_after_read(struct copy_slot *slot)
+{
+	struct copy *copy = slot->copy;
+
+	slot->is_grown = true;
+	if (copy->opts.is_current_only || copy->source[slot->source].has_seek ||
+	    !is_zero(slot->buf, bytes(copy, slot->nlb)))
+		return COPY_WRITE;
+	slot->is_clear = true;
+	return clear_step(copy);
+}
+
+/* The request of the slot's step ended well: what next? COPY_FREE: nothing. */
+static enum copy_step slot_next(struct copy_slot *slot)
+{
+	struct copy *copy = slot->copy;
+	size_t len = bytes(copy, slot->nlb);
+
+	switch ((enum copy_step)slot->step) {
+	case COPY_READ:
+		return slot_after_read(slot);
+	case COPY_PROBE:
+		return is_zero(slot->buf, len) ? slot_advance(slot, &copy->same) : COPY_CLEAR;
+	case COPY_CLEAR:
+	case COPY_WRITE:
+		if (copy->opts.verify == COPY_VERIFY_NONE)
+			break;
+		if (slot->step == COPY_CLEAR)
+			memset(slot->buf, 0, len);
+		return slot_verify(slot);
+	case COPY_READ_BACK:
+		if (memcmp(slot->buf, slot->back, len) == 0)
+			break;
+		copy_fail(copy, IO_MISCOMPARE, true, IO_COMPARE, slot->source, slot->lba);
+		return COPY_FREE;
+	case COPY_CHECK:
+	case COPY_FREE:
+		break;
+	}
+	return slot_advance(slot, slot->is_clear ? &copy->cleared : &copy->transferred);
+}
+
+/* ---- what goes wrong ------------------------------------------------------------------------ */
+
+static enum copy_step again_later(struct copy_slot *slot)
+{
+	struct copy *copy = slot->copy;
+
+	slot->again++;
+	msg_list_push(&copy->again, &slot->io.msg);
+	if (!copy->again_timer.is_armed)
+		timer_arm(copy->reactor, &copy->again_timer, COPY_AGAIN_MS * 1000000ull);
+	return COPY_FREE;
+}
+
+/* Not the source's own: less, or over it. */
+static enum copy_step slot_unwritten(struct copy_slot *slot)
+{
+	struct copy *copy = slot->copy;
+	uint32_t granule = MAX(copy->opts.granule_nlb, 1u);
+
+	slot->is_grown = false;
+	if (slot->nlb <= granule)
+		return slot_advance(slot, &copy->same);
+	slot->nlb = MAX(slot->nlb / 2, granule);
+	return COPY_READ;
+}
+
+/* COPY_READ: another source has the word. COPY_FREE: the chunk is over, or put off. */
+static enum copy_step slot_read_failed(struct copy_slot *slot, bool *ret_is_put_off)
+{
+	struct copy *copy = slot->copy;
+	uint16_t status = slot->io.status;
+	uint8_t i = slot->source;
+	enum io_verdict verdict = io_status_verdict(status);
+
+	if (i < COPY_SOURCES_MAX) {
+		if (status == IO_UNWRITTEN && copy->opts.is_current_only)
+			return slot_unwritten(slot);
+		if (verdict == IO_VERDICT_RETRY && slot->again < COPY_AGAIN_MAX) {
+			*ret_is_put_off = true;
+			return again_later(slot);
+		}
+		slot->tried |= (uint8_t)(1u << i);
+		copy->source[i].is_out |= verdict != IO_VERDICT_ELSEWHERE;
+		if (copy->opts.source_failed != NULL)
+			copy->opts.source_failed(copy->opts.source[i].owner, status,
+						 verdict == IO_VERDICT_ELSEWHERE, slot->lba,
+						 slot->nlb);
+		if (source_pick(copy, slot->tried) != COPY_SOURCES_MAX)
+			return COPY_READ;
+	}
+	copy_fail(copy, status, false, IO_READ, i, slot->lba);
+	return COPY_FREE;
+}
+
+static enum copy_step slot_failed(struct copy_slot *slot, bool *ret_is_put_off)
+{
+	struct copy *copy = slot->copy;
+
+	if (slot->step == COPY_READ)
+		return slot_read_failed(slot, ret_is_put_off);
+	if (io_status_verdict(slot->io.status) == IO_VERDICT_RETRY &&
+	    slot->again < COPY_AGAIN_MAX) {
+		*ret_is_put_off = true;
+		return again_later(slot);
+	}
+	copy_fail(copy, slot->io.status, true, slot->io.op, 0, slot->lba);
+	return COPY_FREE;
+}
+
+/* The request of the slot's step has ended: go on until one is pending, or the chunk is over. */
+static void slot_run(struct copy_slot *slot)
+{
+	struct copy *copy = slot->copy;
+
+	for (;;) {
+		enum copy_step next;
+		bool is_put_off = false;
+
+		if (slot->step == COPY_READ && slot->source < COPY_SOURCES_MAX) {
+			source_back(copy, slot->source);
+			if (slot->io.status == IO_OK && !source_is_good(copy, slot->source))
+				slot->io.status = IO_ABORTED; /* it fell meanwhile: no word of it */
+		}
+		next = slot->io.status == IO_OK ? slot_next(slot) : slot_failed(slot, &is_put_off);
+		if (is_put_off)
+			return;
+		if (next == COPY_FREE || atomic_load(&copy->is_failed)) {
+			slot_free(slot);
+			return;
+		}
+		if (slot_enter(slot, next) == IO_PENDING)
+			return;
+	}
+}
+
+void copy_slot_done(struct io *io)
+{
+	slot_run(container_of(io, struct copy_slot, io));
+}
+
+void copy_again_due(struct timer *timer)
+{
+	struct copy *copy = container_of(timer, struct copy, again_timer);
+	struct msg *msg = msg_list_take_all(&copy->again);
+
+	while (msg != NULL) {
+		struct msg *next = atomic_load_explicit(&msg->next, memory_order_relaxed);
+		struct copy_slot *slot = container_of(msg, struct copy_slot, io.msg);
+
+		if (atomic_load(&copy->is_failed))
+			slot_free(slot);
+		else if (slot_enter(slot, (enum copy_step)slot->step) == IO_DONE)
+			slot_run(slot);
+		msg = next;
+	}
+}
+
+/* ---- holes ---------------------------------------------------------------------------------- */
+
+static bool seek_start(struct copy_lane *lane, enum lane_seek what);
+
+/* Block of the copy that a seek from the lane's cursor has found, within the lane's range. */
+static uint64_t seek_found(const struct copy_lane *lane, uint64_t start)
+{
+	uint64_t at = lane->seek_io.result;
+
+	return MAX(at > start ? at - start : 0, lane->cursor);
+}
+
+/* True: another seek is in flight. An error: all is data, and reading tells what is wrong. */
+static bool seek_ended(struct copy_lane *lane)
+{
+	struct copy *copy = lane->copy;
+	enum lane_seek what = (enum lane_seek)lane->seek;
+	bool is_ok = lane->seek_io.status == IO_OK;
+	uint64_t start = copy->opts.dst_start, found;
+
+	lane->seek = LANE_SEEK_NONE;
+	if (what == LANE_SEEK_DST) {
+		lane->clear_from = is_ok ? seek_found(lane, start) : lane->cursor;
+		lane->is_clear_known = true;
+		return false;
+	}
+	start = copy->opts.source[lane->seek_source].start;
+	is_ok &= source_is_good(copy, lane->seek_source);
+	source_back(copy, lane->seek_source);
+	found = is_ok ? seek_found(lane, start) : lane->cursor;
+	if (is_ok && what == LANE_SEEK_DATA && found > lane->cursor) {
+		lane->hole_end = found;
+		lane->is_clear_known = false;
+		return false;
+	}
+	if (is_ok && what == LANE_SEEK_DATA)
+		return seek_start(lane, LANE_SEEK_HOLE);
+	lane->data_from = lane->cursor;
+	lane->data_end = found > lane->cursor ? found : lane->end;
+	return false;
+}
+
+/* True: in flight. */
+static bool seek_start(struct copy_lane *lane, enum lane_seek what)
+{
+	struct copy *copy = lane->copy;
+	struct io *io = &lane->seek_io;
+	struct handle *h = copy->dst;
+	uint64_t start = copy->opts.dst_start;
+
+	lane->seek = (uint8_t)what;
+	if (what != LANE_SEEK_DST) {
+		uint8_t i = source_pick(copy, 0);
+
+		if (i == COPY_SOURCES_MAX) { /* reading will tell */
+			lane->seek = LANE_SEEK_NONE;
+			lane->data_from = lane->cursor;
+			lane->data_end = lane->end;
+			return false;
+		}
+		lane->seek_source = i;
+		copy->source[i].inflight++;
+		h = copy->source[i].h;
+		start = copy->opts.source[i].start;
+	}
+	io->op = what == LANE_SEEK_HOLE ? IO_SEEK_HOLE : IO_SEEK_DATA;
+	io->flags = 0;
+	io->lba = start + lane->cursor;
+	io->nlb = 0;
+	io->iovcnt = 0;
+	return io_start(h, io) == IO_PENDING || seek_ended(lane);
+}
+
+void copy_seek_done(struct io *io)
+{
+	struct copy_lane *lane = container_of(io, struct copy_lane, seek_io);
+
+	if (!seek_ended(lane))
+		feed_later(lane->copy);
+}
+
+/* ---- a range -------------------------------------------------------------------------------- */
+
+static void chunk_start(struct copy_lane *lane, uint64_t end, bool is_clear)
+{
+	struct copy *copy = lane->copy;
+	struct copy_slot *slot = copy->free;
+
+	copy->free = slot->next;
+	lane->busy++;
+	atomic_fetch_add_explicit(&copy->active, 1, memory_order_relaxed);
+	slot->lane = lane;
+	slot->lba = lane->cursor;
+	slot->end = end;
+	slot->nlb = (uint32_t)(end - lane->cursor);
+	slot->tried = slot->again = 0;
+	slot->source = 0;
+	slot->is_clear = is_clear;
+	slot->is_grown = false;
+	lane->cursor = end;
+	if (slot_enter(slot, is_clear ? clear_step(copy) : COPY_READ) == IO_DONE)
+		slot_run(slot);
+}
+
+/* Over clean segments; how far from there segments are dirty. */
+static uint64_t dirty_end(struct copy_lane *lane)
+{
+	const struct segmap *map = lane->copy->opts.map;
+	uint64_t seg;
+
+	if (map == NULL)
+		return lane->end;
+	seg = segmap_next(map, (uint32_t)(lane->cursor >> map->shift));
+	lane->cursor = MAX(lane->cursor, MIN(seg << map->shift, lane->end));
+	while (seg < map->nsegments && seg << map->shift < lane->end &&
+	       segmap_test(map, (uint32_t)seg))
+		seg++;
+	return MIN(seg << map->shift, lane->end);
+}
+
+/* Within a hole of the source that ends at @end. False: nothing can be started now. */
+static bool feed_hole(struct copy_lane *lane, uint64_t end)
+{
+	struct copy *copy = lane->copy;
+
+	if (copy->dst_has_seek && !lane->is_clear_known && seek_start(lane, LANE_SEEK_DST))
+		return false;
+	if (copy->dst_has_seek && lane->clear_from > lane->cursor) {
+		uint64_t to = MIN(end, lane->clear_from);
+
+		count(&copy->same, to - lane->cursor);
+		lane->cursor = to;
+		return true;
+	}
+	if (copy->free == NULL)
+		return false;
+	if (!copy->can_unmap || copy->opts.verify != COPY_VERIFY_NONE)
+		end = MIN(end, lane->cursor + copy->chunk_nlb);
+	chunk_start(lane, end, true);
+	if (lane->cursor >= lane->hole_end)
+		lane->is_clear_known = false;
+	else if (lane->clear_from < lane->cursor)
+		lane->clear_from = lane->cursor;
+	return true;
+}
+
+/* One step. False: nothing can be started now. */
+static bool lane_feed(struct copy_lane *lane)
+{
+	struct copy *copy = lane->copy;
+	uint64_t end;
+	uint8_t i;
+
+	if (lane->is_over || lane->seek != LANE_SEEK_NONE)
+		return false;
+	if (atomic_load(&copy->is_failed))
+		lane->cursor = lane->end;
+	end = lane->cursor < lane->end ? dirty_end(lane) : lane->end;
+	if (lane->cursor >= lane->end) {
+		lane->is_over = lane->busy == 0;
+		if (lane->is_over)
+			reactor_post(reactor_primary(), &lane->came_back);
+		return false;
+	}
+	i = source_pick(copy, 0);
+	if (i != COPY_SOURCES_MAX && copy->source[i].has_seek && !copy->opts.is_current_only) {
+		if (lane->cursor < lane->hole_end)
+			return feed_hole(lane, MIN(end, lane->hole_end));
+		if (lane->cursor < lane->data_from || lane->cursor >= lane->data_end)
+			return !seek_start(lane, LANE_SEEK_DATA);
+		end = MIN(end, lane->data_end);
+	}
+	if (copy->free == NULL)
+		return false;
+	chunk_start(lane, MIN(end, lane->cursor + copy->chunk_nlb), false);
+	return true;
+}
+
+void copy_feed_due(struct msg *msg)
+{
+	struct copy *copy = container_of(msg, struct copy, feed);
+	unsigned budget = FEED_MAX;
+	bool is_any;
+
+	copy->is_feed_queued = false;
+	do {
+		is_any = false;
+		for (unsigned i = 0; i < COPY_LANES && budget > 0; i++) {
+			if (!lane_feed(&copy->lane[i]))
+				continue;
+			is_any = true;
+			budget--;
+		}
+	} while (is_any && budget > 0);
+	if (is_any)
+		feed_later(copy);
+}
+
+void copy_lane_go(struct msg *msg)
+{
+	struct copy_lane *lane = container_of(msg, struct copy_lane, go);
+
+	lane->cursor = lane->lba;
+	lane->hole_end = lane->clear_from = 0;
+	lane->is_clear_known = false;
+	lane->is_over = false;
+	feed_later(lane->copy);
+}

@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * rebuild_testing.h - what the tests of rebuilds and scrubs share: a nexus over memory devices that
+ * outlive it. Included by tests only, in the place of drivers/testing.h.
+ *
+ * Thread: test bodies run as a task on the primary reactor.
+ */
+#ifndef ASHLAR_NEXUS_REBUILD_TESTING_H
+#define ASHLAR_NEXUS_REBUILD_TESTING_H
+
+#include "device/fault.h"
+/* lint: allow includes: a test stands outside the layers and needs drivers and an engine */
+#include "drivers/testing.h"
+#include "nexus/internal.h"
+#include "nexus/rebuild.h"
+
+enum {
+	NBLOCKS = 16 * 2048, /* of the nexus: 16 MiB */
+	START = 10240,       /* of its data on a child */
+	BLOCK = 512,
+	SEGMENT = 128, /* blocks */
+	MB = 2048,     /* blocks */
+	NCHILDREN = 4,
+};
+
+#define UUID(n) "00000000-0000-4000-8000-00000000000" n
+
+/* Children are names of devices that stay when they are closed, as disks do. */
+static const char *const bases[NCHILDREN] = {
+	"malloc:///m0?size_mb=32&uuid=" UUID("0"),
+	"malloc:///m1?size_mb=32&uuid=" UUID("1"),
+	"malloc:///m2?size_mb=32&uuid=" UUID("2"),
+	"malloc:///m3?size_mb=32&uuid=" UUID("3"),
+};
+static const char *const uris[NCHILDREN] = {
+	"bdev:///m0?uuid=" UUID("0"),
+	"bdev:///m1?uuid=" UUID("1"),
+	"bdev:///m2?uuid=" UUID("2"),
+	"bdev:///m3?uuid=" UUID("3"),
+};
+
+static struct nexus *nx;
+static struct opened o;
+static uint8_t x[1 << 20], y[1 << 20];
+static struct nexus_store *store;
+
+/* Made, or made again over what is there. */
+static inline bool nexus_make(unsigned nchildren)
+{
+	struct nexus_opts opts = { .name = "n0",
+				   .size = 16 << 20,
+				   .children = uris,
+				   .nchildren = nchildren,
+				   .info_key = "volume",
+				   .is_size_required = true };
+	struct desc_opts how = { .flags = DESC_WRITE };
+	struct nexus_err ne = {};
+
+	CHECK_EQ(uuid_from_text("00000000-0000-4000-8000-0000000000ff", &opts.uuid, NULL), 0);
+	if (nexus_create(&opts, &nx, &ne) < 0)
+		return CHECK_STR(err_text(&ne.err), "a nexus");
+	o = (struct opened){ .dev = nexus_device(nx) };
+	return CHECK_EQ(desc_open(o.dev, &how, &o.desc, &ne.err), 0) &&
+	       CHECK_EQ(handle_open(o.desc, reactor_primary(), &o.h, &ne.err), 0);
+}
+
+static inline bool all_make(unsigned nchildren)
+{
+	struct device *dev;
+
+	store = store_memory_new();
+	nexus_settings_set(&(struct nexus_settings){ .store = store });
+	rebuild_settings_set(&(struct rebuild_settings){});
+	for (size_t i = 0; i < NCHILDREN; i++)
+		CHECK_EQ(device_create(bases[i], &dev, NULL), 0);
+	return nexus_make(nchildren);
+}
+
+static inline void nexus_unmake(void)
+{
+	struct nexus_err ne = {};
+
+	desc_close(o.desc);
+	CHECK_EQ(nexus_destroy(nx, &ne), 0);
+}
+
+static inline void all_unmake(void)
+{
+	fault_remove_all();
+	nexus_unmake();
+	device_remove_all();
+	nexus_settings_set(&(struct nexus_settings){});
+	store_free(store);
+	CHECK_EQ(task_count(), 1); /* this one */
+}
+
+/* The process dies: nothing is cleaned up. */
+static inline void crash(void)
+{
+	struct nexus_err ne = {};
+
+	nexus_self_shutdown(nx, "the test says so");
+	desc_close(o.desc);
+	CHECK_EQ(nexus_destroy(nx, &ne), 0);
+}
+
+static inline struct nexus_child_info child(unsigned i)
+{
+	struct nexus_child_info info = {};
+
+	CHECK(nexus_child_info(nx, i, &info));
+	return info;
+}
+
+static inline uint16_t base_do(unsigned i, enum io_op op, uint64_t lba, uint32_t nlb, void *buf)
+{
+	static const char *const names[NCHILDREN] = { "m0", "m1", "m2", "m3" };
+	struct opened c = { .dev = device_lookup(names[i]) };
+	struct desc_opts how = { .flags = DESC_WRITE };
+	uint16_t result = IO_NO_DEVICE;
+
+	if (!CHECK(c.dev != NULL) || !CHECK_EQ(desc_open(c.dev, &how, &c.desc, NULL), 0))
+		return result;
+	if (CHECK_EQ(handle_open(c.desc, reactor_primary(), &c.h, NULL), 0))
+		result = do_io(&c, op, lba, nlb, buf, 0);
+	desc_close(c.desc);
+	return result;
+}
+
+static inline void put(uint64_t lba, uint32_t nlb, unsigned seed)
+{
+	struct rng rng;
+
+	rng_init(&rng, seed);
+	rng_fill(&rng, x, (size_t)nlb * BLOCK);
+	CHECK_EQ(do_io(&o, IO_WRITE, lba, nlb, x, 0), IO_OK);
+}
+
+static inline void put_all(void)
+{
+	for (uint64_t lba = 0; lba < NBLOCKS; lba += MB)
+		put(lba, MB, (unsigned)lba + 1);
+}
+
+/* One block in each of @n segments from @first on. */
+static inline void touch(uint32_t first, uint32_t n, unsigned seed)
+{
+	for (uint32_t seg = first; seg < first + n; seg++)
+		put((uint64_t)seg * SEGMENT + seg % SEGMENT, 1, seed + seg);
+}
+
+static inline bool are_equal(unsigned a, unsigned b)
+{
+	for (uint64_t lba = 0; lba < o.dev->nblocks; lba += MB) {
+		uint32_t nlb = (uint32_t)MIN((uint64_t)MB, o.dev->nblocks - lba);
+
+		CHECK_EQ(base_do(a, IO_READ, lba + START, nlb, x), IO_OK);
+		CHECK_EQ(base_do(b, IO_READ, lba + START, nlb, y), IO_OK);
+		if (memcmp(x, y, (size_t)nlb * BLOCK) != 0)
+			return false;
+	}
+	return true;
+}
+
+static inline void inject(const char *uri)
+{
+	struct err err = {};
+
+	if (fault_add(uri, &err) < 0)
+		CHECK_STR(err_text(&err), uri);
+}
+
+static inline void offline(unsigned i)
+{
+	struct nexus_err ne = {};
+
+	if (nexus_child_fault(nx, uris[i], NEXUS_REASON_OFFLINE, &ne) < 0)
+		CHECK_STR(err_text(&ne.err), "offline");
+}
+
+static inline void online(unsigned i)
+{
+	struct nexus_err ne = {};
+
+	if (nexus_child_online(nx, uris[i], &ne) < 0)
+		CHECK_STR(err_text(&ne.err), "online");
+}
+
+/* Until retirement and closing have ended. */
+static inline void settle_down(void)
+{
+	errand_wait(&nx->retire);
+	for (unsigned i = 0; i < nx->nchildren; i++)
+		child_wait_closed(nx->child[nx->order[i]]);
+}
+
+#endif

@@ -1,0 +1,344 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an export is told of its mirrors over `ashlar ctl`, and where a mirror keeps its record."""
+
+import json
+import os
+import signal
+import subprocess
+
+import pytest
+from conftest import ROOT, wait_until
+from nvmetcp import Host
+
+MIB = 1 << 20
+SIZE_MB = 32
+NQN = "nqn.2026-11.invalid.ashlar:nexus-test"
+DATA_AT = 5 * MIB  # ashlar-uri(7), nexus: label=v1
+
+
+class Mirror:
+    """An export of one nexus over files, asked with `ashlar ctl`."""
+
+    def __init__(self, ashlar, *words, count=2, query="", extra=()):
+        self.ashlar = ashlar
+        self.words, self.query, self.extra = words, query, extra
+        self.paths = [ashlar.file(f"r{n}", (SIZE_MB + 16) * MIB) for n in range(count)]
+        self.uris = [self.uri_of(n) for n in range(count)]
+        self.control, self.port_file = ashlar.dir / "ctl", ashlar.dir / "port"
+        self.run()
+
+    def uri_of(self, n):
+        return f"aio://{self.paths[n]}?blk_size=4096&uuid=00000000-0000-4000-8000-00000000000{n}"
+
+    def run(self, uris=None):
+        children = ",".join(uris or self.uris).replace("&", "%26")
+        self.port_file.unlink(missing_ok=True)
+        self.process = self.ashlar.start(
+            "export", f"nexus:///vol0?size={SIZE_MB}MiB&children={children}{self.query}",
+            *self.extra, "--nqn", NQN, "--listen", "127.0.0.1:0", "--control", self.control,
+            "--port-file", self.port_file, *self.words)
+        wait_until(lambda: self.port_file.exists() or self.process.poll() is not None,
+                   what="the port file")
+        assert self.process.poll() is None, self.process.communicate()
+        self.port = int(self.port_file.read_text())
+        wait_until(self.control.exists, what="the control socket")
+
+    def ctl(self, *words):
+        return self.ashlar("ctl", self.control, *words)
+
+    def ok(self, *words):
+        done = self.ctl(*words)
+        assert done.returncode == 0 and done.stderr == "", done.stderr
+        return json.loads(done.stdout) if done.stdout else None
+
+    def refused(self, *words):
+        done = self.ctl(*words)
+        assert done.returncode == 1 and done.stdout == ""
+        return done.stderr
+
+    def nexus(self):
+        return self.ok("nexus")[0]
+
+    def child(self, n):
+        return next(c for c in self.nexus()["children"] if c["uri"] == self.uris[n])
+
+    def wait_online(self):
+        """Until nothing is left to rebuild."""
+        wait_until(lambda: self.nexus()["status"] == "Online" and not self.nexus()["rebuilds"],
+                   what="the nexus is online")
+
+    def write(self, lba, data):
+        with Host(self.port, NQN) as host:
+            queue = host.queue(1)
+            for at in range(0, len(data), 128 << 10):
+                queue.write(1, lba + at // 4096, data[at:at + (128 << 10)], bs=4096)
+            queue.flush(1)
+
+    def record(self, name="vol0"):
+        path = self.ashlar.dir / "state" / "ashlar" / "nexus" / f"{name}.json"
+        return json.loads(path.read_text())
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        _, err = self.process.communicate(timeout=20)
+        assert self.process.returncode == 0, err
+        return err
+
+
+@pytest.fixture
+def mirror(ashlar):
+    return Mirror(ashlar)
+
+
+def test_nexus_tells_of_itself_and_its_children(mirror):
+    seen = mirror.nexus()
+    assert (seen["name"], seen["state"], seen["status"]) == ("vol0", "Open", "Online")
+    assert seen["block_size"] == 4096 and seen["label"] == "v1" and not seen["frozen"]
+    assert 0 < seen["size"] <= seen["size_asked"] == SIZE_MB * MIB
+    assert [c["uri"] for c in seen["children"]] == mirror.uris
+    for n, child in enumerate(seen["children"]):
+        assert child["uuid"] == f"00000000-0000-4000-8000-00000000000{n}"
+        assert (child["state"], child["health"], child["reason"]) == ("Open", "Online", "None")
+        assert child["synced"] and child["local"] and child["rebuild_progress"] is None
+    mirror.write(0, os.urandom(4096))
+    assert all(c["write"]["ops"] > 0 for c in mirror.nexus()["children"])
+    assert mirror.ok("nexus", "@vol0") == mirror.ok("nexus", "@" + seen["uuid"])
+
+
+def test_offline_online_moves_what_was_missed(mirror):
+    data = os.urandom(8192)
+    mirror.ok("child-offline", mirror.uris[1])
+    assert mirror.nexus()["status"] == "Degraded"
+    assert mirror.child(1)["reason"] == "ByClient" and not mirror.child(1)["synced"]
+    assert [c["healthy"] for c in mirror.record()["children"]] == [True, False]
+    mirror.write(100, data)
+    wait_until(lambda: mirror.child(1)["missed_segments"] == 1, what="one segment is missed")
+    mirror.ok("child-online", mirror.uris[1])
+    mirror.wait_online()
+    history = mirror.ok("rebuilds")["history"]
+    assert len(history) == 1 and mirror.ok("rebuilds")["jobs"] == []
+    assert history[0]["state"] == "completed" and history[0]["partial"]
+    assert (history[0]["child"], history[0]["source"]) == (mirror.uris[1], mirror.uris[0])
+    # holes of the segment stay holes
+    assert len(data) <= history[0]["bytes_transferred"] <= mirror.nexus()["segment_size"]
+    at = DATA_AT + 100 * 4096
+    mirror.stop()
+    assert [p.read_bytes()[at:at + 8192] for p in mirror.paths] == [data, data]
+    assert mirror.record()["clean_shutdown"] is True
+
+
+def test_children_come_and_go(mirror):
+    new = mirror.ashlar.file("new", (SIZE_MB + 16) * MIB)
+    uri = f"aio://{new}?blk_size=4096"
+    mirror.write(7, b"x" * 4096)
+    mirror.ok("child-add", uri)
+    mirror.wait_online()
+    assert len(mirror.nexus()["children"]) == 3
+    assert uri in mirror.refused("child-add", uri)
+    mirror.ok("child-remove", mirror.uris[0])
+    mirror.ok("child-fault", mirror.uris[1])
+    assert mirror.child(1)["health"] == "Faulted"
+    assert mirror.refused("child-fault", uri) != ""
+    mirror.ok("child-remove", mirror.uris[1])
+    mirror.stop()
+    assert new.read_bytes()[DATA_AT + 7 * 4096:][:4096] == b"x" * 4096
+
+
+def test_norebuild_waits_for_a_start(mirror):
+    uri = f"malloc:///m?size_mb={SIZE_MB + 16}&blk_size=4096"
+    mirror.ok("child-add", uri, "norebuild")
+    assert mirror.nexus()["children"][2]["health"] == "Degraded"
+    assert mirror.ok("rebuilds") == {"jobs": [], "history": []}
+    mirror.ok("rebuild", uri, "start")
+    mirror.wait_online()
+    assert mirror.ok("rebuilds")["history"][0]["child"] == uri
+
+
+def test_a_rebuild_is_held_paused_and_stopped(mirror):
+    mirror.ok("rebuild-limits", "rate=1M", "latency=off")
+    assert mirror.ok("rebuild-limits") == {"rate": MIB, "latency": "off"}
+    assert mirror.ok("rebuild-limits", "latency=5ms")["latency"] == "5.00 ms"
+    assert mirror.ok("rebuild-limits", "latency=auto") == {"rate": MIB, "latency": "auto"}
+    mirror.write(0, os.urandom(24 * MIB))
+    uri = f"malloc:///m?size_mb={SIZE_MB + 16}&blk_size=4096"
+    mirror.ok("child-add", uri)
+    job = mirror.ok("rebuilds")["jobs"][0]
+    assert job["child"] == uri and job["state"] == "running" and not job["partial"]
+    mirror.ok("rebuild", uri, "pause")
+    paused = mirror.ok("rebuilds")["jobs"][0]
+    assert paused["state"] == "paused"
+    assert mirror.nexus()["children"][2]["rebuild_progress"] == paused["progress"]
+    mirror.ok("rebuild", uri, "resume")
+    assert mirror.ok("rebuilds")["jobs"][0]["state"] == "running"
+    mirror.ok("rebuild", uri, "stop")
+    ended = mirror.ok("rebuilds")
+    assert ended["jobs"] == [] and ended["history"][0]["state"] == "stopped"
+
+
+def test_scrub_finds_and_mends(ashlar):
+    mirror = Mirror(ashlar, count=3)
+    mirror.write(5, b"y" * 4096)
+    mirror.stop()
+    with mirror.paths[2].open("r+b") as file:
+        file.seek(DATA_AT + 5 * 4096)
+        file.write(b"n" * 4096)
+    mirror.run()
+    assert mirror.ok("scrub")["state"] == "none"
+
+    def scrubbed(*how):
+        mirror.ok("scrub", "start", *how)
+        wait_until(lambda: mirror.ok("scrub", "status")["state"] == "completed", what="scrub")
+        seen = mirror.ok("scrub")
+        return seen["blocks_differ"], seen["blocks_repaired"], seen["first_differ"]
+    assert scrubbed() == (1, 0, 5)
+    assert any(e["type"] == "mismatch" and e["child"] == mirror.uris[2] and e["lba"] == 5
+               for e in mirror.ok("events"))
+    assert scrubbed("repair") == (1, 1, 5)
+    assert scrubbed() == (0, 0, None)
+    mirror.stop()
+    assert mirror.paths[2].read_bytes()[DATA_AT + 5 * 4096:][:4096] == b"y" * 4096
+
+
+def test_scrub_takes_the_operators_word(mirror):
+    mirror.write(5, b"y" * 4096)
+    mirror.stop()
+    with mirror.paths[0].open("r+b") as file:
+        file.seek(DATA_AT + 5 * 4096)
+        file.write(b"n" * 4096)
+    mirror.run()
+    mirror.ok("scrub", "start", "repair-from", mirror.uris[1])
+    wait_until(lambda: mirror.ok("scrub")["state"] == "completed", what="scrub")
+    assert mirror.ok("scrub")["blocks_repaired"] == 1
+    mirror.ok("scrub", "stop")
+    mirror.stop()
+    assert mirror.paths[0].read_bytes()[DATA_AT + 5 * 4096:][:4096] == b"y" * 4096
+
+
+def test_resize(mirror):
+    before = mirror.nexus()["size"]
+    for path in mirror.paths:
+        os.truncate(path, (2 * SIZE_MB + 16) * MIB)
+    assert mirror.refused("nexus-resize", "1M") != ""
+    mirror.ok("nexus-resize", f"{2 * SIZE_MB}MiB")
+    seen = mirror.nexus()
+    assert seen["size_asked"] == 2 * SIZE_MB * MIB and seen["size"] > before + 16 * MIB
+    assert mirror.ok("list")[0]["blocks"] * 4096 == seen["size"]
+
+
+def test_events_are_numbered_and_bounded(mirror):
+    mirror.ok("child-offline", mirror.uris[1])
+    events = mirror.ok("events")
+    assert [e["number"] for e in events] == list(range(1, len(events) + 1))
+    assert events[0]["type"] == "created" and events[0]["nexus"] == "vol0"
+    assert any(e["type"] == "child-state" and e["child"] == mirror.uris[1] and
+               e["reason"] == "ByClient" for e in events)
+    last = events[-1]["number"]
+    assert mirror.ok("events", last) == []
+    assert mirror.ok("events", last - 1) == events[-1:]
+    while last <= 300:
+        mirror.ok("child-online", mirror.uris[1])
+        mirror.wait_online()
+        mirror.ok("child-offline", mirror.uris[1])
+        last = mirror.ok("events")[-1]["number"]
+    events = mirror.ok("events")
+    assert len(events) == 256 and events[-1]["number"] - events[0]["number"] == 255
+
+
+def test_which_of_several(ashlar):
+    other = "nexus:///vol1?size=8MiB&children=malloc:///m1?size_mb=24"
+    mirror = Mirror(ashlar, extra=[other])
+    assert [n["name"] for n in mirror.ok("nexus")] == ["vol0", "vol1"]
+    assert "@NAME" in mirror.refused("rebuilds")
+    assert mirror.ok("rebuilds", "@vol1") == {"jobs": [], "history": []}
+    assert "no nexus 'vol9'" in mirror.refused("scrub", "@vol9", "start")
+    mirror.ok("child-offline", mirror.uris[1])  # the child says which
+    assert mirror.nexus()["status"] == "Degraded"
+
+
+@pytest.mark.parametrize("words", [
+    ["child-add"], ["child-add", "a", "b"], ["child-offline", "nobody"], ["rebuild", "x"],
+    ["rebuild", "malloc:///x", "faster"], ["rebuild-limits", "rate=much"], ["scrub", "perhaps"],
+    ["rebuild-limits", "rate"], ["scrub", "start", "repair-from"], ["nexus-resize", "huge"],
+    ["events", "x"], ["nexus", "vol0"], ["rebuilds", "a", "b", "c", "d", "e", "f", "g"]])
+def test_what_makes_no_sense_is_refused(mirror, words):
+    assert mirror.refused(*words).startswith("ashlar ctl: error: ")
+    assert mirror.nexus()["status"] == "Online"
+
+
+def test_no_nexus_here(ashlar):
+    control = ashlar.dir / "ctl"
+    ashlar.start("export", "malloc:///m?size_mb=8", "--listen", "127.0.0.1:0", "--control", control)
+    wait_until(control.exists, what="the control socket")
+    wait_until(lambda: ashlar("ctl", control, "list").returncode == 0, what="an answer")
+    assert ashlar("ctl", control, "nexus").stdout == "[]\n"
+    assert "no nexus is served" in ashlar("ctl", control, "scrub", "start").stderr
+
+
+# ---- the record --------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("query,name", [
+    ("", "vol0"), ("&uuid=12345678-0000-4000-8000-000000000000",
+                   "12345678-0000-4000-8000-000000000000"), ("&key=a/b", "a%2Fb")])
+def test_a_stale_replica_is_known_after_kill_9(ashlar, query, name):
+    mirror = Mirror(ashlar, query=query)
+    mirror.ok("child-offline", mirror.uris[0])
+    mirror.write(3, b"new" + bytes(4093))
+    mirror.process.kill()
+    mirror.process.communicate()
+    assert [c["healthy"] for c in mirror.record(name)["children"]] == [False, True]
+    mirror.run()
+    mirror.wait_online()  # it is known as stale, and brought in sync at once
+    assert [r["child"] for r in mirror.ok("rebuilds")["history"]] == [mirror.uris[0]]
+    with Host(mirror.port, NQN) as host:
+        assert host.queue(1).read(1, 3, 1, bs=4096)[:3] == b"new"
+
+
+def test_store_in_a_directory_of_choice(ashlar):
+    store = ashlar.dir / "deep" / "store"
+    mirror = Mirror(ashlar, "--store", store)
+    assert [path.name for path in store.iterdir()] == ["vol0.json"]
+    assert not (ashlar.dir / "state").exists()
+    assert "memory" not in mirror.stop()
+
+
+def test_store_in_memory_warns(ashlar):
+    mirror = Mirror(ashlar, "--store", "memory")
+    assert not (ashlar.dir / "state").exists()
+    assert "kept in memory only" in mirror.stop()
+
+
+def test_a_store_that_cannot_be_made_ends_the_command(ashlar):
+    (ashlar.dir / "file").write_text("")
+    done = ashlar("export", "nexus:///v?size=8MiB&children=malloc:///m?size_mb=24", "--listen",
+                  "127.0.0.1:0", "--store", ashlar.dir / "file" / "below")
+    assert done.returncode == 1 and "another directory" in done.stderr
+
+
+def test_other_commands_keep_a_record_too(ashlar):
+    uri = "nexus:///v?size=8MiB&children=malloc:///m?size_mb=24"
+    assert ashlar("bench", uri, "--ops", 100).returncode == 0
+    assert (ashlar.dir / "state" / "ashlar" / "nexus" / "v.json").exists()
+
+
+# ---- ctl --------------------------------------------------------------------------------
+
+def test_ctl_says_who_is_missing(ashlar):
+    done = ashlar("ctl", ashlar.dir / "nobody", "list")
+    assert done.returncode == 1 and "running?" in done.stderr
+    assert ashlar("ctl", ashlar.dir / ("x" * 200), "list").returncode == 1
+    assert ashlar("ctl", "path").returncode == 2
+    assert ashlar("ctl", "path", "two\nlines").returncode == 2
+
+
+def test_ctl_tells_ok_from_error(mirror):
+    assert mirror.ctl("rescan").stdout == ""
+    assert mirror.ctl("help").stdout.startswith("add URI (")
+    done = mirror.ctl("dance")
+    assert done.returncode == 1 and "'help' lists them" in done.stderr
+
+
+def test_the_demo():
+    done = subprocess.run([ROOT / "scripts" / "demo", "--fast"], capture_output=True, text=True,
+                          timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 blocks differ; cmp(1) says the same" in done.stdout

@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * mirror.h - the play of a nexus: replicas that come and go, a store, a process that dies.
+ *
+ *   mirror.c          makes the nexus from its record, runs an epoch, ends it in one of four ways
+ *   mirror_chaos.c    what happens to replicas, store and nexus meanwhile
+ *   store_sim.c       the record of who is healthy, on another machine
+ *
+ * Owner:  mirror_run() owns everything; it is one at a time.
+ * Thread: one.
+ */
+#ifndef SIM_MIRROR_H
+#define SIM_MIRROR_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "medium.h"
+#include "nexus/nexus.h"
+#include "scene.h"
+
+enum {
+	REPLICAS_MAX = 5,
+	REPLICA_NAME_MAX = 16,
+};
+
+#define MIRROR_NAME "nexus0"
+
+/* A disk that is a child of the nexus, or may become one. */
+struct replica {
+	struct medium *medium;      /* owned */
+	char disk[REPLICA_NAME_MAX]; /* device of the medium */
+	char top[REPLICA_NAME_MAX];  /* device that is the child: the disk, or a layer on it */
+	char uri[SCENE_URI_MAX];     /* of the child */
+	char disk_uri[SCENE_URI_MAX];
+	struct uuid uuid;
+	bool is_layered;
+	uint64_t offset; /* of the layer, blocks */
+	bool is_safe;    /* nothing happens to it in this epoch */
+	bool is_busy;    /* somebody is at it */
+	bool lost_cache; /* its power was cut while the record may have it as healthy */
+	unsigned nbad;   /* reasons for which it cannot be read now */
+	uint64_t last_bad_ns;
+};
+
+struct mirror {
+	struct scene *scene;
+	struct replica replica[REPLICAS_MAX];
+	unsigned nreplicas;
+	struct uuid uuid;
+	enum nexus_label label;
+	bool is_exact, is_round_robin;
+	uint64_t size;       /* bytes asked */
+	uint64_t nblocks;    /* of the nexus, as it was last seen */
+	uint64_t data_start, tail; /* of a child, blocks */
+	uint64_t room;       /* blocks that replicas may grow to */
+	bool is_expected;    /* we end it ourselves */
+	bool has_ended;      /* it ended itself */
+	bool is_resizing;
+	unsigned nops;       /* clients' operations on children that are under way */
+	uint64_t nop;        /* and that ever were */
+	unsigned pace_us;
+};
+
+extern struct mirror mirror;
+
+struct mirror_stats {
+	uint64_t epochs, quiet, shutdowns, destroys, kills, kill_cuts, self_ends, frozen;
+	uint64_t cuts, removals, child_ops, rebuilds, partial, rebuild_ops, scrubs;
+	uint64_t resizes, repairs, overlaps;
+};
+extern struct mirror_stats mirror_stats;
+
+/* The whole play of the world's seed. Run inside a task on virtual reactor 0. */
+void mirror_run(void *arg);
+/* May a request of a client have ended so? */
+bool mirror_has_cause(const struct request *req);
+
+/* The nexus, pinned; NULL: there is none. mirror_put() unpins. */
+struct nexus *mirror_get(void);
+void mirror_put(struct nexus *nx);
+/* What the nexus says of a replica. False: not a child. */
+bool mirror_child(struct nexus *nx, const struct replica *replica, struct nexus_child_info *ret);
+unsigned mirror_nhealthy(struct nexus *nx);
+/* A layered replica's disk, where it is not there. False: it cannot be made. */
+bool replica_attach(struct replica *replica) MAY_SUSPEND;
+/* Its device is gone, and comes back as another connection. */
+void replica_bad_begin(struct replica *replica);
+void replica_bad_end(struct replica *replica);
+/* The process dies; with it the machines of those replicas in @cuts (1 << index). */
+void mirror_kill(unsigned cuts);
+
+/* mirror_chaos.c */
+void mirror_chaos_start(void);
+/* In a task, when nobody disturbs any more: all children back, and in sync. */
+void mirror_heal(void) MAY_SUSPEND;
+/* All children in sync are compared by the nexus itself. */
+void mirror_scrub(struct nexus *nx) MAY_SUSPEND;
+
+/* plant_nexus.c */
+void plant_nexus(void);
+/* True: it is a rebuild's, and its bug is planted, so nothing is locked. */
+bool plant_nexus_lock(struct device *dev, struct range_lock *lock, uint64_t lba, uint64_t nlb);
+bool plant_nexus_unlock(const struct range_lock *lock);
+
+#endif
