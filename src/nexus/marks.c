@@ -116,7 +116,7 @@ static uint16_t page_io(struct marks *marks, struct child *child, enum io_op op,
 		return status;
 	io_set_buf(&io, marks->buf, marks->unit);
 	if (handle_open(desc, reactor_primary(), &h, NULL) == 0)
-		status = io_wait(h, &io);
+		status = child_io_wait(child, h, &io);
 	child_unuse(child);
 	marks->nwrites += op == IO_WRITE;
 	return status;
