@@ -256,6 +256,8 @@ static void draw_range(struct slot *s)
 		most = world.count / 4; /* beyond what is done inline */
 	else if (rng_chance(rng, 7, 8))
 		most = 9;
+	if (s->io.op == IO_COMPARE_WRITE && world.dev->max_compare_write_nlb != 0)
+		most = MIN(most, (uint64_t)world.dev->max_compare_write_nlb);
 	s->lba = rng_below(rng, world.count);
 	s->nlb = (uint32_t)rng_range(rng, 1, MIN(most, world.count - s->lba));
 }
