@@ -501,6 +501,7 @@ static int export_add_subsystem(struct export *e, const struct device *first, st
 		.uuid = first->uuid,
 		.allowed_hosts = e->opts.hosts.items,
 		.allowed_host_count = e->opts.hosts.count,
+		.kind = first->is_mirror ? SUBSYSTEM_NEXUS : SUBSYSTEM_REPLICA,
 	};
 	int rc;
 

@@ -84,7 +84,8 @@ struct device {
 	bool is_thin;          /* unmap gives space back, holes are known */
 	bool unmap_reads_zero; /* after IO_UNMAP blocks read as zeroes */
 	bool is_rotational;
-	bool is_void;         /* keeps nothing: reads are undefined, nothing compares */
+	bool is_mirror; /* copies of it are elsewhere; it is what hosts use, not a copy itself */
+	bool is_void;   /* keeps nothing: reads are undefined, nothing compares */
 	unsigned stack_depth; /* 1 + the deepest device below */
 
 	/* the device layer's */
@@ -156,6 +157,11 @@ void device_resume(struct device *dev) MAY_SUSPEND;
 /* Quiesced, so that no request sees two sizes; announces DEVICE_RESIZED. */
 int device_resize(struct device *dev, uint64_t nblocks, struct err *err) MAY_SUSPEND WARN_UNUSED;
 void device_announce(struct device *dev, enum device_event_type type);
+/*
+ * Its owner gives the device up and will close it: nothing hangs on it any longer than it takes to
+ * cut connections. Does not wait. Drivers whose I/O ends by itself do nothing.
+ */
+void device_abort(struct device *dev) MAY_SUSPEND;
 
 /*
  * Exclusive range: returns once no other I/O overlapping it is in flight and later ones wait at

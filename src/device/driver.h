@@ -51,6 +51,11 @@ struct driver {
 	/* Optional. The device was removed, openers are about to be told: end what is held below
 	 * the gate, for they wait for it. */
 	void (*removing)(struct device *dev);
+	/*
+	 * Optional. In a task on the primary. The device is being given up: what is in flight or
+	 * held on this channel ends soon, whatever it waits for, and what comes later fails.
+	 */
+	void (*abort)(struct channel *ch);
 	/* Optional. After device_resize() swapped the size, e.g. to move memory. Quiesced. */
 	int (*resized)(struct device *dev, uint64_t old_nblocks, struct err *err);
 };

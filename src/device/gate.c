@@ -277,6 +277,7 @@ static enum io_result try_gate(struct channel *ch, struct io *io)
 
 enum io_result io_issue_slow(struct channel *ch, struct io *io)
 {
+	io_top(io)->submit_ns = ch->reactor->now_ns; /* of one that is held; set again later */
 	if (ch->gate == 0 && ch->ops >> io->op & 1 && io_is_in_range(ch, io))
 		return try_driver(ch, io); /* only here to be timed */
 	return try_gate(ch, io);

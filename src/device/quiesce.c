@@ -86,6 +86,18 @@ void device_ungate_all(struct device *dev, uint32_t gate)
 	task_mutex_unlock(&dev->control);
 }
 
+void device_abort(struct device *dev)
+{
+	if (dev->driver->abort == NULL)
+		return;
+	task_mutex_lock(&dev->control);
+	for (unsigned i = 0; i < reactor_count(); i++) {
+		if (dev->channel[i] != NULL)
+			dev->driver->abort(dev->channel[i]);
+	}
+	task_mutex_unlock(&dev->control);
+}
+
 /* ---- draining ----------------------------------------------------------------------------- */
 
 struct drain {

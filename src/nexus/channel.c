@@ -41,7 +41,7 @@ static void leg_apply(struct nexus_channel *nc, const struct child *child)
 	bool is_open = child_state_of(word) == CHILD_OPEN && child->desc != NULL &&
 		       child->desc->handle[nc->ch.reactor->id] != NULL;
 
-	leg->is_leaving = child->is_leaving;
+	leg->is_leaving = child->is_leaving || nc->nx->is_ended;
 	if (is_open && (word & CHILD_SYNCED || child->is_writer)) {
 		leg->h = child->desc->handle[nc->ch.reactor->id];
 		leg->cost = child->is_local || nc->nx->is_round_robin ? 0 : LEG_REMOTE_COST;
@@ -210,6 +210,7 @@ static void channel_leave(void *arg)
 
 	nc->nx->bell[nc->ch.reactor->id].nc = NULL;
 	timer_disarm(nc->ch.reactor, &nc->again_timer);
+	timer_disarm(nc->ch.reactor, &nc->watch_timer);
 }
 
 static void channel_free(struct nexus_channel *nc)
@@ -230,6 +231,7 @@ int nexus_channel_open(struct channel *ch, struct err *err)
 	nc->data_start = nx->geometry.data_start;
 	nc->load_mask = nx->is_round_robin ? 0 : UINT32_MAX;
 	nc->again_timer.fn = nexus_again_due;
+	nc->watch_timer.fn = nexus_watch_due;
 	if (nexus_arena_make(nc) < 0 ||
 	    segmap_init(&nc->hot, ch->nblocks, segment_shift(ch->nblocks, ch->block_shift)) < 0) {
 		channel_free(nc);

@@ -50,8 +50,9 @@ static int child_read_uri(struct child *child, struct nexus_err *ne)
 {
 	struct uri *uri CLEANUP(uri_freep) = NULL;
 	struct err *err = ne != NULL ? &ne->err : NULL;
-	int result = uri_parse(child->uri, &uri, err), len;
+	int result = uri_parse(child->uri, &uri, err);
 	const char *more = "";
+	size_t size;
 
 	if (result == 0)
 		result = uri_param_uuid(uri, "uuid", &child->uuid, err);
@@ -59,11 +60,11 @@ static int child_read_uri(struct child *child, struct nexus_err *ne)
 		return nexus_fail(ne, NEXUS_E_CREATE_CHILD, "child %s", child->uri);
 	if (!child->is_local && !uri_has(uri, "ctrl_loss"))
 		more = strchr(child->uri, '?') != NULL ? "&ctrl_loss=0" : "?ctrl_loss=0";
-	len = asprintf(&child->device_uri, "%s%s", child->uri, more);
-	if (len < 0) {
-		child->device_uri = NULL;
-		return nexus_fail(ne, NEXUS_E_INTERNAL, "no memory for child %s", child->uri);
-	}
+	size = strlen(child->uri) + strlen(more) + 1;
+	child->device_uri = malloc(size);
+	if (child->device_uri == NULL)
+		return nexus_fail(ne, NEXUS_E_NO_MEMORY, "no memory for child %s", child->uri);
+	(void)snprintf(child->device_uri, size, "%s%s", child->uri, more);
 	return 0;
 }
 
@@ -83,7 +84,7 @@ struct child *child_new(struct nexus *nx, const char *uri, struct nexus_err *ne)
 
 	if (child == NULL || (child->uri = strdup(uri)) == NULL) {
 		child_free(child);
-		(void)nexus_fail(ne, NEXUS_E_INTERNAL, "no memory for child %s", uri);
+		(void)nexus_fail(ne, NEXUS_E_NO_MEMORY, "no memory for child %s", uri);
 		return NULL;
 	}
 	child->nx = nx;
@@ -362,7 +363,7 @@ static int child_map(struct child *child, struct nexus_err *ne)
 		return 0;
 	if (segmap_init(&child->missed, dev->nblocks,
 			segment_shift(dev->nblocks, dev->block_shift)) < 0)
-		return nexus_fail(ne, NEXUS_E_INTERNAL, "no memory for child %s", child->uri);
+		return nexus_fail(ne, NEXUS_E_NO_MEMORY, "no memory for child %s", child->uri);
 	return 0;
 }
 
@@ -439,7 +440,7 @@ static int child_list(struct child *child, struct nexus_err *ne) MAY_SUSPEND
 	struct nexus *nx = child->nx;
 
 	if (child_map(child, ne) < 0)
-		return ne != NULL ? ne->err.code : -ENOMEM;
+		return -ENOMEM;
 	child->is_missed_known = false;
 	child->is_healthy = false;
 	task_mutex_lock(&nx->dev.control);
@@ -452,9 +453,11 @@ static int child_list(struct child *child, struct nexus_err *ne) MAY_SUSPEND
 int nexus_child_add(struct nexus *nx, const char *uri, bool is_rebuilt, struct nexus_err *ne)
 {
 	struct child *child = NULL;
+	struct nexus_err unread = {};
 	struct err err = {};
 	int result;
 
+	ne = ne != NULL ? ne : &unread;
 	control_begin(nx);
 	result = check_serving(nx, ne);
 	if (result == 0 && child_find(nx, uri) != NULL)
@@ -466,10 +469,12 @@ int nexus_child_add(struct nexus *nx, const char *uri, bool is_rebuilt, struct n
 				    NEXUS_CHILDREN_MAX);
 	if (result == 0) {
 		child = child_new(nx, uri, ne);
-		result = child == NULL ? -EINVAL : child_open(child, ne);
+		result = child == NULL ? ne->err.code : child_open(child, ne);
 	}
 	if (result == 0)
 		result = check_fits(nx, child, ne);
+	if (result == 0)
+		result = nexus_reserve(child, ne);
 	if (result == 0)
 		result = child_list(child, ne);
 	if (result < 0 && child != NULL) {
@@ -518,6 +523,8 @@ static int child_online(struct child *child, struct nexus_err *ne) MAY_SUSPEND
 		result = child_open(child, ne);
 	if (result == 0)
 		result = check_fits(nx, child, ne);
+	if (result == 0)
+		result = nexus_reserve(child, ne);
 	if (result == 0)
 		result = child_map(child, ne);
 	if (result < 0) {

@@ -55,7 +55,7 @@ static void errand_start(struct nexus_errand *errand)
 		return;
 	}
 	errand->is_running = true;
-	if (task_spawn(errand->name, errand_task, errand) == 0)
+	if (task_spawn_ranked(errand->rank, errand->name, errand_task, errand) == 0)
 		return;
 	errand->is_running = false;
 	log_error("nexus %s: no memory for the task '%s', trying again", errand->nx->dev.name,

@@ -167,6 +167,7 @@ static const struct {
 	[NEXUS_E_UUID_EXISTS] = { "UuidExists", NEXUS_CLASS_INTERNAL, EEXIST },
 	[NEXUS_E_INITIALISING] = { "NexusInitialising", NEXUS_CLASS_INTERNAL, EBUSY },
 	[NEXUS_E_STORE] = { "SaveStateFailed", NEXUS_CLASS_INTERNAL, EIO },
+	[NEXUS_E_NO_MEMORY] = { "NoMemory", NEXUS_CLASS_INTERNAL, ENOMEM },
 	[NEXUS_E_INTERNAL] = { "Internal", NEXUS_CLASS_INTERNAL, EIO },
 };
 

@@ -7,6 +7,8 @@
  *   io.c       the data path                 overlap.h   one writer per block
  *   retire.c   a child is out: drop, persist, go on; the frozen nexus; self-shutdown
  *   monitor.c  closes devices of children outside of their completion path
+ *   resv.c     reservations on NVMe children
+ *   watch.c    children that do not answer in time
  *   repair.c   a medium error of one child is mended from another
  *   intent.c   the format of write-intent records    marks.c   keeping them
  *   store.c    the record of who is healthy  record.c  its JSON
@@ -122,6 +124,8 @@ struct child {
 	bool is_writer;        /* out of sync, but writes go to it (being rebuilt) */
 	bool is_leaving;       /* no leg of it is used any more; the monitor closes it */
 	unsigned users;        /* tasks with I/O of their own on desc; the monitor waits for them */
+	uint64_t leaving_ns;   /* reactor clock when the monitor saw it leave; 0: it does not */
+	bool is_cut;           /* leaving, and device_abort() was called */
 	bool is_healthy;       /* as the record has it */
 	uint64_t fault_ns;     /* reactor clock */
 
@@ -147,6 +151,8 @@ struct leg {
 	bool is_leaving;   /* dropped here: the primary wants to know when the last is back */
 	bool zeroes_for_unmap;
 	uint64_t read_errors, write_errors;
+	/* watch.c: what the leg's device had answered at the last look, and since when that is so */
+	uint64_t nanswered, silent_ns;
 };
 
 /* A write under way: the parent is the owner's, the parts are ours. */
@@ -176,6 +182,7 @@ struct nexus_channel {
 	bool is_frozen;     /* no healthy child */
 	bool is_ended;      /* shut down: everything fails */
 	bool is_waiting;    /* any of these, or nobody to read from: see channel_judge() */
+	bool is_watching;   /* the watch runs: something is in flight, watch.c */
 	uint32_t load_mask; /* 0: reads take turns */
 	struct fork *free;  /* stack */
 	struct leg leg[NEXUS_CHILDREN_MAX];
@@ -197,6 +204,7 @@ struct nexus_channel {
 	uint32_t nblocked;
 	struct msg_list again; /* for CHILD_AGAIN_MS */
 	struct timer again_timer;
+	struct timer watch_timer;
 };
 
 /* New writes wait. */
@@ -225,6 +233,7 @@ struct nexus_errand {
 	bool is_again;      /* rung while it ran */
 	struct timer timer; /* tries again where no task could be had */
 	const char *name;
+	enum task_rank rank; /* of the task; ordinary, unless changed after errand_init() */
 	void (*run)(struct nexus *nx) MAY_SUSPEND;
 	struct list waiters; /* errand_wait() */
 };
@@ -242,7 +251,9 @@ struct nexus {
 	uint64_t size; /* bytes asked */
 	enum nexus_label label;
 	bool is_size_required, is_round_robin;
+	uint64_t child_timeout_ns;
 	uint16_t cntlid_min, cntlid_max;
+	bool is_reserving;
 	uint64_t resv_key, preempt_key;
 	uint8_t resv_type;
 	enum nexus_preempt_policy preempt_policy;
@@ -267,6 +278,7 @@ struct nexus {
 	struct nexus_errand retire, monitor, mend, mark, rebuild, end;
 	struct rebuilds *rebuilds;  /* owned; NULL: there was none yet */
 	struct scrub *scrub;        /* owned; the last one; NULL: there was none yet */
+	struct timer monitor_timer; /* looks again: a child that leaves may hang */
 	struct list gone_waiters;   /* child_wait_closed() */
 	_Atomic uint8_t fallen;     /* slots that retire.c has not looked at yet */
 	atomic_bool wants_shutdown; /* somebody else holds the reservation */
@@ -319,6 +331,8 @@ void nexus_list_start(struct nexus_channel *nc, struct msg_list *list);
 void nexus_parked_resolve(struct nexus_channel *nc);
 void nexus_blocked_walk(struct nexus_channel *nc);
 void nexus_again_due(struct timer *timer);
+/* This channel sends nothing more to @slot; its child is out with @reason, if it was not yet. */
+void nexus_leg_fail(struct nexus_channel *nc, uint8_t slot, enum nexus_reason reason);
 int nexus_arena_make(struct nexus_channel *nc) WARN_UNUSED;
 
 /* ---- channel.c ------------------------------------------------------------------------------ */
@@ -364,11 +378,14 @@ void nexus_self_shutdown(struct nexus *nx, const char *why) MAY_SUSPEND;
 void nexus_end_io(struct nexus *nx) MAY_SUSPEND;
 unsigned nexus_nhealthy(const struct nexus *nx);
 
-/* ---- record_writer.c: one put at a time, with a time limit ---------------------------------- */
+/* ---- record_writer.c: one put or get at a time, with a limit ---------------------------------- */
 
 struct record_writer *record_writer_new(void);
 /* One try. -ETIMEDOUT: it is still at work; the next try waits for it first. */
 int record_writer_put(struct record_writer *writer, const char *key, const char *text,
+		      uint64_t timeout_ns, struct err *err) MAY_SUSPEND WARN_UNUSED;
+/* -ENOENT: there is none; else as put. */
+int record_writer_get(struct record_writer *writer, const char *key, char text[RECORD_TEXT_MAX],
 		      uint64_t timeout_ns, struct err *err) MAY_SUSPEND WARN_UNUSED;
 void record_writer_free(struct record_writer *writer); /* also while it hangs */
 
@@ -380,10 +397,24 @@ void child_wait_closed(struct child *child) MAY_SUSPEND;
 /* I/O of a task on child->desc: NULL when it is closed or leaving. Then child_unuse(). */
 struct desc *child_use(struct child *child);
 void child_unuse(struct child *child);
+void nexus_monitor_due(struct timer *timer);
 static inline void nexus_gone_ring(struct nexus *nx)
 {
 	errand_ring(&nx->monitor);
 }
+
+/* ---- watch.c: who is slow, and who is too slow ----------------------------------------------- */
+
+/* On the channel's reactor: something is in flight now. */
+void nexus_watch_start(struct nexus_channel *nc);
+void nexus_watch_due(struct timer *timer);
+/* io_wait() of a task that has child_use()d it: a child that does not answer in time is out. */
+uint16_t child_io_wait(struct child *child, struct handle *h, struct io *io) MAY_SUSPEND;
+
+/* ---- resv.c --------------------------------------------------------------------------------- */
+
+/* @child is open: make it ours, if the nexus reserves its children. */
+int nexus_reserve(struct child *child, struct nexus_err *ne) MAY_SUSPEND WARN_UNUSED;
 
 /* ---- repair.c ------------------------------------------------------------------------------- */
 

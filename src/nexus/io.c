@@ -21,9 +21,9 @@
  * was opened, by slot, so that a part's place tells its leg. Parts share the caller's iovec. The
  * parent waits for all of them, even for those on a leg that was dropped: they point to its memory.
  *
- * Nothing is borrowed from a child (io_offer()): what is lent goes on to be seen, and a write shows in
- * it that is on one leg and not on another yet. The reader gets a copy, taken while the blocks were
- * free.
+ * Nothing is borrowed from a child (io_offer()): what is lent goes on to be seen, and a write shows
+ * in it that is on one leg and not on another yet. The reader gets a copy, taken while the blocks
+ * were free.
  *
  * Which leg reads: the one with the least outstanding work, where a remote leg counts REMOTE_COST
  * requests more than a local one; equals take turns, beginning with the second.
@@ -51,10 +51,10 @@ enum {
 /* ---- what a read remembers in its frame ----------------------------------------------------- */
 
 struct read_note {
-	uint8_t slot;   /* where it is */
-	uint8_t tried;  /* legs that could not, 1 << slot */
-	uint8_t medium; /* of those, by a fault of the medium */
-	uint8_t again;  /* how often it was asked to be patient */
+	uint8_t slot;    /* where it is */
+	uint8_t tried;   /* legs that could not, 1 << slot */
+	uint8_t medium;  /* of those, by a fault of the medium */
+	uint8_t again;   /* how often it was asked to be patient */
 	uint16_t borrow; /* IO_BORROW, if the owner offers it */
 	uint16_t unused;
 };
@@ -112,7 +112,7 @@ static void leg_drop(struct nexus_channel *nc, uint8_t slot)
 }
 
 /* The child is out. The first who says so, on whichever reactor, has it retired. */
-static void leg_fail(struct nexus_channel *nc, uint8_t slot, enum nexus_reason reason)
+void nexus_leg_fail(struct nexus_channel *nc, uint8_t slot, enum nexus_reason reason)
 {
 	nexus_child_fail(nc->nx->child[slot], CHILD_FAULTED, reason);
 	leg_drop(nc, slot);
@@ -190,7 +190,11 @@ static inline enum io_result read_send(struct nexus_channel *nc, struct io *io,
 		return read_done(io);
 	}
 	io->lba += nc->data_start;
-	return io_forward(leg->h, io, read_done);
+	if (io_forward(leg->h, io, read_done) == IO_DONE)
+		return IO_DONE;
+	if (unlikely(!nc->is_watching))
+		nexus_watch_start(nc);
+	return IO_PENDING;
 }
 
 static enum io_result read_start(struct nexus_channel *nc, struct io *io, struct read_note note)
@@ -227,13 +231,13 @@ static COLD enum io_result read_failed(struct nexus_channel *nc, struct io *io)
 	case CHILD_AGAIN:
 		note.again++;
 		if (note.again > CHILD_AGAIN_MAX)
-			leg_fail(nc, note.slot, verdict.reason);
+			nexus_leg_fail(nc, note.slot, verdict.reason);
 		break;
 	case CHILD_REPAIR:
 		note.medium |= bit;
 		break;
 	case CHILD_RETIRE:
-		leg_fail(nc, note.slot, verdict.reason);
+		nexus_leg_fail(nc, note.slot, verdict.reason);
 		break;
 	case CHILD_SHUTDOWN:
 		nexus_shutdown_ring(nc->nx);
@@ -432,9 +436,11 @@ static inline enum io_result fork_send(struct nexus_channel *nc, struct io *io, 
 		part_prepare(fork_part(fork, slot), &nc->leg[slot], io, lba);
 		fork->remaining += part_send(nc, fork, slot);
 	}
-	if (--fork->remaining > 0)
-		return IO_PENDING;
-	return fork_finish(fork);
+	if (--fork->remaining == 0)
+		return fork_finish(fork);
+	if (unlikely(!nc->is_watching))
+		nexus_watch_start(nc);
+	return IO_PENDING;
 }
 
 /* ---- writes --------------------------------------------------------------------------------- */
@@ -591,8 +597,8 @@ static uint16_t fork_status(struct fork *fork, uint8_t slots)
 }
 
 /*
- * The end of a nexus: nobody decides any more what the blocks hold, on some legs the old and on others
- * the new. They stay taken, so that no read elsewhere returns what may be taken back.
+ * The end of a nexus: nobody decides any more what the blocks hold, on some legs the old and on
+ * others the new. They stay taken, so that no read elsewhere returns what may be taken back.
  */
 static enum io_result fork_abandon(struct nexus_channel *nc, struct fork *fork, uint16_t status)
 {
@@ -624,8 +630,9 @@ static void fork_drop_legs(struct nexus_channel *nc, struct fork *fork)
 		if (fork->owns_blocks)
 			segmap_set_range(&nc->nx->child[slot]->missed, fork->parent->lba,
 					 fork->parent->nlb);
-		leg_fail(nc, slot,
-			 verdict.action == CHILD_RETIRE ? verdict.reason : NEXUS_REASON_IO_ERROR);
+		nexus_leg_fail(nc, slot,
+			       verdict.action == CHILD_RETIRE ? verdict.reason
+							      : NEXUS_REASON_IO_ERROR);
 	}
 }
 

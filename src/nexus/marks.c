@@ -116,7 +116,7 @@ static uint16_t page_io(struct marks *marks, struct child *child, enum io_op op,
 		return status;
 	io_set_buf(&io, marks->buf, marks->unit);
 	if (handle_open(desc, reactor_primary(), &h, NULL) == 0)
-		status = io_wait(h, &io);
+		status = child_io_wait(child, h, &io);
 	child_unuse(child);
 	marks->nwrites += op == IO_WRITE;
 	return status;
@@ -382,8 +382,8 @@ static void clear_idle(struct marks *marks) MAY_SUSPEND
 		pick_candidates(marks);
 		nexus_each_channel(marks->nx, tick_look_again, &tick);
 		/* who fell meanwhile may have lost what was written to it before */
-		if (!flush_writers(marks) || flushed & ~writers(marks->nx) ||
-		    !fold_missed(marks) || is_any_pending(marks->nx))
+		if (!flush_writers(marks) || flushed & ~writers(marks->nx) || !fold_missed(marks) ||
+		    is_any_pending(marks->nx))
 			candidates_back(marks);
 		else
 			candidates_clear(marks);
@@ -437,8 +437,8 @@ static bool child_write_all(struct marks *marks, struct child *child) MAY_SUSPEN
 }
 
 /*
- * What lost children missed, to one that comes: it may have pages of this generation from an earlier
- * stay, and those have grown old. A page about nobody voids them.
+ * What lost children missed, to one that comes: it may have pages of this generation from an
+ * earlier stay, and those have grown old. A page about nobody voids them.
  */
 static bool child_write_missed(struct marks *marks, struct child *coming) MAY_SUSPEND
 {
@@ -578,6 +578,19 @@ bool marks_finish(struct nexus *nx)
 	task_mutex_unlock(&marks->lock);
 	errand_wait(&nx->retire);
 	return is_ok && nexus_nhealthy(nx) > 0;
+}
+
+void marks_clear(struct nexus *nx)
+{
+	struct marks *marks = nx->marks;
+
+	if (marks == NULL)
+		return;
+	task_mutex_lock(&marks->lock);
+	segmap_zero(&marks->durable);
+	for (unsigned part = 0; part < npages(&marks->durable); part++)
+		(void)page_write_all(marks, INTENT_PAGE_IN_FLIGHT + part, NULL, &marks->durable);
+	task_mutex_unlock(&marks->lock);
 }
 
 void marks_stop(struct nexus *nx)

@@ -46,6 +46,8 @@ void nexus_settings_set(const struct nexus_settings *settings)
 		nexus_settings.store_pause_ns = NS_PER_S;
 	if (nexus_settings.store_timeout_ns == 0)
 		nexus_settings.store_timeout_ns = 5 * NS_PER_S;
+	if (nexus_settings.child_timeout_ns == 0)
+		nexus_settings.child_timeout_ns = 30 * NS_PER_S;
 	if (nexus_settings.intent_idle_ns == 0)
 		nexus_settings.intent_idle_ns = 5 * NS_PER_S;
 	if (nexus_settings.store == NULL) {
@@ -176,6 +178,7 @@ static void nexus_free(struct nexus *nx) MAY_SUSPEND
 	nx->state = NEXUS_CLOSED; /* children may fall until they are closed */
 	nx->is_ended = true;
 	marks_stop(nx);
+	timer_disarm(reactor_primary(), &nx->monitor_timer); /* for children that are closed here */
 	errands_wait(nx);
 	while (nx->nchildren > 0) {
 		struct child *child = nx->child[nx->order[--nx->nchildren]];
@@ -278,6 +281,11 @@ static void nexus_end_run(struct nexus *nx) MAY_SUSPEND
 	desc_close(take(nx->self));
 }
 
+static bool is_reserving(void)
+{
+	return nexus_settings.is_reserving || getenv("NEXUS_NVMF_RESV_ENABLE") != NULL;
+}
+
 static struct nexus *nexus_new(const struct nexus_opts *opts)
 {
 	struct nexus *nx = calloc(1, sizeof(*nx));
@@ -289,6 +297,7 @@ static struct nexus *nexus_new(const struct nexus_opts *opts)
 	nexus_init(nx);
 	errand_init(&nx->retire, nx, "retire", nexus_retire_run);
 	errand_init(&nx->monitor, nx, "monitor", nexus_monitor_run);
+	nx->retire.rank = nx->monitor.rank = TASK_RETIRE;
 	errand_init(&nx->mend, nx, "mend", nexus_mend_run);
 	errand_init(&nx->mark, nx, "mark", nexus_mark_run);
 	errand_init(&nx->rebuild, nx, "rebuild", nexus_rebuild_run);
@@ -310,11 +319,15 @@ static struct nexus *nexus_new(const struct nexus_opts *opts)
 	nx->label = opts->label != 0 ? opts->label : NEXUS_LABEL_V1;
 	nx->is_size_required = opts->is_size_required;
 	nx->is_round_robin = opts->is_round_robin;
+	nx->child_timeout_ns = opts->child_timeout_ns != 0 ? opts->child_timeout_ns
+							   : nexus_settings.child_timeout_ns;
+	nx->monitor_timer.fn = nexus_monitor_due;
 	nx->cntlid_min = opts->cntlid_min != 0 ? opts->cntlid_min : 1;
 	nx->cntlid_max = opts->cntlid_max != 0 ? opts->cntlid_max : NEXUS_CNTLID_MAX;
 	nx->resv_key = opts->resv_key;
 	nx->preempt_key = opts->preempt_key;
 	nx->resv_type = opts->resv_type;
+	nx->is_reserving = opts->resv_key != 0 && (opts->is_reserving || is_reserving());
 	nx->preempt_policy = opts->preempt_policy;
 	(void)snprintf(nx->key, sizeof(nx->key), "%s",
 		       opts->info_key != NULL && opts->info_key[0] != '\0'
@@ -339,11 +352,11 @@ static int open_children(struct nexus *nx, const struct nexus_opts *opts, struct
 					  opts->name, opts->children[i]);
 		child = child_new(nx, opts->children[i], ne);
 		if (child == NULL)
-			return -EINVAL;
+			return ne->err.code;
 		nx->child[child->slot] = child;
 		nx->order[nx->nchildren++] = child->slot;
 		if (child_open(child, ne) < 0)
-			return -EINVAL;
+			return ne->err.code;
 		if (device_size(child->desc->dev) < opts->size) {
 			atomic_store(&child->word,
 				     child_word(CHILD_CONFIG_INVALID, NEXUS_REASON_NONE, false));
@@ -408,6 +421,7 @@ static void inherit(struct nexus *nx)
 		dev->stack_depth = MAX(dev->stack_depth, base->stack_depth + 1);
 		can_unmap &= base->ops >> IO_UNMAP & 1;
 	}
+	dev->is_mirror = true;
 	dev->has_write_cache = true;
 	dev->unmap_reads_zero = can_unmap;
 	dev->ops = IO_BIT(IO_READ) | IO_BIT(IO_WRITE) | IO_BIT(IO_FLUSH) | IO_BIT(IO_RESET) |
@@ -425,7 +439,7 @@ static int start_children(struct nexus *nx, struct nexus_err *ne)
 
 		if (segmap_init(&child->missed, nx->dev.nblocks,
 				segment_shift(nx->dev.nblocks, nx->dev.block_shift)) < 0)
-			return nexus_fail(ne, NEXUS_E_INTERNAL, "no memory for child %s",
+			return nexus_fail(ne, NEXUS_E_NO_MEMORY, "no memory for child %s",
 					  child->uri);
 		child->is_missed_known = true;
 		child->is_healthy = true;
@@ -491,8 +505,10 @@ static void start_rebuilds(struct nexus *nx) MAY_SUSPEND
 int nexus_create(const struct nexus_opts *opts, struct nexus **ret_nexus, struct nexus_err *ne)
 {
 	struct nexus *nx CLEANUP(nexus_freep) = NULL;
+	struct nexus_err unread = {};
 	int result;
 
+	ne = ne != NULL ? ne : &unread;
 	if (nexus_settings.store_tries == 0)
 		nexus_settings_set(&(struct nexus_settings){});
 	result = check_opts(opts, ne);
@@ -501,8 +517,8 @@ int nexus_create(const struct nexus_opts *opts, struct nexus **ret_nexus, struct
 	if (result < 0)
 		return result;
 	nx = nexus_new(opts);
-	if (nx == NULL || nexus_settings.store == NULL)
-		return nexus_fail(ne, NEXUS_E_INTERNAL, "no memory for nexus %s", opts->name);
+	if (nx == NULL || nexus_settings.store == NULL || task_reserve() < 0)
+		return nexus_fail(ne, NEXUS_E_NO_MEMORY, "no memory for nexus %s", opts->name);
 	result = open_children(nx, opts, ne);
 	if (result == 0)
 		result = fit_children(nx, ne);
@@ -510,13 +526,15 @@ int nexus_create(const struct nexus_opts *opts, struct nexus **ret_nexus, struct
 		return result;
 	inherit(nx);
 	result = start_children(nx, ne);
-	if (result == 0 && marks_open(nx, ne != NULL ? &ne->err : NULL) < 0)
+	for (unsigned i = 0; i < nx->nchildren && result == 0; i++)
+		result = nexus_reserve(nx->child[nx->order[i]], ne);
+	if (result == 0 && marks_open(nx, &ne->err) < 0)
 		result = nexus_fail(ne, NEXUS_E_INTERNAL, "nexus %s", opts->name);
 	if (result == 0)
 		result = nexus_recover(nx, ne);
 	if (result == 0)
 		(void)marks_write_children(nx, NULL); /* who fails is found below */
-	if (result == 0 && nexus_persist(nx, false, ne != NULL ? &ne->err : NULL) < 0)
+	if (result == 0 && nexus_persist(nx, false, &ne->err) < 0)
 		result = nexus_fail(ne, NEXUS_E_STORE, "nexus %s: its record cannot be written",
 				    opts->name);
 	if (result == 0 && !all_open(nx))
@@ -554,19 +572,22 @@ static void close_children(struct nexus *nx)
 		child_wait_closed(nx->child[nx->order[i]]);
 }
 
+/* The record says that the end was clean; only then may the children's pages forget. */
 static void record_clean(struct nexus *nx, bool is_clean) MAY_SUSPEND
 {
 	struct err err = {};
 
 	if (!is_clean) {
-		log_warn("nexus %s: not all was flushed, so the record does not say that it was shut "
-			 "down in order",
+		log_warn("nexus %s: not all was flushed, so the record does not say that it was "
+			 "shut down in order",
 			 nx->dev.name);
 		return;
 	}
 	if (nexus_persist(nx, true, &err) < 0)
 		log_warn("nexus %s: the record does not say that it was shut down in order: %s",
 			 nx->dev.name, err_text(&err));
+	else
+		marks_clear(nx);
 }
 
 int nexus_shutdown(struct nexus *nx, struct nexus_err *ne)
@@ -588,8 +609,8 @@ int nexus_shutdown(struct nexus *nx, struct nexus_err *ne)
 	device_resume(&nx->dev);
 	errand_wait(&nx->retire);
 	is_clean = marks_finish(nx);
-	close_children(nx);
 	record_clean(nx, is_clean);
+	close_children(nx);
 	nx->state = NEXUS_SHUTDOWN;
 	nexus_tell_status(nx);
 	control_end(nx);
@@ -695,6 +716,31 @@ struct create_args {
 	const char *children[NEXUS_CHILDREN_MAX + 1];
 };
 
+/* Any of them asks for reservations; so does the environment, with the defaults. */
+static int resv_of_uri(struct uri *uri, struct nexus_opts *opts, struct err *err)
+{
+	static const char *const policies[] = { "argkey", "holder" };
+	unsigned policy = 0;
+	uint64_t type = NEXUS_RESV_TYPE;
+	bool is_asked = uri_has(uri, "resv_key") || uri_has(uri, "resv_type") ||
+			uri_has(uri, "preempt_key") || uri_has(uri, "preempt");
+	int result;
+
+	opts->resv_key = NEXUS_RESV_KEY;
+	result = uri_param_u64(uri, "resv_key", 1, UINT64_MAX, &opts->resv_key, err);
+	if (result == 0)
+		result = uri_param_u64(uri, "preempt_key", 1, UINT64_MAX, &opts->preempt_key, err);
+	if (result == 0)
+		result = uri_param_u64(uri, "resv_type", 1, 6, &type, err);
+	if (result == 0)
+		result = uri_param_choice(uri, "preempt", policies, ARRAY_LEN(policies), &policy,
+					  err);
+	opts->is_reserving = is_asked;
+	opts->resv_type = (uint8_t)type;
+	opts->preempt_policy = policy == 1 ? NEXUS_PREEMPT_HOLDER : NEXUS_PREEMPT_ARG_KEY;
+	return result;
+}
+
 static int args_of_uri(struct uri *uri, struct create_args *args, struct err *err)
 {
 	static const char *const labels[] = { "v1", "v2" }, *const picks[] = { "load",
@@ -719,6 +765,11 @@ static int args_of_uri(struct uri *uri, struct create_args *args, struct err *er
 		result = uri_param_choice(uri, "read", picks, ARRAY_LEN(picks), &pick, err);
 	if (result == 0)
 		result = uri_param_str(uri, "key", &args->opts.info_key, err);
+	if (result == 0)
+		result = uri_param_duration(uri, "child_timeout", &args->opts.child_timeout_ns,
+					    err);
+	if (result == 0)
+		result = resv_of_uri(uri, &args->opts, err);
 	if (result == 0)
 		result = uri_reject_unused(uri, err);
 	if (result < 0)
@@ -761,7 +812,8 @@ const struct driver driver_nexus = {
 	.product = NEXUS_PRODUCT,
 	.schemes = (const char *const[]){ "nexus", NULL },
 	.help = "nexus:///NAME?size=BYTES&children=URI,URI[&uuid=UUID][&label=v1|v2]"
-		"[&required_size][&read=load|round-robin][&key=KEY]",
+		"[&required_size][&read=load|round-robin][&key=KEY][&child_timeout=TIME]"
+		"[&resv_key=N][&resv_type=N][&preempt=argkey|holder][&preempt_key=N]",
 	.channel_size = sizeof(struct nexus_channel),
 	.create = nexus_create_uri,
 	.destroy = nexus_free_device,

@@ -119,6 +119,7 @@ enum nexus_error {
 	NEXUS_E_UUID_EXISTS,
 	NEXUS_E_INITIALISING,
 	NEXUS_E_STORE,
+	NEXUS_E_NO_MEMORY,
 	NEXUS_E_INTERNAL,
 	NEXUS_E_COUNT_,
 };
@@ -170,8 +171,11 @@ struct nexus_opts {
 	uint64_t resv_key, preempt_key;
 	uint8_t resv_type; /* 0..6 */
 	enum nexus_preempt_policy preempt_policy;
+	bool is_reserving;    /* take reservations; needs a key. See also the settings */
 	const char *info_key; /* key of the record; NULL or "": the nexus' uuid */
 	bool is_round_robin;  /* reads take turns, whatever is outstanding where */
+	uint64_t
+		child_timeout_ns; /* a child that takes longer to answer is out; 0: the setting's */
 };
 
 int nexus_create(const struct nexus_opts *opts, struct nexus **ret_nexus,
@@ -285,6 +289,10 @@ struct nexus_settings {
 	unsigned store_tries;      /* in all; 0: 30 */
 	uint64_t store_pause_ns;   /* between two tries; 0: 1 s */
 	uint64_t store_timeout_ns; /* of one try; 0: 5 s */
+	uint64_t child_timeout_ns; /* of nexuses that do not say; 0: 30 s */
+	bool is_reserving;         /* nexuses with a key reserve their NVMe children; also when
+			    * NEXUS_NVMF_RESV_ENABLE is in the environment */
+	bool is_resv_persistent;   /* ... and targets keep that over a loss of power */
 	uint64_t intent_idle_ns; /* how long a segment stays marked after its last write; 0: 5 s */
 };
 

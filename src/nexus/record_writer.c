@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * record_writer.c - one put at a time, by a task of its own, so that a store that hangs holds
- * nobody for longer than a time limit.
+ * record_writer.c - one put or get at a time, by a task of its own, so that a store that hangs
+ * holds nobody for longer than a time limit.
  *
  *   IDLE --put--> task: store->put() --> IDLE          the caller waits for it, or for the limit
  *                    | limit passed: the caller gets -ETIMEDOUT and may come again: he then waits
@@ -22,6 +22,7 @@ struct record_writer {
 	struct task *waiter; /* NULL: nobody waits */
 	struct timer timer;
 	bool is_busy, is_late, is_orphan;
+	bool is_get;
 	int result;
 	struct err err;
 	char key[STORE_KEY_MAX];
@@ -40,7 +41,10 @@ static void writer_task(void *arg)
 	struct nexus_store *store = nexus_settings.store;
 
 	err_clear(&writer->err);
-	writer->result = store->put(store, writer->key, writer->text, &writer->err);
+	if (writer->is_get)
+		writer->result = store->get(store, writer->key, writer->text, &writer->err);
+	else
+		writer->result = store->put(store, writer->key, writer->text, &writer->err);
 	writer->is_busy = false;
 	if (writer->is_orphan)
 		free(writer);
@@ -75,8 +79,9 @@ struct record_writer *record_writer_new(void)
 	return writer;
 }
 
-int record_writer_put(struct record_writer *writer, const char *key, const char *text,
-		      uint64_t timeout_ns, struct err *err)
+/* @text: to put; NULL: get. */
+static int writer_call(struct record_writer *writer, const char *key, const char *text,
+		       uint64_t timeout_ns, struct err *err) MAY_SUSPEND
 {
 	struct reactor *r = reactor_primary();
 	int result = -ETIMEDOUT;
@@ -86,9 +91,10 @@ int record_writer_put(struct record_writer *writer, const char *key, const char 
 	writer_wait(writer);
 	if (!writer->is_busy) {
 		(void)snprintf(writer->key, sizeof(writer->key), "%s", key);
-		(void)snprintf(writer->text, sizeof(writer->text), "%s", text);
+		writer->is_get = text == NULL;
+		(void)snprintf(writer->text, sizeof(writer->text), "%s", text != NULL ? text : "");
 		writer->is_busy = true;
-		if (task_spawn("record", writer_task, writer) < 0) {
+		if (task_spawn_ranked(TASK_PERSIST, "record", writer_task, writer) < 0) {
 			writer->is_busy = false;
 			result = err_set(err, -ENOMEM, "no memory for a task");
 		} else {
@@ -102,6 +108,22 @@ int record_writer_put(struct record_writer *writer, const char *key, const char 
 			       nexus_settings.store->name);
 	if (result < 0 && err != NULL && err->code == 0)
 		*err = writer->err;
+	return result;
+}
+
+int record_writer_put(struct record_writer *writer, const char *key, const char *text,
+		      uint64_t timeout_ns, struct err *err)
+{
+	return writer_call(writer, key, text, timeout_ns, err);
+}
+
+int record_writer_get(struct record_writer *writer, const char *key, char text[RECORD_TEXT_MAX],
+		      uint64_t timeout_ns, struct err *err)
+{
+	int result = writer_call(writer, key, NULL, timeout_ns, err);
+
+	if (result == 0)
+		memcpy(text, writer->text, RECORD_TEXT_MAX);
 	return result;
 }
 

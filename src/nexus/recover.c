@@ -42,14 +42,30 @@ static int recorded(const struct nexus_record *record, const struct uuid *uuid)
 	return -1;
 }
 
+/* As often as a record is tried to be written. */
+static int text_read(struct nexus *nx, char text[RECORD_TEXT_MAX], struct err *err) MAY_SUSPEND
+{
+	for (unsigned try = 1;; try++) {
+		int result;
+
+		err_clear(err);
+		result = record_writer_get(nx->writer, nx->key, text,
+					   nexus_settings.store_timeout_ns, err);
+		if (result == 0 || result == -ENOENT || try == nexus_settings.store_tries)
+			return result;
+		log_warn("nexus %s: record not read, try %u of %u: %s", nx->dev.name, try,
+			 nexus_settings.store_tries, err_text(err));
+		task_sleep(nexus_settings.store_pause_ns);
+	}
+}
+
 /* -ENOENT: there is none that says anything of these children. */
 static int record_read(struct nexus *nx, struct nexus_record *record,
 		       struct nexus_err *ne) MAY_SUSPEND
 {
-	struct nexus_store *store = nexus_settings.store;
 	char text[RECORD_TEXT_MAX];
 	struct err err = {};
-	int result = store->get(store, nx->key, text, &err);
+	int result = text_read(nx, text, &err);
 	bool is_known = false;
 
 	if (result == -ENOENT)

@@ -237,4 +237,42 @@ ENGINE_TEST(marks_are_kept_and_cleared)
 	nexus_unmake();
 }
 
+ENGINE_TEST(a_store_that_hangs_does_not_hold_the_maker)
+{
+	struct nexus_opts opts = {
+		.name = "n0", .size = 16 << 20, .children = kept, .nchildren = 2
+	};
+
+	bases_make();
+	fake.is_hanging = true;
+	REFUSED(nexus_create(&opts, &nx, &ne_), NEXUS_E_STORE);
+	CHECK(nexus_next(NULL) == NULL);
+	CHECK_EQ(fake.nputs, 0);
+	fake.is_hanging = false;
+	task_event_fire(fake.let_go); /* its task ends, and frees what it was lent */
+	turns(3);
+	bases_unmake();
+}
+
+ENGINE_TEST(a_record_is_read_with_patience)
+{
+	struct nexus_err ne = {};
+
+	bases_make();
+	fake.fail_gets = 2; /* of three tries */
+	if (!remake(2))
+		return;
+	desc_close(o.desc);
+	CHECK_EQ(nexus_destroy(nx, &ne), 0);
+	fake.fail_gets = 3;
+	{
+		struct nexus_opts opts = {
+			.name = "n0", .size = 16 << 20, .children = kept, .nchildren = 2
+		};
+
+		REFUSED(nexus_create(&opts, &nx, &ne_), NEXUS_E_STORE);
+	}
+	bases_unmake();
+}
+
 TAP_MAIN()

@@ -77,7 +77,7 @@ static uint16_t child_io(struct child *child, enum io_op op, uint64_t lba, uint3
 		return status;
 	io_set_buf(&io, buf, (size_t)nlb << child->nx->dev.block_shift);
 	if (handle_open(desc, reactor_primary(), &h, NULL) == 0)
-		status = io_wait(h, &io);
+		status = child_io_wait(child, h, &io);
 	child_unuse(child);
 	return status;
 }

@@ -7,6 +7,7 @@
  *        | ring
  *        v
  *   task  1 drop     every channel: nobody reads it or writes to it; writes are held
+ *                    the monitor cuts its connections if it hangs
  *         2 persist  record: healthy = false. The store away: bounded tries, writes stay held
  *         3 settle   word |= SETTLED
  *         4 release  every channel: parked writes are acknowledged, held ones go to those left
@@ -127,6 +128,7 @@ void nexus_end_io(struct nexus *nx)
 {
 	nx->is_ended = true;
 	nexus_apply(nx);
+	errand_ring(&nx->monitor);
 }
 
 void nexus_self_shutdown(struct nexus *nx, const char *why)
@@ -171,8 +173,8 @@ static void revive_last(struct nexus *nx)
 	}
 }
 
-/* Who fell leaves, if the monitor is not closing it already; what it misses is known from its last write on, if it was in sync, or was known
- * and nobody had begun to rebuild it. */
+/* Who fell leaves, if the monitor is not closing it already. What it misses is known from its last
+ * write on, if it was in sync, or was known and nobody had begun to rebuild it. */
 static void children_leave(struct nexus *nx, uint8_t fallen)
 {
 	for (unsigned i = 0; i < nx->nchildren; i++) {
@@ -253,6 +255,7 @@ static void retire_round(struct nexus *nx, uint8_t fallen)
 	children_leave(nx, fallen);
 	nexus_apply(nx);
 	tell_fallen(nx, fallen);
+	errand_ring(&nx->monitor); /* what hangs is cut off while the store takes its time */
 	if (record_fallen(nx) && nexus_persist(nx, false, &err) < 0) {
 		nexus_self_shutdown(nx, err_text(&err)); /* unless it is being ended */
 		errand_ring(&nx->monitor);

@@ -26,6 +26,7 @@ static struct {
 	char text[RECORD_TEXT_MAX];
 	unsigned nputs, nfailed;
 	unsigned fail_next; /* puts */
+	unsigned fail_gets;
 	bool is_hanging;
 	struct task_event *let_go;
 } fake;
@@ -54,7 +55,17 @@ static inline int fake_put(struct nexus_store *store, const char *key, const cha
 static inline int fake_get(struct nexus_store *store, const char *key, char text[RECORD_TEXT_MAX],
 			   struct err *err)
 {
+	struct task_event event = {};
+
 	(void)store;
+	if (fake.is_hanging) {
+		fake.let_go = &event;
+		task_event_wait(&event);
+	}
+	if (fake.fail_gets > 0) {
+		fake.fail_gets--;
+		return err_set(err, -EIO, "store is away");
+	}
 	if (fake.text[0] == '\0')
 		return err_set(err, -ENOENT, "no record of %s", key);
 	memcpy(text, fake.text, RECORD_TEXT_MAX);

@@ -21,8 +21,8 @@
  *      list for a stack, or held by whoever will call task_resume().
  *   3. A task is resumed once per suspension; is_waiting asserts it.
  *   4. Stacks have a guard page below; at most TASKS_MAX exist.
- *   5. A task waits for a stack only while all TASKS_MAX are in use, so one will come back: a spawn
- *      that finds no memory fails at once. Ended tasks are kept, so that once one has run the next
+ *   5. A task waits for a stack only while as many run as its rank allows, so one will come back: a
+ *      spawn that finds no memory fails at once. Ended tasks are kept, so that once one has run the next
  *      needs no memory at all; the stop of an engine lives by that.
  */
 #include "reactor/task.h"
@@ -69,10 +69,12 @@ struct task {
 
 static struct {
 	struct task *running;
-	ucontext_t loop;               /* where the reactor's loop goes on */
-	struct list starved;           /* tasks that wait for a stack */
-	struct task *cache[TASKS_MAX]; /* ended tasks with their stacks, to be used again */
+	ucontext_t loop;                  /* where the reactor's loop goes on */
+	struct list starved[TASK_RANKS_]; /* tasks that wait for a stack */
+	struct task *cache[TASKS_MAX];    /* ended tasks with their stacks, to be used again */
 	unsigned ncached, nstacks, ntasks;
+	unsigned nrunning; /* with a stack */
+	bool has_reserve;  /* the cache keeps stacks for higher ranks */
 #if WITH_ASAN
 	void *loop_fake;
 	const void *loop_stack;
@@ -120,6 +122,7 @@ void task_pool_drain(void)
 {
 	const size_t guard = 4096;
 
+	tasks.has_reserve = false;
 	while (tasks.ncached > 0) {
 		struct task *task = tasks.cache[--tasks.ncached];
 
@@ -159,10 +162,33 @@ static void task_entry(void)
 	__builtin_unreachable();
 }
 
+/* Stacks that are not for @rank but for those above. */
+static unsigned rank_kept(enum task_rank rank)
+{
+	return (unsigned)(TASK_RANKS_ - 1 - rank) * TASKS_RESERVE;
+}
+
+static bool rank_has_room(enum task_rank rank)
+{
+	return tasks.nrunning < TASKS_MAX - rank_kept(rank);
+}
+
+/* Who may have the stack that came back; NULL: nobody. */
+static struct task *task_next_starved(void)
+{
+	for (unsigned rank = TASK_RANKS_; rank-- > 0;) {
+		if (rank_has_room((enum task_rank)rank) && !list_empty(&tasks.starved[rank]))
+			return list_first_entry(&tasks.starved[rank], struct task, link);
+	}
+	return NULL;
+}
+
 static void task_free(struct task *task)
 {
-	struct task *next = list_first_entry(&tasks.starved, struct task, link);
+	struct task *next;
 
+	tasks.nrunning--;
+	next = task_next_starved();
 #if WITH_TSAN
 	__tsan_destroy_fiber(task->fiber);
 #endif
@@ -171,6 +197,7 @@ static void task_free(struct task *task)
 		tasks.cache[tasks.ncached++] = task;
 		return;
 	}
+	tasks.nrunning++;
 	next->stack = task->stack;
 	free(task);
 	list_del(&next->link);
@@ -210,19 +237,12 @@ static void task_run(struct msg *msg)
 		task_free(task);
 }
 
-/* From the cache, or new; without a stack when all are in use. NULL: no memory. */
-static struct task *task_get(void)
+static struct task *task_new(void)
 {
-	struct task *task;
+	struct task *task = calloc(1, sizeof(*task));
 
-	if (tasks.ncached > 0) {
-		task = tasks.cache[--tasks.ncached];
-		*task = (struct task){ .stack = task->stack };
-		return task;
-	}
-	task = calloc(1, sizeof(*task));
-	if (task == NULL || tasks.nstacks == TASKS_MAX)
-		return task;
+	if (task == NULL)
+		return NULL;
 	task->stack = stack_new();
 	if (task->stack != NULL)
 		return task;
@@ -230,25 +250,59 @@ static struct task *task_get(void)
 	return NULL;
 }
 
-int task_spawn(const char *name, void (*fn)(void *arg), void *arg)
+/* From the cache, or new; without a stack when its rank has no room. NULL: no memory. */
+static struct task *task_get(enum task_rank rank)
 {
-	struct task *task = task_get();
+	struct task *task;
+
+	if (!rank_has_room(rank))
+		return calloc(1, sizeof(*task));
+	if (tasks.ncached <= (tasks.has_reserve ? rank_kept(rank) : 0))
+		return task_new();
+	task = tasks.cache[--tasks.ncached];
+	*task = (struct task){ .stack = task->stack };
+	return task;
+}
+
+int task_reserve(void)
+{
+	while (tasks.ncached < rank_kept(TASK_ORDINARY) && !tasks.has_reserve) {
+		struct task *task = tasks.nstacks < TASKS_MAX ? task_new() : NULL;
+
+		if (task == NULL)
+			return -ENOMEM;
+		tasks.cache[tasks.ncached++] = task;
+	}
+	tasks.has_reserve = true;
+	return 0;
+}
+
+int task_spawn_ranked(enum task_rank rank, const char *name, void (*fn)(void *arg), void *arg)
+{
+	struct task *task = task_get(rank);
 
 	assert(reactor_self() == reactor_primary());
 	if (task == NULL)
 		return -ENOMEM;
-	if (tasks.starved.next == NULL)
-		list_init(&tasks.starved);
+	for (unsigned i = 0; i < TASK_RANKS_ && tasks.starved[i].next == NULL; i++)
+		list_init(&tasks.starved[i]);
 	task->name = name;
 	task->fn = fn;
 	task->arg = arg;
 	task->msg.fn = task_run;
 	tasks.ntasks++;
-	if (task->stack != NULL)
+	if (task->stack != NULL) {
+		tasks.nrunning++;
 		reactor_defer(reactor_self(), &task->msg);
-	else
-		list_add_tail(&tasks.starved, &task->link);
+	} else {
+		list_add_tail(&tasks.starved[rank], &task->link);
+	}
 	return 0;
+}
+
+int task_spawn(const char *name, void (*fn)(void *arg), void *arg)
+{
+	return task_spawn_ranked(TASK_ORDINARY, name, fn, arg);
 }
 
 void task_suspend(void)

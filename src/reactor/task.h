@@ -8,7 +8,8 @@
  * Rules:  a task holds no lock across a suspension and re-validates afterwards what it knew before
  *         (MAY_SUSPEND marks who suspends). It moves no data and never spins.
  * Limits: TASKS_MAX run at once, TASK_STACK_SIZE bytes each with a guard page; further ones wait
- *         their turn in order.
+ *         their turn in order. TASKS_RESERVE of them are kept for each higher rank, because there
+ *         is work that others wait for while they have a stack.
  */
 #ifndef ASHLAR_REACTOR_TASK_H
 #define ASHLAR_REACTOR_TASK_H
@@ -20,6 +21,7 @@
 
 enum {
 	TASKS_MAX = 64,
+	TASKS_RESERVE = 4,           /* kept for each rank above the first */
 	TASK_STACK_SIZE = 128 << 10, /* bytes; doubled under AddressSanitizer */
 };
 
@@ -33,6 +35,20 @@ struct task *task_self(void);
 
 /* Run fn(arg) as a task. Primary reactor's thread only. -ENOMEM when no stack can be had. */
 int task_spawn(const char *name, void (*fn)(void *arg), void *arg) WARN_UNUSED;
+
+enum task_rank {
+	TASK_ORDINARY,
+	TASK_RETIRE, /* takes something that failed out of service; ordinary ones wait for it */
+	TASK_PERSIST, /* writes down what one of the above must know to be written; waits for no task */
+	TASK_RANKS_,
+};
+
+/* The same, with a reserve. */
+int task_spawn_ranked(enum task_rank rank, const char *name, void (*fn)(void *arg),
+		      void *arg) WARN_UNUSED;
+
+/* The memory of that reserve, now, until the engine ends; without it a spawn may fail. -ENOMEM. */
+int task_reserve(void) WARN_UNUSED;
 
 /* Suspend until task_resume(). Resumes are not counted: use a task_event for hand-shakes. */
 void task_suspend(void) MAY_SUSPEND;

@@ -77,12 +77,54 @@ static void many_body(void)
 		CHECK_EQ(task_spawn("short", short_task, NULL), 0);
 	while (nran < 200)
 		task_yield();
-	CHECK_EQ(nmax, TASKS_MAX - 1); /* one stack is ours */
+	/* one stack is ours, and two ranks have a reserve */
+	CHECK_EQ(nmax, TASKS_MAX - 2 * TASKS_RESERVE - 1);
 }
 
 TEST(tasks_beyond_the_limit_wait_for_a_stack)
 {
 	run(many_body);
+}
+
+/* Tasks that stay until they are let go; how many of each rank have begun. */
+static unsigned nbegun[TASK_RANKS_], nended;
+static bool is_let_go;
+
+static void staying_task(void *arg)
+{
+	nbegun[(uintptr_t)arg]++;
+	while (!is_let_go)
+		task_yield();
+	nended++;
+}
+
+static void ranks_body(void)
+{
+	static const enum task_rank ranks[] = { TASK_ORDINARY, TASK_RETIRE, TASK_PERSIST };
+
+	is_let_go = false;
+	nended = 0;
+	memset(nbegun, 0, sizeof(nbegun));
+	for (unsigned i = 0; i < ARRAY_LEN(ranks); i++) {
+		for (unsigned n = 0; n < TASKS_MAX; n++)
+			CHECK_EQ(task_spawn_ranked(ranks[i], "staying", staying_task,
+						   (void *)(uintptr_t)ranks[i]),
+				 0);
+		task_yield();
+		task_yield();
+	}
+	/* the lower ranks took all they could get, and left the higher ones theirs */
+	CHECK_EQ(nbegun[TASK_ORDINARY], TASKS_MAX - 2 * TASKS_RESERVE - 1);
+	CHECK_EQ(nbegun[TASK_RETIRE], TASKS_RESERVE);
+	CHECK_EQ(nbegun[TASK_PERSIST], TASKS_RESERVE);
+	is_let_go = true;
+	while (nended < TASK_RANKS_ * TASKS_MAX)
+		task_yield();
+}
+
+TEST(each_rank_has_a_reserve)
+{
+	run(ranks_body);
 }
 
 static unsigned there;

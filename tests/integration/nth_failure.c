@@ -34,6 +34,7 @@
 #include "device/device.h"
 #include "device/fault.h"
 #include "engine.h"
+#include "nexus/nexus.h"
 #include "nth_failure.h"
 #include "reactor/mem.h"
 #include "reactor/stream.h"
@@ -413,6 +414,111 @@ static void undo_hosts(const struct op *op)
 	CHECK_EQ(subsystem_set_hosts(made.subsystem, NULL, 0, NULL), 0);
 }
 
+/* ---- of a nexus ------------------------------------------------------------------------------ */
+
+static int nexus_said(int result, const struct nexus_err *ne, struct err *err)
+{
+	if (err != NULL && result < 0)
+		*err = ne->err;
+	return result;
+}
+
+static int act_child_add(const struct op *op, struct err *err)
+{
+	struct nexus_err ne = {};
+
+	return nexus_said(
+		nexus_child_add(nexus_of_device(base), op->other, true, err != NULL ? &ne : NULL),
+		&ne, err);
+}
+
+static int act_child_remove(const struct op *op, struct err *err)
+{
+	struct nexus_err ne = {};
+
+	return nexus_said(
+		nexus_child_remove(nexus_of_device(base), op->other, err != NULL ? &ne : NULL), &ne,
+		err);
+}
+
+static int act_child_fault(const struct op *op, struct err *err)
+{
+	struct nexus_err ne = {};
+
+	return nexus_said(nexus_child_fault(nexus_of_device(base), op->other, NEXUS_REASON_OFFLINE,
+					    err != NULL ? &ne : NULL),
+			  &ne, err);
+}
+
+static int act_child_online(const struct op *op, struct err *err)
+{
+	struct nexus_err ne = {};
+
+	return nexus_said(
+		nexus_child_online(nexus_of_device(base), op->other, err != NULL ? &ne : NULL), &ne,
+		err);
+}
+
+static int act_nexus_shutdown(const struct op *op, struct err *err)
+{
+	struct nexus_err ne = {};
+
+	(void)op;
+	return nexus_said(nexus_shutdown(nexus_of_device(base), err != NULL ? &ne : NULL), &ne,
+			  err);
+}
+
+static int act_nexus_resize(const struct op *op, struct err *err)
+{
+	struct nexus_err ne = {};
+
+	(void)op;
+	return nexus_said(nexus_resize(nexus_of_device(base), 20 << 20, err != NULL ? &ne : NULL),
+			  &ne, err);
+}
+
+/* What the nexus says of the child: its state, -1 if it has none. */
+static int child_state(const struct op *op)
+{
+	struct nexus_child_info info;
+
+	for (unsigned i = 0; nexus_child_info(nexus_of_device(base), i, &info); i++) {
+		if (strcmp(info.uri, op->other) == 0)
+			return (int)info.state;
+	}
+	return -1;
+}
+
+static void undo_child_there(const struct op *op)
+{
+	CHECK_EQ(child_state(op), CHILD_OPEN);
+}
+
+static void undo_child_faulted(const struct op *op)
+{
+	CHECK_EQ(child_state(op), CHILD_FAULTED);
+}
+
+static void undo_child_gone(const struct op *op)
+{
+	CHECK_EQ(child_state(op), -1);
+}
+
+static void undo_nexus_shutdown(const struct op *op)
+{
+	struct nexus_info info;
+
+	(void)op;
+	nexus_info(nexus_of_device(base), &info);
+	CHECK_EQ(info.state, NEXUS_SHUTDOWN);
+}
+
+static void undo_nexus_resize(const struct op *op)
+{
+	(void)op;
+	CHECK(device_size(base) > 18 << 20);
+}
+
 /* ---- what is there before an operation ------------------------------------------------------- */
 
 static bool needs_subsystem(const struct op *op)
@@ -440,6 +546,8 @@ static void setup(const struct op *op)
 	}
 	if (op->act == act_fault_remove)
 		CHECK_EQ(fault_add(op->other, &err), 0);
+	if (op->act == act_child_online)
+		CHECK_EQ(act_child_fault(op, &err), 0);
 	if (op->act == act_connect) {
 		struct listener_opts opts = { .host = op->other, .accepted = close_at_once };
 
@@ -893,6 +1001,31 @@ TEST(nth_nvmf)
 	run_ops(ops, ARRAY_LEN(ops));
 	(void)kill(pid, SIGKILL);
 	(void)waitpid(pid, NULL, 0);
+}
+
+#define CHILD(n) "malloc:///c" #n "?size_mb=32"
+#define NEXUS(more) \
+	"nexus:///n?size=16MiB&children=malloc:///c0%3Fsize_mb=32,malloc:///c1%3Fsize_mb=32" more
+
+TEST(nth_nexus)
+{
+	struct op ops[] = {
+		{ "create nexus", NULL, NEXUS(""), act_create, undo_create },
+		{ "destroy nexus", NEXUS(""), NULL, act_destroy, undo_destroy },
+		{ "handles nexus", NEXUS(""), NULL, act_handle_open, undo_desc_open },
+		{ "add child", NEXUS(""), CHILD(2), act_child_add, undo_child_there },
+		{ "remove child", NEXUS(""), CHILD(1), act_child_remove, undo_child_gone },
+		{ "fault child", NEXUS(""), CHILD(1), act_child_fault, undo_child_faulted },
+		{ "online child", NEXUS(""), CHILD(1), act_child_online, undo_child_there },
+		{ "resize nexus", NEXUS(""), NULL, act_nexus_resize, undo_nexus_resize },
+		{ "shut down nexus", NEXUS(""), NULL, act_nexus_shutdown, undo_nexus_shutdown },
+	};
+	struct round first = { .op = &ops[0], .n = N_MAX };
+
+	/* the store in memory stays as long as the process, with one record */
+	log_set_level(LOG_ERROR);
+	CHECK_EQ(run_with_room(&(struct engine_opts){}, &first), 0);
+	run_ops(ops, ARRAY_LEN(ops));
 }
 
 TAP_MAIN()

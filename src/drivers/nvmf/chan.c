@@ -428,7 +428,7 @@ static bool chan_retry(struct nvmf_chan *chan, struct io *io, struct nvmf_ioq *i
 	struct req *req = req_of(io);
 	bool is_lost = slot_is_lost(status);
 
-	if ((req->is_aborted && !is_lost) || req->tries >= NVMF_TRIES_MAX)
+	if (chan->is_aborted || (req->is_aborted && !is_lost) || req->tries >= NVMF_TRIES_MAX)
 		return false;
 	if (is_lost && req->is_sent && !is_repeatable(io))
 		return false;
@@ -827,7 +827,8 @@ static void chan_land(struct msg *msg)
 {
 	struct nvmf_chan *chan = container_of(msg, struct nvmf_chan, post);
 
-	chan->view = chan->next;
+	if (!chan->is_aborted)
+		chan->view = chan->next;
 	chan->turn = 0;
 	chan_unfence(chan);
 	list_del(&chan->room); /* it may have waited for a queue that is not in it any more */
@@ -904,6 +905,63 @@ void chan_remove_path(struct nvmf_chan *chan, struct nvmf_path *path)
 		ioq_drain(ioq);
 	chan->ioq[path->slot] = NULL;
 	ioq_put(ioq);
+}
+
+/* ---- giving up ---------------------------------------------------------------------------- */
+
+struct chan_cut {
+	struct nvmf_chan *chan;
+	struct nvmf_ioq *ioq[PATHS_MAX]; /* counted meanwhile */
+};
+
+static bool has_commands_of(struct queue *q, const struct nvmf_chan *chan)
+{
+	for (struct slot *slot = queue_next_inflight(q, NULL); slot != NULL;
+	     slot = queue_next_inflight(q, slot)) {
+		struct io *io = slot->owner;
+
+		if (io_top(io)->ch == &chan->ch)
+			return true;
+	}
+	return false;
+}
+
+static void chan_abort_here(void *arg)
+{
+	struct chan_cut *cut = arg;
+	struct nvmf_chan *chan = cut->chan;
+	struct msg *msg;
+
+	chan->is_aborted = true;
+	chan->view = (struct nvmf_view){ .fail = IO_TRANSPORT };
+	list_del(&chan->room);
+	timer_disarm(chan->ch.reactor, &chan->later_timer);
+	timer_disarm(chan->ch.reactor, &chan->fence_timer);
+	while ((msg = msg_list_pop(&chan->fenced)) != NULL)
+		msg_list_push(&chan->waiting, msg);
+	chan_later_due(&chan->later_timer);
+	for (unsigned i = 0; i < PATHS_MAX; i++) {
+		if (cut->ioq[i] != NULL && has_commands_of(cut->ioq[i]->q, chan))
+			queue_disconnect(cut->ioq[i]->q, -ECONNABORTED);
+	}
+}
+
+/*
+ * What is in flight points to its owners' memory, so only the end of the connection ends it. Other
+ * namespaces behind the same controller lose that connection, too, and make another.
+ */
+void chan_abort(struct channel *ch)
+{
+	struct chan_cut cut = { .chan = chan_of(ch) };
+
+	for (unsigned i = 0; i < PATHS_MAX; i++) {
+		cut.ioq[i] = cut.chan->ioq[i];
+		if (cut.ioq[i] != NULL)
+			cut.ioq[i]->refs++;
+	}
+	task_call(ch->reactor, chan_abort_here, &cut);
+	for (unsigned i = 0; i < PATHS_MAX; i++)
+		ioq_put(cut.ioq[i]);
 }
 
 static void chan_close_here(void *arg)

@@ -339,6 +339,7 @@ struct nvmf_chan {
 	struct msg_list later;  /* for a retry after a while */
 	struct msg_list fenced; /* lost writes whose association may still act */
 	struct timer later_timer, fence_timer;
+	bool is_aborted; /* given up: everything fails */
 
 	/* primary */
 	struct nvmf_head *head;
@@ -352,6 +353,7 @@ struct nvmf_chan {
 /* chan.c */
 int chan_open(struct channel *ch, struct err *err);
 void chan_close(struct channel *ch);
+void chan_abort(struct channel *ch);
 enum io_result chan_submit(struct channel *ch, struct io *io);
 /* Primary: send @chan what its head says now. */
 void chan_publish(struct nvmf_chan *chan);

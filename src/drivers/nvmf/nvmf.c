@@ -36,4 +36,5 @@ const struct driver driver_nvmf = {
 	.find = head_find_uri,
 	.leave = head_leave,
 	.removing = head_removing,
+	.abort = chan_abort,
 };
