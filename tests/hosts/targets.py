@@ -132,8 +132,8 @@ class Ashlar(Target):
         self.run()
 
     def run(self):
-        """(Re)start the process; after the first time on the same ports. Those of a process that was
-        killed are given back a moment after it is gone, with its io_uring."""
+        """(Re)start the process; after the first time on the same ports. Those of a process that
+        was killed are given back a moment after it is gone, with its io_uring."""
         end = time.monotonic() + START_TIMEOUT_S
         while True:
             try:
