@@ -804,6 +804,8 @@ static bool end_quiet(void)
 	mirror_stats.quiet++;
 	note_info(nx);
 	settle();
+	if (mirror.has_ended || nexus_is_frozen()) /* of what was done to it last */
+		return mirror_put(nx), false;
 	scene_verify(scene);
 	mirror_scrub(nx);
 	settle();
