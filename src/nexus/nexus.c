@@ -178,6 +178,7 @@ static void nexus_free(struct nexus *nx) MAY_SUSPEND
 	nx->state = NEXUS_CLOSED; /* children may fall until they are closed */
 	nx->is_ended = true;
 	marks_stop(nx);
+	errands_wait(nx); /* a mark that hangs on a child wants it cut off */
 	timer_disarm(reactor_primary(), &nx->monitor_timer); /* for children that are closed here */
 	errands_wait(nx);
 	while (nx->nchildren > 0) {

@@ -804,6 +804,8 @@ static bool end_quiet(void)
 	mirror_stats.quiet++;
 	note_info(nx);
 	settle();
+	if (mirror.has_ended || nexus_is_frozen()) /* of what was done to it last */
+		return mirror_put(nx), false;
 	scene_verify(scene);
 	mirror_scrub(nx);
 	settle();
@@ -852,8 +854,11 @@ static void mirror_play(void)
 	if (scene->top->nblocks < mirror.nblocks - (mirror.label == NEXUS_LABEL_V1))
 		world_fail("the nexus has %" PRIu64 " blocks, it had %" PRIu64, scene->top->nblocks,
 			   mirror.nblocks);
+	if (scene->top->nblocks > scene->nblocks)
+		world_fail("the nexus has %" PRIu64 " blocks, more than was ever asked",
+			   scene->top->nblocks);
 	mirror.nblocks = scene->top->nblocks;
-	if (!scene_open(scene))
+	if (world_failed() || !scene_open(scene))
 		return;
 	scene_watch();
 	scene_verify(scene);

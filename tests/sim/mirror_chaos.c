@@ -513,7 +513,8 @@ static void act_resize(void)
 	nexus_info(nx, &before);
 	size = before.size + by * mirror.scene->block_size;
 	world_trace("resize", before.size, size);
-	if (nexus_device(nx)->nblocks + by <= mirror.scene->nblocks) {
+	/* what is asked, not what came of it: with larger children it comes later */
+	if (size <= mirror.scene->nblocks * mirror.scene->block_size) {
 		int result = nexus_resize(nx, size, &ne);
 
 		nexus_info(nx, &after);
