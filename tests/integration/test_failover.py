@@ -236,7 +236,7 @@ def test_both_gone_for_too_long(ashlar):
     out, _ = rig.load.communicate(timeout=30)
     assert rig.load.returncode == 1
     result = json.loads(out)
-    assert result["errors"] > 0 and result["lat_ns"]["max"] < (0.5 + MARGIN_S) * 1e9
+    assert result["errors"] > 0 and result["seconds"] < 2 + 0.5 + MARGIN_S
 
 
 def test_the_backend_restarts(ashlar):
