@@ -141,10 +141,11 @@ static int set_host(struct nvmf_opts *opts, const char *hostnqn, struct err *err
 		is_systems = true;
 	}
 	if (hostnqn != NULL && !nvmf_nqn_is_valid(hostnqn))
-		return err_set(err, -EINVAL,
-			       "hostnqn '%s' is no qualified name: 1 to %d printable characters, "
-			       "such as nqn.2014-08.org.nvmexpress:uuid:...",
-			       hostnqn, NVME_NQN_LEN_MAX);
+		return err_set(
+			err, -EINVAL,
+			"hostnqn '%.64s' is no qualified name: 1 to %d printable characters, "
+			"such as nqn.2014-08.org.nvmexpress:uuid:...",
+			hostnqn, NVME_NQN_LEN_MAX);
 	if (hostnqn != NULL)
 		(void)snprintf(opts->hostnqn, sizeof(opts->hostnqn), "%s", hostnqn);
 	else
