@@ -181,12 +181,13 @@ def test_chain_of_exports(ashlar, tmp_path):
 
 
 @pytest.mark.parametrize("more, nqn, says", [
-    ("", "nqn.wrong:one", "no such subsystem"),
+    ("", "nqn.wrong:one", "no such subsystem; 'ashlar discover 127.0.0.1:"),
+    ("&nsid=2", NQN, "the first parameter of a URI follows a '?'"),
     ("?nsid=7", NQN, "active are: 1 2"),
     ("?uuid=11111111-2222-3333-4444-555555555555", NQN, "the URI wants"),
     ("?io_timeout=5", NQN, "not a duration"),
     ("?hostnqn=a%20b", NQN, "no qualified name"),
-    ("/more", NQN, "exactly one"),
+    ("/more", NQN, "exactly one is wanted, the subsystem's NQN: nvmf://HOST:PORT/NQN; write a"),
     ("?paths=nowhere", NQN, "not HOST:PORT"),
 ])
 def test_refusals_say_why(ashlar, more, nqn, says):

@@ -685,6 +685,11 @@ int head_create(struct uri *uri, struct device **ret_dev, struct err *err)
 	if (device_lookup(uri->text) != NULL || (dev != NULL && has_path(dev, &opts)))
 		return err_set(err, -EEXIST, "a device named '%s' exists already", name);
 	result = path_new(&opts, uri->text, &path, err);
+	if (result == -ECONNREFUSED && uri->port[0] == '\0')
+		(void)err_hint(err,
+			       "the URI names no port, which means %d; ashlar export listens "
+			       "on 4420 if not told otherwise",
+			       NVMF_PORT);
 	if (result == 0)
 		result = head_adopt(&opts, path, &dev, err);
 	if (result < 0)
