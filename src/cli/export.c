@@ -155,10 +155,11 @@ static int nqn_check(const char *option, const char *nqn, struct err *err)
 {
 	if (strncmp(nqn, "nqn.", 4) == 0 && nqn[4] != '\0' && strlen(nqn) <= TARGET_NQN_MAX)
 		return 0;
-	return err_set(err, -EINVAL,
-		       "--%s %s: not an NVMe qualified name; write nqn.YYYY-MM.DOMAIN:NAME, with a "
-		       "domain of yours turned around, at most %d bytes",
-		       option, nqn, TARGET_NQN_MAX);
+	return err_set(
+		err, -EINVAL,
+		"--%s %.100s: not an NVMe qualified name; write nqn.YYYY-MM.DOMAIN:NAME, with a "
+		"domain of yours turned around, at most %d bytes",
+		option, nqn, TARGET_NQN_MAX);
 }
 
 static int export_check_opts(const struct export_opts *opts, struct err *err)

@@ -196,8 +196,8 @@ static void target_accepted(struct listener *listener, struct stream *stream, vo
 	    conn_new(target, limits_pick_core(target), stream, listener_index(target, listener)) <
 		    0) {
 		target->conns_refused++;
-		log_warn("refusing a connection peer=%s conns=%u limit=%u memory=%" PRIu64
-			 " limit=%" PRIu64,
+		log_warn("refusing a connection peer=%s connections=%u of %u memory=%" PRIu64
+			 " of %" PRIu64,
 			 stream->peer, target->conns, target->opts.conns_max, target->conn_memory,
 			 target->opts.conn_memory_max);
 		stream_close(stream);
