@@ -382,8 +382,8 @@ static void clear_idle(struct marks *marks) MAY_SUSPEND
 		pick_candidates(marks);
 		nexus_each_channel(marks->nx, tick_look_again, &tick);
 		/* who fell meanwhile may have lost what was written to it before */
-		if (!flush_writers(marks) || flushed & ~writers(marks->nx) ||
-		    !fold_missed(marks) || is_any_pending(marks->nx))
+		if (!flush_writers(marks) || flushed & ~writers(marks->nx) || !fold_missed(marks) ||
+		    is_any_pending(marks->nx))
 			candidates_back(marks);
 		else
 			candidates_clear(marks);
