@@ -142,11 +142,16 @@ int child_open(struct child *child, struct nexus_err *ne)
 	struct desc_opts opts = { .flags = DESC_WRITE, .event = child_event, .owner = child };
 	struct err *err = ne != NULL ? &ne->err : NULL;
 	struct device *dev;
+	struct handle *h;
 	struct desc *desc;
+	int result;
 
 	if (device_create(child->device_uri, &dev, err) < 0)
 		return nexus_fail(ne, NEXUS_E_CREATE_CHILD, "child %s", child->uri);
-	if (desc_open(dev, &opts, &desc, err) < 0) {
+	result = desc_open(dev, &opts, &desc, err);
+	if (result == 0 && (result = handle_open(desc, reactor_primary(), &h, err)) < 0)
+		desc_close(desc); /* without one, no task could do I/O of its own */
+	if (result < 0) {
 		if (device_destroy(child->device_uri, NULL) < 0)
 			log_debug("child %s went by itself", child->uri);
 		return nexus_fail(ne, NEXUS_E_OPEN_CHILD, "child %s", child->uri);

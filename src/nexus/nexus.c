@@ -298,11 +298,12 @@ static struct nexus *nexus_new(const struct nexus_opts *opts)
 	nexus_init(nx);
 	errand_init(&nx->retire, nx, "retire", nexus_retire_run);
 	errand_init(&nx->monitor, nx, "monitor", nexus_monitor_run);
-	nx->retire.rank = nx->monitor.rank = TASK_RETIRE;
 	errand_init(&nx->mend, nx, "mend", nexus_mend_run);
 	errand_init(&nx->mark, nx, "mark", nexus_mark_run);
 	errand_init(&nx->rebuild, nx, "rebuild", nexus_rebuild_run);
 	errand_init(&nx->end, nx, "end", nexus_end_run);
+	/* what others wait for, be memory as short as it may */
+	nx->retire.rank = nx->monitor.rank = nx->mark.rank = nx->end.rank = TASK_RETIRE;
 	nx->overlap = aligned_alloc(64, sizeof(*nx->overlap));
 	nx->writer = record_writer_new();
 	if (nx->overlap == NULL || nx->writer == NULL) {
@@ -646,9 +647,11 @@ static void nexus_free_device(struct device *dev)
 int nexus_resize(struct nexus *nx, uint64_t size, struct nexus_err *ne)
 {
 	struct geometry old;
+	struct nexus_err unread = {};
 	uint64_t old_size;
 	int result = 0;
 
+	ne = ne != NULL ? ne : &unread;
 	control_begin(nx);
 	old = nx->geometry;
 	old_size = nx->size;
@@ -671,8 +674,7 @@ int nexus_resize(struct nexus *nx, uint64_t size, struct nexus_err *ne)
 				    "replicas first",
 				    nx->dev.name, old.nblocks, nx->geometry.nblocks);
 	if (result == 0 && nx->geometry.nblocks > old.nblocks) {
-		result = device_resize(&nx->dev, nx->geometry.nblocks,
-				       ne != NULL ? &ne->err : NULL);
+		result = device_resize(&nx->dev, nx->geometry.nblocks, &ne->err);
 		if (result < 0)
 			result = nexus_fail(ne, NEXUS_E_RESIZE, "nexus %s", nx->dev.name);
 		else
