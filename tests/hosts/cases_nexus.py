@@ -271,6 +271,7 @@ class Faults:
         self.network, self.mirror, self.ledger = network, network.mirror, ledger
         self.random = random
         self.count = {}
+        self.lost = 0  # connections, by us
         self.moved = []  # bytes, by rebuilds
 
     def note(self, kind):
@@ -286,6 +287,7 @@ class Faults:
                  f"the nexus retires child {n}", 40)
         log.wait(rf"{peer}\S*: (connection lost|no answer to keep alive)", f"why child {n} fell")
         log.wait(rf"nexus \S+ child {child} is recorded as stale", f"child {n} is recorded")
+        self.lost += 1
 
     def heal(self, log, victims):
         """Bring replicas back in sync; the log tells of each rebuild."""
@@ -359,6 +361,7 @@ class Faults:
         again.wait(rf"{self.network.peer(n)}\S*: connection lost", f"why child {n} fell again")
         again.wait(rf"nexus \S+ child {re.escape(self.mirror.children[n])} is Faulted \(",
                    f"child {n} is retired again")
+        self.lost += 1
         self.mirror.replicas[n].run()
         self.mirror.online(n)
         again.wait(rf"rebuild of child {re.escape(self.mirror.children[n])} completed",
@@ -422,15 +425,13 @@ class Faults:
 
 
 def check_explained(mirror):
-    """No child ever left the nexus without a reason in its log."""
+    """No child ever left the nexus without a reason in its log; how many connections were lost."""
     lines = Log.whole(mirror.nexus).text().splitlines()
-    fallen = [i for i, line in enumerate(lines)
-              if re.search(r"nexus \S+ child \S+ is Unknown \(", line)]
-    for i in fallen:
-        peer = re.search(r"child nvmf://([^/]+)/", lines[i])[1]
-        check(any(peer in line and re.search("connection lost|no answer|given up", line)
-                  for line in lines[max(0, i - 40):i + 40]), f"unexplained: {lines[i]}")
-    return len(fallen)
+    for i, line in enumerate(lines):
+        fallen = re.search(r"nexus \S+ child nvmf://([^/]+)/\S+ is Unknown \(", line)
+        check(not fallen or any(fallen[1] in other and "connection lost" in other
+                                for other in lines[max(0, i - 40):i + 40]), f"unexplained: {line}")
+    return sum("connection lost: " in line for line in lines)
 
 
 @case("nexus-network", needs=["engine"], kernel_may_say=NEXUS_SAYS)
@@ -465,7 +466,8 @@ def run_faults(t, network, random):
     controller.disconnect()
     mirror.wait_status("Online")
     mirror.check_equal()
-    fallen = check_explained(mirror)
+    lost = check_explained(mirror)
+    check(lost >= faults.lost, f"{faults.lost} connections were cut, the log has {lost}")
     t.note(" ".join(f"{kind}={n}" for kind, n in faults.count.items()))
-    t.note(f"{files} files, {fallen} children fell, largest rebuild "
+    t.note(f"{files} files, {lost} connections lost, {faults.lost} of them by us, largest rebuild "
            f"{max(faults.moved) >> 10} KiB of {mirror.size >> 10}")

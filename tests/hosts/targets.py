@@ -132,7 +132,18 @@ class Ashlar(Target):
         self.run()
 
     def run(self):
-        """(Re)start the process; after the first time on the same ports."""
+        """(Re)start the process; after the first time on the same ports. Those of a process that
+        was killed are given back a moment after it is gone, with its io_uring."""
+        end = time.monotonic() + START_TIMEOUT_S
+        while True:
+            try:
+                self.run_once()
+                return
+            except TargetError as e:
+                if "already in use" not in str(e) or time.monotonic() > end:
+                    raise
+
+    def run_once(self):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.port_file)
         where = f"[{self.listen}]" if ":" in self.listen else self.listen

@@ -538,6 +538,8 @@ static void set_limits(struct device *dev, const struct nvmf_ctrl_info *info,
 	dev->ops = ops_of(info);
 	dev->buf_align = 1;
 	dev->max_io_nlb = info->data_max / ns->block_size;
+	if (dev->ops & IO_BIT(IO_COMPARE_WRITE)) /* else it is emulated */
+		dev->max_compare_write_nlb = ns->fuse_nlb != 0 ? ns->fuse_nlb : info->fuse_nlb;
 	dev->physical_block_size = ns->physical_nlb * ns->block_size;
 	dev->optimal_io_nlb = ns->optimal_nlb;
 	dev->has_write_cache = info->has_write_cache;
@@ -685,7 +687,6 @@ static int head_new(const struct nvmf_opts *opts, struct nvmf_path *path, struct
 	result = nvmf_opts_name(opts, head->dev.name, sizeof(head->dev.name), err);
 	if (result < 0)
 		return result;
-	head->fuse_nlb = path->ns.fuse_nlb != 0 ? path->ns.fuse_nlb : path->ctrlr->info.fuse_nlb;
 	set_limits(&head->dev, &path->ctrlr->info, &path->ns);
 	set_identity(&head->dev, opts, &path->ns);
 	result = device_register(&head->dev, err);
