@@ -151,7 +151,7 @@ struct leg {
 	bool is_leaving;   /* dropped here: the primary wants to know when the last is back */
 	bool zeroes_for_unmap;
 	uint64_t read_errors, write_errors;
-	/* watch.c: what the leg's device had answered at the last look, and since when that is so */
+	/* watch.c: what the leg's device had answered at the last look, and since when */
 	uint64_t nanswered, silent_ns;
 };
 
@@ -378,7 +378,7 @@ void nexus_self_shutdown(struct nexus *nx, const char *why) MAY_SUSPEND;
 void nexus_end_io(struct nexus *nx) MAY_SUSPEND;
 unsigned nexus_nhealthy(const struct nexus *nx);
 
-/* ---- record_writer.c: one put or get at a time, with a limit ---------------------------------- */
+/* ---- record_writer.c: one put or get at a time, with a limit -------------------------------- */
 
 struct record_writer *record_writer_new(void);
 /* One try. -ETIMEDOUT: it is still at work; the next try waits for it first. */

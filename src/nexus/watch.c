@@ -7,8 +7,8 @@
  *         a write's part older than the timeout, or
  *         a leg with reads that answered nothing for as long?   its child is TimedOut, and leaves
  *
- * A write waits for every child that is in sync, so one that hangs would hold writes for ever. Until
- * the time is up only reads go elsewhere: they choose the leg with the least to do (io.c).
+ * A write waits for every child that is in sync, so one that hangs would hold writes for ever.
+ * Until the time is up only reads go elsewhere: they choose the leg with the least to do (io.c).
  *
  * Nothing is kept per request. When a part was sent stands in its frame, where the device layer has
  * put it; whether it is there still, in its depth. So a tick looks through the arena, and the data

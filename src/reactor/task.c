@@ -22,8 +22,8 @@
  *   3. A task is resumed once per suspension; is_waiting asserts it.
  *   4. Stacks have a guard page below; at most TASKS_MAX exist.
  *   5. A task waits for a stack only while as many run as its rank allows, so one will come back: a
- *      spawn that finds no memory fails at once. Ended tasks are kept, so that once one has run the next
- *      needs no memory at all; the stop of an engine lives by that.
+ *      spawn that finds no memory fails at once. Ended tasks are kept, so that once one has run the
+ *      next needs no memory at all; the stop of an engine lives by that.
  */
 #include "reactor/task.h"
 
