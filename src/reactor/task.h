@@ -38,7 +38,7 @@ int task_spawn(const char *name, void (*fn)(void *arg), void *arg) WARN_UNUSED;
 
 enum task_rank {
 	TASK_ORDINARY,
-	TASK_RETIRE, /* takes something that failed out of service; ordinary ones wait for it */
+	TASK_RETIRE,  /* takes something that failed out of service; ordinary ones wait for it */
 	TASK_PERSIST, /* writes down what the above must know to be written; waits for no task */
 	TASK_RANKS_,
 };
