@@ -324,6 +324,19 @@ static bool flush_writers(struct marks *marks) MAY_SUSPEND
 	return true;
 }
 
+bool marks_flush(struct child *child)
+{
+	struct marks *marks = child->nx->marks;
+	bool is_ok;
+
+	if (marks == NULL || !child->desc->dev->has_write_cache)
+		return true;
+	task_mutex_lock(&marks->lock);
+	is_ok = page_done(child, IO_FLUSH, page_io_patient(marks, child, IO_FLUSH, 0, 0));
+	task_mutex_unlock(&marks->lock);
+	return is_ok;
+}
+
 /* The map of what @child misses; where that is not known, a page that is about nobody. */
 static bool write_missed(struct marks *marks, const struct child *child) MAY_SUSPEND
 {

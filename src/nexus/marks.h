@@ -23,6 +23,8 @@ void marks_clear(struct nexus *nx) MAY_SUSPEND;
 /* No tick any more, where the nexus has ended. Before its errands are waited for. */
 void marks_stop(struct nexus *nx);
 void marks_close(struct nexus *nx);
+/* What @child, which is open, has in its cache is on its medium. False: it is out. */
+bool marks_flush(struct child *child) MAY_SUSPEND WARN_UNUSED;
 /* I/O has ended in order: all children are flushed, what lost ones missed is written. What was in
  * flight stays marked: a clean record makes that void, and one that is not written needs it. False:
  * not so; the record must not say that the end was clean. */

@@ -146,5 +146,9 @@ int nexus_recover(struct nexus *nx, struct nexus_err *ne)
 		atomic_store(&child->word, child_word(CHILD_OPEN, NEXUS_REASON_NONE, false));
 		child_lacks(child, source, &record);
 	}
+	/* its cache may hold what only the marks of the last life tell, and they are forgotten */
+	if (!record.is_clean && !marks_flush(source))
+		return nexus_fail(ne, NEXUS_E_INCOMPLETE, "nexus %s: child %s cannot be flushed",
+				  nx->dev.name, source->uri);
 	return 0;
 }
