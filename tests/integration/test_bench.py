@@ -21,7 +21,7 @@ def test_json_has_the_promised_fields(ashlar):
     assert got["lat_ns"]["p999"] <= got["lat_ns"]["max"]
     assert 0 < got["cpu_ns_per_io"] < 10000
     assert got["reads"] > 0 and got["writes"] == 0
-    assert got["seconds"] == pytest.approx(0.3, abs=0.2)
+    assert 0.3 <= got["seconds"] < 2  # a busy machine stops late
     assert got["config"]["qd"] == 32 and got["config"]["bs"] == BLOCK
 
 
