@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import time
+from urllib.parse import quote
 
 import pytest
 from conftest import wait_until
@@ -413,3 +414,29 @@ def test_reservations_are_shown_and_kept(ashlar):
     status = ashlar("export", *export.uris, "--ptpl-dir", folder, "--listen", "127.0.0.1:0")
     assert status.returncode == 1
     assert str(file) in status.stderr and "remove it if no host" in status.stderr
+
+
+# ---- what a person is told -----------------------------------------------------------------------
+
+def test_discover_tells_uris_that_work(ashlar, tmp_path):
+    """Also where the name is a path, as it is by default; they stay readable."""
+    disk = tmp_path / "a disk.img"
+    disk.touch()
+    os.truncate(disk, MIB)
+    export = Export(ashlar, uris=[f"aio://{quote(str(disk))}"], nqn=None)
+    place = f"127.0.0.1:{export.port}"
+    listed = json.loads(ashlar("discover", place, "--json").stdout)
+    assert listed == json.loads(ashlar("discover", place, "-o", "json").stdout)
+    uri = listed["entries"][0]["uri"]
+    assert uri.startswith(f"nvmf://{place}/nqn.2019-05.io.openebs:%2F") and "a%20disk" in uri
+    assert uri in ashlar("discover", place).stdout
+    assert ashlar("bench", uri, "--ops", "10").returncode == 0
+
+
+def test_discover_says_that_there_is_nothing(ashlar):
+    export = Export(ashlar, "--allow-host", "nqn.2026-11.invalid.ashlar:friend")
+    place = f"127.0.0.1:{export.port}"
+    done = ashlar("discover", place)
+    assert done.returncode == 0 and done.stdout == "" and "offers nothing" in done.stderr
+    done = ashlar("discover", place, "--hostnqn", "nqn.2026-11.invalid.ashlar:friend")
+    assert NQN in done.stdout and done.stderr == ""
