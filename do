@@ -127,7 +127,7 @@ list_verbs() {
 }
 
 verb=${1:-}
-if [ -z "$verb" ]; then
+if [ -z "$verb" ] || [ "$verb" = help ] || [ "$verb" = --help ] || [ "$verb" = -h ]; then
 	list_verbs
 elif declare -F "do_$verb" >/dev/null; then
 	shift

@@ -556,3 +556,25 @@ char *uri_encode(const char *text)
 		(void)uriEscapeExA(text, text + len, encoded, URI_FALSE, URI_FALSE);
 	return encoded;
 }
+
+char *uri_encode_segment(const char *text)
+{
+	char *encoded = malloc(3 * strlen(text) + 1), *to = encoded;
+
+	if (encoded == NULL)
+		return NULL;
+	for (const char *at = text; *at != '\0'; at++) {
+		bool is_plain = (*at >= 'a' && *at <= 'z') || (*at >= 'A' && *at <= 'Z') ||
+				(*at >= '0' && *at <= '9') || strchr("-._~:@+,=", *at) != NULL;
+
+		if (is_plain) {
+			*to++ = *at;
+		} else {
+			*to++ = '%';
+			*to++ = "0123456789ABCDEF"[(unsigned char)*at >> 4];
+			*to++ = "0123456789ABCDEF"[*at & 0xf];
+		}
+	}
+	*to = '\0';
+	return encoded;
+}

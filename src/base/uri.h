@@ -101,4 +101,8 @@ WARN_UNUSED int uri_reject_unused(const struct uri *uri, struct err *err);
 /* @text with everything but unreserved characters percent-encoded, to be freed by the caller; NULL
  * when memory is short. */
 char *uri_encode(const char *text);
+
+/* The same for one segment of a path that a person reads and pastes into a shell: ':', '@', '+',
+ * ',' and '=' stay. */
+char *uri_encode_segment(const char *text);
 #endif

@@ -134,6 +134,20 @@ TEST(nested_uri_survives)
 	CHECK_STR(base, inner);
 }
 
+TEST(a_segment_stays_readable)
+{
+	CLEANUP(freep) char *encoded = uri_encode_segment(
+		"nqn.2019-05.io.openebs:/a b?c&d;\xc3\xa4%");
+	char text[256];
+
+	CHECK_STR(encoded, "nqn.2019-05.io.openebs:%2Fa%20b%3Fc%26d%3B%C3%A4%25");
+	snprintf(text, sizeof(text), "x://h/%s", encoded);
+	CLEANUP(uri_freep) struct uri *uri = parsed(text);
+
+	CHECK_EQ(uri->nsegments, 1);
+	CHECK_STR(uri->segments[0], "nqn.2019-05.io.openebs:/a b?c&d;\xc3\xa4%");
+}
+
 TEST(typed_parameters)
 {
 	CLEANUP(uri_freep) struct uri *uri = parsed(

@@ -322,7 +322,8 @@ static int copy_resume(struct copy *c, struct err *err)
 
 	if (rc == -ENOENT) {
 		if (!c->opts.json)
-			fprintf(stderr, "nothing to resume: copying from the start\n");
+			fprintf(stderr, "nothing to resume for these two URIs: copying from the "
+					"start\n");
 		return 0;
 	}
 	if (rc == 0 && c->journal.position > 0)
@@ -354,7 +355,7 @@ static int copy_prepare_journal(struct copy *c, struct err *err)
 
 /* ---- results --------------------------------------------------------------------------------- */
 
-static bool report_json(const struct copy *c, bool is_ok)
+static bool report_json(const struct copy *c, bool is_ok, const struct err *err)
 {
 	bool is_told;
 	uint64_t moved = c->copied_bytes + c->zeroed_bytes;
@@ -378,6 +379,11 @@ static bool report_json(const struct copy *c, bool is_ok)
 						  json_integer((json_int_t)c->first_difference));
 		(void)json_object_set_new(o, "verify", v);
 	}
+	if (!is_ok)
+		(void)json_object_set_new(o, "error", json_string(err_text(err)));
+	if (!is_ok && c->keeps_journal)
+		(void)json_object_set_new(o, "resume_at",
+					  json_integer((json_int_t)c->journal.position));
 	is_told = json_dumpf(o, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(12)) == 0;
 	putchar('\n');
 	json_decref(o);
@@ -458,7 +464,7 @@ static int copy_main(void *arg, struct err *err)
 		journal_remove(&c->journal);
 	if (!c->opts.json)
 		report_text(c);
-	else if (!report_json(c, is_ok))
+	else if (!report_json(c, is_ok, err))
 		is_ok = false;
 	opened_close(&c->dst);
 	opened_close(&c->src);

@@ -33,6 +33,7 @@ enum output { OUTPUT_TABLE, OUTPUT_JSON };
 struct discover {
 	const char *hostnqn;
 	unsigned output;
+	bool json;
 	/* not options */
 	char host[256];
 	uint16_t port;
@@ -45,6 +46,7 @@ static const char *const outputs[] = { "table", "json", NULL };
 static const struct opt discover_options[] = {
 	{ "output", "FORMAT", "table (default) or json", OPT_CHOICE, FIELD(output),
 	  .choices = outputs },
+	{ "json", NULL, "the same as --output json", OPT_FLAG, FIELD(json) },
 	{ "hostnqn", "NQN", "ask as this host; targets show what it may use", OPT_TEXT,
 	  FIELD(hostnqn) },
 	{ NULL },
@@ -113,10 +115,8 @@ static bool has_uri(const struct discover_entry *e)
 static void uri_text(const struct discover_entry *e, char text[URI_TEXT_MAX])
 {
 	bool is_v6 = strchr(e->addr, ':') != NULL;
-	CLEANUP(freep) char *encoded = NULL;
+	CLEANUP(freep) char *encoded = uri_encode_segment(e->subnqn);
 
-	if (strpbrk(e->subnqn, "/?#%&[]\\\"<>^`{|}") != NULL)
-		encoded = uri_encode(e->subnqn);
 	(void)snprintf(text, URI_TEXT_MAX, "nvmf://%s%s%s:%s/%s", is_v6 ? "[" : "", e->addr,
 		       is_v6 ? "]" : "", e->service, encoded != NULL ? encoded : e->subnqn);
 }
@@ -184,9 +184,13 @@ static int discover_task(void *arg, struct err *err)
 
 	if (nvmf_discover(d->host, d->port, d->hostnqn, &list, err) < 0)
 		return CLI_FAILED;
-	if (d->output == OUTPUT_JSON)
+	if (d->output == OUTPUT_JSON || d->json)
 		return print_json(list) == 0 ? CLI_DONE : CLI_FAILED;
-	print_table(list);
+	if (list->count > 0)
+		print_table(list);
+	else
+		fprintf(stderr, "%s:%u offers nothing to this host%s\n", d->host, d->port,
+			d->hostnqn != NULL ? "" : "; --hostnqn asks as another");
 	return CLI_DONE;
 }
 

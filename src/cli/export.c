@@ -31,10 +31,12 @@
 
 #include "base/log.h"
 #include "base/units.h"
+#include "base/uri.h"
 #include "cli/cli.h"
 #include "cli/open.h"
 #include "cli/store.h"
 #include "device/driver.h"
+#include "drivers/nvme/spec.h"
 
 enum {
 	PORT_DEFAULT = 4420, /* assigned by IANA to NVMe over fabrics */
@@ -153,6 +155,9 @@ static int endpoint_parse(const char *text, struct endpoint *ep, struct err *err
 /* Host and subsystem names come from people: say so before a device is touched. */
 static int nqn_check(const char *option, const char *nqn, struct err *err)
 {
+	if (strcmp(nqn, NVME_DISCOVERY_NQN) == 0)
+		return err_set(err, -EINVAL, "--%s %s: that is the name of discovery itself",
+			       option, nqn);
 	if (strncmp(nqn, "nqn.", 4) == 0 && nqn[4] != '\0' && strlen(nqn) <= TARGET_NQN_MAX)
 		return 0;
 	return err_set(
@@ -378,9 +383,10 @@ static json_t *json_ns(const struct export_ns *ns, bool has_stats)
 {
 	char uuid[UUID_TEXT_SIZE];
 	json_t *object = json_pack(
-		"{s:I, s:s, s:s, s:s, s:I, s:I}", "nsid", (json_int_t)ns->nsid, "uri", ns->uri,
+		"{s:I, s:s, s:s, s:s, s:I, s:I, s:b}", "nsid", (json_int_t)ns->nsid, "uri", ns->uri,
 		"name", ns->dev->name, "uuid", uuid_to_text(&ns->dev->uuid, uuid), "blocks",
-		(json_int_t)ns->dev->nblocks, "block_size", (json_int_t)ns->dev->block_size);
+		(json_int_t)ns->dev->nblocks, "block_size", (json_int_t)ns->dev->block_size,
+		"read_only", ns->dev->is_read_only);
 	CLEANUP(freep) struct io_stats *stats = calloc(1, sizeof(*stats));
 
 	if (!has_stats || stats == NULL)
@@ -534,12 +540,14 @@ static int export_open(struct export *e, struct err *err)
 		rc = cli_store_for(first_uri, err);
 	if (rc == 0)
 		rc = device_create(first_uri, &first, err);
-	if (rc == 0)
-		rc = target_start(&opts, &e->target, err);
+	if (rc != 0)
+		return opened_explain(first_uri, rc, err);
+	rc = target_start(&opts, &e->target, err);
 	if (rc == 0)
 		rc = export_add_subsystem(e, first, err);
-	if (rc == 0)
-		rc = subsystem_add_ns(e->subsystem, first, 1, &nsid, err);
+	if (rc != 0)
+		return rc;
+	rc = subsystem_add_ns(e->subsystem, first, 1, &nsid, err);
 	if (rc != 0)
 		return opened_explain(first_uri, rc, err);
 	e->ns[0] = (struct export_ns){ .uri = strdup(first_uri), .dev = first, .nsid = nsid };
@@ -588,6 +596,46 @@ static int export_write_port(const struct export *e, struct err *err)
 	return 0;
 }
 
+/* An NQN as a word for a shell; made from a path it may have a space. */
+static void print_word(const char *text)
+{
+	if (strspn(text,
+		   "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._:/@+,=") ==
+	    strlen(text)) {
+		fputs(text, stdout);
+		return;
+	}
+	putchar('\'');
+	for (; *text != '\0'; text++) {
+		if (*text == '\'')
+			fputs("'\\'", stdout);
+		putchar(*text);
+	}
+	putchar('\'');
+}
+
+/* What to type on a host, ours or the kernel's. */
+static void export_tell_listener(const struct export *e, unsigned i)
+{
+	const char *nqn = subsystem_nqn(e->subsystem), *addr = target_listener_addr(e->target, i);
+	CLEANUP(freep) char *segment = uri_encode_segment(nqn);
+	unsigned port = target_listener_port(e->target, i);
+	bool is_v6 = addr[0] == '[', is_any;
+	char host[INET6_ADDRSTRLEN];
+
+	(void)snprintf(host, sizeof(host), "%.*s", (int)strcspn(addr + is_v6, is_v6 ? "]" : ":"),
+		       addr + is_v6);
+	is_any = strcmp(host, "0.0.0.0") == 0 || strcmp(host, "::") == 0;
+	printf("listening on %s\n", addr);
+	if (is_any)
+		memcpy(host, "ADDRESS", sizeof("ADDRESS")); /* one of this machine's */
+	printf("connect with: nvme connect -t tcp -a %s -s %u -n ", host, port);
+	print_word(nqn);
+	is_v6 = is_v6 && !is_any;
+	printf("\nor use nvmf://%s%s%s:%u/%s\n", is_v6 ? "[" : "", host, is_v6 ? "]" : "", port,
+	       segment != NULL ? segment : nqn);
+}
+
 static void export_tell(const struct export *e)
 {
 	char size[UNITS_TEXT_MAX];
@@ -596,19 +644,12 @@ static void export_tell(const struct export *e)
 		const struct export_ns *ns = &e->ns[i];
 
 		if (ns->uri != NULL)
-			printf("namespace %u: %s, %s, blocks of %u\n", ns->nsid, ns->uri,
-			       size_format(device_size(ns->dev), size), ns->dev->block_size);
+			printf("namespace %u: %s, %s, blocks of %u%s\n", ns->nsid, ns->uri,
+			       size_format(device_size(ns->dev), size), ns->dev->block_size,
+			       ns->dev->is_read_only ? ", read-only" : "");
 	}
-	for (unsigned i = 0; i < target_listener_count(e->target); i++) {
-		const char *addr = target_listener_addr(e->target, i);
-		size_t len = strlen(addr) - strlen(strrchr(addr, ':'));
-		bool is_v6 = addr[0] == '[';
-
-		printf("listening on %s\n", addr);
-		printf("connect with: nvme connect -t tcp -a %.*s -s %u -n %s\n",
-		       (int)(is_v6 ? len - 2 : len), addr + is_v6,
-		       (unsigned)target_listener_port(e->target, i), subsystem_nqn(e->subsystem));
-	}
+	for (unsigned i = 0; i < target_listener_count(e->target); i++)
+		export_tell_listener(e, i);
 	(void)fflush(stdout);
 }
 

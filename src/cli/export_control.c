@@ -187,7 +187,7 @@ static const struct command commands[] = {
 	{ "pause", NULL, "hold new I/O, wait for what is in flight", run_pause },
 	{ "resume", NULL, "let it go on", run_resume },
 	{ "stats", NULL, "counters of target and devices, as JSON", run_stats },
-	{ "reservations", NULL, "who may write, as JSON", run_reservations },
+	{ "reservations", NULL, "who reserved what, as JSON", run_reservations },
 	{ "ana", "[STATE [LISTENER]]", "what paths are good for: show or set", run_ana },
 	{ "hosts", NULL, "who may connect, as JSON", run_hosts },
 	{ "host-add", "NQN", "let a host in; any: every one", run_host_add },
@@ -426,7 +426,14 @@ static int control_bind(struct control *c, const char *path, struct err *err)
 	(void)umask(mask);
 	if (rc == 0 && listen(c->listener, BACKLOG) != 0)
 		rc = -errno;
-	return rc == 0 ? 0 : err_set_sys(err, rc, "--control %s", path);
+	if (rc == 0)
+		return 0;
+	(void)err_set_sys(err, rc, "--control %s", path);
+	if (rc == -EADDRINUSE)
+		(void)err_hint(err, "what is there is no socket, and is left alone");
+	if (rc == -ENOENT)
+		(void)err_hint(err, "the folder has to exist");
+	return rc;
 }
 
 int control_start(struct export *e, const char *path, struct err *err)

@@ -39,7 +39,9 @@ int opened_explain(const char *uri, int rc, struct err *err)
 
 	if (!is_named)
 		(void)err_prefix(err, "%s", uri);
-	if (rc == -EROFS)
+	if (rc == -EROFS && strncmp(uri, "nvmf", 4) == 0)
+		(void)err_hint(err, "its target serves it so");
+	else if (rc == -EROFS)
 		(void)err_hint(err, "writing needs the permission (ls -l), a file system mounted "
 				    "rw, a disk that is not set ro");
 	if (rc == -EMFILE)

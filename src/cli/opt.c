@@ -57,6 +57,9 @@ static int opt_bounds(const struct opt *opt, const char *text, uint64_t value, s
 {
 	if (value >= opt->min && (opt->max == 0 || value <= opt->max))
 		return 0;
+	if (opt->type == OPT_SECONDS && opt->min == 1 && opt->max == 0)
+		return err_set(err, -EINVAL, "--%s %s: must be longer than nothing", opt->name,
+			       text);
 	if (opt->max == 0)
 		return err_set(err, -EINVAL, "--%s %s: must be at least %llu", opt->name, text,
 			       (unsigned long long)opt->min);

@@ -111,7 +111,7 @@ TEST(mistakes_are_told)
 		{ "empty", { "--text", "", "x" }, "empty" },
 		{ "no argument", { "--flag" }, "usage: ashlar try" },
 		{ "too many", { "a", "b", "c" }, "'c'" },
-		{ "no time", { "--seconds", "0", "x" }, "at least" },
+		{ "no time", { "--seconds", "0", "x" }, "longer than nothing" },
 	};
 
 	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {

@@ -149,6 +149,13 @@ def test_interrupt_says_how_to_go_on(ashlar, slow):
     assert filecmp.cmp(slow.source, slow.target, shallow=False)
 
 
+def test_json_of_a_failed_copy_says_why(ashlar, source):
+    target = ashlar.file("dst", 16 * MIB)
+    got = ashlar.json("copy", f"aio://{source}", f"aio://{target}", "--bs", "64k", "--inject",
+                      f"inject://{target}?op=write&method=status-lvol-nospace", status=1)
+    assert not got["ok"] and "no space" in got["error"] and got["resume_at"] < 16 * MIB
+
+
 def test_without_resume_it_starts_over(ashlar, slow):
     slow.interrupt(signal.SIGKILL)
     got = ashlar.json(*slow.words)
@@ -184,7 +191,7 @@ def test_resume_refuses_a_damaged_journal(ashlar, slow):
 def test_nothing_to_resume(ashlar, source):
     target = ashlar.file("dst", 16 * MIB)
     done = ashlar("copy", f"aio://{source}", f"aio://{target}", "--resume")
-    assert done.returncode == 0 and "nothing to resume" in done.stderr
+    assert done.returncode == 0 and "nothing to resume for these two URIs" in done.stderr
     assert filecmp.cmp(source, target, shallow=False)
 
 

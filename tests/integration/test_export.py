@@ -4,12 +4,15 @@
 import json
 import os
 import re
+import shlex
 import signal
 import socket
+import subprocess
 import time
+from urllib.parse import quote
 
 import pytest
-from conftest import wait_until
+from conftest import ASHLAR, wait_until
 from nvmetcp import FLUSH, HOSTNQN, Host, NvmeError, sqe
 
 MIB = 1 << 20
@@ -413,3 +416,73 @@ def test_reservations_are_shown_and_kept(ashlar):
     status = ashlar("export", *export.uris, "--ptpl-dir", folder, "--listen", "127.0.0.1:0")
     assert status.returncode == 1
     assert str(file) in status.stderr and "remove it if no host" in status.stderr
+
+
+# ---- what a person is told -----------------------------------------------------------------------
+
+def test_discover_tells_uris_that_work(ashlar, tmp_path):
+    """Also where the name is a path, as it is by default; they stay readable."""
+    disk = tmp_path / "a disk.img"
+    disk.touch()
+    os.truncate(disk, MIB)
+    export = Export(ashlar, uris=[f"aio://{quote(str(disk))}"], nqn=None)
+    place = f"127.0.0.1:{export.port}"
+    listed = json.loads(ashlar("discover", place, "--json").stdout)
+    assert listed == json.loads(ashlar("discover", place, "-o", "json").stdout)
+    uri = listed["entries"][0]["uri"]
+    assert uri.startswith(f"nvmf://{place}/nqn.2019-05.io.openebs:%2F") and "a%20disk" in uri
+    assert uri in ashlar("discover", place).stdout
+    assert ashlar("bench", uri, "--ops", "10").returncode == 0
+
+
+def test_discover_says_that_there_is_nothing(ashlar):
+    export = Export(ashlar, "--allow-host", "nqn.2026-11.invalid.ashlar:friend")
+    place = f"127.0.0.1:{export.port}"
+    done = ashlar("discover", place)
+    assert done.returncode == 0 and done.stdout == "" and "offers nothing" in done.stderr
+    done = ashlar("discover", place, "--hostnqn", "nqn.2026-11.invalid.ashlar:friend")
+    assert NQN in done.stdout and done.stderr == ""
+
+
+def test_what_is_printed_can_be_pasted(ashlar, tmp_path):
+    disk = tmp_path / "it's a disk.img"
+    disk.touch()
+    os.truncate(disk, MIB)
+    export = Export(ashlar, "--listen", "[::1]:0", uris=[f"aio://{quote(str(disk))}"], nqn=None)
+    uri = json.loads(ashlar("discover", f"[::1]:{export.port}", "--json").stdout)["entries"][0]
+    _, out, _ = export.stop()
+    words = shlex.split(re.search(r"^connect with: (.*)$", out, re.M)[1])
+    assert words[-2:] == ["-n", uri["subsystem"]] and words[5] == "::1"
+    assert f"\nor use {uri['uri']}\n" in out
+
+
+def test_a_device_that_cannot_be_written_is_told(ashlar):
+    disk, control = ashlar.file("ro", MIB), ashlar.dir / "control"
+    disk.chmod(0o444)
+    ordinary = ["setpriv", "--bounding-set", "-dac_override"] if os.geteuid() == 0 else []
+    front = subprocess.Popen([*ordinary, ASHLAR, "export", f"aio://{disk}", "--nqn", NQN,
+                              "--listen", "127.0.0.1:0", "--control", control, "--port-file",
+                              ashlar.dir / "port"], text=True, stdout=subprocess.PIPE,
+                             stderr=subprocess.PIPE)
+    ashlar.started.append(front)
+    wait_until(lambda: control.exists() or front.poll() is not None, what="the control socket")
+    export = Export.__new__(Export)
+    export.control = control
+    assert [ns["read_only"] for ns in json.loads(export.ok("list"))] == [True]
+    port = (ashlar.dir / "port").read_text().strip()
+    done = ashlar("bench", f"nvmf://127.0.0.1:{port}/{NQN}", "--rw", "write", "--ops", "1")
+    assert done.returncode == 1 and "its target serves it so" in done.stderr
+    front.terminate()
+    assert ", read-only\n" in front.communicate(timeout=20)[0]
+
+
+@pytest.mark.parametrize("words, says", [
+    (["--nqn", "nqn.2014-08.org.nvmexpress.discovery"], "the name of discovery itself"),
+    (["--limit", "memory=1"], "error: the limit of memory must let one connection in"),
+    (["--control", "/dev/null"], "is no socket"),
+    (["--control", "/no/such/folder/control"], "the folder has to exist"),
+    (["--inject", "m"], "write inject://DEVICE"),
+])
+def test_refusals_say_what_to_do(ashlar, words, says):
+    done = ashlar("export", "malloc:///m?size_mb=1", "--listen", "127.0.0.1:0", *words)
+    assert done.returncode in (1, 2) and says in done.stderr

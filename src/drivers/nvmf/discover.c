@@ -34,7 +34,7 @@ static void text_of(char *to, const char *from, size_t size)
 	while (len > 0 && from[len - 1] == ' ')
 		len--;
 	for (size_t i = 0; i < len; i++)
-		to[i] = from[i] > ' ' && from[i] < 0x7f ? from[i] : '?';
+		to[i] = from[i] >= ' ' && from[i] < 0x7f ? from[i] : '?';
 	to[len] = '\0';
 }
 

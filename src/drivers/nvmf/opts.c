@@ -61,15 +61,21 @@ static uint64_t *duration_of(struct nvmf_opts *opts, const struct duration *d)
 	return (uint64_t *)(void *)((char *)opts + d->offset);
 }
 
-bool nvmf_nqn_is_valid(const char *nqn)
+/* Others name their subsystems as they like, our target after a file whose name has a space. */
+static bool subnqn_is_valid(const char *nqn)
 {
 	size_t len = strlen(nqn);
 
 	for (size_t i = 0; i < len; i++) {
-		if ((unsigned char)nqn[i] <= ' ' || nqn[i] == 0x7f)
+		if ((unsigned char)nqn[i] < ' ' || nqn[i] == 0x7f)
 			return false;
 	}
 	return len > 0 && len <= NVME_NQN_LEN_MAX;
+}
+
+bool nvmf_nqn_is_valid(const char *nqn)
+{
+	return subnqn_is_valid(nqn) && strchr(nqn, ' ') == NULL;
 }
 
 /* ---- who we are --------------------------------------------------------------------------- */
@@ -332,7 +338,7 @@ static int read_place(const struct uri *uri, struct nvmf_opts *opts, struct err 
 			       "nvmf://HOST:PORT/NQN%s",
 			       uri->nsegments,
 			       uri->nsegments > 1 ? "; write a '/' in it as %2F" : "");
-	if (!nvmf_nqn_is_valid(uri->segments[0]))
+	if (!subnqn_is_valid(uri->segments[0]))
 		return err_set(err, -EINVAL,
 			       "'%.64s' is no qualified name of a subsystem: 1 to %d printable "
 			       "characters",

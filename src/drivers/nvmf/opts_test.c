@@ -81,7 +81,7 @@ ENGINE_TEST(nvmf_opts_refuse_what_makes_no_sense)
 		{ "nvmf://h:1/a/b", "exactly one" },
 		{ "nvmf://h:0/nqn.a", "65535" },
 		{ "nvmf://h:65536/nqn.a", "65535" },
-		{ "nvmf://h/nqn%20a", "no qualified name" },
+		{ "nvmf://h/nqn%7Fa", "no qualified name" },
 		{ "nvmf://h/nqn.a?nsid=0", "nsid" },
 		{ "nvmf://h/nqn.a?nsid=4294967295", "nsid" },
 		{ "nvmf://h/nqn.a?queue_depth=1", "queue_depth" },
