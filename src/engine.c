@@ -8,7 +8,10 @@
  *
  * Signals are blocked in every thread and read from a signalfd through the primary's ring, so that
  * they arrive as events like everything else. A second SIGINT or SIGTERM while the first is being
- * obeyed ends the process at once: a person who asks twice means it.
+ * obeyed ends the process at once: a person who asks twice means it. One that follows within
+ * SAME_WISH_NS is the same wish: timeout(1) signals the process and then its group. Where the first
+ * is not obeyed soon, since a device does not answer, that is said: else a person sees nothing
+ * happen.
  *
  * Stop: all devices are removed (openers follow the event), then the primary waits until no task
  * is left, then the reactors end. The order means that nothing is freed under somebody's feet.
@@ -31,7 +34,9 @@
 #include "schemes.h"
 
 enum {
-	STOP_POLL_NS = 1000000, /* how often a stopping engine looks whether its tasks ended */
+	STOP_POLL_NS = 1000000,     /* how often a stopping engine looks whether its tasks ended */
+	SAME_WISH_NS = 100000000,   /* two requests to end that are one */
+	STILL_HERE_NS = 1000000000, /* after which a person wonders */
 };
 
 struct signal_waiter {
@@ -51,6 +56,8 @@ static struct {
 	struct signalfd_siginfo signal_info;
 	bool is_hangup; /* one came while nobody waited */
 	struct list waiters;
+	uint64_t asked_ns;       /* when the first request to end came */
+	struct timer still_here; /* armed from then to the end */
 } engine = { .signal_fd = -1 };
 
 /* ---- calls from outside ------------------------------------------------------------------- */
@@ -134,6 +141,30 @@ static void signal_arm(void)
 			   0);
 }
 
+static void still_here(struct timer *timer)
+{
+	(void)timer;
+	log_warn("asked to end, but something does not answer: waiting for it; asking again ends "
+		 "at once");
+}
+
+/* False: it was asked for already, and this is the same wish. */
+static bool is_first_request_to_end(void)
+{
+	uint64_t now_ns = reactor_clock(reactor_primary());
+
+	if (!atomic_exchange(&engine.is_terminating, true)) {
+		engine.asked_ns = now_ns;
+		engine.still_here.fn = still_here;
+		timer_arm(reactor_primary(), &engine.still_here, STILL_HERE_NS);
+		return true;
+	}
+	if (now_ns - engine.asked_ns < SAME_WISH_NS)
+		return false;
+	log_error("asked twice to end: ending at once");
+	_exit(128 + (int)engine.signal_info.ssi_signo);
+}
+
 static void signal_arrived(struct uring_op *op, int res, uint32_t flags)
 {
 	bool is_hangup = engine.signal_info.ssi_signo == SIGHUP;
@@ -142,11 +173,8 @@ static void signal_arrived(struct uring_op *op, int res, uint32_t flags)
 	(void)flags;
 	if (res != (int)sizeof(engine.signal_info))
 		return;
-	if (!is_hangup && atomic_exchange(&engine.is_terminating, true)) {
-		log_error("asked twice to end: ending at once");
-		_exit(128 + (int)engine.signal_info.ssi_signo);
-	}
-	signal_tell_all(is_hangup);
+	if (is_hangup || is_first_request_to_end())
+		signal_tell_all(is_hangup);
 	signal_arm();
 }
 
@@ -260,6 +288,7 @@ static int engine_end(void *arg, struct err *err)
 	device_remove_all();
 	while (task_count() > 1) /* the one is this task */
 		task_sleep(STOP_POLL_NS);
+	timer_disarm(reactor_primary(), &engine.still_here);
 	return 0;
 }
 

@@ -385,6 +385,7 @@ static int ask_twice(void *arg, struct err *err)
 	(void)err;
 	(void)kill(getpid(), SIGTERM);
 	(void)engine_wait_signal(0);
+	task_sleep(200000000);
 	(void)kill(getpid(), SIGTERM);
 	task_sleep(20000000000);
 	return 0;
@@ -405,6 +406,35 @@ TEST(engine_ends_at_once_when_asked_twice)
 	child_run(&child, child_ask_twice, NULL);
 	(void)child_exited(&child, 128 + SIGTERM);
 	CHECK_HAS(child.said, "asked twice");
+}
+
+static int ask_by_two_signals(void *arg, struct err *err)
+{
+	(void)arg;
+	(void)err;
+	(void)kill(getpid(), SIGTERM);
+	(void)engine_wait_signal(0);
+	(void)kill(getpid(), SIGINT);
+	task_sleep(1200000000); /* what does not answer */
+	return 0;
+}
+
+static int child_ask_by_two_signals(void *arg)
+{
+	struct engine_opts opts = { .handle_signals = true };
+
+	(void)arg;
+	return engine_run(&opts, ask_by_two_signals, NULL, NULL);
+}
+
+/* timeout(1) signals the process and its group; and what takes long is said. */
+TEST(engine_takes_two_signals_at_once_for_one)
+{
+	struct child child;
+
+	child_run(&child, child_ask_by_two_signals, NULL);
+	(void)child_exited(&child, 0);
+	CHECK_HAS(child.said, "asking again ends at once");
 }
 
 static int child_signal_after_stop(void *arg)

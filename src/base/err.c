@@ -12,9 +12,9 @@
  *   2. The first error stays. Cleanup that fails after the real cause must not hide it, so a second
  *      err_set changes nothing (it still returns its own code: the caller's control flow is its
  * own).
- *   3. msg is always terminated; text that does not fit is cut and shows it by "..." at the end.
- *      Prefixes push the tail out, not the other way round: who the object is matters more than the
- *      last words of a long cause.
+ *   3. msg is always terminated; text that does not fit is cut and shows it by "..." where it was.
+ *      Prefixes push the tail out, but no more than half of the room: a long path or NQN must not
+ *      hide the cause, and who the object is matters more than the last words of a long cause.
  *   4. msg is one line: control characters, which a hostile name may bring along, become '?'.
  *
  * Thread rule: a struct err belongs to one thread; nothing here is global.
@@ -85,9 +85,16 @@ static PRINTF(2, 3) void append_text(struct err *err, const char *fmt, ...)
 	va_end(args);
 }
 
+/* What may stand in front of ": @cause", the NUL included. */
+static size_t room_before(const char *cause)
+{
+	return ERR_MSG_MAX - MIN(strlen(cause) + 2, (size_t)ERR_MSG_MAX / 2);
+}
+
 int err_set_sys(struct err *err, int code, const char *fmt, ...)
 {
-	char words[128];
+	char buf[128];
+	const char *words = strerror_r(errno_of(code), buf, sizeof(buf));
 	va_list args;
 
 	assert(code < 0);
@@ -95,9 +102,9 @@ int err_set_sys(struct err *err, int code, const char *fmt, ...)
 		return code;
 	err->code = code;
 	va_start(args, fmt);
-	format(err->msg, sizeof(err->msg), fmt, args);
+	format(err->msg, room_before(words), fmt, args);
 	va_end(args);
-	append_text(err, ": %s", strerror_r(errno_of(code), words, sizeof(words)));
+	append_text(err, ": %s", words);
 	return code;
 }
 
@@ -110,7 +117,7 @@ int err_prefix(struct err *err, const char *fmt, ...)
 		return 0;
 	memcpy(cause, err->msg, sizeof(cause));
 	va_start(args, fmt);
-	format(err->msg, sizeof(err->msg), fmt, args);
+	format(err->msg, room_before(cause), fmt, args);
 	va_end(args);
 	append_text(err, ": %s", cause);
 	return err->code;

@@ -13,7 +13,7 @@
 #define BASE_ERR_H
 #include "base/base.h"
 
-enum { ERR_MSG_MAX = 384 }; /* bytes of a message, its NUL included; longer text ends in "..." */
+enum { ERR_MSG_MAX = 768 }; /* bytes of a message, its NUL included; longer text is cut: "..." */
 
 struct err {
 	int code;              /* 0 or a negative errno */

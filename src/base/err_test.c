@@ -79,9 +79,23 @@ TEST(long_text_is_cut_and_says_so)
 	CHECK_EQ(strlen(err.msg), ERR_MSG_MAX - 1);
 	(void)err_prefix(&err, "%s", wide);
 	CHECK_STR(err.msg + ERR_MSG_MAX - 5, "x...");
-	err_clear(&err);
+}
+
+TEST(a_long_name_does_not_hide_the_cause)
+{
+	char wide[2 * ERR_MSG_MAX];
+	struct err err = {};
+
+	memset(wide, 'x', sizeof(wide) - 1);
+	wide[sizeof(wide) - 1] = '\0';
 	(void)err_set_sys(&err, -ENOENT, "%s", wide);
-	CHECK_STR(err.msg + ERR_MSG_MAX - 5, "x...");
+	CHECK_HAS(err.msg, "xx...: No such file or directory");
+	CHECK_EQ(strlen(err.msg), ERR_MSG_MAX - 1);
+	err_clear(&err);
+	(void)err_set(&err, -EINVAL, "it is too old");
+	(void)err_prefix(&err, "%s", wide);
+	CHECK_HAS(err.msg, "xx...: it is too old");
+	CHECK_EQ(strlen(err.msg), ERR_MSG_MAX - 1);
 }
 
 TEST(text_that_just_fits_is_whole)

@@ -275,12 +275,13 @@ static void bench_draw(struct bench *b, struct progress *bar, uint64_t since_ns,
 	char iops[UNITS_TEXT_MAX], rate[UNITS_TEXT_MAX], time[UNITS_TEXT_MAX];
 	uint64_t now_ns = reactor_clock(reactor_primary());
 	double seconds = (double)(now_ns - since_ns) / 1e9;
-	uint64_t ops = 0, checked = 0, bad = 0;
+	uint64_t ops = 0, failed = 0, checked = 0, bad = 0;
 
 	for (unsigned i = 0; i < b->nworkers; i++) {
 		const struct bench_counts *c = &b->workers[i].counts;
 
 		ops += c->ops[IO_READ] + c->ops[IO_WRITE];
+		failed += c->failed_in_run;
 		checked += c->checked_blocks;
 		bad += c->bad_blocks;
 	}
@@ -294,7 +295,7 @@ static void bench_draw(struct bench *b, struct progress *bar, uint64_t since_ns,
 			      count_format((double)checked, iops), (unsigned long long)bad);
 		return;
 	}
-	progress_show(bar, now_ns, b->opts.ops != 0 ? ops : now_ns - since_ns,
+	progress_show(bar, now_ns, b->opts.ops != 0 ? ops + failed : now_ns - since_ns,
 		      b->opts.ops != 0 ? b->opts.ops : b->opts.time_ns, "%s IOPS  %s  %s",
 		      count_format((double)ops / seconds, iops),
 		      rate_format((double)ops * (double)b->opts.bs / seconds, rate),

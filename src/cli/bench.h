@@ -98,7 +98,8 @@ struct bench_note {
 };
 
 struct bench_counts {
-	uint64_t ops[2]; /* IO_READ, IO_WRITE */
+	uint64_t ops[2];        /* IO_READ, IO_WRITE: those of BENCH_RUN that ended well */
+	uint64_t failed_in_run; /* of the errors, those of BENCH_RUN */
 	uint64_t errors;
 	uint64_t checked_blocks;
 	uint64_t bad_blocks;

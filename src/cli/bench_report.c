@@ -30,6 +30,14 @@ static uint64_t ops_of(const struct bench_counts *c)
 	return c->ops[IO_READ] + c->ops[IO_WRITE];
 }
 
+/* What the processor worked for: all requests of the run, also those that failed. */
+static double cpu_ns_per_io(const struct bench *b, const struct bench_counts *c)
+{
+	uint64_t count = ops_of(c) + c->failed_in_run;
+
+	return count == 0 ? 0.0 : (double)b->cpu_ns / (double)count;
+}
+
 static double per_second(const struct bench *b, uint64_t count)
 {
 	return (double)count * 1e9 / (double)b->elapsed_ns;
@@ -45,6 +53,7 @@ void bench_sum(const struct bench *b, const struct bench_device *only, struct be
 			continue;
 		ret->ops[IO_READ] += c->ops[IO_READ];
 		ret->ops[IO_WRITE] += c->ops[IO_WRITE];
+		ret->failed_in_run += c->failed_in_run;
 		ret->errors += c->errors;
 		ret->checked_blocks += c->checked_blocks;
 		ret->bad_blocks += c->bad_blocks;
@@ -143,7 +152,6 @@ static void report_text(const struct bench *b, const struct bench_counts *total)
 {
 	static const char *const titles[] = { "DEVICE", "IOPS",  "BYTES", "MEAN",   "P50",
 					      "P99",    "P99.9", "MAX",   "ERRORS", NULL };
-	uint64_t ops = ops_of(total);
 	char time[UNITS_TEXT_MAX];
 	struct bench_counts one;
 	struct table t;
@@ -160,7 +168,7 @@ static void report_text(const struct bench *b, const struct bench_counts *total)
 	printf("%llu reads, %llu writes in %s%s; processor time %.1f ns per request\n",
 	       (unsigned long long)total->ops[IO_READ], (unsigned long long)total->ops[IO_WRITE],
 	       duration_format(b->elapsed_ns, time), b->was_interrupted ? " (interrupted)" : "",
-	       ops == 0 ? 0.0 : (double)b->cpu_ns / (double)ops);
+	       cpu_ns_per_io(b, total));
 	for (unsigned i = 0; i < b->ndevices; i++)
 		report_remote(&b->devices[i]);
 	report_verify(b, total);
@@ -245,11 +253,9 @@ static json_t *json_device(const struct bench *b, const struct bench_device *dev
 static bool report_json(const struct bench *b, const struct bench_counts *total)
 {
 	bool is_told;
-	uint64_t ops = ops_of(total);
 	json_t *object = json_counts(b, total), *devices = json_array();
 
-	(void)json_object_set_new(object, "cpu_ns_per_io",
-				  json_real(ops == 0 ? 0 : (double)b->cpu_ns / (double)ops));
+	(void)json_object_set_new(object, "cpu_ns_per_io", json_real(cpu_ns_per_io(b, total)));
 	(void)json_object_set_new(object, "seconds", json_real((double)b->elapsed_ns / 1e9));
 	(void)json_object_set_new(object, "interrupted", json_boolean(b->was_interrupted));
 	for (unsigned i = 0; i < b->ndevices; i++)
@@ -278,7 +284,7 @@ bool bench_report(const struct bench *b)
 	else
 		report_text(b, &total);
 	report_notes(b, &total);
-	if (ops_of(&total) == 0 && total.checked_blocks == 0) {
+	if (ops_of(&total) + total.errors == 0 && total.checked_blocks == 0) {
 		cli_error("no request ended%s", b->was_interrupted ? ": interrupted" : "");
 		return false;
 	}

@@ -17,6 +17,9 @@
  * takes less than reading a clock twice, so one in BENCH_SAMPLE is timed, with what two readings
  * cost taken off, and counts with that weight.
  *
+ * A request that failed is counted as an error and as nothing else: a device that refuses within
+ * nanoseconds must not look fast.
+ *
  * With --rate each request has a time at which it is due, and its latency counts from then, whether
  * or not a slot was free: a stall is charged to every request it delayed.
  *
@@ -43,6 +46,7 @@ enum {
 static void worker_note_status(struct bench_worker *w, const struct io *io)
 {
 	w->counts.errors++;
+	w->counts.failed_in_run += w->phase == BENCH_RUN;
 	if (w->nnotes < BENCH_NOTES_MAX)
 		w->notes[w->nnotes++] = (struct bench_note){
 			.is_status = true, .op = io->op, .status = io->status, .lba = io->lba
@@ -230,10 +234,10 @@ static inline bool worker_pick(struct bench_worker *w, struct bench_slot *s)
 /* What is the same for every ended request, whether it was answered at once or later. */
 static inline void worker_count(struct bench_worker *w, struct bench_slot *s)
 {
-	if (likely(w->phase == BENCH_RUN))
-		w->counts.ops[s->io.op]++;
 	if (unlikely(s->io.status != IO_OK))
 		worker_note_status(w, &s->io);
+	else if (likely(w->phase == BENCH_RUN))
+		w->counts.ops[s->io.op]++;
 	if (unlikely(w->is_verifying))
 		slot_settle(w, s);
 }
@@ -254,7 +258,7 @@ static void slot_done(struct io *io)
 	struct bench_worker *w = s->worker;
 	uint64_t now_ns = worker_clock(w);
 
-	if (w->phase == BENCH_RUN)
+	if (w->phase == BENCH_RUN && s->io.status == IO_OK)
 		hist_add(&w->counts.latency, now_ns > s->start_ns ? now_ns - s->start_ns : 0, 1);
 	worker_count(w, s);
 	w->pending--;
@@ -270,7 +274,7 @@ static NOINLINE enum io_result worker_start_timed(struct bench_worker *w, struct
 	uint32_t weight = w->weight;
 
 	w->sample = w->weight = BENCH_SAMPLE;
-	if (result == IO_PENDING || w->phase != BENCH_RUN)
+	if (result == IO_PENDING || w->phase != BENCH_RUN || io->status != IO_OK)
 		return result;
 	took_ns = reactor_clock(w->reactor) - before_ns;
 	took_ns = took_ns > w->clock_cost_ns ? took_ns - w->clock_cost_ns : 0;
@@ -329,7 +333,8 @@ static unsigned worker_batch_paced(struct bench_worker *w)
 			continue;
 		}
 		now_ns = reactor_clock(w->reactor);
-		hist_add(&w->counts.latency, now_ns - due_ns, 1);
+		if (s->io.status == IO_OK)
+			hist_add(&w->counts.latency, now_ns - due_ns, 1);
 		worker_count(w, s);
 		s->next = w->free;
 		w->free = s;

@@ -155,10 +155,11 @@ static int nqn_check(const char *option, const char *nqn, struct err *err)
 {
 	if (strncmp(nqn, "nqn.", 4) == 0 && nqn[4] != '\0' && strlen(nqn) <= TARGET_NQN_MAX)
 		return 0;
-	return err_set(err, -EINVAL,
-		       "--%s %s: not an NVMe qualified name; write nqn.YYYY-MM.DOMAIN:NAME, with a "
-		       "domain of yours turned around, at most %d bytes",
-		       option, nqn, TARGET_NQN_MAX);
+	return err_set(
+		err, -EINVAL,
+		"--%s %.100s: not an NVMe qualified name; write nqn.YYYY-MM.DOMAIN:NAME, with a "
+		"domain of yours turned around, at most %d bytes",
+		option, nqn, TARGET_NQN_MAX);
 }
 
 static int export_check_opts(const struct export_opts *opts, struct err *err)
@@ -284,6 +285,8 @@ int export_remove(struct export *e, uint32_t nsid, struct err *err)
 		rc = err_set(err, -ENOENT, "there is no namespace %u; 'list' shows those there are",
 			     nsid);
 	else
+		export_nexus_release(ns->dev);
+	if (rc == 0)
 		rc = subsystem_remove_ns(e->subsystem, nsid, err);
 	if (rc == 0) {
 		ns_destroy_device(ns->uri);
@@ -633,6 +636,12 @@ static void export_close(struct export *e)
 	while (e->paused > 0) {
 		e->paused--;
 		subsystem_resume(e->subsystem);
+	}
+	if (e->target != NULL)
+		target_hang_up(e->target); /* hosts must not hear how what is held ends */
+	for (unsigned i = 0; i < TARGET_NAMESPACES_MAX; i++) {
+		if (e->ns[i].uri != NULL)
+			export_nexus_release(e->ns[i].dev);
 	}
 	target_stop(e->target);
 	for (unsigned i = 0; i < TARGET_NAMESPACES_MAX; i++) {

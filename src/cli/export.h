@@ -118,6 +118,10 @@ int request_say_json(struct request *req, char *text, struct err *err);
 
 extern const struct command nexus_commands[];
 
+/* End I/O that a nexus without a healthy child holds: nobody else does before it is removed. Other
+ * devices are let be. */
+void export_nexus_release(struct device *dev) MAY_SUSPEND;
+
 /* Remember what happens to any nexus, from now to the stop. */
 int export_events_start(struct export *e, struct err *err) WARN_UNUSED;
 void export_events_stop(struct export *e);

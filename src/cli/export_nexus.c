@@ -27,6 +27,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/log.h"
 #include "base/units.h"
 #include "cli/export.h"
 #include "nexus/rebuild.h"
@@ -668,6 +669,21 @@ static int run_events(struct request *req, struct err *err)
 	for (uint64_t n = MAX(first, after); n < events->last; n++)
 		(void)json_array_append_new(list, json_event(&events->note[(n + 1) % EVENTS_MAX]));
 	return say_object(req, list, err);
+}
+
+/* ---- the end ------------------------------------------------------------------------------- */
+
+void export_nexus_release(struct device *dev)
+{
+	struct nexus *nx = nexus_of_device(dev);
+	struct nexus_err ne = {};
+	struct nexus_info info;
+
+	if (nx == NULL)
+		return;
+	nexus_info(nx, &info);
+	if (info.is_frozen && nexus_shutdown(nx, &ne) != 0)
+		log_warn("nexus %s: %s, continuing", info.name, err_text(&ne.err));
 }
 
 const struct command nexus_commands[] = {

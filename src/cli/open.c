@@ -29,9 +29,15 @@
 #include "cli/store.h"
 #include "device/fault.h"
 
+enum { URI_SHOWN_MIN = 200 }; /* bytes that tell one URI from another */
+
 int opened_explain(const char *uri, int rc, struct err *err)
 {
-	if (strstr(err_text(err), uri) == NULL)
+	const char *text = err_text(err);
+	bool is_named = strstr(text, uri) != NULL || /* or as much of it as found room */
+			strncmp(text, uri, MIN(strlen(uri), (size_t)URI_SHOWN_MIN)) == 0;
+
+	if (!is_named)
 		(void)err_prefix(err, "%s", uri);
 	if (rc == -EROFS)
 		(void)err_hint(err, "writing needs the permission (ls -l), a file system mounted "

@@ -77,6 +77,7 @@ struct device {
 	uint32_t ops;        /* IO_BIT()s that submit() takes; others are emulated or refused */
 	uint32_t buf_align;  /* what the driver's memory must be aligned to, bytes, >= 1 */
 	uint32_t max_io_nlb; /* largest request it takes, 0: no limit */
+	uint32_t max_compare_write_nlb; /* more is IO_INVALID, for it must be atomic; 0: no limit */
 	uint32_t physical_block_size; /* bytes; hint, 0: block_size */
 	uint32_t optimal_io_nlb;      /* hint, 0: none */
 	bool has_write_cache;         /* volatile: FLUSH and FUA mean something */

@@ -211,6 +211,8 @@ TEST(inject_refusals)
 		{ "inject://d?method=data&op=read&stage=submit", "never acts" },
 		{ "inject://d?method=corrupt&op=write&stage=c", "never acts" },
 		{ "inject://u@d", "user" },
+		{ "d", "write inject://DEVICE?" },
+		{ "aio:///d?op=read", "write inject://DEVICE?" },
 	};
 
 	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {

@@ -388,13 +388,18 @@ int fault_parse(const char *text, struct fault_spec *ret_spec, struct err *err)
 		.retries = UINT64_MAX,
 		.probability = 1.0,
 	};
-	int result = uri_parse(text, &uri, err);
+	int result;
 
+	/* before the URI is read, whose errors know devices only; a scheme has no case */
+	if (strncasecmp(text, "inject:", strlen("inject:")) != 0)
+		return err_set(
+			err, -EINVAL,
+			"'%.80s' is not an injection; write inject://DEVICE?op=...&method=... "
+			"(ashlar-uri(7))",
+			text);
+	result = uri_parse(text, &uri, err);
 	if (result < 0)
 		return result;
-	if (strcmp(uri->scheme, "inject") != 0)
-		return err_set(err, -EINVAL,
-			       "'%.80s' is not an injection; write inject://DEVICE?...", text);
 	result = parse_device(uri, &spec, err);
 	if (result == 0)
 		result = parse_params(uri, &spec, err);

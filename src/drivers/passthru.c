@@ -199,6 +199,7 @@ static void passthru_inherit(struct device *dev, const struct device *base)
 	dev->ops = base->ops | emulated_ops(base); /* emulated below, where the locks are */
 	dev->buf_align = base->buf_align;
 	dev->max_io_nlb = base->max_io_nlb;
+	dev->max_compare_write_nlb = base->max_compare_write_nlb;
 	dev->physical_block_size = base->physical_block_size;
 	dev->optimal_io_nlb = base->optimal_io_nlb;
 	dev->has_write_cache = base->has_write_cache;

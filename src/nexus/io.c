@@ -21,9 +21,9 @@
  * was opened, by slot, so that a part's place tells its leg. Parts share the caller's iovec. The
  * parent waits for all of them, even for those on a leg that was dropped: they point to its memory.
  *
- * Nothing is borrowed from a child (io_offer()): what is lent goes on to be seen, and a write shows in
- * it that is on one leg and not on another yet. The reader gets a copy, taken while the blocks were
- * free.
+ * Nothing is borrowed from a child (io_offer()): what is lent goes on to be seen, and a write shows
+ * in it that is on one leg and not on another yet. The reader gets a copy, taken while the blocks
+ * were free.
  *
  * Which leg reads: the one with the least outstanding work, where a remote leg counts REMOTE_COST
  * requests more than a local one; equals take turns, beginning with the second.
@@ -597,8 +597,8 @@ static uint16_t fork_status(struct fork *fork, uint8_t slots)
 }
 
 /*
- * The end of a nexus: nobody decides any more what the blocks hold, on some legs the old and on others
- * the new. They stay taken, so that no read elsewhere returns what may be taken back.
+ * The end of a nexus: nobody decides any more what the blocks hold, on some legs the old and on
+ * others the new. They stay taken, so that no read elsewhere returns what may be taken back.
  */
 static enum io_result fork_abandon(struct nexus_channel *nc, struct fork *fork, uint16_t status)
 {

@@ -437,8 +437,8 @@ static bool child_write_all(struct marks *marks, struct child *child) MAY_SUSPEN
 }
 
 /*
- * What lost children missed, to one that comes: it may have pages of this generation from an earlier
- * stay, and those have grown old. A page about nobody voids them.
+ * What lost children missed, to one that comes: it may have pages of this generation from an
+ * earlier stay, and those have grown old. A page about nobody voids them.
  */
 static bool child_write_missed(struct marks *marks, struct child *coming) MAY_SUSPEND
 {
@@ -578,6 +578,19 @@ bool marks_finish(struct nexus *nx)
 	task_mutex_unlock(&marks->lock);
 	errand_wait(&nx->retire);
 	return is_ok && nexus_nhealthy(nx) > 0;
+}
+
+void marks_clear(struct nexus *nx)
+{
+	struct marks *marks = nx->marks;
+
+	if (marks == NULL)
+		return;
+	task_mutex_lock(&marks->lock);
+	segmap_zero(&marks->durable);
+	for (unsigned part = 0; part < npages(&marks->durable); part++)
+		(void)page_write_all(marks, INTENT_PAGE_IN_FLIGHT + part, NULL, &marks->durable);
+	task_mutex_unlock(&marks->lock);
 }
 
 void marks_stop(struct nexus *nx)

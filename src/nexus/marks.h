@@ -18,6 +18,8 @@ struct nexus;
 
 /* The device's shape is known. Leaves nx->marks NULL where there is no room for the pages. */
 int marks_open(struct nexus *nx, struct err *err) WARN_UNUSED;
+/* The record says so: nothing is in flight, for those who look at the children alone. */
+void marks_clear(struct nexus *nx) MAY_SUSPEND;
 /* No tick any more, where the nexus has ended. Before its errands are waited for. */
 void marks_stop(struct nexus *nx);
 void marks_close(struct nexus *nx);

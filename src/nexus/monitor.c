@@ -110,7 +110,7 @@ static uint8_t leaving_slots(const struct nexus *nx)
 	return slots;
 }
 
-/* Who fell a moment ago may still be used by a channel that has not been told: tell them first. */
+/* Who fell a moment ago may still be used by a channel that was not told: so tell them first. */
 void nexus_monitor_run(struct nexus *nx)
 {
 	uint8_t leaving = leaving_slots(nx);
@@ -119,6 +119,7 @@ void nexus_monitor_run(struct nexus *nx)
 		nexus_apply(nx);
 	for (unsigned slot = 0; slot < NEXUS_CHILDREN_MAX; slot++) {
 		struct child *child = nx->child[slot];
+		uint32_t inflight;
 
 		if (child == NULL)
 			continue;
@@ -126,7 +127,10 @@ void nexus_monitor_run(struct nexus *nx)
 			nexus_rebuilder->leave(child);
 		if (!(leaving >> slot & 1 && child->is_leaving) && !nx->is_ended)
 			continue;
-		if (child->users > 0 || nexus_inflight(nx, child) > 0)
+		inflight = nexus_inflight(nx, child);
+		if (nx->child[slot] != child)
+			continue; /* was not leaving, and a client has removed it meanwhile */
+		if (child->users > 0 || inflight > 0)
 			child_cut(child);
 		else if (child->is_leaving)
 			child_end(child);

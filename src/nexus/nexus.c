@@ -178,6 +178,7 @@ static void nexus_free(struct nexus *nx) MAY_SUSPEND
 	nx->state = NEXUS_CLOSED; /* children may fall until they are closed */
 	nx->is_ended = true;
 	marks_stop(nx);
+	errands_wait(nx); /* a mark that hangs on a child wants it cut off */
 	timer_disarm(reactor_primary(), &nx->monitor_timer); /* for children that are closed here */
 	errands_wait(nx);
 	while (nx->nchildren > 0) {
@@ -573,20 +574,22 @@ static void close_children(struct nexus *nx)
 		child_wait_closed(nx->child[nx->order[i]]);
 }
 
+/* The record says that the end was clean; only then may the children's pages forget. */
 static void record_clean(struct nexus *nx, bool is_clean) MAY_SUSPEND
 {
 	struct err err = {};
 
 	if (!is_clean) {
-		log_warn(
-			"nexus %s: not all was flushed, so the record does not say that it was shut "
-			"down in order",
-			nx->dev.name);
+		log_warn("nexus %s: not all was flushed, so the record does not say that it was "
+			 "shut down in order",
+			 nx->dev.name);
 		return;
 	}
 	if (nexus_persist(nx, true, &err) < 0)
 		log_warn("nexus %s: the record does not say that it was shut down in order: %s",
 			 nx->dev.name, err_text(&err));
+	else
+		marks_clear(nx);
 }
 
 int nexus_shutdown(struct nexus *nx, struct nexus_err *ne)
@@ -608,8 +611,8 @@ int nexus_shutdown(struct nexus *nx, struct nexus_err *ne)
 	device_resume(&nx->dev);
 	errand_wait(&nx->retire);
 	is_clean = marks_finish(nx);
-	close_children(nx);
 	record_clean(nx, is_clean);
+	close_children(nx);
 	nx->state = NEXUS_SHUTDOWN;
 	nexus_tell_status(nx);
 	control_end(nx);

@@ -107,6 +107,8 @@ static bool mend_chunk(struct nexus *nx, uint8_t slot, uint64_t lba, uint32_t nl
 		return false;
 	if (read_elsewhere(nx, bad, lba, nlb, buf) != IO_OK)
 		return false;
+	if (nx->child[slot] != bad)
+		return false; /* it was removed while another was read */
 	status = child_io(bad, IO_WRITE, lba, nlb, buf);
 	if (status == IO_OK)
 		status = child_io(bad, IO_READ, lba, nlb, buf + REPAIR_CHUNK);

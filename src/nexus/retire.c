@@ -173,8 +173,8 @@ static void revive_last(struct nexus *nx)
 	}
 }
 
-/* Who fell leaves, if the monitor is not closing it already; what it misses is known from its last write on, if it was in sync, or was known
- * and nobody had begun to rebuild it. */
+/* Who fell leaves, if the monitor is not closing it already. What it misses is known from its last
+ * write on, if it was in sync, or was known and nobody had begun to rebuild it. */
 static void children_leave(struct nexus *nx, uint8_t fallen)
 {
 	for (unsigned i = 0; i < nx->nchildren; i++) {
@@ -221,8 +221,10 @@ static void settle(struct nexus *nx)
 	for (unsigned i = 0; i < nx->nchildren; i++) {
 		struct child *child = nx->child[nx->order[i]];
 
-		if (child_is_pending(atomic_load(&child->word)) && !child->is_healthy)
-			atomic_fetch_or(&child->word, CHILD_SETTLED);
+		if (!child_is_pending(atomic_load(&child->word)) || child->is_healthy)
+			continue;
+		atomic_fetch_or(&child->word, CHILD_SETTLED);
+		log_info("nexus %s: child %s is recorded as stale", nx->dev.name, child->uri);
 	}
 }
 

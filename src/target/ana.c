@@ -167,8 +167,8 @@ static int ana_check(const struct subsystem *ss, uint32_t group, struct err *err
 {
 	if (ss->ana == NULL)
 		return err_set(err, -EOPNOTSUPP,
-			       "subsystem '%s' does not report asymmetric access (ANA) to its "
-			       "hosts; it must be made with it",
+			       "subsystem '%s' was made without asymmetric access (ANA), so its "
+			       "hosts do not look at states",
 			       ss->nqn);
 	if (group > TARGET_ANA_GROUPS_MAX)
 		return err_set(err, -EINVAL, "group %u: the largest number is %d", group,
@@ -218,14 +218,20 @@ int subsystem_set_ana(struct subsystem *ss, int listener, uint32_t group, enum a
 {
 	struct ana_masks masks[TARGET_LISTENERS_MAX];
 	int result = ana_check(ss, group, err);
+	const char *where = "all";
+	char groups[16] = "all";
 	uint32_t changed;
 
 	if (result < 0)
 		return result;
+	if (group != 0)
+		(void)snprintf(groups, sizeof(groups), "%u", group);
 	if (listener != TARGET_LISTENER_ALL &&
 	    (listener < 0 || (unsigned)listener >= target_listener_count(ss->target)))
 		return err_set(err, -EINVAL, "there is no listener %d; the first of %u is 0",
 			       listener, target_listener_count(ss->target));
+	if (listener != TARGET_LISTENER_ALL)
+		where = target_listener_addr(ss->target, (unsigned)listener);
 	task_mutex_lock(&ss->control);
 	changed = states_set(ss->ana, listener, group, state);
 	for (unsigned i = 0; i < TARGET_LISTENERS_MAX; i++)
@@ -235,8 +241,8 @@ int subsystem_set_ana(struct subsystem *ss, int listener, uint32_t group, enum a
 	task_mutex_unlock(&ss->control);
 	announce(ss, changed);
 	if (changed != 0)
-		log_info("path state nqn=%s listener=%d group=%u state=%s", ss->nqn, listener,
-			 group, ana_state_name(state));
+		log_info("path state nqn=%s listener=%s group=%s state=%s", ss->nqn, where, groups,
+			 ana_state_name(state));
 	if (!is_served(state))
 		drain(ss);
 	return 0;

@@ -37,7 +37,7 @@ static int host_check(const char *hostnqn, struct err *err)
 	if (nqn_is_good(hostnqn))
 		return 0;
 	return err_set(err, -EINVAL,
-		       "host '%s' is not an NVMe qualified name: \"nqn.\" and more, at most %d "
+		       "host '%.100s' is not an NVMe qualified name: \"nqn.\" and more, at most %d "
 		       "bytes",
 		       hostnqn == NULL ? "" : hostnqn, TARGET_NQN_MAX);
 }

@@ -199,7 +199,10 @@ static void identify_ns(const struct ctrlr *ctrlr, struct cmd *cmd)
 	id.nsfeat = (uint8_t)(NVME_NSFEAT_OPTPERF | (dev->is_thin ? NVME_NSFEAT_THIN : 0));
 	if (ns->cores[0].handle->ops & IO_BIT(IO_COMPARE_WRITE)) {
 		id.nsfeat |= NVME_NSFEAT_ATOMICS;
-		id.nacwu = hint(fused_size_max(&ctrlr->subsystem->target->opts) / dev->block_size);
+		id.nacwu = hint(MIN(fused_size_max(&ctrlr->subsystem->target->opts) /
+					    dev->block_size,
+				    dev->max_compare_write_nlb != 0 ? dev->max_compare_write_nlb
+								    : UINT32_MAX));
 	}
 	id.npwg = hint(physical);
 	id.npwa = hint(physical);

@@ -710,6 +710,7 @@ void core_flush(struct msg *msg);
 int conn_new(struct target *target, struct core *core, struct stream *stream, unsigned listener);
 /* On its reactor. */
 void conn_close(struct conn *conn);
+void conn_broke(const struct conn *conn, int error);
 void conn_terminate(struct conn *conn, const struct pdu_fault *fault, const uint8_t *header,
 		    size_t len);
 void conn_activate(struct conn *conn);

@@ -40,7 +40,8 @@ int limits_check(const struct target_opts *o, struct err *err)
 			       "conns_per_host_max and conns_per_subsystem_max must not be 0");
 	if (o->conn_memory_max < limits_conn_memory())
 		return err_set(err, -EINVAL,
-			       "conn_memory_max must hold one connection, %" PRIu64 " bytes",
+			       "the limit of memory must let one connection in: at least %" PRIu64
+			       " bytes",
 			       limits_conn_memory());
 	for (unsigned i = 0; i < ARRAY_LEN(o->crdt); i++) {
 		if (o->crdt[i] > TARGET_CRDT_MAX)
@@ -119,11 +120,11 @@ uint16_t limits_connect(struct conn *conn, const struct subsystem *ss, const cha
 	const char *limit = NULL;
 
 	if (ss->conns >= opts->conns_per_subsystem_max)
-		limit = "conns_per_subsystem_max";
+		limit = "connections-per-subsystem";
 	else if (host_conns(target, hostnqn) >= opts->conns_per_host_max)
-		limit = "conns_per_host_max";
+		limit = "connections-per-host";
 	else if (!memory_fits(target, limits_queue_memory(opts, qid, entries)))
-		limit = "conn_memory_max";
+		limit = "memory";
 	if (limit == NULL)
 		return 0;
 	target->connects_refused++;

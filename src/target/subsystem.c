@@ -452,10 +452,11 @@ static int check_new(const struct target *target, const struct subsystem_opts *o
 		     struct err *err)
 {
 	if (!nqn_is_good(opts->nqn))
-		return err_set(err, -EINVAL,
-			       "'%s' is not an NVMe qualified name: \"nqn.\" and more, at most %d "
-			       "bytes",
-			       opts->nqn == NULL ? "" : opts->nqn, TARGET_NQN_MAX);
+		return err_set(
+			err, -EINVAL,
+			"'%.100s' is not an NVMe qualified name: \"nqn.\" and more, at most %d "
+			"bytes",
+			opts->nqn == NULL ? "" : opts->nqn, TARGET_NQN_MAX);
 	if (opts->cntlid_min > opts->cntlid_max || opts->cntlid_max > NVME_CNTLID_MAX ||
 	    (opts->cntlid_max > 0 && opts->cntlid_min == 0))
 		return err_set(err, -EINVAL, "controller ids must lie within 1 and %d",

@@ -196,8 +196,8 @@ static void target_accepted(struct listener *listener, struct stream *stream, vo
 	    conn_new(target, limits_pick_core(target), stream, listener_index(target, listener)) <
 		    0) {
 		target->conns_refused++;
-		log_warn("refusing a connection peer=%s conns=%u limit=%u memory=%" PRIu64
-			 " limit=%" PRIu64,
+		log_warn("refusing a connection peer=%s connections=%u of %u memory=%" PRIu64
+			 " of %" PRIu64,
 			 stream->peer, target->conns, target->opts.conns_max, target->conn_memory,
 			 target->opts.conn_memory_max);
 		stream_close(stream);
@@ -318,16 +318,28 @@ int target_start(const struct target_opts *opts, struct target **ret_target, str
 	return 0;
 }
 
+void target_hang_up(struct target *target)
+{
+	struct subsystem *ss;
+	struct ctrlr *ctrlr;
+
+	target->is_stopping = true;
+	for (unsigned i = 0; i < target->listener_count; i++)
+		net_get()->unlisten(target->listeners[i]);
+	target->listener_count = 0;
+	list_for_each (ss, &target->subsystems, link) {
+		list_for_each (ctrlr, &ss->ctrlrs, link)
+			ctrlr_close(ctrlr);
+	}
+}
+
 void target_stop(struct target *target)
 {
 	struct task_event gone = {};
 
 	if (target == NULL)
 		return;
-	target->is_stopping = true;
-	for (unsigned i = 0; i < target->listener_count; i++)
-		net_get()->unlisten(target->listeners[i]);
-	target->listener_count = 0;
+	target_hang_up(target);
 	while (!list_empty(&target->subsystems))
 		subsystem_remove(list_first_entry(&target->subsystems, struct subsystem, link));
 	for (unsigned i = 0; i < target->core_count; i++)

@@ -70,6 +70,11 @@ void target_opts_init(struct target_opts *opts);
 /* One target per process, with the discovery subsystem. -EINVAL, -ENOMEM, -EALREADY. */
 int target_start(const struct target_opts *opts, struct target **ret_target,
 		 struct err *err) MAY_SUSPEND WARN_UNUSED;
+/*
+ * Close listeners and connections and return at once: what hosts had sent is not answered any more.
+ * For who has to let go of held I/O before target_stop(), which waits for it.
+ */
+void target_hang_up(struct target *target);
 /* Close listeners and connections, remove the subsystems, free everything. NULL is fine. */
 void target_stop(struct target *target) MAY_SUSPEND;
 

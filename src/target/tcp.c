@@ -364,8 +364,7 @@ static unsigned conn_recv(struct conn *conn)
 		return 0;
 	if (got <= 0) {
 		if (got < 0)
-			log_info("connection broke peer=%s: %s", conn->peer,
-				 err_errno_name((int)got));
+			conn_broke(conn, (int)got);
 		conn_close(conn);
 		return 1;
 	}

@@ -83,6 +83,15 @@ void conn_put_busy(struct conn *conn)
 		conn_maybe_gone(conn);
 }
 
+/* Many hosts end a connection by a reset, ours among them: that is no trouble of the network. */
+void conn_broke(const struct conn *conn, int error)
+{
+	if (error == -ECONNRESET || error == -EPIPE)
+		log_info("connection ended by the host peer=%s", conn->peer);
+	else
+		log_info("connection broke peer=%s: %s", conn->peer, err_errno_name(error));
+}
+
 void conn_close(struct conn *conn)
 {
 	struct core *core = conn->core;

@@ -339,8 +339,7 @@ static void conn_flush(struct conn *conn)
 		ssize_t n = stream_send(conn->stream, iov, g.count);
 
 		if (n < 0 && n != -EAGAIN) {
-			log_info("connection broke peer=%s: %s", conn->peer,
-				 err_errno_name((int)n));
+			conn_broke(conn, (int)n);
 			conn_close(conn);
 			return;
 		}

@@ -18,7 +18,7 @@ MIB = 1 << 20
 
 # Words of the initiator's log.
 LOST, BACK, RESIZED = "connection lost", "back after", "resized from"
-GONE, RETURNED, PATHS = "is gone", "is back", "paths are used"
+GONE, RETURNED, PATHS = "is gone", "is back", "paths in use"
 
 # What the kernel's target says about commands of which a path was taken away.
 TARGET_SAYS = r"nvmet|loop\d|nullb?"
@@ -128,7 +128,7 @@ def nvmet_ana(t):
     paths = [uri(target, listener=n, card=n) for n in (0, 1)]
     load, traffic = bench(t, *paths, "--rate", "1000", ops=20000), Traffic(target)
     traffic.wait_more()
-    one, both = (f"{n} {PATHS}" for n in (1, 2))
+    one, both = (f"{PATHS}: {n}" for n in (1, 2))
     for turn, (path, state) in enumerate(((0, "non-optimized"), (1, "inaccessible"),
                                           (0, "persistent-loss"), (1, "change")), 1):
         target.set_ana(path, state)

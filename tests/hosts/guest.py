@@ -152,12 +152,17 @@ class Result:
 class Guest:
     """One guest. Use as a context manager: it boots on entry and is gone on exit."""
 
-    def __init__(self, kernel, log_dir, overlay=b"", cpus=4, memory_mb=1024):
+    def __init__(self, kernel, log_dir, overlay=b"", cpus=4, memory_mb=1024, place=None,
+                 tap=None):
+        """`place': the network (cables.py) QEMU runs in, `tap' the card there that is the other end
+        of the guest's first one, in place of QEMU's user network."""
         self.kernel = kernel
         self.log_dir = log_dir
         self.overlay = overlay
         self.cpus = cpus
         self.memory_mb = memory_mb
+        self.enter = place.enter if place else die_with_parent
+        self.net0 = f"tap,id=net0,ifname={tap},script=no,downscript=no" if tap else "user,id=net0"
         self.ids = itertools.count(1)
         self.boot_s = 0.0
         self.console = self.qemu_log = ""
@@ -206,7 +211,7 @@ class Guest:
             "-chardev", f"socket,id=channel,path={path}",
             "-device", "virtio-serial-pci,max_ports=2",
             "-device", "virtserialport,chardev=channel,name=ashlar.agent,nr=1",
-            "-netdev", "user,id=net0", "-device", "virtio-net-pci,netdev=net0,romfile=",
+            "-netdev", self.net0, "-device", "virtio-net-pci,netdev=net0,romfile=",
             "-netdev", "user,id=net1,net=10.0.3.0/24,ipv6=off",
             "-device", "virtio-net-pci,netdev=net1,romfile=",
             "-chardev", f"socket,id=monitor,path={monitor},server=on,wait=off",
@@ -215,7 +220,7 @@ class Guest:
         self.qemu_log = os.path.join(self.log_dir, f"qemu-{self.kernel}-{mark}.log")
         with open(self.qemu_log, "wb") as log:
             self._qemu = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                          preexec_fn=die_with_parent)
+                                          preexec_fn=self.enter)
         listener.settimeout(BOOT_TIMEOUT_S)
         try:
             self._channel = listener.accept()[0]

@@ -83,6 +83,14 @@ class Stage:
         host.mark(self.mark)
         return host
 
+    def guest_at(self, place, tap):
+        """One more host, with the same kernel, in a network of its own; gone after the case."""
+        other = self.run.new_guest(self.guest.kernel, place=place, tap=tap)
+        self.others.append(other)
+        host = HostSide(other)
+        host.mark(self.mark)
+        return host
+
     def linux_target(self, *namespaces, **options):
         """Linux' target in the guest, for Ashlar's initiator on this machine."""
         target = Nvmet(self.guest)
@@ -90,9 +98,9 @@ class Stage:
         target.start(namespaces or [Namespace()], **options)
         return target
 
-    def ashlar(self, *words):
+    def ashlar(self, *words, place=None):
         """Start `ashlar WORDS' on this machine."""
-        return self.start_program(self.run.engine, *words)
+        return self.start_program(self.run.engine, *words, place=place)
 
     def tool(self, name, *words):
         """Start a test program that was built beside the engine."""
@@ -101,16 +109,16 @@ class Stage:
             raise Skip(f"{path} is not built")
         return self.start_program(path, *words)
 
-    def start_program(self, *command):
-        program = Program(self.run.log_dir, *command)
+    def start_program(self, *command, place=None):
+        program = Program(self.run.log_dir, *command, place=place)
         self.programs.append(program)
         return program
 
-    def new_target(self):
+    def new_target(self, place=None):
         if self.run.target == "nvmet":
             target = Nvmet(self.guest)
         else:
-            target = Ashlar(self.run.engine, self.run.folder, self.run.log_dir)
+            target = Ashlar(self.run.engine, self.run.folder, self.run.log_dir, place)
         self.targets.append(target)
         return target
 
@@ -145,6 +153,7 @@ class Run:
         self.target = options.target
         self.engine = options.engine
         self.keep_logs = options.keep_logs
+        self.seconds = options.seconds
         self.log_dir = tempfile.mkdtemp(prefix="ashlar-hosts-")
         self.folder = tempfile.mkdtemp(prefix="ashlar-disks-", dir=options.disks)
         self.passed = self.failed = self.skipped = self.number = 0
@@ -186,10 +195,10 @@ class Run:
         print(f"# {kernel}: {image.KERNELS[kernel]}, "
               f"{guest.text('uname -r')}, at its agent after {guest.boot_s:.1f} s", flush=True)
 
-    def new_guest(self, kernel, overlay):
+    def new_guest(self, kernel, overlay=b"", **network):
         """A booted guest that has the modules of a host; the caller ends it."""
         for attempt in range(BOOT_ATTEMPTS):
-            guest = Guest(kernel, self.log_dir, overlay)
+            guest = Guest(kernel, self.log_dir, overlay, **network)
             try:
                 guest.boot()
                 guest.run("modprobe nvme-tcp && modprobe ext4 && modprobe xfs")

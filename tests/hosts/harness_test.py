@@ -21,6 +21,7 @@ from unittest import mock
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import cables  # noqa: E402
 import harness  # noqa: E402
 import image  # noqa: E402
 from guest import Guest, GuestError, GuestLost, Result, WaitTimeout, wait_until  # noqa: E402
@@ -69,7 +70,8 @@ class FakeTarget:
 
 def run_one(function, needs=(), kernel_may_say=None, guest=None):
     """Run `function' as a case; (what was printed, the Run, the guest)."""
-    options = types.SimpleNamespace(target="ashlar", engine=None, keep_logs=False, disks=None)
+    options = types.SimpleNamespace(target="ashlar", engine=None, keep_logs=False, disks=None,
+                                    seconds=1)
     guest = guest or FakeGuest()
     with contextlib.redirect_stdout(io.StringIO()) as out:
         run = harness.Run(options)
@@ -271,6 +273,55 @@ class Engine(unittest.TestCase):
     def test_wait_until_names_what_it_waited_for(self):
         with self.assertRaisesRegex(WaitTimeout, "the moon"):
             wait_until(lambda: False, "the moon", 0.05)
+
+
+WHY_NO_CABLES = cables.why_not()
+
+LISTEN = """
+import socket, sys
+with socket.create_server((sys.argv[1], 1)) as server:
+    print("ready", flush=True)
+    while True:
+        server.accept()[0].close()
+"""
+REACH = """
+import socket, sys
+socket.create_connection((sys.argv[1], 1), 0.3)
+"""
+
+
+@unittest.skipIf(WHY_NO_CABLES, WHY_NO_CABLES)
+class Cables(unittest.TestCase):
+    """A cable carries until it is cut, at either end, and when it was mended."""
+
+    def reaches(self):
+        return subprocess.run([sys.executable, "-c", REACH, self.cable.addresses[1]],
+                              preexec_fn=self.here.enter, stderr=subprocess.DEVNULL,
+                              check=False).returncode == 0
+
+    def test_a_cut_cable_carries_nothing(self):
+        self.here, there = cables.Place("here"), cables.Place("there")
+        self.cable = cables.Cable(1, self.here, there)
+        with subprocess.Popen([sys.executable, "-c", LISTEN, self.cable.addresses[1]],
+                              preexec_fn=there.enter, stdout=subprocess.PIPE) as server:
+            try:
+                server.stdout.readline()
+                self.assertTrue(wait_until(self.reaches, "the cable carries"))
+                for end in (0, 1):
+                    self.cable.cut(end)
+                    self.assertFalse(self.reaches())
+                    self.cable.mend()
+                    self.assertTrue(wait_until(self.reaches, "the cable carries again"))
+            finally:
+                server.kill()
+        for place in (self.here, there):
+            place.close()
+
+    def test_a_place_goes_with_its_descriptor(self):
+        place = cables.Place("gone")
+        path = place.path
+        place.close()
+        self.assertFalse(os.path.exists(path))
 
 
 class Programs(unittest.TestCase):

@@ -21,14 +21,16 @@ class ProgramError(Exception):
 class Program:
     numbers = itertools.count(1)
 
-    def __init__(self, log_dir, *command):
+    def __init__(self, log_dir, *command, place=None):
+        """`place': the network (cables.py) it runs in; None: this machine's."""
         self.text = " ".join([os.path.basename(command[0]), *command[1:]])
         self.log = os.path.join(log_dir, f"program-{next(self.numbers)}.log")
         with open(self.log, "wb") as log:
             log.write(f"$ {self.text}\n".encode())
             log.flush()
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log,
-                                            stderr=log, preexec_fn=die_with_parent)
+                                            stderr=log,
+                                            preexec_fn=place.enter if place else die_with_parent)
 
     def output(self):
         with open(self.log, encoding="utf-8", errors="replace") as log:

@@ -84,9 +84,11 @@ class Ashlar(Target):
     address = guest_module.HOST_ADDRESS
     numbers = itertools.count(1)
 
-    def __init__(self, binary, folder, log_dir):
+    def __init__(self, binary, folder, log_dir, place=None):
+        """`place': the network (cables.py) it runs in; None: this machine's."""
         super().__init__()
         self.binary, self.folder, self.log_dir = binary, folder, log_dir
+        self.enter = place.enter if place else die_with_parent
         self.number = next(self.numbers)
         self.log = os.path.join(log_dir, f"engine-{self.number}.log")
         self.control = os.path.join(folder, f"control-{self.number}")
@@ -123,13 +125,25 @@ class Ashlar(Target):
         self.uris = [self.uri(ns) for ns in self.namespaces]
         self.run()
 
-    def start_uris(self, uris):
+    def start_uris(self, uris, options=(), listen="127.0.0.1", ports=1):
         """Serve devices that are not ours to make."""
-        self.uris, self.ports = list(uris), [0]
+        self.uris, self.options, self.listen = list(uris), list(options), listen
+        self.ports = [0] * ports
         self.run()
 
     def run(self):
-        """(Re)start the process; after the first time on the same ports."""
+        """(Re)start the process; after the first time on the same ports. Those of a process that
+        was killed are given back a moment after it is gone, with its io_uring."""
+        end = time.monotonic() + START_TIMEOUT_S
+        while True:
+            try:
+                self.run_once()
+                return
+            except TargetError as e:
+                if "already in use" not in str(e) or time.monotonic() > end:
+                    raise
+
+    def run_once(self):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.port_file)
         where = f"[{self.listen}]" if ":" in self.listen else self.listen
@@ -142,7 +156,7 @@ class Ashlar(Target):
             log.flush()
             begin = log.tell()
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log,
-                                            stderr=log, preexec_fn=die_with_parent)
+                                            stderr=log, preexec_fn=self.enter)
 
         def listening():
             self.check()

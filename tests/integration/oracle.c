@@ -256,6 +256,8 @@ static void draw_range(struct slot *s)
 		most = world.count / 4; /* beyond what is done inline */
 	else if (rng_chance(rng, 7, 8))
 		most = 9;
+	if (s->io.op == IO_COMPARE_WRITE && world.dev->max_compare_write_nlb != 0)
+		most = MIN(most, (uint64_t)world.dev->max_compare_write_nlb);
 	s->lba = rng_below(rng, world.count);
 	s->nlb = (uint32_t)rng_range(rng, 1, MIN(most, world.count - s->lba));
 }
@@ -286,6 +288,8 @@ static void draw_data(struct slot *s)
 
 	s->expected = IO_OK;
 	s->is_corrupted = false;
+	if (s->io.op == IO_READ && model_has(s->lba, s->nlb, VAGUE))
+		s->io.flags = 0; /* whether it was written is as uncertain as with what */
 	if (s->io.op == IO_READ && s->io.flags & (IO_UNWRITTEN_FAIL | IO_CURRENT_UNWRITTEN_FAIL) &&
 	    world.stack->knows_holes && model_has(s->lba, s->nlb, HOLE))
 		s->expected = IO_UNWRITTEN;
@@ -386,8 +390,22 @@ static void check_read(struct slot *s)
 		     world.state[s->lba + bad]);
 }
 
+/*
+ * A reset ends the connections of a remote device. A pair that was under way is not sent again, for
+ * it might be carried out twice; whether it was at all nobody can tell.
+ */
+static bool is_lost_pair(const struct slot *s)
+{
+	return world.stack->is_remote && s->io.op == IO_COMPARE_WRITE &&
+	       s->io.status == IO_TRANSPORT;
+}
+
 static void check_and_apply(struct slot *s)
 {
+	if (is_lost_pair(s)) {
+		model_set(s, NULL, VAGUE);
+		return;
+	}
 	if (s->io.status != s->expected) {
 		fail(s, io_status_name(s->io.status), s->io.status, s->expected);
 		return;

@@ -198,6 +198,17 @@ def test_errors_are_counted_and_told(ashlar):
     assert "write of 8 blocks at block 80: " in done.stderr
 
 
+def test_requests_that_failed_are_no_throughput(ashlar):
+    """A device that refuses at once would be the fastest of all."""
+    got = ashlar.json("bench", "malloc:///m?size_mb=8", "--rw", "randwrite", "--ops", "1000",
+                      "--inject", "inject://m?op=write&retries=30", status=1)
+    assert got["writes"] == 970 and got["errors"] == 30
+    got = ashlar.json("bench", "malloc:///m?size_mb=8", "--ops", "1000", "--inject",
+                      "inject://m?op=read", status=1)
+    assert got["iops"] == 0 and got["bytes_per_s"] == 0 and got["errors"] == 1000
+    assert got["lat_ns"]["max"] == 0 and got["cpu_ns_per_io"] > 0
+
+
 def test_a_failed_write_may_have_happened_or_not(ashlar):
     got = ashlar.json("bench", "malloc:///m?size_mb=1", "--rw", "randwrite", "--bs", "64k", "--ops",
                       "200", "--verify", "--inject", "inject://m?op=write&retries=20", status=1)

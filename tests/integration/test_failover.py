@@ -147,7 +147,7 @@ class Rig:
                  str(load_s), "--rw", "randrw", "--verify", "--json", "--qd", "16"],
                 env=ashlar.env, stdout=subprocess.PIPE, stderr=log, text=True)
         ashlar.started.append(self.load)
-        self.wait("2 paths are used")
+        self.wait("paths in use: 2")
 
     def wait(self, what, count=1):
         """Until the load has said that so often."""
@@ -155,9 +155,9 @@ class Rig:
 
     def paths(self, n):
         """Until the load uses so many paths."""
-        said = f"{n} paths are used"
+        said = f"paths in use: {n}"
         wait_until(lambda: self.log.read_text().rfind(said) >
-                   self.log.read_text().rfind(f"{3 - n} paths are used"), what=said)
+                   self.log.read_text().rfind(f"paths in use: {3 - n}"), what=said)
 
     def end(self, stall_max_s):
         """No error, all as written, no stall longer than that; returns the longest."""
@@ -223,7 +223,7 @@ def test_both_gone_for_a_while(ashlar):
     rig = Rig(ashlar, load_s=3, more="&fast_io_fail=5s")
     for front in rig.fronts:
         front.kill()
-    rig.wait("0 paths are used")
+    rig.wait("paths in use: 0")
     threading.Event().wait(0.5)  # the outage is what is tested
     rig.fronts[1].restart()
     assert rig.end(5) >= 0.5
@@ -236,7 +236,7 @@ def test_both_gone_for_too_long(ashlar):
     out, _ = rig.load.communicate(timeout=30)
     assert rig.load.returncode == 1
     result = json.loads(out)
-    assert result["errors"] > 0 and result["lat_ns"]["max"] < (0.5 + MARGIN_S) * 1e9
+    assert result["errors"] > 0 and result["seconds"] < 2 + 0.5 + MARGIN_S
 
 
 def test_the_backend_restarts(ashlar):

@@ -3,10 +3,13 @@
 
 import json
 import re
+import signal
 import time
 from urllib.parse import quote
 
 import pytest
+from conftest import wait_until
+from test_export import Export
 
 MIB = 1 << 20
 SIZE = 64 * MIB
@@ -114,3 +117,23 @@ def test_the_store_is_said_when_it_is_none(mirror):
     done = mirror.ashlar("bench", mirror.uri(), "--rw", "read", "--ops", "1")
     assert done.returncode == 0 and "memory only" in done.stderr
     assert not (mirror.ashlar.dir / "state").exists()
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "remove"])
+def test_a_frozen_nexus_can_be_ended(ashlar, how):
+    """Its I/O is held for good; who ends it must not wait for that."""
+    nqn = "nqn.2019-05.io.openebs:frozen"
+    export = Export(ashlar, "--store", ashlar.dir / "store", nqn=nqn, uris=[
+        f"nexus:///vol?size={SIZE}&uuid={VOLUME}&children=malloc:///only?size_mb=72"])
+    load = ashlar.start("bench", f"nvmf://127.0.0.1:{export.port}/{nqn}?ctrl_loss=0", "--rw",
+                        "randwrite", "--qd", "4")
+    wait_until(lambda: json.loads(export.ok("stats"))["commands"] > 100, what="I/O")
+    export.ok("inject inject://only?op=write")
+    wait_until(lambda: json.loads(export.ok("nexus"))[0]["frozen"], what="the freeze")
+    if how == "remove":
+        export.ok("remove 1")
+    export.process.send_signal(signal.SIGTERM)
+    export.process.communicate(timeout=10)
+    assert export.process.returncode == 0
+    load.communicate(timeout=20)
+    assert load.returncode == 1

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 
 import pytest
 from conftest import ASHLAR, wait_until
@@ -30,6 +31,7 @@ class Proxy:
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]
         self.pairs = []
+        self.heard = []  # when something came from the initiator
         self.is_silent = False
         self.is_open = True
         self.thread = threading.Thread(target=self.run, daemon=True)
@@ -51,6 +53,8 @@ class Proxy:
             try:
                 data = a.recv(1 << 16)
                 if data:
+                    if a.getsockname()[1] == self.port:
+                        self.heard.append(time.monotonic())
                     b.sendall(data)
                     return
             except OSError:
@@ -192,12 +196,13 @@ def test_chain_of_exports(ashlar, tmp_path):
 
 
 @pytest.mark.parametrize("more, nqn, says", [
-    ("", "nqn.wrong:one", "no such subsystem"),
+    ("", "nqn.wrong:one", "no such subsystem; 'ashlar discover 127.0.0.1:"),
+    ("&nsid=2", NQN, "the first parameter of a URI follows a '?'"),
     ("?nsid=7", NQN, "active are: 1 2"),
     ("?uuid=11111111-2222-3333-4444-555555555555", NQN, "the URI wants"),
     ("?io_timeout=5", NQN, "not a duration"),
     ("?hostnqn=a%20b", NQN, "no qualified name"),
-    ("/more", NQN, "exactly one"),
+    ("/more", NQN, "exactly one is wanted, the subsystem's NQN: nvmf://HOST:PORT/NQN; write a"),
     ("?paths=nowhere", NQN, "not HOST:PORT"),
 ])
 def test_refusals_say_why(ashlar, more, nqn, says):
@@ -313,7 +318,8 @@ def test_no_reconnect_with_ctrl_loss_0(ashlar):
 def test_fast_io_fail(ashlar):
     _, err, status = restart_under_io(ashlar, "?fast_io_fail=300ms&reconnect_delay=100ms", None)
     assert status == 1
-    assert "no usable path" in err and "given up" not in err
+    assert "I/O waits for one, at most 300 ms" in err and "I/O fails until" in err
+    assert "given up" not in err and "connections lost: 1, time without one: 0 ns" not in err
 
 
 def two_paths(ashlar, wire, more, *words):
@@ -334,7 +340,7 @@ def test_a_path_dies(ashlar, wire, victim, count):
     assert load.returncode == 0, err
     result = json.loads(out)
     assert result["errors"] == 0
-    assert "1 paths are used" in err
+    assert "paths in use: 1" in err
     remote = result["devices"][0]["remote"]
     assert remote["lost"] == 1 and remote["attempts"] > 0 and remote["late"] == 0
 
@@ -348,6 +354,25 @@ def test_a_path_is_cut_off(ashlar, wire):
     assert result["errors"] == 0
     assert result["lat_ns"]["max"] < 2.5e9  # noticed within the keep alive, then sent elsewhere
     assert "keep alive" in err
+
+
+def test_keep_alive_is_early_after_traffic(ashlar, wire, tmp_path):
+    """Traffic stands for a keep alive, but the next one must not wait until the peer's patience,
+    which began with that traffic, is at its end."""
+    target = export(ashlar)
+    proxy = wire(target.port)
+    process = ashlar.start("export", url(proxy.port, "?keep_alive=2s"), "--nqn",
+                           NQN + "-front", "--listen", "127.0.0.1:0", "--port-file",
+                           tmp_path / "front-port")
+    wait_until((tmp_path / "front-port").exists, what="the port file")
+    front = url(int((tmp_path / "front-port").read_text()), nqn=NQN + "-front")
+    assert ashlar("bench", front, "--ops", 1, "--rw", "read").returncode == 0
+    ready = len(proxy.heard) - 1  # what that read came to
+    wait_until(lambda: len(proxy.heard) > ready + 2, timeout_s=10, what="two keep alives")
+    gaps = [b - a for a, b in zip(proxy.heard[ready:], proxy.heard[ready + 1:])]
+    assert max(gaps) < 1.75, gaps
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=20)
 
 
 def test_two_fronts_of_one_backend(ashlar, tmp_path):
@@ -443,7 +468,7 @@ def test_ana_no_way_for_too_long(ashlar):
     two.set("inaccessible", "inaccessible")
     status, _, err = two.end()
     assert status == 1
-    assert "no usable path" in err
+    assert "no usable path: the target allows no I/O" in err and "I/O fails until" in err
 
 
 @pytest.mark.parametrize("action", ["abort", "reset"])
@@ -477,7 +502,7 @@ def test_namespace_goes(ashlar):
     target.ok("remove 1")
     _, err = load.communicate(timeout=60)
     assert load.returncode == 1
-    assert "is gone" in err and "failed, no way leads to it" in err
+    assert "is gone" in err and "failed, no way leads to it unless the namespace comes" in err
 
 
 def test_another_medium_under_the_same_number(ashlar):

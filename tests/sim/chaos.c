@@ -535,9 +535,9 @@ static const struct {
 
 void chaos_act_any(struct scene *scene)
 {
-	static void (*const any[])(struct scene *scene) = { act_quiesce, act_quiesce, act_lock,
-							    act_lock,	 act_open,    act_stats,
-							    act_inject };
+	static void (*const any[])(struct scene * scene) = { act_quiesce, act_quiesce, act_lock,
+							     act_lock,    act_open,    act_stats,
+							     act_inject };
 
 	any[world_rand(ARRAY_LEN(any))](scene);
 }

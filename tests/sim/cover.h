@@ -42,7 +42,7 @@ enum cover_fault {
 	COVER_SHUT_OUT,       /* the host is not allowed any more */
 	COVER_NAMESPACE_GONE, /* ours is removed, and added again */
 	/* of mirrors */
-	COVER_NODE_CUT,  /* a child's machine loses its power */
+	COVER_NODE_CUT,   /* a child's machine loses its power */
 	COVER_CHILD_GONE, /* a child's device is removed */
 	COVER_STORE_SLOW,
 	COVER_STORE_FAILS,

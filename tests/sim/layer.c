@@ -221,6 +221,7 @@ static void layer_inherit(struct simlayer *layer, const struct device *below)
 	layer->dev.ops = below->ops;
 	layer->dev.buf_align = below->buf_align;
 	layer->dev.max_io_nlb = below->max_io_nlb;
+	layer->dev.max_compare_write_nlb = below->max_compare_write_nlb;
 	layer->dev.has_write_cache = below->has_write_cache;
 	layer->dev.is_thin = below->is_thin;
 	layer->dev.unmap_reads_zero = below->unmap_reads_zero;

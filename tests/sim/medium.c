@@ -245,7 +245,8 @@ void medium_power_cut(struct medium *m)
 		m->npieces--;
 	}
 	while ((piece = list_first_entry(&lost, struct piece, link)) != NULL) {
-		uint64_t start = piece->off / m->unit * m->unit; /* invariant 1: all others are equal */
+		uint64_t start = piece->off / m->unit *
+				 m->unit; /* invariant 1: all others are equal */
 
 		memcpy(m->current + start, m->stable + start, m->unit);
 		list_del(&piece->link);

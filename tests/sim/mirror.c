@@ -6,31 +6,31 @@
  *                                        |
  *                                      record in the store (store_sim.c)
  *
- *   epoch:  power on -> make the nexus from what the record says -> read all -> clients and those who
- *           disturb ... -> one of the ends -> what must be true then
+ *   epoch:  power on -> make the nexus from what the record says -> read all -> clients and those
+ *           who disturb ... -> one of the ends -> what must be true then
  *   end     quiet     clients finish; everybody may come back; all children compared; destroyed
  *           shutdown  under I/O, then destroyed           destroy  under I/O
  *           kill      the process dies where it is, with it the power of some machines
- *           by itself the store was away for too long, or no child is left: destroyed or killed then
+ *           by itself the store was away for too long, or no child is left: then one of these
  *
  * Death of the process. From that instant nothing reaches a disk or the store (disk_kill(),
  * simstore_kill()), and what clients are told they do not hear (scene->is_dead). What the engine
- * does afterwards, in one process, is its clean end in a world in which everything fails: whatever it
+ * does afterwards, in one process, is its clean end in a world in which everything fails: what it
  * does cannot be seen from outside, but it must come to an end. So a kill costs no code in the
  * engine, and strikes between any two instructions that the world can tell apart.
  *
  * What is judged besides what clients judge (load.c, oracle.c)
  *   - A clean record: all children that it has as healthy hold the same, block by block.
  *   - A quiet end: all children in sync do, and after a cure all children are in sync.
- *   - A death: what was acknowledged is there (no power lost: even if not flushed), blocks of writes
- *     in flight are old or new, and the first read settles which for good: the recovery has to make
- *     the children agree before, or another child would say something else later.
+ *   - A death: what was acknowledged is there (no power lost: even if not flushed), blocks of
+ *     writes in flight are old or new, and the first read settles which for good: the recovery has
+ *     to make the children agree before, or another child would say something else later.
  *   - The record never says that nobody is healthy, and stale children alone make no nexus.
  *   - It ends itself only if the store was in trouble, and freezes only if no child is healthy.
  *
  * Power. A replica whose machine lost its power may lack what was not flushed. While it is retired
  * in the record that costs nothing, as it comes back through a rebuild. If it is the last healthy
- * one, or the process dies before the record says so, unflushed writes may be gone (oracle_crash()).
+ * one, or the process dies before the record says so, unflushed ones may be gone (oracle_crash()).
  */
 #include "mirror.h"
 
@@ -208,7 +208,8 @@ static void replica_make(struct replica *replica, unsigned index, bool is_thin)
 	(void)snprintf(replica->top, sizeof(replica->top), "disk%u", index);
 	replica->is_layered = world_chance(1, 3);
 	replica->offset = replica->is_layered ? world_rand(3) : 0;
-	opts.nblocks = mirror.data_start + replica->offset + mirror.nblocks + world_rand(4) + mirror.tail;
+	opts.nblocks = mirror.data_start + replica->offset + mirror.nblocks + world_rand(4) +
+		       mirror.tail;
 	opts.nblocks_max = opts.nblocks + mirror.room + 8;
 	opts.latency_mean_ns = opts.latency_min_ns + world_rand(100 * USEC);
 	opts.unmap_reads_zero = opts.is_thin || world_chance(1, 2);
@@ -611,7 +612,8 @@ static void killer(void *arg)
 
 	task_sleep(k->delay_ns);
 	if (!k->is_over)
-		mirror_kill((unsigned)(world_chance(1, 2) ? 0 : world_rand(1u << mirror.nreplicas)));
+		mirror_kill(
+			(unsigned)(world_chance(1, 2) ? 0 : world_rand(1u << mirror.nreplicas)));
 	mirror.scene->nchaos--;
 }
 
@@ -802,6 +804,8 @@ static bool end_quiet(void)
 	mirror_stats.quiet++;
 	note_info(nx);
 	settle();
+	if (mirror.has_ended || nexus_is_frozen()) /* of what was done to it last */
+		return mirror_put(nx), false;
 	scene_verify(scene);
 	mirror_scrub(nx);
 	settle();
@@ -850,8 +854,11 @@ static void mirror_play(void)
 	if (scene->top->nblocks < mirror.nblocks - (mirror.label == NEXUS_LABEL_V1))
 		world_fail("the nexus has %" PRIu64 " blocks, it had %" PRIu64, scene->top->nblocks,
 			   mirror.nblocks);
+	if (scene->top->nblocks > scene->nblocks)
+		world_fail("the nexus has %" PRIu64 " blocks, more than was ever asked",
+			   scene->top->nblocks);
 	mirror.nblocks = scene->top->nblocks;
-	if (!scene_open(scene))
+	if (world_failed() || !scene_open(scene))
 		return;
 	scene_watch();
 	scene_verify(scene);

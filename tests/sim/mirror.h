@@ -28,7 +28,7 @@ enum {
 
 /* A disk that is a child of the nexus, or may become one. */
 struct replica {
-	struct medium *medium;      /* owned */
+	struct medium *medium;       /* owned */
 	char disk[REPLICA_NAME_MAX]; /* device of the medium */
 	char top[REPLICA_NAME_MAX];  /* device that is the child: the disk, or a layer on it */
 	char uri[SCENE_URI_MAX];     /* of the child */
@@ -50,15 +50,15 @@ struct mirror {
 	struct uuid uuid;
 	enum nexus_label label;
 	bool is_exact, is_round_robin;
-	uint64_t size;       /* bytes asked */
-	uint64_t nblocks;    /* of the nexus, as it was last seen */
+	uint64_t size;             /* bytes asked */
+	uint64_t nblocks;          /* of the nexus, as it was last seen */
 	uint64_t data_start, tail; /* of a child, blocks */
-	uint64_t room;       /* blocks that replicas may grow to */
-	bool is_expected;    /* we end it ourselves */
-	bool has_ended;      /* it ended itself */
+	uint64_t room;             /* blocks that replicas may grow to */
+	bool is_expected;          /* we end it ourselves */
+	bool has_ended;            /* it ended itself */
 	bool is_resizing;
-	unsigned nops;       /* clients' operations on children that are under way */
-	uint64_t nop;        /* and that ever were */
+	unsigned nops; /* clients' operations on children that are under way */
+	uint64_t nop;  /* and that ever were */
 	unsigned pace_us;
 };
 

@@ -3,8 +3,8 @@
  * mirror_chaos.c - what happens to a nexus, its replicas and its store while clients use it.
  *
  *   replica   bad blocks (healed by writing, or not), failing writes and flushes, stuck requests, a
- *             slow disk, faults of the engine's own kind, its device quiesced or pulled, its machine
- *             without power for a while
+ *             slow disk, faults of the engine's own kind, its device quiesced or pulled, its
+ *             machine without power for a while
  *   store     slow, failing, hanging
  *   client    add, remove, offline, fault, retire, online; resize; and what fits any device
  *             (chaos_act_any(): quiesce, nested; range locks; openings; injection)
@@ -17,8 +17,8 @@
  * always possible; what must never succeed is named in op_judge().
  *
  * A replica whose machine lost its power, or whose device was pulled, does not come back behind the
- * nexus' back: its device is gone first. An initiator that reconnects silently would be the bug that
- * a mirror cannot survive.
+ * nexus' back: its device is gone first. An initiator that reconnects silently would be the bug
+ * that a mirror cannot survive.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -119,9 +119,9 @@ static void break_slow(struct replica *replica)
 
 static void act_break(void)
 {
-	static void (*const breaks[])(struct replica *replica) = { break_blocks, break_blocks,
-								   break_flush, break_stuck,
-								   break_slow, break_slow };
+	static void (*const breaks[])(struct replica * replica) = { break_blocks, break_blocks,
+								    break_flush,  break_stuck,
+								    break_slow,   break_slow };
 	struct replica *replica = victim_take();
 
 	if (replica == NULL)
@@ -305,8 +305,9 @@ static void before_note(struct nexus *nx, const struct replica *replica, struct 
 static void op_fail(enum op op, const struct replica *replica, int result,
 		    const struct nexus_err *ne, const char *what)
 {
-	static const char *const names[] = { "add",    "remove", "offline",
-					     "retire", "fault",  "online" };
+	static const char *const names[] = {
+		"add", "remove", "offline", "retire", "fault", "online"
+	};
 
 	world_fail("%s %s: %d (%s: %s) %s", names[op], replica->top, result,
 		   nexus_error_name(ne->why), err_text(&ne->err), what);
@@ -380,7 +381,7 @@ static void op_once(enum op op, struct replica *replica) MAY_SUSPEND
 
 static void act_child(void)
 {
-	static const enum op ops[] = { OP_ADD,    OP_ADD,   OP_REMOVE, OP_OFFLINE, OP_RETIRE,
+	static const enum op ops[] = { OP_ADD,   OP_ADD,    OP_REMOVE, OP_OFFLINE, OP_RETIRE,
 				       OP_FAULT, OP_ONLINE, OP_ONLINE, OP_ONLINE,  OP_ONLINE };
 	enum op op = ops[world_rand(ARRAY_LEN(ops))];
 	struct replica *replica = &mirror.replica[world_rand(mirror.nreplicas)];
@@ -512,7 +513,8 @@ static void act_resize(void)
 	nexus_info(nx, &before);
 	size = before.size + by * mirror.scene->block_size;
 	world_trace("resize", before.size, size);
-	if (nexus_device(nx)->nblocks + by <= mirror.scene->nblocks) {
+	/* what is asked, not what came of it: with larger children it comes later */
+	if (size <= mirror.scene->nblocks * mirror.scene->block_size) {
 		int result = nexus_resize(nx, size, &ne);
 
 		nexus_info(nx, &after);
@@ -542,9 +544,9 @@ static const struct {
 	void (*act)(void);
 	unsigned weight;
 } actions[] = {
-	{ act_any, 30 }, { act_break, 25 },        { act_inject, 20 }, { act_pull, 5 },
-	{ act_cut, 8 },  { act_quiesce_child, 10 }, { act_store, 8 },   { act_child, 40 },
-	{ act_resize, 4 }, { act_rebuild, 10 }, { act_scrub, 4 },
+	{ act_any, 30 },   { act_break, 25 },         { act_inject, 20 }, { act_pull, 5 },
+	{ act_cut, 8 },    { act_quiesce_child, 10 }, { act_store, 8 },   { act_child, 40 },
+	{ act_resize, 4 }, { act_rebuild, 10 },       { act_scrub, 4 },
 };
 
 static void disturber(void *arg)
@@ -635,7 +637,7 @@ static uint64_t smallest_synced(struct nexus *nx)
 	return smallest;
 }
 
-/* Nothing is broken any more, so all of them have to come to be in sync, those that are large enough. */
+/* Nothing is broken any more, so all that are large enough have to come to be in sync. */
 void mirror_heal(void)
 {
 	struct nexus *nx = mirror_get();

@@ -2,7 +2,7 @@
 /*
  * plant_nexus.c - bugs of the nexus, planted as those of plant.c are.
  *
- *   early-ack      children that fell are settled when the record is on its way, not when it is durable
+ *   early-ack      children that fell are settled while the record is on its way
  *   no-lock        a rebuild's range lock is granted, and holds nobody
  *   lost-bit       the map of what a child misses begins after the write that failed
  *   old-record     pages of the write-intent records are believed whatever generation they carry
@@ -20,8 +20,7 @@
 
 int __real_record_writer_put(struct record_writer *writer, const char *key, const char *text,
 			     uint64_t timeout_ns, struct err *err);
-bool __real_nexus_child_fail(struct child *child, enum child_state state,
-			     enum nexus_reason reason);
+bool __real_nexus_child_fail(struct child *child, enum child_state state, enum nexus_reason reason);
 void __real_marks_fold_cache(struct child *child);
 int __real_intent_pair_pick(const struct intent_page pair[2], const struct intent_id *id,
 			    unsigned index);
@@ -29,8 +28,7 @@ enum io_result __real_nexus_submit(struct channel *ch, struct io *io);
 
 int __wrap_record_writer_put(struct record_writer *writer, const char *key, const char *text,
 			     uint64_t timeout_ns, struct err *err);
-bool __wrap_nexus_child_fail(struct child *child, enum child_state state,
-			     enum nexus_reason reason);
+bool __wrap_nexus_child_fail(struct child *child, enum child_state state, enum nexus_reason reason);
 void __wrap_marks_fold_cache(struct child *child);
 int __wrap_intent_pair_pick(const struct intent_page pair[2], const struct intent_id *id,
 			    unsigned index);
@@ -57,8 +55,7 @@ int __wrap_record_writer_put(struct record_writer *writer, const char *key, cons
 	return __real_record_writer_put(writer, key, text, timeout_ns, err);
 }
 
-bool __wrap_nexus_child_fail(struct child *child, enum child_state state,
-			     enum nexus_reason reason)
+bool __wrap_nexus_child_fail(struct child *child, enum child_state state, enum nexus_reason reason)
 {
 	bool is_first = __real_nexus_child_fail(child, state, reason);
 

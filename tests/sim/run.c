@@ -113,7 +113,8 @@ static bool run_seed(uint64_t seed, uint64_t *ret_hash)
 	current_seed = seed;
 	alloc_mark();
 	world_start(&opts);
-	if (!world_task(scene_is_mirror ? mirror_run : scene_run, NULL, STEPS_MAX) && !world_failed())
+	if (!world_task(scene_is_mirror ? mirror_run : scene_run, NULL, STEPS_MAX) &&
+	    !world_failed())
 		world_fail("nothing happens any more, or it goes on for ever (%" PRIu64 " turns)",
 			   world_stats()->turns);
 	for (unsigned i = 0; i < 1000 && !world_failed() && task_count() > 0; i++)
@@ -193,15 +194,15 @@ static void print_mirror(void)
 {
 	const struct mirror_stats *s = &mirror_stats;
 
-	printf("mirrors: %" PRIu64 " epochs: %" PRIu64 " to the end, %" PRIu64 " shut down, %" PRIu64
-	       " destroyed, %" PRIu64 " killed (%" PRIu64 " with cuts), %" PRIu64
-	       " ended themselves, %" PRIu64 " froze; %" PRIu64 " children cut off, %" PRIu64
-	       " removed, %" PRIu64 " changed by clients; %" PRIu64 " rebuilt, %" PRIu64
-	       " of them in part, %" PRIu64 " held up; %" PRIu64 " scrubs; %" PRIu64 " resized, %" PRIu64 " blocks mended, %" PRIu64
-	       " overlaps\n",
+	printf("mirrors: %" PRIu64 " epochs: %" PRIu64 " to the end, %" PRIu64
+	       " shut down, %" PRIu64 " destroyed, %" PRIu64 " killed (%" PRIu64
+	       " with cuts), %" PRIu64 " ended themselves, %" PRIu64 " froze; %" PRIu64
+	       " children cut off, %" PRIu64 " removed, %" PRIu64 " changed by clients; %" PRIu64
+	       " rebuilt, %" PRIu64 " of them in part, %" PRIu64 " held up; %" PRIu64
+	       " scrubs; %" PRIu64 " resized, %" PRIu64 " blocks mended, %" PRIu64 " overlaps\n",
 	       s->epochs, s->quiet, s->shutdowns, s->destroys, s->kills, s->kill_cuts, s->self_ends,
-	       s->frozen, s->cuts, s->removals, s->child_ops, s->rebuilds, s->partial, s->rebuild_ops, s->scrubs, s->resizes,
-	       s->repairs, s->overlaps);
+	       s->frozen, s->cuts, s->removals, s->child_ops, s->rebuilds, s->partial,
+	       s->rebuild_ops, s->scrubs, s->resizes, s->repairs, s->overlaps);
 }
 
 static bool run_all(void)
@@ -244,7 +245,8 @@ static bool run_all(void)
 static int usage(void)
 {
 	fprintf(stderr,
-		"usage: %s [--pair | --mirror] [--seeds A..B | --seed N] [--trace] [--time SECONDS]\n"
+		"usage: %s [--pair | --mirror] [--seeds A..B | --seed N] [--trace]\n"
+		"       [--time SECONDS]\n"
 		"       [--coverage] [--hash] [--twice] [--plant BUG]\n"
 		"  --pair         stacks with our initiator and our target in the middle\n"
 		"  --mirror       a nexus over disks that come and go\n"
@@ -328,9 +330,7 @@ int main(int argc, char **argv)
 	program = argv[0];
 	if (!parse(argc, argv))
 		return usage();
-	cover_set_play(scene_is_mirror   ? COVER_MIRROR
-		       : scene_is_paired ? COVER_PAIR
-					 : COVER_LOCAL);
+	cover_set_play(scene_is_mirror ? COVER_MIRROR : scene_is_paired ? COVER_PAIR : COVER_LOCAL);
 	catch_crashes();
 	make_driver_table();
 	log_set_level(options.is_traced ? LOG_DEBUG : LOG_ERROR);

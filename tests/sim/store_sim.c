@@ -28,6 +28,7 @@ static struct {
 	bool has_record;
 	enum simstore_mode mode;
 	const char *putting; /* text under way; NULL: none */
+	unsigned ngets;      /* under way; he who asked may have given up */
 	unsigned life;       /* of whoever uses it */
 	bool is_dead, had_trouble;
 } sim;
@@ -111,7 +112,9 @@ static int sim_get(struct nexus_store *store, const char *key, char text[RECORD_
 
 	(void)store;
 	(void)key;
+	sim.ngets++;
 	wait_answer(life);
+	sim.ngets--;
 	if (sim.is_dead || sim.mode == SIMSTORE_FAILS)
 		return err_set(err, -EIO, "the store fails");
 	if (!sim.has_record)
@@ -140,8 +143,8 @@ struct nexus_store *simstore_open(void (*applied)(const struct nexus_record *rec
 
 void simstore_close(void)
 {
-	if (sim.putting != NULL)
-		world_fail("a put is under way although nobody is left");
+	if (simstore_is_busy())
+		world_fail("a put or a get is under way although nobody is left");
 }
 
 void simstore_set(enum simstore_mode mode)
@@ -168,7 +171,7 @@ void simstore_revive(void)
 
 bool simstore_is_busy(void)
 {
-	return sim.putting != NULL;
+	return sim.putting != NULL || sim.ngets > 0;
 }
 
 bool simstore_had_trouble(void)

@@ -2,8 +2,8 @@
 /*
  * store_sim.h - a store of records that is slow, fails, hangs, and keeps what was durable.
  *
- * Owner:  the scenario, one at a time; it outlives the process whose records it keeps, as a store on
- *         another machine does.
+ * Owner:  the scenario, one at a time; it outlives the process whose records it keeps, as a store
+ *         on another machine does.
  * Thread: one.
  */
 #ifndef SIM_STORE_SIM_H

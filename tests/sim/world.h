@@ -133,11 +133,11 @@ enum plant {
 	PLANT_NVMF_SKIP_REFRESH, /* channels are not told that paths changed */
 	PLANT_NVMF_IGNORE_ANA,   /* every path is as good as any */
 	/* of the nexus; found by --mirror */
-	PLANT_NEXUS_EARLY_ACK,    /* writes are acknowledged before the stale mark is durable */
-	PLANT_NEXUS_NO_LOCK,      /* a rebuild copies without a range lock */
-	PLANT_NEXUS_LOST_BIT,     /* the write that failed is not in the map of what is missed */
-	PLANT_NEXUS_OLD_RECORD,   /* intent records of an older generation are believed */
-	PLANT_NEXUS_NO_REBUILD,   /* a lost child is in sync as soon as it is back */
+	PLANT_NEXUS_EARLY_ACK,     /* writes are acknowledged before the stale mark is durable */
+	PLANT_NEXUS_NO_LOCK,       /* a rebuild copies without a range lock */
+	PLANT_NEXUS_LOST_BIT,      /* the write that failed is not in the map of what is missed */
+	PLANT_NEXUS_OLD_RECORD,    /* intent records of an older generation are believed */
+	PLANT_NEXUS_NO_REBUILD,    /* a lost child is in sync as soon as it is back */
 	PLANT_NEXUS_RACING_WRITES, /* overlapping writes do not wait for each other */
 	PLANT_COUNT_,
 };

@@ -654,7 +654,7 @@ static enum sent send_fused(struct nvmf_chan *chan, struct slot *first, struct i
 	struct req *req = req_of(io);
 	struct slot *second;
 
-	if (io->nlb > chan->head->fuse_nlb) {
+	if (io->nlb > chan->head->dev.max_compare_write_nlb) {
 		queue_put(first);
 		io->status = IO_INVALID; /* more than it does atomically */
 		return SENT_DONE;

@@ -69,6 +69,24 @@ static struct queue_target target_of(const struct nvmf_ctrlr *c, bool is_admin)
 	};
 }
 
+/* What a refused Connect means, and what to look at. */
+static void connect_explain(const struct nvmf_ctrlr *c, uint16_t status, struct err *err)
+{
+	bool is_v6 = strchr(c->opts.host, ':') != NULL;
+
+	if (status == 0 || (status & NVMF_LOST))
+		return;
+	(void)err_hint(err, "%s", nvmf_status_text(status));
+	if ((status & 0x7ff) == NVME_SC_CONNECT_INVALID_HOST)
+		(void)err_hint(err, "we came as '%s', which hostnqn= changes", c->opts.hostnqn);
+	if ((status & 0x7ff) != NVME_SC_CONNECT_INVALID_PARAM)
+		return;
+	(void)err_hint(err, "'ashlar discover %s%s%s:%u' lists those it has", is_v6 ? "[" : "",
+		       c->opts.host, is_v6 ? "]" : "", c->opts.port);
+	if (strchr(c->opts.subnqn, '&') != NULL)
+		(void)err_hint(err, "the first parameter of a URI follows a '?'");
+}
+
 static int admin_connect(struct nvmf_ctrlr *c, struct err *err)
 {
 	struct queue_target target = target_of(c, true);
@@ -84,9 +102,8 @@ static int admin_connect(struct nvmf_ctrlr *c, struct err *err)
 		result = c->admin_result;
 		if (result < 0)
 			(void)err_set(err, result, "%s", err_text(queue_err(c->admin)));
-		if (result < 0 && queue_connect_status(c->admin) != 0 &&
-		    !(queue_connect_status(c->admin) & NVMF_LOST))
-			(void)err_hint(err, "%s", nvmf_status_text(queue_connect_status(c->admin)));
+		if (result < 0)
+			connect_explain(c, queue_connect_status(c->admin), err);
 	}
 	c->admin_up = NULL;
 	return result;
@@ -502,9 +519,11 @@ int ioq_connect(struct nvmf_ioq *ioq, struct err *err)
 	if (call.result == 0) {
 		task_event_wait(&up);
 		call.result = ioq->result;
-		if (call.result < 0)
+		if (call.result < 0) {
 			(void)err_set(err, call.result, "I/O queue %u: %s", ioq->qid,
 				      err_text(&ioq->err));
+			connect_explain(c, queue_connect_status(ioq->q), err);
+		}
 	} else {
 		ioq->is_open = false;
 	}

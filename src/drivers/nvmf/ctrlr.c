@@ -147,6 +147,7 @@ static void ctrlr_die(struct nvmf_ctrlr *c)
 		log_error("%s: given up %s after the loss (%s)", c->name,
 			  duration_format(reactor_self()->now_ns - c->lost_ns, text),
 			  err_text(&c->why));
+		c->lost_ns = 0;
 	}
 	ctrlr_decided(c);
 }
@@ -335,14 +336,15 @@ static void ctrlr_finish(struct nvmf_ctrlr *c)
 {
 	const struct ctrlr_stats *stats = &c->stats;
 	struct task_event *deleted = c->deleted;
+	const uint64_t now_ns = reactor_self()->now_ns;
+	const uint64_t outage_ns = stats->outage_ns + (c->lost_ns != 0 ? now_ns - c->lost_ns : 0);
 	char text[UNITS_TEXT_MAX];
 
 	if (stats->lost > 0)
-		log_info("%s: was lost %lu times, %s in all, %lu attempts to reconnect, %lu "
-			 "requests sent again",
-			 c->name, stats->lost, duration_format(stats->outage_ns, text),
-			 stats->attempts, stats->retries);
-
+		log_info("%s: connections lost: %lu, time without one: %s, attempts to reconnect: "
+			 "%lu, requests sent again: %lu",
+			 c->name, stats->lost, duration_format(outage_ns, text), stats->attempts,
+			 stats->retries);
 	if (c->state == CTRLR_LIVE)
 		ctrlr_shutdown(c);
 	ctrlr_go(c, CTRLR_DELETING);

@@ -291,7 +291,6 @@ struct nvmf_path {
 struct nvmf_head {
 	struct device dev;
 	struct nvmf_opts opts; /* of the first path */
-	uint32_t fuse_nlb;     /* blocks of an atomic compare-and-write; constant */
 	struct nvmf_ns_info ns;
 	struct task_mutex lock; /* paths and channels come and go; taken before a controller's */
 	struct list paths;

@@ -224,6 +224,20 @@ static void fast_fail_due(struct timer *timer)
 	head_publish(head);
 }
 
+/* What waits now waits in silence for minutes: say so, and for how long. */
+static void head_tell_waiting(const struct nvmf_head *head)
+{
+	const struct nvmf_path *path;
+	bool is_reached = false;
+	char text[UNITS_TEXT_MAX];
+
+	list_for_each (path, &head->paths, link)
+		is_reached |= path->ctrlr->state == CTRLR_LIVE && !path->is_gone;
+	log_warn("%s: no usable path%s, I/O waits for one, at most %s", head->dev.name,
+		 is_reached ? ": the target allows no I/O over those that stand (ANA)" : "",
+		 duration_format(head_patience_ns(head), text));
+}
+
 static void head_path_count_changed(struct nvmf_head *head, unsigned n)
 {
 	if (n > 0) {
@@ -233,7 +247,9 @@ static void head_path_count_changed(struct nvmf_head *head, unsigned n)
 		timer_arm(reactor_self(), &head->fast_fail, head_patience_ns(head));
 	}
 	if (!list_empty(&head->paths) && head->paths.next != head->paths.prev)
-		log_info("%s: %u paths are used", head->dev.name, n);
+		log_info("%s: paths in use: %u", head->dev.name, n);
+	if (n == 0 && !head_is_lost(head))
+		head_tell_waiting(head);
 	head->nusable = n;
 }
 
@@ -252,7 +268,8 @@ void head_refresh(struct nvmf_head *head)
 	if (n == 0 && head_is_lost(head) && !head->is_failed && !head->is_removed) {
 		head->is_failed = true;
 		timer_disarm(reactor_self(), &head->fast_fail);
-		log_error("%s: failed, no way leads to it any more", head->dev.name);
+		log_error("%s: failed, no way leads to it %s", head->dev.name,
+			  head_is_denied(head) ? "unless the namespace comes back" : "any more");
 		device_announce(&head->dev, DEVICE_FAILED);
 	}
 }
@@ -538,6 +555,8 @@ static void set_limits(struct device *dev, const struct nvmf_ctrl_info *info,
 	dev->ops = ops_of(info);
 	dev->buf_align = 1;
 	dev->max_io_nlb = info->data_max / ns->block_size;
+	if (dev->ops & IO_BIT(IO_COMPARE_WRITE)) /* else it is emulated */
+		dev->max_compare_write_nlb = ns->fuse_nlb != 0 ? ns->fuse_nlb : info->fuse_nlb;
 	dev->physical_block_size = ns->physical_nlb * ns->block_size;
 	dev->optimal_io_nlb = ns->optimal_nlb;
 	dev->has_write_cache = info->has_write_cache;
@@ -685,7 +704,6 @@ static int head_new(const struct nvmf_opts *opts, struct nvmf_path *path, struct
 	result = nvmf_opts_name(opts, head->dev.name, sizeof(head->dev.name), err);
 	if (result < 0)
 		return result;
-	head->fuse_nlb = path->ns.fuse_nlb != 0 ? path->ns.fuse_nlb : path->ctrlr->info.fuse_nlb;
 	set_limits(&head->dev, &path->ctrlr->info, &path->ns);
 	set_identity(&head->dev, opts, &path->ns);
 	result = device_register(&head->dev, err);
@@ -810,6 +828,11 @@ int head_create(struct uri *uri, struct device **ret_dev, struct err *err)
 	if (device_lookup(uri->text) != NULL || (dev != NULL && has_path(dev, &opts)))
 		return err_set(err, -EEXIST, "a device named '%s' exists already", name);
 	result = path_new(&opts, uri->text, &path, err);
+	if (result == -ECONNREFUSED && uri->port[0] == '\0')
+		(void)err_hint(err,
+			       "the URI names no port, which means %d; ashlar export listens "
+			       "on 4420 if not told otherwise",
+			       NVMF_PORT);
 	if (result == 0)
 		result = head_adopt(&opts, path, &dev, err);
 	if (result < 0)

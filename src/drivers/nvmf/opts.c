@@ -141,10 +141,11 @@ static int set_host(struct nvmf_opts *opts, const char *hostnqn, struct err *err
 		is_systems = true;
 	}
 	if (hostnqn != NULL && !nvmf_nqn_is_valid(hostnqn))
-		return err_set(err, -EINVAL,
-			       "hostnqn '%s' is no qualified name: 1 to %d printable characters, "
-			       "such as nqn.2014-08.org.nvmexpress:uuid:...",
-			       hostnqn, NVME_NQN_LEN_MAX);
+		return err_set(
+			err, -EINVAL,
+			"hostnqn '%.64s' is no qualified name: 1 to %d printable characters, "
+			"such as nqn.2014-08.org.nvmexpress:uuid:...",
+			hostnqn, NVME_NQN_LEN_MAX);
 	if (hostnqn != NULL)
 		(void)snprintf(opts->hostnqn, sizeof(opts->hostnqn), "%s", hostnqn);
 	else
@@ -166,8 +167,8 @@ static void duration_from_env(const struct duration *d, struct nvmf_opts *opts)
 	if (text == NULL)
 		return;
 	if (duration_parse(text, &ns, &err) < 0 || ns > DURATION_MAX_NS)
-		log_error("%s='%s' in the environment is no duration: %s, using the default",
-			  d->env, text, err_text(&err));
+		log_warn("%s='%s' in the environment is no duration: %s, using the default", d->env,
+			 text, err.code != 0 ? err_text(&err) : "more than a year");
 	else
 		*duration_of(opts, d) = ns;
 }
@@ -192,9 +193,9 @@ static void set_defaults(struct nvmf_opts *opts)
 	if (kato == NULL)
 		return;
 	if (duration_parse(kato, &ns, NULL) < 0 || ns / NS_PER_MS > KATO_MAX_MS)
-		log_error("NVME_KATO='%s' in the environment is no duration up to 1h, using the "
-			  "default",
-			  kato);
+		log_warn("NVME_KATO='%s' in the environment is no duration up to 1h, such as 10s; "
+			 "using the default",
+			 kato);
 	else
 		opts->kato_ms = (uint32_t)(ns / NS_PER_MS);
 }
@@ -328,8 +329,9 @@ static int read_place(const struct uri *uri, struct nvmf_opts *opts, struct err 
 	if (uri->nsegments != 1)
 		return err_set(err, -EINVAL,
 			       "%u path segments: exactly one is wanted, the subsystem's NQN: "
-			       "nvmf://HOST:PORT/NQN",
-			       uri->nsegments);
+			       "nvmf://HOST:PORT/NQN%s",
+			       uri->nsegments,
+			       uri->nsegments > 1 ? "; write a '/' in it as %2F" : "");
 	if (!nvmf_nqn_is_valid(uri->segments[0]))
 		return err_set(err, -EINVAL,
 			       "'%.64s' is no qualified name of a subsystem: 1 to %d printable "

@@ -641,7 +641,7 @@ static void queue_connect_timeout(struct timer *timer)
 {
 	struct queue *q = container_of(timer, struct queue, life);
 	static const char *const awaited[] = { [QUEUE_DIAL] = "TCP connection",
-					       [QUEUE_IC] = "ICResp",
+					       [QUEUE_IC] = "first word of NVMe/TCP (ICResp)",
 					       [QUEUE_JOIN] = "answer to Connect" };
 
 	(void)err_set(&q->err, -ETIMEDOUT, "no %s from %s in time", awaited[q->state], q->peer);

@@ -325,7 +325,10 @@ static void queue_broke(struct queue *q, ssize_t got)
 	int reason = got == 0 ? -ECONNRESET : (int)got;
 
 	if (got == 0)
-		(void)err_set(&q->err, reason, "%s closed the connection", q->peer);
+		(void)err_set(&q->err, reason, "%s closed the connection%s", q->peer,
+			      q->state == QUEUE_IC ? " before it said anything: it has no room "
+						     "for one more, or is no NVMe/TCP target"
+						   : "");
 	queue_drop(q, reason);
 }
 
