@@ -78,9 +78,9 @@ struct device {
 	uint32_t buf_align;  /* what the driver's memory must be aligned to, bytes, >= 1 */
 	uint32_t max_io_nlb; /* largest request it takes, 0: no limit */
 	uint32_t max_compare_write_nlb; /* more is IO_INVALID, for it must be atomic; 0: no limit */
-	uint32_t physical_block_size; /* bytes; hint, 0: block_size */
-	uint32_t optimal_io_nlb;      /* hint, 0: none */
-	bool has_write_cache;         /* volatile: FLUSH and FUA mean something */
+	uint32_t physical_block_size;   /* bytes; hint, 0: block_size */
+	uint32_t optimal_io_nlb;        /* hint, 0: none */
+	bool has_write_cache;           /* volatile: FLUSH and FUA mean something */
 	bool is_read_only;
 	bool is_thin;          /* unmap gives space back, holes are known */
 	bool unmap_reads_zero; /* after IO_UNMAP blocks read as zeroes */

@@ -11,9 +11,9 @@
  *
  * What does not come back by itself is fetched. A child that timed out, or whose controller was
  * given up, is cut off at once (device_abort()); any other after LEAVE_GRACE, in which an ordinary
- * request has ended. Then connections end, and with them all that hung there, so nothing waits for a
- * child that is out. A device that cannot even do that keeps its child in "closing" for as long; it
- * costs the requests that are on it and nothing else.
+ * request has ended. Then connections end, and with them all that hung there, so nothing waits for
+ * a child that is out. A device that cannot even do that keeps its child in "closing" for as long;
+ * it costs the requests that are on it and nothing else.
  *
  * Thread: tasks on the primary.
  */
