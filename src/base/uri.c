@@ -411,6 +411,9 @@ int uri_param_u64(struct uri *uri, const char *key, uint64_t min, uint64_t max, 
 		return code;
 	if (number_parse(param->value, &number, &cause) < 0 && cause.code != -ERANGE)
 		return param_failed(err, key, &cause);
+	if (cause.code == 0 && number < min && max == UINT64_MAX)
+		return err_set(err, -EINVAL, "parameter '%s' is %.32s; it must be at least %llu",
+			       key, param->value, (unsigned long long)min);
 	if (cause.code == -ERANGE || number < min || number > max)
 		return err_set(err, -EINVAL,
 			       "parameter '%s' is %.32s; it must be between %llu and %llu", key,

@@ -36,8 +36,10 @@ int identity_name(struct device *dev, const struct uri *uri, const char *name, s
 {
 	if (uri->authority[0] != '\0')
 		return err_set(err, -EINVAL,
-			       "%s://%s%s names a host: a local device has three slashes, %s:///%s",
-			       uri->scheme, uri->authority, uri->path, uri->scheme, name);
+			       "%s://%s%s names a host: a local device has three slashes, "
+			       "%s:///%s%s",
+			       uri->scheme, uri->authority, uri->path, uri->scheme, uri->authority,
+			       uri->path);
 	if (name[0] == '\0')
 		return err_set(err, -EINVAL, "%s: the URI names no device: %s:///NAME", uri->scheme,
 			       uri->scheme);

@@ -24,7 +24,7 @@ ENGINE_TEST(null_takes_the_documented_parameters)
 		{ "null:///n?size_mb=1&uuid=xyz", -EINVAL, "uuid", 0, 0 },
 		{ "null:///n?size_mb=1&color=red", -EINVAL, "color", 0, 0 },
 		{ "null:///?size_mb=1", -EINVAL, "null:///NAME", 0, 0 },
-		{ "null://n?size_mb=1", -EINVAL, "three slashes", 0, 0 },
+		{ "null://n?size_mb=1", -EINVAL, "three slashes, null:///n", 0, 0 },
 	};
 
 	check_uris(rows, ARRAY_LEN(rows));
