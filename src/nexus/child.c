@@ -3,7 +3,9 @@
  * child.c - the children of a nexus: their devices, and what a client may do with them.
  *
  * A child is a URI first. Its device is made from it when the child is opened, and removed when
- * it is closed; so a child that was offline comes back as whatever the URI leads to then.
+ * it is closed; so a child that was offline comes back as whatever the URI leads to then. If that
+ * is not the replica that left (a new disk under the old name, memory that was emptied), all of it
+ * is copied: the write-intent records on it tell.
  *
  *   operation   allowed                                 then
  *   add         open, not frozen; unknown URI; fits     opened out of sync, recorded, rebuilt
@@ -516,6 +518,19 @@ static bool can_come_back(uint32_t word)
 	}
 }
 
+/* What it misses is known of the replica that left: is this it? */
+static void child_check_missed(struct child *child) MAY_SUSPEND
+{
+	struct nexus *nx = child->nx;
+
+	if (!child->is_missed_known || marks_are_on(child, nx->generation))
+		return;
+	log_warn("nexus %s: child %s does not hold the write-intent records of the replica that "
+		 "left: all of it is copied",
+		 nx->dev.name, child->uri);
+	child->is_missed_known = false;
+}
+
 static int child_online(struct child *child, struct nexus_err *ne) MAY_SUSPEND
 {
 	struct nexus *nx = child->nx;
@@ -536,6 +551,7 @@ static int child_online(struct child *child, struct nexus_err *ne) MAY_SUSPEND
 		child_close(child);
 		return result;
 	}
+	child_check_missed(child);
 	return child_start(child, true, ne);
 }
 
