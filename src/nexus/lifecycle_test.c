@@ -74,4 +74,39 @@ ENGINE_TEST(another_disk_after_the_end_gets_everything)
 	TAP_ROW(NULL);
 }
 
+/* One disk under two names is no mirror, and two of one uuid are one to the record. */
+ENGINE_TEST(a_replica_is_taken_once)
+{
+	static const char *const twice[][2] = {
+		{ "bdev:///m0", "bdev:///m0?uuid=" UUID("0") },
+		{ "malloc:///a?size_mb=32&uuid=" UUID("7"), "malloc:///b?size_mb=32&uuid=" UUID("7") },
+		{ "malloc:///a?size_mb=32", "bdev:///a" },
+	};
+
+	if (!all_make(1))
+		return;
+	for (size_t i = 0; i < ARRAY_LEN(twice); i++) {
+		struct nexus_opts opts = {
+			.name = "n1", .size = 16 << 20, .children = twice[i], .nchildren = 2
+		};
+		struct nexus_err ne = {};
+		struct nexus *made;
+
+		CHECK(nexus_create(&opts, &made, &ne) < 0);
+		CHECK_EQ(ne.why, NEXUS_E_CHILD_EXISTS);
+		CHECK_HAS(err_text(&ne.err), "the same replica as");
+		CHECK(device_lookup("a") == NULL && device_lookup("b") == NULL);
+	}
+	for (size_t i = 0; i < 2; i++) {
+		static const char *const more[] = { "bdev:///m0", "malloc:///a?size_mb=32&uuid="
+								  UUID("0") };
+		struct nexus_err ne = {};
+
+		CHECK(nexus_child_add(nx, more[i], true, &ne) < 0);
+		CHECK_EQ(ne.why, NEXUS_E_CHILD_EXISTS);
+		CHECK(device_lookup("m0") != NULL && device_lookup("a") == NULL);
+	}
+	all_unmake();
+}
+
 TAP_MAIN()
