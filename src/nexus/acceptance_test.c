@@ -263,7 +263,7 @@ static void writers_start(void)
 
 static int results[2];
 
-static void shut_down(void *arg)
+static void shutdown_asked(void *arg)
 {
 	struct nexus_err ne = {};
 	int *result = arg;
@@ -285,7 +285,7 @@ static void check_writer(const struct writer *w)
 
 ENGINE_TEST(shutting_down_twice_under_load)
 {
-	static const char *const bases[] = { "malloc:///s0?size_mb=32&uuid=" UUID_0,
+	static const char *const below[] = { "malloc:///s0?size_mb=32&uuid=" UUID_0,
 					     "malloc:///s1?size_mb=32&uuid=" UUID_1 };
 	static const char *const stay[] = { "bdev:///s0?uuid=" UUID_0, "bdev:///s1?uuid=" UUID_1 };
 	struct nexus_opts opts = {
@@ -298,7 +298,7 @@ ENGINE_TEST(shutting_down_twice_under_load)
 
 	fake_start();
 	for (unsigned i = 0; i < 2; i++)
-		CHECK_EQ(device_create(bases[i], &dev, NULL), 0);
+		CHECK_EQ(device_create(below[i], &dev, NULL), 0);
 	if (!CHECK_EQ(nexus_create(&opts, &nx, &ne), 0))
 		return;
 	o = (struct opened){ .dev = nexus_device(nx) };
@@ -310,8 +310,8 @@ ENGINE_TEST(shutting_down_twice_under_load)
 		task_yield();
 	/* a second one while the first runs, then a third */
 	results[0] = results[1] = 1;
-	CHECK_EQ(task_spawn("first", shut_down, &results[0]), 0);
-	CHECK_EQ(task_spawn("second", shut_down, &results[1]), 0);
+	CHECK_EQ(task_spawn("first", shutdown_asked, &results[0]), 0);
+	CHECK_EQ(task_spawn("second", shutdown_asked, &results[1]), 0);
 	for (unsigned i = 0; i < WRITERS; i++)
 		task_event_wait(&writers[i].ended);
 	while (results[0] == 1 || results[1] == 1)
@@ -364,7 +364,7 @@ static uint64_t now_ms(void)
 enum { BEGIN_MS = 30, END_MS = 230 };
 
 /* A medium error is mended and the child stays, so one that fires many times is seen to. */
-#define WINDOW                                                                               \
+#define WINDOW                                                                                \
 	"inject://c1?domain=child&op=read&stage=completion&method=status-nvme-2-81&offset=64" \
 	"&num_blk=8&begin_at=30&end_at=230"
 
@@ -423,7 +423,7 @@ ENGINE_TEST(a_fault_fires_within_its_blocks)
 		uint32_t nlb;
 		bool is_hit;
 	} rows[] = {
-		{ 92, 8, false }, { 108, 8, false }, { 0, 8, false },   { 10240 + 100, 8, false },
+		{ 92, 8, false }, { 108, 8, false }, { 0, 8, false },  { 10240 + 100, 8, false },
 		{ 93, 8, true },  { 107, 8, true },  { 100, 8, true }, { 102, 1, true },
 	};
 	static const struct {
