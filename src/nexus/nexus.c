@@ -314,7 +314,8 @@ static struct nexus *nexus_new(const struct nexus_opts *opts)
 	nx->dev.driver = &driver_nexus;
 	(void)snprintf(nx->dev.name, sizeof(nx->dev.name), "%s", opts->name);
 	nx->uuid = opts->uuid;
-	if (uuid_is_zero(&nx->uuid))
+	nx->is_uuid_random = uuid_is_zero(&nx->uuid);
+	if (nx->is_uuid_random)
 		uuid_random(&nx->uuid);
 	nx->dev.uuid = uuid_from_text(opts->name, &name_uuid, NULL) == 0 ? name_uuid : nx->uuid;
 	nx->size = opts->size;
