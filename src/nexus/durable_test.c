@@ -7,6 +7,63 @@
 #include "nexus/rebuild.h"
 #include "nexus/testing.h"
 
+/* ---- while it is made ----------------------------------------------------------------------- */
+
+struct making {
+	const char *const *children;
+	unsigned n;
+	struct task_event event;
+	int result;
+};
+
+static void make_task(void *arg)
+{
+	struct making *making = arg;
+	struct nexus_err ne = {};
+
+	making->result = kept_create(making->children, making->n, &ne);
+	task_event_fire(&making->event);
+}
+
+/* The record says who is stale. A child that goes before it was read is no reason to write another
+ * one, in which everybody else was healthy. */
+ENGINE_TEST(who_falls_before_the_record_is_read_changes_nothing_in_it)
+{
+	static uint8_t buf[BLOCK], back[BLOCK];
+	struct making making = { .children = kept, .n = 2 };
+	struct nexus_err ne = {};
+
+	bases_make(false);
+	if (!remake(2))
+		return;
+	fill(buf, sizeof(buf), 1);
+	offline(0);
+	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK);
+	crash();
+	CHECK(recorded(0) == 0 && recorded(1) == 1);
+
+	fake.is_hanging = true;
+	fake.let_go = NULL;
+	CHECK_EQ(task_spawn("make", make_task, &making), 0);
+	while (fake.let_go == NULL)
+		task_yield();
+	fake.is_hanging = false;
+	(void)nexus_child_fail(nexus_lookup("n0")->child[1], CHILD_CLOSED, NEXUS_REASON_NONE);
+	turns(50);
+	task_event_fire(fake.let_go);
+	task_event_wait(&making.event);
+	CHECK(making.result < 0);
+	CHECK(recorded(0) == 0 && recorded(1) == 1);
+
+	CHECK(kept_create(kept, 1, &ne) < 0); /* alone, it knows nothing of the write */
+	if (remake(2)) {
+		CHECK_EQ(do_io(&o, IO_READ, 0, 1, back, 0), IO_OK);
+		CHECK_MEM(back, buf, BLOCK);
+		nexus_unmake_kept();
+	}
+	bases_unmake();
+}
+
 /* ---- who is who ----------------------------------------------------------------------------- */
 
 /* What is behind the name of a base is another disk now: nothing but zeroes. */
