@@ -3,6 +3,8 @@
  * What must be true of a nexus when it is made again, whatever happened before and meanwhile. The
  * devices below stay; the nexus over them goes and comes.
  */
+#include <unistd.h>
+
 #include "base/units.h"
 #include "nexus/rebuild.h"
 #include "nexus/testing.h"
@@ -207,6 +209,64 @@ ENGINE_TEST(a_page_that_rots_does_not_bring_an_older_one_back)
 		nexus_unmake_kept();
 	}
 	bases_unmake();
+}
+
+/* ---- where there is no room for marks -------------------------------------------------------- */
+
+/* Two files with blocks of 64 KiB. */
+static char paths[2][40], large[2][120];
+
+static bool large_make(void)
+{
+	for (unsigned i = 0; i < 2; i++) {
+		int fd;
+
+		(void)snprintf(paths[i], sizeof(paths[i]), "/tmp/ashlar-nexus-XXXXXX");
+		fd = mkstemp(paths[i]);
+		if (!CHECK(fd >= 0))
+			return false;
+		CHECK_EQ(ftruncate(fd, 32 << 20), 0);
+		(void)close(fd);
+		(void)snprintf(large[i], sizeof(large[i]), "uring://%s?blk_size=65536", paths[i]);
+	}
+	fake_start();
+	return true;
+}
+
+/* Nothing is known of caches there: all of a child that fell is copied, and the record says that
+ * the end was clean after a flush only. */
+ENGINE_TEST(without_marks_every_rebuild_is_full)
+{
+	const char *const uris_large[] = { large[0], large[1] };
+	static uint8_t buf[65536];
+	const struct rebuild_record *last;
+	struct nexus_err ne = {};
+	char fault[128];
+
+	if (!large_make() || !remake_of(uris_large, 2))
+		return;
+	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK);
+	CHECK_EQ(nexus_child_fault(nx, large[1], NEXUS_REASON_OFFLINE, &ne), 0);
+	CHECK(!child_info(1).has_io_log);
+	CHECK_EQ(do_io(&o, IO_WRITE, 1, 1, buf, 0), IO_OK);
+	CHECK_EQ(nexus_child_online(nx, large[1], &ne), 0);
+	nexus_rebuild_wait(nx);
+	last = nexus_rebuild_history(nx, 0);
+	CHECK(last != NULL && last->stats.state == REBUILD_COMPLETED && !last->stats.is_partial);
+	nexus_unmake_kept();
+	CHECK(recorded_clean());
+	if (remake_of(uris_large, 2)) {
+		for (unsigned i = 0; i < 2; i++) {
+			(void)snprintf(fault, sizeof(fault),
+				       "inject://%s?op=flush&stage=completion", paths[i]);
+			inject(fault);
+		}
+		nexus_unmake_kept();
+	}
+	CHECK(!recorded_clean());
+	bases_unmake();
+	for (unsigned i = 0; i < 2; i++)
+		CHECK_EQ(unlink(paths[i]), 0);
 }
 
 TAP_MAIN()

@@ -24,8 +24,8 @@
  * written to.
  *
  * A nexus of one child has nobody to differ from: its marks are kept in memory only, and written
- * when a second child is attached. Where the area is too small for the pages (blocks above 8 KiB),
- * no marks are kept, every segment is hot, and a rebuild after a crash is full.
+ * when a second child is attached. Where the area is too small for the pages (blocks above 16 KiB),
+ * no marks are kept, every segment is hot, and every rebuild is full.
  *
  * Invariants
  *   1. hot on a channel implies durable, but between steps 2 and 3.
