@@ -21,7 +21,7 @@
  *
  * Anything that goes wrong in 4 puts the candidates back: a mark too many costs time at the next
  * rebuild, one too few costs data. A child that cannot be marked is retired like one that cannot be
- * written to.
+ * written to; the last one, if it is only short of space, stays, and the write is refused.
  *
  * A nexus of one child has nobody to differ from: its marks are kept in memory only, and written
  * when a second child is attached. Where the area is too small for the pages (blocks above 16 KiB),
@@ -51,6 +51,8 @@ struct marks {
 	struct task_mutex lock;
 	struct timer timer;
 	bool is_tick_due, is_fold_due;
+	bool is_sparing;  /* the last child stays where it is short of something */
+	uint16_t refusal; /* what it said then; IO_OK: nothing */
 	uint64_t sequence;
 	uint8_t copy[INTENT_PAGES];   /* of a pair: which is written next */
 	bool is_single[INTENT_PAGES]; /* the other one is older */
@@ -139,6 +141,19 @@ static uint16_t page_io(struct marks *marks, struct child *child, enum io_op op,
 	return child_io(child, &io);
 }
 
+/* The last child is short of space, or of something else, and @marks can go on without this page:
+ * whoever waits for it is told. */
+static bool is_spared(struct marks *marks, const struct child *child, struct child_verdict verdict,
+		      uint16_t status)
+{
+	if (marks == NULL || !marks->is_sparing || !child_is_healthy(child) ||
+	    nexus_nhealthy(child->nx) > 1 ||
+	    (verdict.action != CHILD_AGAIN && verdict.reason != NEXUS_REASON_NO_SPACE))
+		return false;
+	marks->refusal = status;
+	return true;
+}
+
 /* A child that cannot be marked is one that cannot be written to. */
 static bool page_done(struct child *child, enum io_op op, uint16_t status)
 {
@@ -146,6 +161,8 @@ static bool page_done(struct child *child, enum io_op op, uint16_t status)
 
 	if (status == IO_OK)
 		return true;
+	if (is_spared(child->nx->marks, child, verdict, status))
+		return false;
 	if (verdict.action == CHILD_SHUTDOWN)
 		nexus_shutdown_ring(child->nx);
 	else
@@ -165,7 +182,7 @@ static bool page_write(struct marks *marks, struct child *child, unsigned index,
 	return page_done(child, IO_WRITE, page_io(marks, child, IO_WRITE, index, copy));
 }
 
-/* The page on every writer. How many have it. */
+/* The page on every writer. How many have it; none, if one that is spared has not. */
 static unsigned page_write_all(struct marks *marks, unsigned index, const struct uuid *subject,
 			       const struct segmap *map) MAY_SUSPEND
 {
@@ -175,13 +192,14 @@ static unsigned page_write_all(struct marks *marks, unsigned index, const struct
 	if (nx->nchildren < 2)
 		return 1; /* nobody to differ from */
 	marks->sequence++;
+	marks->refusal = IO_OK;
 	for (unsigned slot = 0; slot < NEXUS_CHILDREN_MAX; slot++) {
 		if (nx->child[slot] != NULL && is_writer(nx->child[slot]))
 			n += page_write(marks, nx->child[slot], index, copy, subject, map);
 	}
 	marks->copy[index] = !copy;
 	marks->is_single[index] = true;
-	return n;
+	return marks->refusal == IO_OK ? n : 0;
 }
 
 /* Both copies of a page: a newest one that rots later would leave an older one to be believed. */
@@ -217,6 +235,37 @@ static void unmarked_start(struct nexus_channel *nc, void *arg)
 	nexus_list_start(nc, &nc->unmarked);
 }
 
+static bool is_durable(const struct marks *marks, const struct io *io)
+{
+	uint64_t last = (io->lba + io->nlb - 1) >> marks->durable.shift;
+
+	for (uint64_t seg = io->lba >> marks->durable.shift; seg <= last; seg++) {
+		if (!segmap_test(&marks->durable, (uint32_t)seg))
+			return false;
+	}
+	return true;
+}
+
+/* No mark can be had: those who waited for one hear why. */
+static void unmarked_refuse(struct nexus_channel *nc, void *arg)
+{
+	const struct marks *marks = arg;
+	struct msg *msg = msg_list_take_all(&nc->unmarked);
+	struct msg_list others = {};
+
+	while (msg != NULL) {
+		struct msg *next = atomic_load_explicit(&msg->next, memory_order_relaxed);
+		struct io *io = container_of(msg, struct io, msg);
+
+		if (is_durable(marks, io))
+			msg_list_push(&others, msg);
+		else
+			io_complete(io, marks->refusal);
+		msg = next;
+	}
+	nexus_list_start(nc, &others);
+}
+
 /* Bits of @from that are in the words of page @part go to @to, and leave @from. */
 static void move_bits(struct segmap *to, struct segmap *from, unsigned part)
 {
@@ -232,6 +281,7 @@ static void move_bits(struct segmap *to, struct segmap *from, unsigned part)
  */
 static void mark_wanted(struct marks *marks) MAY_SUSPEND
 {
+	uint16_t refusal = IO_OK;
 	bool is_any = false;
 
 	segmap_zero(&marks->noted);
@@ -245,12 +295,18 @@ static void mark_wanted(struct marks *marks) MAY_SUSPEND
 		for (size_t i = first; i < end; i++)
 			atomic_fetch_or(&marks->noted.words[i],
 					atomic_load(&marks->durable.words[i]));
-		if (page_write_all(marks, INTENT_PAGE_IN_FLIGHT + part, NULL, &marks->noted) == 0)
-			continue; /* no writer left: whoever waits is held anyway */
+		if (page_write_all(marks, INTENT_PAGE_IN_FLIGHT + part, NULL, &marks->noted) == 0) {
+			if (marks->refusal != IO_OK)
+				refusal = marks->refusal;
+			continue; /* or no writer left: whoever waits is held anyway */
+		}
 		for (size_t i = first; i < end; i++)
 			atomic_store(&marks->durable.words[i], atomic_load(&marks->noted.words[i]));
 		is_any = true;
 	}
+	marks->refusal = refusal;
+	if (refusal != IO_OK)
+		nexus_each_channel(marks->nx, unmarked_refuse, marks);
 	if (!is_any)
 		return;
 	nexus_each_channel(marks->nx, unmarked_start, NULL);
@@ -449,6 +505,7 @@ void nexus_mark_run(struct nexus *nx)
 	if (marks == NULL)
 		return;
 	task_mutex_lock(&marks->lock);
+	marks->is_sparing = true;
 	if (marks->is_tick_due) {
 		marks->is_tick_due = false;
 		clear_idle(marks);
@@ -458,6 +515,7 @@ void nexus_mark_run(struct nexus *nx)
 		(void)fold_missed(marks);
 	}
 	mark_wanted(marks);
+	marks->is_sparing = false;
 	task_mutex_unlock(&marks->lock);
 }
 
