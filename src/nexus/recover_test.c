@@ -250,14 +250,6 @@ ENGINE_TEST(what_a_child_missed_stays_known_until_its_rebuild_begins)
 	bases_unmake();
 }
 
-static uint64_t flushes(const char *name)
-{
-	struct io_stats stats;
-
-	device_stats(device_lookup(name), &stats);
-	return stats.op[IO_FLUSH].ops;
-}
-
 /* Marks of the last life are forgotten, and what they told of is in the source's cache only. */
 ENGINE_TEST(the_source_is_flushed_before_old_marks_are_forgotten)
 {

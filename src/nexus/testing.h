@@ -300,6 +300,15 @@ static inline bool remake(unsigned nchildren)
 	return remake_of(kept, nchildren);
 }
 
+/* How often a device was flushed. */
+static inline uint64_t flushes(const char *name)
+{
+	struct io_stats stats;
+
+	device_stats(device_lookup(name), &stats);
+	return stats.op[IO_FLUSH].ops;
+}
+
 /* Gone like a process that is killed: nothing is cleaned up. */
 static inline void crash(void)
 {
