@@ -433,6 +433,29 @@ ENGINE_TEST(a_source_falls_and_another_takes_over)
 	all_unmake();
 }
 
+/* A rebuild goes on when one of its sources has been removed, and asks nothing of it. */
+ENGINE_TEST(a_source_is_removed)
+{
+	struct nexus_err ne = {};
+
+	if (!all_make(3))
+		return;
+	put_all();
+	offline(1);
+	put_all();
+	slow();
+	online(1);
+	until_it_moves(uris[1]);
+	CHECK_EQ(nexus_child_remove(nx, uris[0], &ne), 0); /* returns: it is freed */
+	CHECK_EQ(nexus_rebuild_leave_source(nx, uris[1], uris[0], &ne), -ENOENT);
+	CHECK_EQ(ne.why, NEXUS_E_CHILD_NOT_FOUND);
+	offline(1); /* its rebuild is over, and says what it was from */
+	CHECK_EQ(last()->stats.state, REBUILD_FAILED);
+	CHECK_STR(last()->source, uris[2]);
+	fast();
+	all_unmake();
+}
+
 ENGINE_TEST(another_source_on_request)
 {
 	struct nexus_err ne = {};
