@@ -386,6 +386,9 @@ int nexus_child_attach(struct child *child, struct err *err)
 	if (result == 0 && !marks_write_children(nx, child))
 		result = err_set(err, -EIO, "write-intent records cannot be written to %s",
 				 child->uri);
+	/* it came to nothing then, and a child that comes again is no writer before its turn */
+	if (result == 0 && child_state_of(atomic_load(&child->word)) != CHILD_OPEN)
+		result = err_set(err, -ENODEV, "child %s fell", child->uri);
 	child->is_writer = result == 0;
 	nexus_apply(nx);
 	if (result == 0)

@@ -238,6 +238,56 @@ ENGINE_TEST(a_child_is_freed_while_the_monitor_counts)
 	nexus_unmake();
 }
 
+/* ---- while it comes -------------------------------------------------------------------------- */
+
+static int online_1(void)
+{
+	struct nexus_err ne = {};
+
+	return nexus_child_online(nx, kept[1], &ne);
+}
+
+static int wait_start(struct child *child, struct nexus_err *ne)
+{
+	(void)child;
+	(void)ne;
+	return 0; /* as where others are rebuilt first: its turn comes later */
+}
+
+/* It falls while the last of its first pages is written. When it comes again nothing is written to
+ * it before its rebuild begins, so what it misses is noted. */
+ENGINE_TEST(a_child_falls_while_it_is_attached)
+{
+	static const struct nexus_rebuilder waiting = { .start = wait_start, .leave = note_leave };
+	struct late_call coming;
+	struct hold hold;
+
+	bases_make(false);
+	nexus_set_rebuilder(&note_rebuilder);
+	if (!remake(2))
+		return;
+	touch(0, 1);
+	offline(1);
+	hold_begin(&hold, "m1", META + 2 * intent_page_missed(NEXUS_CHILDREN_MAX - 1) * 8, 2 * 8);
+	call_start(&coming, online_1);
+	while (hold.dev->channel[reactor_primary()->id] == NULL ||
+	       hold.dev->channel[reactor_primary()->id]->held.head == NULL)
+		task_yield();
+	device_announce(hold.dev, DEVICE_FAILED);
+	errand_wait(&nx->retire);
+	hold_end(&hold);
+	CHECK(call_wait(&coming) < 0);
+	settle_down();
+	CHECK(!nx->child[1]->is_writer);
+	nexus_set_rebuilder(&waiting);
+	online(1);
+	touch(10, 3);
+	CHECK(child_info(1).has_io_log);
+	CHECK_EQ(child_info(1).missed_segments, 3);
+	nexus_unmake_kept();
+	bases_unmake();
+}
+
 /* ---- while marks are cleared ----------------------------------------------------------------- */
 
 /* Segments that a tick is about to clear are missed by one whose cache went with him. */
