@@ -289,7 +289,7 @@ static void on_two_reactors(void)
 		return;
 	put_all();
 	load_start();
-	for (unsigned round = 0; round < 8; round++) {
+	for (unsigned round = 0; round < 5; round++) {
 		rebuild_settings_set(&(struct rebuild_settings){ .latency_ns = round % 2 ? 1 : 0,
 								 .rate = round % 2 ? 80 << 20 : 0,
 								 .verify = round % 3 });
@@ -298,6 +298,8 @@ static void on_two_reactors(void)
 			offline(0);
 		while (nexus_rebuild_stats(nx, uris[2], &stats, NULL) == 0) {
 			least = MIN(least, stats.speed);
+			if (stats.speed < 100)
+				fast(); /* seen; the rest need not take long */
 			task_yield();
 		}
 		CHECK_EQ(last()->stats.state, REBUILD_COMPLETED);
@@ -305,7 +307,7 @@ static void on_two_reactors(void)
 			online(0);
 			nexus_rebuild_wait(nx);
 		}
-		if (round < 7)
+		if (round < 4)
 			CHECK_EQ(nexus_child_remove(nx, uris[2], &ne), 0);
 	}
 	load_end();
