@@ -45,6 +45,31 @@ ENGINE_TEST(a_child_stays_until_the_writes_that_it_failed_have_ended)
 	nexus_unmake();
 }
 
+/* Namespace Not Ready: its part of a write is sent again later, and it does not go before. */
+ENGINE_TEST(a_child_is_removed_while_a_write_is_patient_with_it)
+{
+	struct late_call removal;
+	struct late_io write;
+
+	if (!nexus_make(3))
+		return;
+	touch(0, 1);
+	inject("inject://c1?op=write&stage=completion&method=status-nvme-0-82&retries=1");
+	late_start(&write, IO_WRITE, 0, 1, buf);
+	while (child_info(1).write_errors == 0)
+		task_yield();
+	turns(10);
+	CHECK(!write.is_done);
+	call_start(&removal, remove_1);
+	task_event_wait(&write.event);
+	CHECK_EQ(write.io.status, IO_OK);
+	CHECK_EQ(call_wait(&removal), 0);
+	CHECK_EQ(recorded(0), 1);
+	CHECK_EQ(recorded(2), -1); /* two are left */
+	fault_remove_all();
+	nexus_unmake();
+}
+
 /* The blocks that are repaired are read from another child; meanwhile the bad one is removed. */
 ENGINE_TEST(a_child_is_removed_while_it_is_repaired)
 {
