@@ -51,6 +51,7 @@ static inline int fake_put(struct nexus_store *store, const char *key, const cha
 		fake.nfailed++;
 		return err_set(err, -EIO, "store is away");
 	}
+	CHECK_HAS(text, "\"healthy\": true"); /* never nobody */
 	(void)snprintf(fake.text, sizeof(fake.text), "%s", text);
 	fake.nputs++;
 	return 0;
