@@ -58,8 +58,6 @@ ENGINE_TEST(a_child_is_removed_while_a_write_is_patient_with_it)
 	late_start(&write, IO_WRITE, 0, 1, buf);
 	while (child_info(1).write_errors == 0)
 		task_yield();
-	turns(10);
-	CHECK(!write.is_done);
 	call_start(&removal, remove_1);
 	task_event_wait(&write.event);
 	CHECK_EQ(write.io.status, IO_OK);
@@ -322,26 +320,25 @@ ENGINE_TEST(a_child_falls_during_a_tick)
 
 	bases_make(true);
 	nexus_set_rebuilder(&note_rebuilder);
+	nexus_settings.intent_idle_ns = INTENT_IDLE;
 	if (!remake(2))
 		return;
-	nexus_settings.intent_idle_ns = NS_PER_MS;
 	touch(0, 5);
+	tick(); /* the first sees that they were written to */
 	dev = device_lookup("m0");
-	device_quiesce(dev); /* holds the flush of the first tick, that clears nothing yet */
+	device_quiesce(dev);
+	tick_begin(); /* the second waits for a flush */
 	while (nx->child[0]->users == 0)
 		task_yield();
-	device_resume(dev);
-	device_quiesce(dev);
-	while (nx->child[0]->users == 0 || marks_count(nx) > 0)
-		task_yield();
-	nexus_settings.intent_idle_ns = 60 * NS_PER_S;
+	CHECK_EQ(marks_count(nx), 0);
 	offline(1);
 	CHECK(child_info(1).has_io_log);
 	CHECK_EQ(child_info(1).missed_segments, 5);
 	device_resume(dev);
 	errand_wait(&nx->mark);
-	CHECK_EQ(marks_count(nx),
-		 5); /* in flight until the next tick, for all that anybody knows */
+	CHECK_EQ(marks_count(nx), 5); /* in flight, for all that anybody knows */
+	tick();
+	CHECK_EQ(marks_count(nx), 0); /* on the pages of what is missed */
 	nexus_unmake_kept();
 	bases_unmake();
 }
@@ -349,27 +346,25 @@ ENGINE_TEST(a_child_falls_during_a_tick)
 /* As the record has it, nobody fell: who reads it now looks for what differs in flight. */
 ENGINE_TEST(no_mark_is_cleared_while_a_fall_is_not_recorded)
 {
-	uint64_t before;
-
 	bases_make(false);
 	nexus_set_rebuilder(&note_rebuilder);
+	nexus_settings.store_timeout_ns = 60 * NS_PER_S;
+	nexus_settings.intent_idle_ns = INTENT_IDLE;
 	if (!remake(2))
 		return;
-	nexus_settings.store_timeout_ns = 60 * NS_PER_S;
-	nexus_settings.intent_idle_ns = NS_PER_MS;
 	touch(0, 5);
 	fake.is_hanging = true;
 	device_announce(device_lookup("m1"), DEVICE_FAILED);
 	while (fake.let_go == NULL)
 		task_yield();
-	before = marks_nwrites(nx);
-	while (marks_nwrites(nx) < before + 3) /* each tick writes what the lost one misses */
-		task_yield();
+	for (unsigned i = 0; i < 3; i++)
+		tick();
 	CHECK_EQ(marks_count(nx), 5);
 	fake.is_hanging = false;
 	task_event_fire(fake.let_go);
-	while (marks_count(nx) > 0)
-		task_yield();
+	errand_wait(&nx->retire);
+	tick();
+	CHECK_EQ(marks_count(nx), 0);
 	CHECK_EQ(recorded(1), 0);
 	nexus_unmake_kept();
 	bases_unmake();

@@ -8,6 +8,7 @@
 #ifndef ASHLAR_NEXUS_TESTING_H
 #define ASHLAR_NEXUS_TESTING_H
 
+#include "base/units.h"
 #include "device/fault.h"
 /* lint: allow includes: only tests include this header */
 #include "drivers/testing.h"
@@ -458,6 +459,27 @@ static inline void turns(unsigned n)
 {
 	while (n-- > 0)
 		task_yield();
+}
+
+/*
+ * The next look at which marks can be cleared, now and not when it is time. The timer for it is the
+ * one that is due first: INTENT_IDLE is less than what anything else here waits for.
+ */
+#define INTENT_IDLE (500 * NS_PER_MS)
+
+static inline void tick_begin(void)
+{
+	struct reactor *r = reactor_primary();
+
+	if (CHECK(r->timers.root != NULL))
+		timer_arm(r, r->timers.root, 0);
+	turns(2); /* it is due, and has rung */
+}
+
+static inline void tick(void)
+{
+	tick_begin();
+	errand_wait(&nx->mark);
 }
 
 #define REFUSED(call, error)                                                   \
