@@ -261,21 +261,10 @@ static void writers_start(void)
 	}
 }
 
-static int results[2];
-
-static void shut_down(void *arg)
-{
-	struct nexus_err ne = {};
-	int *result = arg;
-
-	*result = nexus_shutdown(nx, &ne);
-	CHECK(*result == 0 || ne.why == NEXUS_E_NOT_ALLOWED);
-}
-
 static void check_writer(const struct writer *w)
 {
 	for (unsigned i = 0; i < 2; i++) {
-		CHECK_EQ(child_do(i == 0 ? "s0" : "s1", IO_READ, 10240 + w->io.lba, 8, back),
+		CHECK_EQ(child_do(i == 0 ? "m0" : "m1", IO_READ, 10240 + w->io.lba, 8, back),
 			 IO_OK);
 		/* the one that failed may be there or not */
 		CHECK(back[0] == w->last || back[0] == (uint8_t)(w->last + 1));
@@ -285,41 +274,25 @@ static void check_writer(const struct writer *w)
 
 ENGINE_TEST(shutting_down_twice_under_load)
 {
-	static const char *const bases[] = { "malloc:///s0?size_mb=32&uuid=" UUID_0,
-					     "malloc:///s1?size_mb=32&uuid=" UUID_1 };
-	static const char *const stay[] = { "bdev:///s0?uuid=" UUID_0, "bdev:///s1?uuid=" UUID_1 };
-	struct nexus_opts opts = {
-		.name = "n0", .size = 16 * MIB, .children = stay, .nchildren = 2
-	};
-	struct desc_opts how = { .flags = DESC_WRITE };
-	struct nexus_err ne = {};
+	struct late_call first, second;
 	struct nexus_info info;
-	struct device *dev;
 
-	fake_start();
-	for (unsigned i = 0; i < 2; i++)
-		CHECK_EQ(device_create(bases[i], &dev, NULL), 0);
-	if (!CHECK_EQ(nexus_create(&opts, &nx, &ne), 0))
+	bases_make(false);
+	if (!remake(2))
 		return;
-	o = (struct opened){ .dev = nexus_device(nx) };
-	CHECK_EQ(desc_open(o.dev, &how, &o.desc, NULL), 0);
-	CHECK_EQ(handle_open(o.desc, reactor_primary(), &o.h, NULL), 0);
-	inject("inject://s1?op=write&method=delay&delay_us=200-2000&seed=1");
+	inject("inject://m1?op=write&method=delay&delay_us=200-2000&seed=1");
 	writers_start();
 	while (writers[WRITERS - 1].nok < 20)
 		task_yield();
-	/* a second one while the first runs, then a third */
-	results[0] = results[1] = 1;
-	CHECK_EQ(task_spawn("first", shut_down, &results[0]), 0);
-	CHECK_EQ(task_spawn("second", shut_down, &results[1]), 0);
+	/* a second one while the first runs; then a third, and one more */
+	call_start(&first, shut_down);
+	call_start(&second, shut_down);
 	for (unsigned i = 0; i < WRITERS; i++)
 		task_event_wait(&writers[i].ended);
-	while (results[0] == 1 || results[1] == 1)
-		task_yield();
-	CHECK_EQ(results[0], 0);
-	CHECK(results[1] < 0);
-	CHECK_EQ(nexus_shutdown(nx, &ne), 0);
-	CHECK_EQ(nexus_shutdown(nx, &ne), 0);
+	CHECK_EQ(call_wait(&first), 0);
+	CHECK_EQ(call_wait(&second), -EPERM);
+	CHECK_EQ(shut_down(), 0);
+	CHECK_EQ(shut_down(), 0);
 	/* the state is kept: it is listed, its children are, and the record is clean */
 	nexus_info(nx, &info);
 	CHECK(nexus_lookup("n0") == nx);
@@ -327,7 +300,7 @@ ENGINE_TEST(shutting_down_twice_under_load)
 	CHECK_EQ(info.status, NEXUS_STATUS_SHUTDOWN);
 	CHECK_EQ(info.nchildren, 2);
 	for (unsigned i = 0; i < 2; i++) {
-		CHECK_STR(child_info(i).uri, stay[i]);
+		CHECK_STR(child_info(i).uri, kept[i]);
 		CHECK_EQ(child_info(i).state, CHILD_CLOSED);
 		CHECK_EQ(recorded(i), 1);
 	}
@@ -335,11 +308,10 @@ ENGINE_TEST(shutting_down_twice_under_load)
 	fault_remove_all();
 	for (unsigned i = 0; i < WRITERS; i++)
 		check_writer(&writers[i]);
-	check_equal("s0", "s1"); /* clean: no rebuild comes */
+	check_equal("m0", "m1"); /* clean: no rebuild comes */
 	nexus_unmake_kept();
 	CHECK(recorded_clean());
-	device_remove_all();
-	nexus_settings_set(&(struct nexus_settings){});
+	bases_unmake();
 }
 
 /* ---- row 24 --------------------------------------------------------------------------------- */

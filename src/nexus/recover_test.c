@@ -111,7 +111,7 @@ ENGINE_TEST(records_that_were_half_overwritten_are_void)
 
 	memset(given, 0, sizeof(given));
 	nexus_set_rebuilder(&note_rebuilder);
-	bases_make();
+	bases_make(false);
 	if (!remake(2))
 		return;
 	for (unsigned i = 0; i < 3; i++) /* the last is in the first copy of its page only */
