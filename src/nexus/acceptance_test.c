@@ -336,7 +336,7 @@ static uint64_t now_ms(void)
 enum { BEGIN_MS = 30, END_MS = 230 };
 
 /* A medium error is mended and the child stays, so one that fires many times is seen to. */
-#define WINDOW                                                                               \
+#define WINDOW                                                                                \
 	"inject://c1?domain=child&op=read&stage=completion&method=status-nvme-2-81&offset=64" \
 	"&num_blk=8&begin_at=30&end_at=230"
 
@@ -395,7 +395,7 @@ ENGINE_TEST(a_fault_fires_within_its_blocks)
 		uint32_t nlb;
 		bool is_hit;
 	} rows[] = {
-		{ 92, 8, false }, { 108, 8, false }, { 0, 8, false },   { 10240 + 100, 8, false },
+		{ 92, 8, false }, { 108, 8, false }, { 0, 8, false },  { 10240 + 100, 8, false },
 		{ 93, 8, true },  { 107, 8, true },  { 100, 8, true }, { 102, 1, true },
 	};
 	static const struct {
@@ -428,6 +428,80 @@ ENGINE_TEST(a_fault_fires_within_its_blocks)
 		}
 	}
 	TAP_ROW(NULL);
+}
+
+/* ---- names ---------------------------------------------------------------------------------- */
+
+static struct uuid uuid_of(const char *text)
+{
+	struct uuid uuid = {};
+
+	CHECK_EQ(uuid_from_text(text, &uuid, NULL), 0);
+	return uuid;
+}
+
+/* A name that is a uuid is the device's, and `uuid` the nexus' own; else both are `uuid`. */
+ENGINE_TEST(names_and_uuids)
+{
+	static const struct {
+		const char *name, *uuid, *device, *nexus;
+	} rows[] = {
+		{ "vol", UUID_3, UUID_3, UUID_3 },
+		{ "nexus-" UUID_2, UUID_2, UUID_2, UUID_2 },
+		{ UUID_2, UUID_3, UUID_2, UUID_3 },
+	};
+
+	fake_start();
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+		struct nexus_opts opts = { .name = rows[i].name,
+					   .uuid = uuid_of(rows[i].uuid),
+					   .size = 16 * MIB,
+					   .children = uris,
+					   .nchildren = 1 };
+		struct uuid device = uuid_of(rows[i].device), own = uuid_of(rows[i].nexus);
+		struct nexus_info info;
+
+		TAP_ROW(rows[i].name);
+		fake.text[0] = '\0';
+		if (!CHECK_EQ(nexus_create(&opts, &nx, NULL), 0))
+			return;
+		nexus_info(nx, &info);
+		CHECK_STR(info.name, rows[i].name);
+		CHECK_STR(nexus_device(nx)->name, rows[i].name);
+		CHECK(uuid_equal(&info.device_uuid, &device));
+		CHECK(uuid_equal(&nexus_device(nx)->uuid, &device));
+		CHECK(uuid_equal(&info.uuid, &own));
+		CHECK(nexus_lookup(rows[i].name) == nx && nexus_lookup(rows[i].nexus) == nx);
+		CHECK_EQ(nexus_destroy(nx, NULL), 0);
+	}
+	TAP_ROW(NULL);
+	nexus_settings_set(&(struct nexus_settings){});
+}
+
+/* Hosts know the device by it, and what is noted on the children is bound to it. */
+ENGINE_TEST(a_uri_without_a_uuid_makes_the_same_again)
+{
+	static const char *const again[] = {
+		"nexus:///a?size=16M&children=malloc:///m?size_mb=32",
+		"nexus:///a?size=16M&children=malloc:///k?size_mb=32",
+		"nexus:///b?size=16M&children=malloc:///m?size_mb=32"
+	};
+	struct uuid uuid[3] = {};
+
+	fake_start();
+	for (size_t i = 0; i < ARRAY_LEN(again); i++) {
+		struct device *dev;
+
+		fake.text[0] = '\0';
+		if (!CHECK_EQ(device_create(again[i], &dev, NULL), 0))
+			return;
+		uuid[i] = dev->uuid;
+		CHECK_EQ(device_destroy(again[i], NULL), 0);
+	}
+	CHECK(uuid_equal(&uuid[0], &uuid[1]));
+	CHECK(!uuid_equal(&uuid[0], &uuid[2]));
+	CHECK(!uuid_is_zero(&uuid[0]));
+	nexus_settings_set(&(struct nexus_settings){});
 }
 
 TAP_MAIN()
