@@ -139,16 +139,9 @@ static uint16_t page_io_patient(struct marks *marks, struct child *child, enum i
 /* A child that cannot be marked is one that cannot be written to. */
 static bool page_done(struct child *child, enum io_op op, uint16_t status)
 {
-	struct child_verdict verdict = child_verdict(op, status);
-
 	if (status == IO_OK)
 		return true;
-	if (verdict.action == CHILD_SHUTDOWN)
-		nexus_shutdown_ring(child->nx);
-	else
-		(void)nexus_child_fail(child, CHILD_FAULTED,
-				       verdict.action == CHILD_RETIRE ? verdict.reason
-								      : NEXUS_REASON_IO_ERROR);
+	nexus_child_blame(child, op, status);
 	return false;
 }
 

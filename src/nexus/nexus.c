@@ -25,6 +25,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/identity.h"
 #include "base/log.h"
 #include "base/units.h"
 #include "device/emulate.h"
@@ -744,6 +745,17 @@ static int resv_of_uri(struct uri *uri, struct nexus_opts *opts, struct err *err
 	return result;
 }
 
+/* No uuid given: the same each time, as hosts, and the notes on the children, know it by it. */
+static void uuid_of_name(void *arg)
+{
+	struct nexus_opts *opts = arg;
+	char machine[IDENTITY_WHAT_MAX], name[DEVICE_NAME_MAX + 8];
+
+	identity_machine(machine, sizeof(machine));
+	(void)snprintf(name, sizeof(name), "nexus:%s", opts->name);
+	identity_derive(machine, name, &opts->uuid);
+}
+
 static int args_of_uri(struct uri *uri, struct create_args *args, struct err *err)
 {
 	static const char *const labels[] = { "v1", "v2" }, *const picks[] = { "load",
@@ -779,9 +791,11 @@ static int args_of_uri(struct uri *uri, struct create_args *args, struct err *er
 		return result;
 	if (children == NULL)
 		return err_set(err, -EINVAL, "a nexus wants children=URI,URI");
-	/* a random uuid would not find the record again */
-	if (args->opts.info_key == NULL && uuid_is_zero(&args->opts.uuid))
-		args->opts.info_key = args->opts.name;
+	if (uuid_is_zero(&args->opts.uuid)) {
+		if (args->opts.info_key == NULL)
+			args->opts.info_key = args->opts.name;
+		task_blocking(uuid_of_name, &args->opts);
+	}
 	args->text = strdup(children);
 	if (args->text == NULL)
 		return err_set(err, -ENOMEM, "no memory for a nexus");

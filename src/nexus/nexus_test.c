@@ -459,6 +459,33 @@ ENGINE_TEST(a_reservation_conflict_ends_the_nexus)
 	nexus_unmake();
 }
 
+/* What is mended is written, too: the record may be another owner's by then. */
+ENGINE_TEST(a_reservation_conflict_of_a_repair_ends_the_nexus)
+{
+	static uint8_t buf[8 * BLOCK], back[8 * BLOCK];
+	char before[RECORD_TEXT_MAX];
+	struct nexus_info info;
+
+	if (!nexus_make(2))
+		return;
+	CHECK_EQ(do_io(&o, IO_WRITE, 100, 8, buf, 0), IO_OK);
+	memcpy(before, fake.text, sizeof(before));
+	inject("inject://c1?op=read&stage=completion&method=status-nvme-2-81&retries=1");
+	inject("inject://c1?op=write&stage=completion&method=status-nvme-0-83");
+	for (unsigned i = 0; i < 2; i++) {
+		CHECK_EQ(do_io(&o, IO_READ, 100, 8, back, 0), IO_OK);
+		errand_wait(&nx->mend);
+		errand_wait(&nx->retire);
+		nexus_info(nx, &info);
+		if (info.state != NEXUS_OPEN)
+			break;
+	}
+	CHECK_EQ(info.state, NEXUS_SHUTDOWN);
+	CHECK_STR(fake.text, before);
+	fault_remove_all();
+	nexus_unmake();
+}
+
 /* Namespace Not Ready, five times. */
 ENGINE_TEST(patience_with_a_child_that_is_not_ready)
 {
