@@ -87,6 +87,16 @@ static bool is_writer(const struct child *child)
 	return child_state_of(word) == CHILD_OPEN && (word & CHILD_SYNCED || child->is_writer);
 }
 
+/* Slots of those that writes go to. */
+static uint8_t writers(const struct nexus *nx)
+{
+	uint8_t slots = 0;
+
+	for (unsigned slot = 0; slot < NEXUS_CHILDREN_MAX; slot++)
+		slots |= (uint8_t)((nx->child[slot] != NULL && is_writer(nx->child[slot])) << slot);
+	return slots;
+}
+
 static struct intent_id id_of(const struct marks *marks, const struct child *child)
 {
 	return (struct intent_id){ .nexus = marks->nx->uuid,
@@ -212,7 +222,8 @@ static void move_bits(struct segmap *to, struct segmap *from, unsigned part)
 
 /*
  * What is wanted becomes durable. The bits enter the map before the pages are written, so channels
- * must not see them: the map that is written is noted, durable follows.
+ * must not see them: the map that is written is noted, durable follows. Before that, all channels
+ * let go of who could not be marked: he may be the source of the next life.
  */
 static void mark_wanted(struct marks *marks) MAY_SUSPEND
 {
@@ -220,6 +231,7 @@ static void mark_wanted(struct marks *marks) MAY_SUSPEND
 
 	segmap_zero(&marks->noted);
 	for (unsigned part = 0; part < npages(&marks->wanted); part++) {
+		uint8_t asked = writers(marks->nx);
 		size_t first = (size_t)part * INTENT_BITS_BYTES / 8;
 		size_t end = MIN(first + INTENT_BITS_BYTES / 8, segmap_nwords(&marks->wanted));
 
@@ -231,6 +243,8 @@ static void mark_wanted(struct marks *marks) MAY_SUSPEND
 					atomic_load(&marks->durable.words[i]));
 		if (page_write_all(marks, INTENT_PAGE_IN_FLIGHT + part, NULL, &marks->noted) == 0)
 			continue; /* no writer left: whoever waits is held anyway */
+		if (asked & ~writers(marks->nx))
+			nexus_apply(marks->nx);
 		for (size_t i = first; i < end; i++)
 			atomic_store(&marks->durable.words[i], atomic_load(&marks->noted.words[i]));
 		is_any = true;
@@ -296,16 +310,6 @@ static bool is_any_pending(const struct nexus *nx)
 			return true;
 	}
 	return false;
-}
-
-/* Slots of those that writes go to. */
-static uint8_t writers(const struct nexus *nx)
-{
-	uint8_t slots = 0;
-
-	for (unsigned slot = 0; slot < NEXUS_CHILDREN_MAX; slot++)
-		slots |= (uint8_t)((nx->child[slot] != NULL && is_writer(nx->child[slot])) << slot);
-	return slots;
 }
 
 static bool flush_writers(struct marks *marks) MAY_SUSPEND

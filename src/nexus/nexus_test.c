@@ -337,6 +337,7 @@ ENGINE_TEST(nothing_is_acknowledged_while_the_store_is_away)
 
 	if (!nexus_make(2))
 		return;
+	CHECK_EQ(do_io(&o, IO_WRITE, 100, 8, buf, 0), IO_OK); /* marked, so the next is sent */
 	fill(buf, sizeof(buf), 8);
 	inject("inject://c1?op=write&stage=completion");
 	fake.is_hanging = true;
@@ -386,6 +387,7 @@ ENGINE_TEST(a_store_that_is_lost_ends_the_nexus)
 
 	if (!nexus_make(2))
 		return;
+	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK); /* marked, so the next is sent */
 	inject("inject://c1?op=write&stage=completion");
 	fake.fail_next = 1000;
 	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_ABORTED);
