@@ -524,6 +524,8 @@ static int child_online(struct child *child, struct nexus_err *ne) MAY_SUSPEND
 	errand_wait(&nx->retire);
 	child_wait_closed(child);
 	result = check_serving(nx, ne);
+	if (result == 0 && child_state_of(atomic_load(&child->word)) == CHILD_OPEN)
+		return 0; /* the last one, for want of space: it was taken back */
 	if (result == 0)
 		result = child_open(child, ne);
 	if (result == 0)

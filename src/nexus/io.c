@@ -617,6 +617,14 @@ static enum io_result fork_end(struct nexus_channel *nc, struct fork *fork, uint
 	return end(parent, status);
 }
 
+/* Until the mark is durable. */
+static enum io_result fork_park(struct nexus_channel *nc, struct fork *fork)
+{
+	fork->next = nc->parked;
+	nc->parked = fork;
+	return IO_PENDING;
+}
+
 /* Legs that failed are out: their children missed this write, if others have it or may have it. */
 static void fork_drop_legs(struct nexus_channel *nc, struct fork *fork)
 {
@@ -637,6 +645,30 @@ static void fork_drop_legs(struct nexus_channel *nc, struct fork *fork)
 }
 
 /*
+ * The host is told that there is no space, so the blocks stay what they are on who is healthy. Who
+ * has written them all the same differs now: one that fell may be given them again, and one that is
+ * being rebuilt, whose copy may be past them, is out.
+ */
+static enum io_result fork_unwritten(struct nexus_channel *nc, struct fork *fork, uint16_t status)
+{
+	uint8_t ok = fork->owns_blocks ? fork->sent & (uint8_t)~fork->failed : 0;
+	uint8_t writers = 0;
+
+	for (uint8_t i = 0; i < nc->nwriters; i++)
+		writers |= (uint8_t)(1u << nc->writers[i]);
+	for (uint8_t slot = 0; slot < NEXUS_CHILDREN_MAX; slot++) {
+		uint8_t bit = (uint8_t)(1u << slot);
+
+		if (ok & bit & (writers | nc->missing))
+			segmap_set_range(&nc->nx->child[slot]->missed, fork->parent->lba,
+					 fork->parent->nlb);
+		if (ok & bit & writers)
+			nexus_leg_fail(nc, slot, NEXUS_REASON_REBUILD_FAILED);
+	}
+	return nc->is_waiting ? fork_park(nc, fork) : fork_end(nc, fork, status);
+}
+
+/*
  * A fork with failed legs, none of whom is undecided any more: every child that is still in sync
  * has it: acknowledged. Else those who are left get it again, but for want of space, which is the
  * host's to know. IO_PENDING: it stays, or is on its way again.
@@ -648,11 +680,8 @@ static enum io_result fork_resolve(struct nexus_channel *nc, struct fork *fork)
 
 	if (nc->is_ended)
 		return fork_abandon(nc, fork, IO_ABORTED);
-	if (nc->is_waiting) {
-		fork->next = nc->parked;
-		nc->parked = fork;
-		return IO_PENDING;
-	}
+	if (nc->is_waiting)
+		return fork_park(nc, fork);
 	for (uint8_t i = 0; i < nc->nreaders; i++)
 		healthy |= (uint8_t)(1u << nc->readers[i]);
 	if ((healthy & ~ok) == 0)
@@ -661,7 +690,7 @@ static enum io_result fork_resolve(struct nexus_channel *nc, struct fork *fork)
 		uint16_t status = fork_status(fork, healthy & fork->failed);
 
 		if (child_verdict(parent->op, status).reason == NEXUS_REASON_NO_SPACE)
-			return fork_end(nc, fork, status);
+			return fork_unwritten(nc, fork, status);
 	}
 	fork_free(nc, fork);
 	parent->msg.fn = nexus_restart;
