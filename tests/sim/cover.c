@@ -98,8 +98,8 @@ static bool has_fault(enum cover_fault fault)
 		return cover.play == COVER_PAIR;
 	if (cover.play != COVER_MIRROR)
 		return true;
-	/* a mirror's children are cut off and removed one by one; space is not short there */
-	return fault != COVER_POWER_CUT && fault != COVER_HOT_REMOVAL && fault != COVER_NO_SPACE;
+	/* a mirror's children are cut off and removed one by one */
+	return fault != COVER_POWER_CUT && fault != COVER_HOT_REMOVAL;
 }
 
 static bool has_state(enum cover_state state)

@@ -114,6 +114,17 @@ void replica_bad_end(struct replica *replica)
 	replica->last_bad_ns = world_now();
 }
 
+void replica_full_begin(struct replica *replica)
+{
+	replica->nfull++;
+}
+
+void replica_full_end(struct replica *replica)
+{
+	replica->nfull--;
+	replica->last_full_ns = world_now();
+}
+
 /* ---- the record ----------------------------------------------------------------------------- */
 
 /* -1: the record says nothing of it. */
@@ -289,6 +300,22 @@ static bool nobody_could_read(uint64_t since_ns)
 	return true;
 }
 
+/* All children that are in sync lacked space: one that did not would have taken the write. */
+static bool nobody_had_space(uint64_t since_ns)
+{
+	struct nexus *nx = nexus_lookup(MIRROR_NAME);
+	struct nexus_child_info info;
+
+	for (unsigned i = 0; nx != NULL && i < mirror.nreplicas; i++) {
+		const struct replica *replica = &mirror.replica[i];
+
+		if (mirror_child(nx, replica, &info) && info.is_synced && replica->nfull == 0 &&
+		    replica->last_full_ns < since_ns)
+			return false;
+	}
+	return true;
+}
+
 bool mirror_has_cause(const struct request *req)
 {
 	switch ((enum io_status)req->io.status) {
@@ -296,6 +323,9 @@ bool mirror_has_cause(const struct request *req)
 		return true;
 	case IO_READ_ERROR:
 		return nobody_could_read(req->submit_ns);
+	case IO_NO_SPACE:
+		mirror_stats.told_full++;
+		return IO_BIT(req->io.op) & IO_OPS_WRITING && nobody_had_space(req->submit_ns);
 	case IO_ABORTED:
 	case IO_NO_DEVICE:
 		return cause_since(mirror.scene, CAUSE_GONE, req->submit_ns);
@@ -347,6 +377,19 @@ static void rebuild_event(struct nexus *nx)
 	cover_set(&is_rebuilding, is_now, COVER_REBUILDING);
 }
 
+/* A child is said to lack space: it must have. */
+static void space_event(const struct nexus_event *event)
+{
+	mirror_stats.full_children++;
+	for (unsigned i = 0; i < mirror.nreplicas; i++) {
+		const struct replica *replica = &mirror.replica[i];
+
+		if (strcmp(replica->uri, event->child) == 0 && replica->nfull == 0 &&
+		    replica->last_full_ns == 0 && !mirror.scene->is_dead)
+			world_fail("%s is retired for want of space, which it had", replica->top);
+	}
+}
+
 static void mirror_event(struct nexus_listener *listener, const struct nexus_event *event)
 {
 	(void)listener;
@@ -357,6 +400,8 @@ static void mirror_event(struct nexus_listener *listener, const struct nexus_eve
 	cover_set(&is_frozen,
 		  event->type != NEXUS_EVENT_DESTROYED && event->status == NEXUS_FAULTED,
 		  COVER_FROZEN);
+	if (event->type == NEXUS_EVENT_CHILD_STATE && event->reason == NEXUS_REASON_NO_SPACE)
+		space_event(event);
 	if (event->type == NEXUS_EVENT_REBUILD)
 		rebuild_event(event->nx);
 	if (event->type == NEXUS_EVENT_DESTROYED)
@@ -434,6 +479,7 @@ static void power_on(void)
 		replica->lost_cache = false;
 		replica->is_busy = false;
 		replica->medium->nbad = 0;
+		replica->last_full_ns = 0;
 		medium_power_on(replica->medium);
 	}
 	if (may_lose && !mirror.scene->is_dead) /* else it was told at that instant */

@@ -41,6 +41,8 @@ struct replica {
 	bool lost_cache; /* its power was cut while the record may have it as healthy */
 	unsigned nbad;   /* reasons for which it cannot be read now */
 	uint64_t last_bad_ns;
+	unsigned nfull; /* reasons for which it lacks space now */
+	uint64_t last_full_ns;
 };
 
 struct mirror {
@@ -67,7 +69,7 @@ extern struct mirror mirror;
 struct mirror_stats {
 	uint64_t epochs, quiet, shutdowns, destroys, kills, kill_cuts, self_ends, frozen;
 	uint64_t cuts, removals, child_ops, rebuilds, partial, rebuild_ops, scrubs;
-	uint64_t resizes, repairs, overlaps;
+	uint64_t resizes, repairs, overlaps, shortages, full_children, told_full;
 };
 extern struct mirror_stats mirror_stats;
 
@@ -87,6 +89,8 @@ bool replica_attach(struct replica *replica) MAY_SUSPEND;
 /* Its device is gone, and comes back as another connection. */
 void replica_bad_begin(struct replica *replica);
 void replica_bad_end(struct replica *replica);
+void replica_full_begin(struct replica *replica);
+void replica_full_end(struct replica *replica);
 /* The process dies; with it the machines of those replicas in @cuts (1 << index). */
 void mirror_kill(unsigned cuts);
 

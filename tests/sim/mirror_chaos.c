@@ -4,7 +4,7 @@
  *
  *   replica   bad blocks (healed by writing, or not), failing writes and flushes, stuck requests, a
  *             slow disk, faults of the engine's own kind, its device quiesced or pulled, its
- *             machine without power for a while
+ *             machine without power for a while, no space, on one or on all at once
  *   store     slow, failing, hanging
  *   client    add, remove, offline, fault, retire, online; resize; and what fits any device
  *             (chaos_act_any(): quiesce, nested; range locks; openings; injection)
@@ -143,19 +143,21 @@ static void act_break(void)
 static const struct {
 	const char *params;
 	enum cover_fault cover;
-	bool is_bad; /* reads may fail of it, so that a client may hear of it */
+	bool is_bad;  /* reads may fail of it, so that a client may hear of it */
+	bool is_full; /* the same for want of space */
 } injections[] = {
-	{ "op=write&method=status", COVER_INJECT_STATUS, false },
-	{ "op=read&method=status-nvme-2-81", COVER_INJECT_STATUS, true },
-	{ "op=all&stage=completion&method=status", COVER_INJECT_STATUS, true },
-	{ "op=flush&method=status", COVER_INJECT_STATUS, false },
-	{ "op=all&method=delay&delay_us=1-900", COVER_INJECT_DELAY, false },
-	{ "op=all&stage=completion&method=delay&delay_us=1-900", COVER_INJECT_DELAY, false },
-	{ "op=write&method=torn", COVER_INJECT_TORN, false },
-	{ "domain=child&op=write&method=status", COVER_INJECT_STATUS, false },
-	{ "domain=child&op=write&stage=completion&method=status", COVER_INJECT_STATUS, false },
+	{ "op=write&method=status", COVER_INJECT_STATUS, false, false },
+	{ "op=read&method=status-nvme-2-81", COVER_INJECT_STATUS, true, false },
+	{ "op=all&stage=completion&method=status", COVER_INJECT_STATUS, true, false },
+	{ "op=flush&method=status", COVER_INJECT_STATUS, false, false },
+	{ "op=all&method=delay&delay_us=1-900", COVER_INJECT_DELAY, false, false },
+	{ "op=all&stage=completion&method=delay&delay_us=1-900", COVER_INJECT_DELAY, false, false },
+	{ "op=write&method=torn", COVER_INJECT_TORN, false, false },
+	{ "domain=child&op=write&method=status", COVER_INJECT_STATUS, false, false },
+	{ "domain=child&op=write&stage=completion&method=status", COVER_INJECT_STATUS, false, false },
 	{ "domain=child&op=read&stage=completion&method=status-nvme-2-81", COVER_INJECT_STATUS,
-	  true },
+	  true, false },
+	{ "op=write&method=status-lvol-nospace", COVER_NO_SPACE, false, true },
 };
 
 static void act_inject(void)
@@ -175,6 +177,8 @@ static void act_inject(void)
 	cover_fault_begin(injections[at].cover);
 	if (injections[at].is_bad)
 		replica_bad_begin(replica);
+	if (injections[at].is_full)
+		replica_full_begin(replica);
 	if (fault_add(uri, &err) < 0) {
 		if (err.code != -EEXIST)
 			world_fail("%s: %s", uri, err.msg);
@@ -185,6 +189,8 @@ static void act_inject(void)
 	}
 	if (injections[at].is_bad)
 		replica_bad_end(replica);
+	if (injections[at].is_full)
+		replica_full_end(replica);
 	cover_fault_end(injections[at].cover);
 	victim_give(replica);
 }
@@ -232,6 +238,40 @@ static void act_cut(void)
 		medium_power_on(replica->medium);
 	cover_fault_end(COVER_NODE_CUT);
 	victim_give(replica);
+}
+
+/* Blocks that are not written yet find no room for a while; on one disk, or on all of a pool. */
+static void act_fill(void)
+{
+	bool is_pool = world_chance(1, 3);
+	struct replica *full[REPLICAS_MAX];
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < mirror.nreplicas && is_pool; i++) {
+		if (!mirror.replica[i].is_busy && mirror.replica[i].medium->has_power)
+			full[n++] = &mirror.replica[i];
+	}
+	if (!is_pool && (full[0] = victim_take()) != NULL)
+		n = 1;
+	if (n == 0)
+		return;
+	cover_fault_begin(COVER_NO_SPACE);
+	mirror_stats.shortages++;
+	for (unsigned i = 0; i < n; i++) {
+		full[i]->is_busy = true;
+		full[i]->medium->capacity = medium_used(full[i]->medium) + 1 + world_rand(8);
+		world_trace("full", (uint64_t)(full[i] - mirror.replica),
+			    full[i]->medium->capacity);
+		replica_full_begin(full[i]);
+	}
+	linger(world_latency(100 * USEC, MSEC));
+	for (unsigned i = 0; i < n; i++) {
+		full[i]->medium->capacity = 0;
+		replica_full_end(full[i]);
+		victim_give(full[i]);
+	}
+	world_trace("no longer full", n, 0);
+	cover_fault_end(COVER_NO_SPACE);
 }
 
 /* All I/O of one child is held for a while. */
@@ -556,7 +596,7 @@ static const struct {
 } actions[] = {
 	{ act_any, 30 },   { act_break, 25 },         { act_inject, 20 }, { act_pull, 5 },
 	{ act_cut, 8 },    { act_quiesce_child, 10 }, { act_store, 8 },   { act_child, 40 },
-	{ act_resize, 4 }, { act_rebuild, 10 },       { act_scrub, 4 },
+	{ act_resize, 4 }, { act_rebuild, 10 },       { act_scrub, 4 },  { act_fill, 8 },
 };
 
 static void disturber(void *arg)
