@@ -211,6 +211,40 @@ static void unmarked_start(struct nexus_channel *nc, void *arg)
 	nexus_list_start(nc, &nc->unmarked);
 }
 
+static void unmarked_refuse(struct nexus_channel *nc, void *arg)
+{
+	struct msg *msg = msg_list_take_all(&nc->unmarked);
+
+	(void)arg;
+	while (msg != NULL) {
+		struct msg *next = atomic_load_explicit(&msg->next, memory_order_relaxed);
+
+		io_complete(container_of(msg, struct io, msg), IO_NO_SPACE);
+		msg = next;
+	}
+}
+
+/*
+ * Some of @asked could not be marked. All channels let go of them: they may be the source of the
+ * next life. Who waits wants his segments again then, of those that are left. The last child, if it
+ * lacks space, is taken back (retire.c), and would lack it again: that is the host's to know.
+ */
+static void mark_failed(struct nexus *nx, uint8_t asked) MAY_SUSPEND
+{
+	bool lacks_space = false;
+
+	for (unsigned slot = 0; slot < NEXUS_CHILDREN_MAX; slot++) {
+		const struct child *child = asked >> slot & 1 ? nx->child[slot] : NULL;
+		uint32_t word = child != NULL ? atomic_load(&child->word) : 0;
+
+		lacks_space |= child != NULL && child_is_pending(word) &&
+			       child_reason_of(word) == NEXUS_REASON_NO_SPACE;
+	}
+	if (lacks_space && nexus_nhealthy(nx) == 0)
+		nexus_each_channel(nx, unmarked_refuse, NULL);
+	nexus_apply(nx);
+}
+
 /* Bits of @from that are in the words of page @part go to @to, and leave @from. */
 static void move_bits(struct segmap *to, struct segmap *from, unsigned part)
 {
@@ -222,8 +256,8 @@ static void move_bits(struct segmap *to, struct segmap *from, unsigned part)
 
 /*
  * What is wanted becomes durable. The bits enter the map before the pages are written, so channels
- * must not see them: the map that is written is noted, durable follows. Before that, all channels
- * let go of who could not be marked: he may be the source of the next life.
+ * must not see them: the map that is written is noted, durable follows, if all who were asked
+ * have it.
  */
 static void mark_wanted(struct marks *marks) MAY_SUSPEND
 {
@@ -241,10 +275,13 @@ static void mark_wanted(struct marks *marks) MAY_SUSPEND
 		for (size_t i = first; i < end; i++)
 			atomic_fetch_or(&marks->noted.words[i],
 					atomic_load(&marks->durable.words[i]));
-		if (page_write_all(marks, INTENT_PAGE_IN_FLIGHT + part, NULL, &marks->noted) == 0)
-			continue; /* no writer left: whoever waits is held anyway */
-		if (asked & ~writers(marks->nx))
-			nexus_apply(marks->nx);
+		(void)page_write_all(marks, INTENT_PAGE_IN_FLIGHT + part, NULL, &marks->noted);
+		if (asked == 0)
+			continue; /* whoever waits is held anyway */
+		if (asked & ~writers(marks->nx)) {
+			mark_failed(marks->nx, asked);
+			continue;
+		}
 		for (size_t i = first; i < end; i++)
 			atomic_store(&marks->durable.words[i], atomic_load(&marks->noted.words[i]));
 		is_any = true;

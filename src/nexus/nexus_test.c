@@ -351,6 +351,33 @@ ENGINE_TEST(a_last_child_without_space_may_be_told_to_be_online)
 	nexus_unmake();
 }
 
+/* The last child cannot even note what is about to be written to it. */
+ENGINE_TEST(no_space_for_marks_is_told_too)
+{
+	static const char fault[] =
+		"inject://c0?op=write&method=status-lvol-nospace&offset=2048&num_blk=512";
+	static uint8_t buf[BLOCK];
+	struct nexus_err ne = {};
+	struct late_io write;
+
+	if (!nexus_make(2))
+		return;
+	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK);
+	CHECK_EQ(nexus_child_fault(nx, uris[1], NEXUS_REASON_OFFLINE, &ne), 0);
+	errand_wait(&nx->mark);
+	inject(fault);
+	late_start(&write, IO_WRITE, 1000, 1, buf); /* another segment */
+	turns(1000);
+	CHECK(write.is_done);
+	CHECK_EQ(fault_remove(fault, NULL), 0);
+	task_event_wait(&write.event);
+	CHECK_EQ(write.io.status, IO_NO_SPACE);
+	errand_wait(&nx->retire);
+	CHECK(child_info(0).is_synced);
+	CHECK_EQ(do_io(&o, IO_WRITE, 1000, 1, buf, 0), IO_OK);
+	nexus_unmake();
+}
+
 static int attach_only(struct child *child, struct nexus_err *ne)
 {
 	(void)ne;
