@@ -378,6 +378,26 @@ ENGINE_TEST(no_space_for_marks_is_told_too)
 	nexus_unmake();
 }
 
+static void fall(void *arg)
+{
+	(void)nexus_child_fail(arg, CHILD_FAULTED, NEXUS_REASON_IO_ERROR);
+}
+
+/* The other one falls while this is on its way out: the record must not end up without anybody. */
+ENGINE_TEST(who_became_the_last_is_not_removed)
+{
+	struct nexus_err ne = {};
+
+	if (!nexus_make(2))
+		return;
+	CHECK_EQ(task_spawn("fall", fall, nx->child[0]), 0);
+	CHECK(nexus_child_remove(nx, uris[1], &ne) < 0);
+	CHECK_EQ(ne.why, NEXUS_E_REMOVE_LAST_HEALTHY);
+	settle_down();
+	CHECK_EQ(recorded(0) + recorded(1), 1);
+	nexus_unmake();
+}
+
 static int attach_only(struct child *child, struct nexus_err *ne)
 {
 	(void)ne;
