@@ -796,6 +796,27 @@ static bool map_read(struct nexus *nx, struct child *child, uint64_t generation,
 	return is_ok;
 }
 
+bool marks_are_on(struct child *child, uint64_t generation)
+{
+	struct marks *marks = child->nx->marks;
+	bool is_ours = false;
+
+	if (marks == NULL)
+		return false;
+	task_mutex_lock(&marks->lock);
+	for (unsigned copy = 0; copy < 2 && !is_ours; copy++) {
+		const struct intent_page *page = marks->buf;
+
+		is_ours = page_io_patient(marks, child, IO_READ, INTENT_PAGE_HEAD, copy) == IO_OK &&
+			  intent_page_is_valid(page, INTENT_PAGE_HEAD) &&
+			  memcmp(page->nexus, child->nx->uuid.b, sizeof(page->nexus)) == 0 &&
+			  memcmp(page->replica, child->uuid.b, sizeof(page->replica)) == 0 &&
+			  (generation == 0 || le64_get(page->generation) == generation);
+	}
+	task_mutex_unlock(&marks->lock);
+	return is_ours;
+}
+
 bool marks_read_in_flight(struct nexus *nx, struct child *source, uint64_t generation,
 			  struct segmap *map)
 {

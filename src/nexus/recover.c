@@ -14,6 +14,9 @@
  * source's write-intent records have it, if they carry the generation of the record; otherwise
  * everything. After a clean end nothing was in flight.
  *
+ * What is missed is missed by the disk that was written to. One that was put in its place has its
+ * name and its uuid, where the URI gives one, but not its records: it is given everything.
+ *
  * A child that the record knows and that is not given stays in the record, as stale: it misses what
  * is written without it, and must not be taken for a new volume when it comes alone.
  *
@@ -100,9 +103,25 @@ static void child_lacks(struct child *child, struct child *source,
 					     &child->missed);
 	if (is_known && !record->is_clean)
 		is_known = marks_read_in_flight(nx, source, record->generation, &child->missed);
+	is_known = is_known && marks_are_on(child, 0);
 	child->is_missed_known = is_known;
 	log_info("nexus %s: child %s is out of sync, %s", nx->dev.name, child->uri,
 		 is_known ? "what it lacks is recorded" : "all of it");
+}
+
+/* In sync by the record, but is it the disk that the record means? All who were in sync together
+ * hold records of the nexus. */
+static bool is_in_sync(struct child *child, struct child *source,
+		       const struct nexus_record *record) MAY_SUSPEND
+{
+	if (!record->is_clean || recorded(record, &child->uuid) != 1)
+		return false;
+	if (record->generation == 0 || !marks_are_on(source, 0) || marks_are_on(child, 0))
+		return true;
+	log_warn("nexus %s: child %s is healthy by the record, but holds no records of this nexus: "
+		 "it is another disk",
+		 child->nx->dev.name, child->uri);
+	return false;
 }
 
 /* Children of the record that are not given miss what is written from now on. */
@@ -140,7 +159,7 @@ int nexus_recover(struct nexus *nx, struct nexus_err *ne)
 	for (unsigned i = 0; i < nx->nchildren; i++) {
 		struct child *child = nx->child[nx->order[i]];
 
-		if (child == source || (record.is_clean && recorded(&record, &child->uuid) == 1))
+		if (child == source || is_in_sync(child, source, &record))
 			continue;
 		child->is_healthy = false;
 		atomic_store(&child->word, child_word(CHILD_OPEN, NEXUS_REASON_NONE, false));
