@@ -160,7 +160,7 @@ ENGINE_TEST(who_could_not_be_marked_is_not_written_to)
 	struct nexus_err ne = {};
 	struct late_io write;
 
-	bases_make();
+	bases_make(false);
 	if (!remake(2))
 		return;
 	inject("inject://m1?op=write&method=delay&delay_us=20000&offset=2048&num_blk=512");
