@@ -87,6 +87,16 @@ static bool is_writer(const struct child *child)
 	return child_state_of(word) == CHILD_OPEN && (word & CHILD_SYNCED || child->is_writer);
 }
 
+/* Slots of those that writes go to. */
+static uint8_t writers(const struct nexus *nx)
+{
+	uint8_t slots = 0;
+
+	for (unsigned slot = 0; slot < NEXUS_CHILDREN_MAX; slot++)
+		slots |= (uint8_t)((nx->child[slot] != NULL && is_writer(nx->child[slot])) << slot);
+	return slots;
+}
+
 static struct intent_id id_of(const struct marks *marks, const struct child *child)
 {
 	return (struct intent_id){ .nexus = marks->nx->uuid,
@@ -194,6 +204,40 @@ static void unmarked_start(struct nexus_channel *nc, void *arg)
 	nexus_list_start(nc, &nc->unmarked);
 }
 
+static void unmarked_refuse(struct nexus_channel *nc, void *arg)
+{
+	struct msg *msg = msg_list_take_all(&nc->unmarked);
+
+	(void)arg;
+	while (msg != NULL) {
+		struct msg *next = atomic_load_explicit(&msg->next, memory_order_relaxed);
+
+		io_complete(container_of(msg, struct io, msg), IO_NO_SPACE);
+		msg = next;
+	}
+}
+
+/*
+ * Some of @asked could not be marked. All channels let go of them: they may be the source of the
+ * next life. Who waits wants his segments again then, of those that are left. The last child, if it
+ * lacks space, is taken back (retire.c), and would lack it again: that is the host's to know.
+ */
+static void mark_failed(struct nexus *nx, uint8_t asked) MAY_SUSPEND
+{
+	bool lacks_space = false;
+
+	for (unsigned slot = 0; slot < NEXUS_CHILDREN_MAX; slot++) {
+		const struct child *child = asked >> slot & 1 ? nx->child[slot] : NULL;
+		uint32_t word = child != NULL ? atomic_load(&child->word) : 0;
+
+		lacks_space |= child != NULL && child_is_pending(word) &&
+			       child_reason_of(word) == NEXUS_REASON_NO_SPACE;
+	}
+	if (lacks_space && nexus_nhealthy(nx) == 0)
+		nexus_each_channel(nx, unmarked_refuse, NULL);
+	nexus_apply(nx);
+}
+
 /* Bits of @from that are in the words of page @part go to @to, and leave @from. */
 static void move_bits(struct segmap *to, struct segmap *from, unsigned part)
 {
@@ -205,7 +249,8 @@ static void move_bits(struct segmap *to, struct segmap *from, unsigned part)
 
 /*
  * What is wanted becomes durable. The bits enter the map before the pages are written, so channels
- * must not see them: the map that is written is noted, durable follows.
+ * must not see them: the map that is written is noted, durable follows, if all who were asked
+ * have it.
  */
 static void mark_wanted(struct marks *marks) MAY_SUSPEND
 {
@@ -213,6 +258,7 @@ static void mark_wanted(struct marks *marks) MAY_SUSPEND
 
 	segmap_zero(&marks->noted);
 	for (unsigned part = 0; part < npages(&marks->wanted); part++) {
+		uint8_t asked = writers(marks->nx);
 		size_t first = (size_t)part * INTENT_BITS_BYTES / 8;
 		size_t end = MIN(first + INTENT_BITS_BYTES / 8, segmap_nwords(&marks->wanted));
 
@@ -222,8 +268,13 @@ static void mark_wanted(struct marks *marks) MAY_SUSPEND
 		for (size_t i = first; i < end; i++)
 			atomic_fetch_or(&marks->noted.words[i],
 					atomic_load(&marks->durable.words[i]));
-		if (page_write_all(marks, INTENT_PAGE_IN_FLIGHT + part, NULL, &marks->noted) == 0)
-			continue; /* no writer left: whoever waits is held anyway */
+		(void)page_write_all(marks, INTENT_PAGE_IN_FLIGHT + part, NULL, &marks->noted);
+		if (asked == 0)
+			continue; /* whoever waits is held anyway */
+		if (asked & ~writers(marks->nx)) {
+			mark_failed(marks->nx, asked);
+			continue;
+		}
 		for (size_t i = first; i < end; i++)
 			atomic_store(&marks->durable.words[i], atomic_load(&marks->noted.words[i]));
 		is_any = true;
@@ -289,16 +340,6 @@ static bool is_any_pending(const struct nexus *nx)
 			return true;
 	}
 	return false;
-}
-
-/* Slots of those that writes go to. */
-static uint8_t writers(const struct nexus *nx)
-{
-	uint8_t slots = 0;
-
-	for (unsigned slot = 0; slot < NEXUS_CHILDREN_MAX; slot++)
-		slots |= (uint8_t)((nx->child[slot] != NULL && is_writer(nx->child[slot])) << slot);
-	return slots;
 }
 
 static bool flush_writers(struct marks *marks) MAY_SUSPEND
