@@ -433,6 +433,17 @@ static int child_map(struct child *child, struct nexus_err *ne)
 	return 0;
 }
 
+/* What it misses is known of the replica that left: is this it? */
+static void child_check_missed(struct child *child) MAY_SUSPEND
+{
+	if (!child->is_missed_known || marks_are_on(child, child->head_generation))
+		return;
+	log_warn("nexus %s: child %s does not hold the write-intent records of the replica that "
+		 "left: all of it is copied",
+		 child->nx->dev.name, child->uri);
+	child->is_missed_known = false;
+}
+
 int nexus_child_attach(struct child *child, struct err *err)
 {
 	struct nexus *nx = child->nx;
@@ -440,6 +451,7 @@ int nexus_child_attach(struct child *child, struct err *err)
 
 	if (result < 0)
 		return result;
+	child_check_missed(child);
 	device_quiesce(&nx->dev);
 	/* channels that were made meanwhile; nothing runs now */
 	result = nexus_open_legs(nx, child, err);
@@ -580,19 +592,6 @@ static bool can_come_back(uint32_t word)
 	}
 }
 
-/* What it misses is known of the replica that left: is this it? */
-static void child_check_missed(struct child *child) MAY_SUSPEND
-{
-	struct nexus *nx = child->nx;
-
-	if (!child->is_missed_known || marks_are_on(child, nx->generation))
-		return;
-	log_warn("nexus %s: child %s does not hold the write-intent records of the replica that "
-		 "left: all of it is copied",
-		 nx->dev.name, child->uri);
-	child->is_missed_known = false;
-}
-
 static int child_online(struct child *child, struct nexus_err *ne) MAY_SUSPEND
 {
 	struct nexus *nx = child->nx;
@@ -615,7 +614,6 @@ static int child_online(struct child *child, struct nexus_err *ne) MAY_SUSPEND
 		child_close(child);
 		return result;
 	}
-	child_check_missed(child);
 	return child_start(child, true, ne);
 }
 
