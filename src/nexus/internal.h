@@ -178,6 +178,7 @@ struct nexus_channel {
 	uint8_t readers[NEXUS_CHILDREN_MAX], writers[NEXUS_CHILDREN_MAX];
 	uint8_t nreaders, nwriters;
 	uint8_t turn;       /* reader that was asked last, for ties */
+	uint8_t believed;   /* in sync as far as is known here: what they read counts, 1 << slot */
 	uint8_t missing;    /* children whose missed map has to be kept, 1 << slot */
 	uint8_t stale;      /* dropped here, mark not durable yet, 1 << slot */
 	bool is_frozen;     /* no healthy child */
@@ -249,8 +250,7 @@ struct nexus {
 	struct device dev;
 	struct list link; /* of all */
 	struct uuid uuid;
-	bool is_uuid_random; /* another one next time */
-	uint64_t size;       /* bytes asked */
+	uint64_t size; /* bytes asked */
 	enum nexus_label label;
 	bool is_size_required, is_round_robin;
 	uint64_t child_timeout_ns;
@@ -371,6 +371,8 @@ static inline bool errand_is_idle(struct nexus_errand *errand)
 
 /* Any reactor: @child is out, unless it is already. True: this call did it. */
 bool nexus_child_fail(struct child *child, enum child_state state, enum nexus_reason reason);
+/* The same for who sent @child a request of its own: by what its error means for the child. */
+void nexus_child_blame(struct child *child, enum io_op op, uint16_t status);
 /* Any reactor: the other owner won. */
 void nexus_shutdown_ring(struct nexus *nx);
 void nexus_retire_run(struct nexus *nx) MAY_SUSPEND;

@@ -21,7 +21,7 @@
  *
  * Anything that goes wrong in 4 puts the candidates back: a mark too many costs time at the next
  * rebuild, one too few costs data. A child that cannot be marked is retired like one that cannot be
- * written to; the last one, if it is only short of space, stays, and the write is refused.
+ * written to.
  *
  * A nexus of one child has nobody to differ from: its marks are kept in memory only, and written
  * when a second child is attached. Where the area is too small for the pages (blocks above 16 KiB),
@@ -45,14 +45,12 @@
 
 struct marks {
 	struct nexus *nx;
-	struct uuid nexus; /* on the pages: the same for as long as the record is */
 	struct segmap durable, wanted;
 	struct segmap noted, candidates; /* of a tick */
 	struct task_mutex lock;
 	struct timer timer;
 	bool is_tick_due, is_fold_due;
-	bool is_sparing;  /* the last child stays where it is short of something */
-	uint16_t refusal; /* what it said then; IO_OK: nothing */
+	uint8_t full; /* who had no space for a page, 1 << slot */
 	uint64_t sequence;
 	uint8_t copy[INTENT_PAGES];   /* of a pair: which is written next */
 	bool is_single[INTENT_PAGES]; /* the other one is older */
@@ -91,21 +89,37 @@ static bool is_writer(const struct child *child)
 	return child_state_of(word) == CHILD_OPEN && (word & CHILD_SYNCED || child->is_writer);
 }
 
+/* Slots of those that writes go to. */
+static uint8_t writers(const struct nexus *nx)
+{
+	uint8_t slots = 0;
+
+	for (unsigned slot = 0; slot < NEXUS_CHILDREN_MAX; slot++)
+		slots |= (uint8_t)((nx->child[slot] != NULL && is_writer(nx->child[slot])) << slot);
+	return slots;
+}
+
 static struct intent_id id_of(const struct marks *marks, const struct child *child)
 {
-	return (struct intent_id){ .nexus = marks->nexus,
+	return (struct intent_id){ .nexus = marks->nx->uuid,
 				   .replica = child->uuid,
 				   .generation = marks->nx->generation,
 				   .nsegments = marks->durable.nsegments,
 				   .shift = marks->durable.shift };
 }
 
-/* A request of ours to @child, again where it asks for patience. */
+static bool is_last(const struct child *child)
+{
+	return child->nx->state == NEXUS_OPEN && !child->nx->is_ended && child_is_healthy(child) &&
+	       nexus_nhealthy(child->nx) == 1;
+}
+
+/* A request of ours to @child, again where it asks for patience; the last one may ask for more. */
 static uint16_t child_io(struct child *child, const struct io *what) MAY_SUSPEND
 {
 	uint16_t status = IO_NO_DEVICE;
 
-	for (unsigned i = 0; i < CHILD_AGAIN_MAX; i++) {
+	for (unsigned i = 0; i < CHILD_AGAIN_MAX || is_last(child); i++) {
 		struct desc *desc = child_use(child);
 		struct io io = *what;
 		struct handle *h;
@@ -141,34 +155,14 @@ static uint16_t page_io(struct marks *marks, struct child *child, enum io_op op,
 	return child_io(child, &io);
 }
 
-/* The last child is short of space, or of something else, and @marks can go on without this page:
- * whoever waits for it is told. */
-static bool is_spared(struct marks *marks, const struct child *child, struct child_verdict verdict,
-		      uint16_t status)
-{
-	if (marks == NULL || !marks->is_sparing || !child_is_healthy(child) ||
-	    nexus_nhealthy(child->nx) > 1 ||
-	    (verdict.action != CHILD_AGAIN && verdict.reason != NEXUS_REASON_NO_SPACE))
-		return false;
-	marks->refusal = status;
-	return true;
-}
-
 /* A child that cannot be marked is one that cannot be written to. */
 static bool page_done(struct child *child, enum io_op op, uint16_t status)
 {
-	struct child_verdict verdict = child_verdict(op, status);
-
 	if (status == IO_OK)
 		return true;
-	if (is_spared(child->nx->marks, child, verdict, status))
-		return false;
-	if (verdict.action == CHILD_SHUTDOWN)
-		nexus_shutdown_ring(child->nx);
-	else
-		(void)nexus_child_fail(child, CHILD_FAULTED,
-				       verdict.action == CHILD_RETIRE ? verdict.reason
-								      : NEXUS_REASON_IO_ERROR);
+	if (child->nx->marks != NULL && child_verdict(op, status).reason == NEXUS_REASON_NO_SPACE)
+		child->nx->marks->full |= (uint8_t)(1u << child->slot);
+	nexus_child_blame(child, op, status);
 	return false;
 }
 
@@ -182,7 +176,7 @@ static bool page_write(struct marks *marks, struct child *child, unsigned index,
 	return page_done(child, IO_WRITE, page_io(marks, child, IO_WRITE, index, copy));
 }
 
-/* The page on every writer. How many have it; none, if one that is spared has not. */
+/* The page on every writer. How many have it. */
 static unsigned page_write_all(struct marks *marks, unsigned index, const struct uuid *subject,
 			       const struct segmap *map) MAY_SUSPEND
 {
@@ -192,14 +186,13 @@ static unsigned page_write_all(struct marks *marks, unsigned index, const struct
 	if (nx->nchildren < 2)
 		return 1; /* nobody to differ from */
 	marks->sequence++;
-	marks->refusal = IO_OK;
 	for (unsigned slot = 0; slot < NEXUS_CHILDREN_MAX; slot++) {
 		if (nx->child[slot] != NULL && is_writer(nx->child[slot]))
 			n += page_write(marks, nx->child[slot], index, copy, subject, map);
 	}
 	marks->copy[index] = !copy;
 	marks->is_single[index] = true;
-	return marks->refusal == IO_OK ? n : 0;
+	return n;
 }
 
 /* Both copies of a page: a newest one that rots later would leave an older one to be believed. */
@@ -235,35 +228,40 @@ static void unmarked_start(struct nexus_channel *nc, void *arg)
 	nexus_list_start(nc, &nc->unmarked);
 }
 
-static bool is_durable(const struct marks *marks, const struct io *io)
-{
-	uint64_t last = (io->lba + io->nlb - 1) >> marks->durable.shift;
-
-	for (uint64_t seg = io->lba >> marks->durable.shift; seg <= last; seg++) {
-		if (!segmap_test(&marks->durable, (uint32_t)seg))
-			return false;
-	}
-	return true;
-}
-
-/* No mark can be had: those who waited for one hear why. */
 static void unmarked_refuse(struct nexus_channel *nc, void *arg)
 {
-	const struct marks *marks = arg;
 	struct msg *msg = msg_list_take_all(&nc->unmarked);
-	struct msg_list others = {};
 
+	(void)arg;
 	while (msg != NULL) {
 		struct msg *next = atomic_load_explicit(&msg->next, memory_order_relaxed);
-		struct io *io = container_of(msg, struct io, msg);
 
-		if (is_durable(marks, io))
-			msg_list_push(&others, msg);
-		else
-			io_complete(io, marks->refusal);
+		io_complete(container_of(msg, struct io, msg), IO_NO_SPACE);
 		msg = next;
 	}
-	nexus_list_start(nc, &others);
+}
+
+/*
+ * Some of those who were asked could not be marked. All channels let go of them: they may be the
+ * source of the next life. Who waits wants his segments again then, of those that are left. The last
+ * child, if it lacks space, is taken back (retire.c), perhaps it was by now, and would lack it
+ * again: that is the host's to know.
+ */
+static void mark_failed(struct marks *marks) MAY_SUSPEND
+{
+	struct nexus *nx = marks->nx;
+	bool lacks_space = false;
+
+	for (unsigned slot = 0; slot < NEXUS_CHILDREN_MAX; slot++) {
+		const struct child *child = marks->full >> slot & 1 ? nx->child[slot] : NULL;
+
+		lacks_space |= child != NULL && (child_is_healthy(child) ||
+						 (child_is_pending(atomic_load(&child->word)) &&
+						  nexus_nhealthy(nx) == 0));
+	}
+	if (lacks_space)
+		nexus_each_channel(nx, unmarked_refuse, NULL);
+	nexus_apply(nx);
 }
 
 /* Bits of @from that are in the words of page @part go to @to, and leave @from. */
@@ -277,17 +275,19 @@ static void move_bits(struct segmap *to, struct segmap *from, unsigned part)
 
 /*
  * What is wanted becomes durable. The bits enter the map before the pages are written, so channels
- * must not see them: the map that is written is noted, durable follows.
+ * must not see them: the map that is written is noted, durable follows, if all who were asked
+ * have it.
  */
 static void mark_wanted(struct marks *marks) MAY_SUSPEND
 {
-	uint16_t refusal = IO_OK;
 	bool is_any = false;
 
 	segmap_zero(&marks->noted);
 	for (unsigned part = 0; part < npages(&marks->wanted); part++) {
+		uint8_t asked = writers(marks->nx);
 		size_t first = (size_t)part * INTENT_BITS_BYTES / 8;
 		size_t end = MIN(first + INTENT_BITS_BYTES / 8, segmap_nwords(&marks->wanted));
+		unsigned n;
 
 		if (!has_bits(&marks->wanted, part))
 			continue;
@@ -295,18 +295,19 @@ static void mark_wanted(struct marks *marks) MAY_SUSPEND
 		for (size_t i = first; i < end; i++)
 			atomic_fetch_or(&marks->noted.words[i],
 					atomic_load(&marks->durable.words[i]));
-		if (page_write_all(marks, INTENT_PAGE_IN_FLIGHT + part, NULL, &marks->noted) == 0) {
-			if (marks->refusal != IO_OK)
-				refusal = marks->refusal;
-			continue; /* or no writer left: whoever waits is held anyway */
+		marks->full = 0;
+		n = page_write_all(marks, INTENT_PAGE_IN_FLIGHT + part, NULL, &marks->noted);
+		if (asked == 0)
+			continue; /* whoever waits is held anyway */
+		if (asked & ~writers(marks->nx) ||
+		    (marks->nx->nchildren > 1 && n < (unsigned)__builtin_popcount(asked))) {
+			mark_failed(marks);
+			continue;
 		}
 		for (size_t i = first; i < end; i++)
 			atomic_store(&marks->durable.words[i], atomic_load(&marks->noted.words[i]));
 		is_any = true;
 	}
-	marks->refusal = refusal;
-	if (refusal != IO_OK)
-		nexus_each_channel(marks->nx, unmarked_refuse, marks);
 	if (!is_any)
 		return;
 	nexus_each_channel(marks->nx, unmarked_start, NULL);
@@ -376,16 +377,6 @@ static bool is_any_pending(const struct nexus *nx)
 			return true;
 	}
 	return false;
-}
-
-/* Slots of those that writes go to. */
-static uint8_t writers(const struct nexus *nx)
-{
-	uint8_t slots = 0;
-
-	for (unsigned slot = 0; slot < NEXUS_CHILDREN_MAX; slot++)
-		slots |= (uint8_t)((nx->child[slot] != NULL && is_writer(nx->child[slot])) << slot);
-	return slots;
 }
 
 bool marks_flush(struct child *child)
@@ -505,7 +496,6 @@ void nexus_mark_run(struct nexus *nx)
 	if (marks == NULL)
 		return;
 	task_mutex_lock(&marks->lock);
-	marks->is_sparing = true;
 	if (marks->is_tick_due) {
 		marks->is_tick_due = false;
 		clear_idle(marks);
@@ -515,7 +505,6 @@ void nexus_mark_run(struct nexus *nx)
 		(void)fold_missed(marks);
 	}
 	mark_wanted(marks);
-	marks->is_sparing = false;
 	task_mutex_unlock(&marks->lock);
 }
 
@@ -635,19 +624,6 @@ static void marks_free(struct marks *marks)
 	free(marks);
 }
 
-/* A uuid for a nexus that has none of its own, from the key of its record: FNV-1a, 128 bits. */
-static struct uuid uuid_of_key(const char *key)
-{
-	unsigned __int128 hash = (unsigned __int128)0x6c62272e07bb0142 << 64 | 0x62b821756295c58d;
-	const unsigned __int128 prime = (unsigned __int128)1 << 88 | 0x13b;
-	struct uuid uuid;
-
-	for (; *key != '\0'; key++)
-		hash = (hash ^ (unsigned char)*key) * prime;
-	memcpy(uuid.b, &hash, sizeof(uuid.b));
-	return uuid;
-}
-
 int marks_open(struct nexus *nx, struct err *err)
 {
 	struct marks *marks;
@@ -664,7 +640,6 @@ int marks_open(struct nexus *nx, struct err *err)
 	if (marks == NULL)
 		return err_set(err, -ENOMEM, "no memory for write-intent records");
 	marks->nx = nx;
-	marks->nexus = nx->is_uuid_random ? uuid_of_key(nx->key) : nx->uuid;
 	marks->unit = unit;
 	marks->buf = dma_alloc(unit);
 	marks->timer.fn = tick_due;

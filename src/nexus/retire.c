@@ -60,6 +60,18 @@ void nexus_shutdown_ring(struct nexus *nx)
 	errand_ring(&nx->retire);
 }
 
+void nexus_child_blame(struct child *child, enum io_op op, uint16_t status)
+{
+	struct child_verdict verdict = child_verdict(op, status);
+
+	if (verdict.action == CHILD_SHUTDOWN)
+		nexus_shutdown_ring(child->nx);
+	else
+		(void)nexus_child_fail(child, CHILD_FAULTED,
+				       verdict.action == CHILD_RETIRE ? verdict.reason
+								      : NEXUS_REASON_IO_ERROR);
+}
+
 /* ---- the record ----------------------------------------------------------------------------- */
 
 static void record_of(const struct nexus *nx, bool is_clean, struct nexus_record *record)
