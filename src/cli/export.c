@@ -39,7 +39,8 @@
 #include "drivers/nvme/spec.h"
 
 enum {
-	PORT_DEFAULT = 4420, /* assigned by IANA to NVMe over fabrics */
+	PORT_DEFAULT = 4420,        /* assigned by IANA to NVMe over fabrics */
+	CONTROL_LOOK_NS = 10000000, /* how often a stop looks whether commands have ended */
 };
 
 #define NQN_PREFIX  "nqn.2019-05.io.openebs:"
@@ -343,12 +344,13 @@ int export_rescan(struct export *e, struct err *err)
 	return first;
 }
 
+/* The lock is not kept while it waits: what ends a wait for ever is an operation, too. */
 int export_pause(struct export *e, struct err *err)
 {
 	export_lock(e);
 	e->paused++;
-	subsystem_pause(e->subsystem);
 	task_mutex_unlock(&e->lock);
+	subsystem_pause(e->subsystem);
 	return 0;
 }
 
@@ -670,20 +672,29 @@ static void control_stop_job(void *arg)
 	control_stop(arg);
 }
 
+/* Commands that run may wait for what a nexus without a child holds: let it go until they ended. */
+static void control_end(struct export *e)
+{
+	control_hang_up(e);
+	if (e->target != NULL)
+		target_hang_up(e->target); /* hosts must not hear how what is held ends */
+	export_nexus_release_all();
+	while (!control_is_over(e)) {
+		task_sleep(CONTROL_LOOK_NS);
+		export_nexus_release_all();
+	}
+	task_blocking(control_stop_job, e);
+}
+
 static void export_close(struct export *e)
 {
-	task_blocking(control_stop_job, e);
+	control_end(e);
 	export_lock(e);
 	while (e->paused > 0) {
 		e->paused--;
 		subsystem_resume(e->subsystem);
 	}
-	if (e->target != NULL)
-		target_hang_up(e->target); /* hosts must not hear how what is held ends */
-	for (unsigned i = 0; i < TARGET_NAMESPACES_MAX; i++) {
-		if (e->ns[i].uri != NULL)
-			export_nexus_release(e->ns[i].dev);
-	}
+	export_nexus_release_all();
 	target_stop(e->target);
 	for (unsigned i = 0; i < TARGET_NAMESPACES_MAX; i++) {
 		if (e->ns[i].uri != NULL)

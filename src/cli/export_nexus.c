@@ -13,7 +13,7 @@
  * A child is named by the URI it was given by, as `nexus` shows it.
  *
  * Nothing that takes long is waited for: a rebuild and a scrub are started, and asked about with
- * `rebuilds` and `scrub`, because one command at a time runs (export_control.c).
+ * `rebuilds` and `scrub`.
  *
  * Events are kept in a ring of EVENTS_MAX, numbered from 1 on. Who wants to follow asks for those
  * after the last number seen; a gap in the numbers says that it asked too late. Rejected: a line
@@ -684,6 +684,21 @@ void export_nexus_release(struct device *dev)
 	nexus_info(nx, &info);
 	if (info.is_frozen && nexus_shutdown(nx, &ne) != 0)
 		log_warn("nexus %s: %s, continuing", info.name, err_text(&ne.err));
+}
+
+void export_nexus_release_all(void)
+{
+	struct nexus *nx = NULL;
+
+	while ((nx = nexus_next(nx)) != NULL) {
+		struct nexus_info info;
+
+		nexus_info(nx, &info);
+		if (!info.is_frozen || info.state != NEXUS_OPEN)
+			continue;
+		export_nexus_release(nexus_device(nx));
+		nx = NULL; /* the list may have changed */
+	}
 }
 
 const struct command nexus_commands[] = {

@@ -79,7 +79,8 @@ ENGINE_TEST(a_replica_is_taken_once)
 {
 	static const char *const twice[][2] = {
 		{ "bdev:///m0", "bdev:///m0?uuid=" UUID("0") },
-		{ "malloc:///a?size_mb=32&uuid=" UUID("7"), "malloc:///b?size_mb=32&uuid=" UUID("7") },
+		{ "malloc:///a?size_mb=32&uuid=" UUID("7"),
+		  "malloc:///b?size_mb=32&uuid=" UUID("7") },
 		{ "malloc:///a?size_mb=32", "bdev:///a" },
 	};
 
@@ -98,8 +99,8 @@ ENGINE_TEST(a_replica_is_taken_once)
 		CHECK(device_lookup("a") == NULL && device_lookup("b") == NULL);
 	}
 	for (size_t i = 0; i < 2; i++) {
-		static const char *const more[] = { "bdev:///m0", "malloc:///a?size_mb=32&uuid="
-								  UUID("0") };
+		static const char *const more[] = { "bdev:///m0",
+						    "malloc:///a?size_mb=32&uuid=" UUID("0") };
 		struct nexus_err ne = {};
 
 		CHECK(nexus_child_add(nx, more[i], true, &ne) < 0);
