@@ -332,13 +332,13 @@ int nexus_child_fault(struct nexus *nx, const char *uri, enum nexus_reason reaso
 	result = nx->state == NEXUS_OPEN ? find_child(nx, uri, &child, ne)
 					 : nexus_fail(ne, NEXUS_E_NOT_ALLOWED, "nexus %s is %s",
 						      nx->dev.name, nexus_state_name(nx->state));
-	if (result == 0)
-		result = check_not_last(nx, child, ne);
 	if (result == 0) {
-		uint32_t word;
-
 		errand_wait(&nx->retire); /* it may have fallen a moment ago: is that recorded? */
-		word = atomic_load(&child->word);
+		result = check_not_last(nx, child, ne);
+	}
+	if (result == 0) {
+		uint32_t word = atomic_load(&child->word);
+
 		if (child_state_of(word) == CHILD_OPEN)
 			child_leave(child, CHILD_FAULTED, reason);
 		else if (reason == NEXUS_REASON_OFFLINE_PERMANENT)
@@ -371,6 +371,33 @@ static void child_forget(struct child *child) MAY_SUSPEND
 	nx->child[child->slot] = NULL;
 }
 
+/* It has left, and is on the way out of the record. */
+static int child_drop(struct child *child, struct nexus_err *ne) MAY_SUSPEND
+{
+	struct nexus *nx = child->nx;
+	struct err err = {};
+
+	/* the record keeps the last one healthy, and it may tell of nobody else */
+	if (child->is_healthy && nx->state == NEXUS_OPEN)
+		return nexus_fail(ne, NEXUS_E_REMOVE_LAST_HEALTHY,
+				  "%s is the last healthy child in the record of nexus %s, as the "
+				  "others fell meanwhile: it stays listed",
+				  child->uri, nx->dev.name);
+	marks_lock(nx);
+	child->is_missed_known = false; /* no fold any more */
+	marks_note_missed(child);
+	marks_unlock(nx);
+	child_forget(child);
+	nexus_tell(nx, NEXUS_EVENT_CHILD_REMOVED, child);
+	child_free(child);
+	if (nx->state == NEXUS_OPEN && nexus_persist(nx, false, &err) < 0)
+		nexus_self_shutdown(nx, err_text(&err));
+	if (nx->state == NEXUS_OPEN)
+		return 0;
+	return nexus_fail(ne, NEXUS_E_STORE, "nexus %s ended itself: its record cannot be written",
+			  nx->dev.name);
+}
+
 int nexus_child_remove(struct nexus *nx, const char *uri, struct nexus_err *ne)
 {
 	struct child *child;
@@ -383,22 +410,8 @@ int nexus_child_remove(struct nexus *nx, const char *uri, struct nexus_err *ne)
 	if (result == 0)
 		result = check_not_last(nx, child, ne);
 	if (result == 0) {
-		struct err err = {};
-
 		child_leave(child, CHILD_CLOSED, NEXUS_REASON_NONE);
-		marks_lock(nx);
-		child->is_missed_known = false; /* no fold any more */
-		marks_note_missed(child);
-		marks_unlock(nx);
-		child_forget(child);
-		nexus_tell(nx, NEXUS_EVENT_CHILD_REMOVED, child);
-		child_free(child);
-		if (nx->state == NEXUS_OPEN && nexus_persist(nx, false, &err) < 0)
-			nexus_self_shutdown(nx, err_text(&err));
-		if (nx->state != NEXUS_OPEN)
-			result = nexus_fail(ne, NEXUS_E_STORE,
-					    "nexus %s ended itself: its record cannot be written",
-					    nx->dev.name);
+		result = child_drop(child, ne);
 		nexus_tell_status(nx);
 	}
 	control_end(nx);
@@ -525,6 +538,8 @@ int nexus_child_add(struct nexus *nx, const char *uri, bool is_rebuilt, struct n
 		result = child == NULL ? ne->err.code : child_open(child, ne);
 	}
 	if (result == 0)
+		result = check_serving(nx, ne); /* opening may have taken long */
+	if (result == 0)
 		result = check_fits(nx, child, ne);
 	if (result == 0)
 		result = nexus_reserve(child, ne);
@@ -593,12 +608,13 @@ static int child_online(struct child *child, struct nexus_err *ne) MAY_SUSPEND
 		result = nexus_reserve(child, ne);
 	if (result == 0)
 		result = child_map(child, ne);
-	if (result < 0) {
+	if (result == 0)
+		child_check_missed(child);
+	if (result == 0)
+		result = check_serving(nx, ne); /* all of that may have taken long */
+	if (result < 0 && !child->is_leaving)   /* else the monitor closes it */
 		child_close(child);
-		return result;
-	}
-	child_check_missed(child);
-	return child_start(child, true, ne);
+	return result < 0 ? result : child_start(child, true, ne);
 }
 
 int nexus_child_online(struct nexus *nx, const char *uri, struct nexus_err *ne)

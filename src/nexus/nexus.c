@@ -601,6 +601,7 @@ int nexus_shutdown(struct nexus *nx, struct nexus_err *ne)
 	if (nx->state != NEXUS_OPEN)
 		return nexus_fail(ne, NEXUS_E_NOT_ALLOWED, "nexus %s is %s", nx->dev.name,
 				  nexus_state_name(nx->state));
+	device_pin(&nx->dev); /* who destroys it meanwhile waits */
 	nx->state = NEXUS_SHUTTING_DOWN;
 	nexus_tell_status(nx);
 	nexus_end_io(nx); /* an operation under way may wait for I/O that is held */
@@ -616,6 +617,7 @@ int nexus_shutdown(struct nexus *nx, struct nexus_err *ne)
 	nx->state = NEXUS_SHUTDOWN;
 	nexus_tell_status(nx);
 	control_end(nx);
+	device_unpin(&nx->dev);
 	return 0;
 }
 
