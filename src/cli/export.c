@@ -33,6 +33,7 @@
 #include "base/units.h"
 #include "base/uri.h"
 #include "cli/cli.h"
+#include "cli/json_text.h"
 #include "cli/open.h"
 #include "cli/store.h"
 #include "device/driver.h"
@@ -385,10 +386,10 @@ static json_t *json_ns(const struct export_ns *ns, bool has_stats)
 {
 	char uuid[UUID_TEXT_SIZE];
 	json_t *object = json_pack(
-		"{s:I, s:s, s:s, s:s, s:I, s:I, s:b}", "nsid", (json_int_t)ns->nsid, "uri", ns->uri,
-		"name", ns->dev->name, "uuid", uuid_to_text(&ns->dev->uuid, uuid), "blocks",
-		(json_int_t)ns->dev->nblocks, "block_size", (json_int_t)ns->dev->block_size,
-		"read_only", ns->dev->is_read_only);
+		"{s:I, s:o, s:o, s:s, s:I, s:I, s:b}", "nsid", (json_int_t)ns->nsid, "uri",
+		json_text(ns->uri), "name", json_text(ns->dev->name), "uuid",
+		uuid_to_text(&ns->dev->uuid, uuid), "blocks", (json_int_t)ns->dev->nblocks,
+		"block_size", (json_int_t)ns->dev->block_size, "read_only", ns->dev->is_read_only);
 	CLEANUP(freep) struct io_stats *stats = calloc(1, sizeof(*stats));
 
 	if (!has_stats || stats == NULL)

@@ -127,6 +127,8 @@ static void child_event(struct desc *desc, const struct device_event *event)
 		(void)nexus_child_fail(child, CHILD_CLOSED, NEXUS_REASON_NONE);
 		break;
 	case DEVICE_FAILED:
+		(void)snprintf(child->why, sizeof(child->why), "%s",
+			       event->why != NULL ? event->why : "");
 		(void)nexus_child_fail(child, CHILD_FAULTED, NEXUS_REASON_ADMIN_FAILED);
 		break;
 	case DEVICE_RESIZED:
@@ -142,6 +144,7 @@ static void child_take_over(struct child *child, const struct device *dev)
 	(void)snprintf(child->device_name, sizeof(child->device_name), "%s", dev->name);
 	if (uuid_is_zero(&child->uuid))
 		child->uuid = dev->uuid;
+	child->why[0] = '\0';
 	child->zeroes_for_unmap = !(dev->ops & IO_BIT(IO_UNMAP)) || !dev->unmap_reads_zero;
 }
 

@@ -128,6 +128,7 @@ bool nexus_child_info(struct nexus *nx, unsigned index, struct nexus_child_info 
 		.state = child_state_of(word),
 		.health = child_health_of(child),
 		.reason = child_reason_of(word),
+		.why = child->why,
 		.is_synced = child_is_healthy(child),
 		.is_local = child->is_local,
 		.has_io_log = !child_is_healthy(child) && child->is_missed_known,

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The control socket of an export whose mirror holds I/O: no command holds up another."""
 
+import json
+import socket
 import subprocess
 
 import pytest
 from conftest import wait_until
 from nvmetcp import HOSTNQN, Host
-from test_nexus_cli import NQN, SIZE_MB, Mirror
+from test_nexus_cli import NQN, SIZE_MB, Mirror, mirror  # noqa: F401
 
 
 class Frozen(Mirror):
@@ -78,7 +80,6 @@ def test_rebuild_and_scrub_of_a_frozen_mirror_can_be_left(ashlar):
 
 def test_a_client_that_says_nothing_holds_up_nobody(ashlar):
     mirror = Mirror(ashlar)
-    import socket
     silent = []
     for _ in range(15):
         client = socket.socket(socket.AF_UNIX)
@@ -92,3 +93,26 @@ def test_a_client_that_says_nothing_holds_up_nobody(ashlar):
         client.close()
 
 
+
+
+def test_names_that_are_no_utf8_are_shown_all_the_same(mirror):
+    uri = f"malloc:///m%FF?size_mb={SIZE_MB + 16}&blk_size=4096"
+    mirror.ok("child-add", uri)
+    mirror.wait_online()
+    assert [c["uri"] for c in mirror.nexus()["children"]] == mirror.uris + [uri]
+    assert mirror.nexus()["children"][2]["device"] == "m?"
+    assert mirror.ok("rebuilds")["history"][0]["child"] == uri
+    mirror.ok("child-remove", uri)
+    raw = b"malloc:///n\xff?size_mb=48&blk_size=4096"
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(mirror.control))
+        for line in (b"child-add " + raw, b"nexus", b"events", b"rebuilds", b"add " + raw,
+                     b"list", b"stats"):
+            client.sendall(line + b"\n")
+            answer = b""
+            while not answer.endswith(b"\n"):
+                answer += client.recv(65536)
+            if answer.startswith(b"ok "):
+                json.loads(answer[3:].decode())
+            assert b"no memory" not in answer, answer
+    mirror.stop()
