@@ -120,6 +120,10 @@ ENGINE_TEST(damage_and_strangers)
 	CHECK_EQ(report.source, 1);
 	CHECK_EQ(report.replica[0].verdict, CHECK_UNKNOWN);
 	CHECK_HAS(report.replica[0].why, "damaged");
+	/* one copy of the head: somebody had begun to write all of it anew */
+	CHECK_EQ(base_do(1, IO_WRITE, 2048 + 8, 8, zero), IO_OK);
+	report = check(2, NULL);
+	CHECK(!report.replica[1].has_marks);
 	record.generation ^= 1;
 	report = check(2, &record);
 	CHECK_EQ(report.replica[1].rebuild, CHECK_REBUILD_FULL);

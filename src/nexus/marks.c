@@ -435,7 +435,8 @@ void nexus_mark_run(struct nexus *nx)
 
 /* ---- children come -------------------------------------------------------------------------- */
 
-/* Everything, both copies: what was there before is of no use to anybody then. */
+/* Everything, both copies, the head first (intent.h, rule 5): what was there before is of no use to
+ * anybody then. */
 static bool child_write_all(struct marks *marks, struct child *child) MAY_SUSPEND
 {
 	bool is_ok = true;
@@ -712,27 +713,38 @@ uint64_t marks_nwrites(const struct nexus *nx)
 	return nx->marks != NULL ? nx->marks->nwrites : 0;
 }
 
+/* Both copies of a page. A write that was torn leaves the other copy true; a copy that cannot be
+ * read may be the newer one. */
+static bool pair_read(struct marks *marks, struct child *child, unsigned index,
+		      struct intent_page pair[2]) MAY_SUSPEND
+{
+	bool is_ok = true;
+
+	for (unsigned copy = 0; copy < 2; copy++) {
+		is_ok &= page_io_patient(marks, child, IO_READ, index, copy) == IO_OK;
+		memcpy(&pair[copy], marks->buf, INTENT_PAGE_SIZE);
+	}
+	return is_ok;
+}
+
 /* The map of pages @first.. is added to @map; @subject, if not NULL, is what they must be about. */
 static bool map_read(struct nexus *nx, struct child *child, uint64_t generation, unsigned first,
 		     const struct uuid *subject, struct segmap *map) MAY_SUSPEND
 {
 	struct marks *marks = nx->marks;
 	struct intent_page *pair = dma_alloc((size_t)2 * INTENT_PAGE_SIZE);
+	struct intent_id id = id_of(marks, child);
 	bool is_ok = pair != NULL;
 
+	id.generation = generation;
+	if (is_ok)
+		is_ok = pair_read(marks, child, INTENT_PAGE_HEAD, pair) &&
+			intent_head_is_bound(pair, &id);
 	for (unsigned part = 0; is_ok && part < npages(&marks->durable); part++) {
-		struct intent_id id = id_of(marks, child);
-		int which;
+		int which = -1;
 
-		id.generation = generation;
-		for (unsigned copy = 0; copy < 2; copy++) {
-			/* a write that was torn leaves the other copy true; a copy that cannot be
-			 * read may be the newer one */
-			is_ok &= page_io_patient(marks, child, IO_READ, first + part, copy) ==
-				 IO_OK;
-			memcpy(&pair[copy], marks->buf, INTENT_PAGE_SIZE);
-		}
-		which = is_ok ? intent_pair_pick(pair, &id, first + part) : -1;
+		if (pair_read(marks, child, first + part, pair))
+			which = intent_pair_pick(pair, &id, first + part);
 		is_ok = which >= 0 && (subject == NULL || memcmp(pair[which].subject, subject->b,
 								 sizeof(subject->b)) == 0);
 		if (is_ok)

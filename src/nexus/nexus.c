@@ -671,10 +671,10 @@ int nexus_resize(struct nexus *nx, uint64_t size, struct nexus_err *ne)
 		nx->size = size;
 		result = fit_children(nx, ne);
 	}
-	if (result == 0 && nx->geometry.nblocks < old.nblocks)
+	if (result == 0 && size != old_size && nx->geometry.nblocks <= old.nblocks)
 		result = nexus_fail(ne, NEXUS_E_CHILD_TOO_SMALL,
-				    "nexus %s has %lu blocks and does not shrink to %lu: grow its "
-				    "replicas first",
+				    "nexus %s has %lu blocks and would have %lu: it only grows, "
+				    "after its replicas",
 				    nx->dev.name, old.nblocks, nx->geometry.nblocks);
 	if (result == 0 && nx->geometry.nblocks > old.nblocks) {
 		result = device_resize(&nx->dev, nx->geometry.nblocks, &ne->err);

@@ -38,11 +38,21 @@ enum {
 	DISTURBERS_MAX = 5,
 	HEAL_STEPS = 20000,
 	HEAL_STEP_NS = 50 * 1000,
+	LINGER_STEP_NS = 1000 * 1000,
 };
 
 static bool is_over(void)
 {
 	return mirror.scene->is_ending || mirror.scene->is_dead || world_failed();
+}
+
+/* As long as the dice say, which now and then is seconds, but not past the end of the epoch. */
+static void linger(uint64_t ns) MAY_SUSPEND
+{
+	uint64_t until_ns = world_now() + ns;
+
+	while (world_now() < until_ns && !is_over())
+		task_sleep(MIN(until_ns - world_now(), (uint64_t)LINGER_STEP_NS));
 }
 
 /* One that may be hurt and is not yet; NULL: none. */
@@ -80,7 +90,7 @@ static void break_blocks(struct replica *replica)
 		       is_read ? IO_BIT(IO_READ) | IO_BIT(IO_COMPARE) : IO_OPS_WRITING);
 	m->bad[m->nbad - 1].heals = is_read && world_chance(3, 4);
 	world_trace("bad blocks", is_read, m->bad[m->nbad - 1].lba);
-	task_sleep(world_latency(10 * USEC, 500 * USEC));
+	linger(world_latency(10 * USEC, 500 * USEC));
 	m->nbad = 0;
 	if (is_read)
 		replica_bad_end(replica);
@@ -91,7 +101,7 @@ static void break_flush(struct replica *replica)
 {
 	cover_fault_begin(COVER_FLUSH_ERROR);
 	replica->medium->flush_failures = 1;
-	task_sleep(world_latency(10 * USEC, 500 * USEC));
+	linger(world_latency(10 * USEC, 500 * USEC));
 	replica->medium->flush_failures = 0;
 	cover_fault_end(COVER_FLUSH_ERROR);
 }
@@ -102,7 +112,7 @@ static void break_stuck(struct replica *replica)
 
 	cover_fault_begin(COVER_STUCK);
 	m->sticky = 1 + (unsigned)world_rand(6);
-	task_sleep(world_latency(100 * USEC, 2 * MSEC));
+	linger(world_latency(100 * USEC, 2 * MSEC));
 	m->sticky = 0;
 	(void)disk_unstick(m);
 	cover_fault_end(COVER_STUCK);
@@ -112,7 +122,7 @@ static void break_slow(struct replica *replica)
 {
 	cover_fault_begin(COVER_SLOW);
 	replica->medium->is_slow = true;
-	task_sleep(world_latency(0, 2 * MSEC));
+	linger(world_latency(0, 2 * MSEC));
 	replica->medium->is_slow = false;
 	cover_fault_end(COVER_SLOW);
 }
@@ -169,7 +179,7 @@ static void act_inject(void)
 		if (err.code != -EEXIST)
 			world_fail("%s: %s", uri, err.msg);
 	} else {
-		task_sleep(world_latency(10 * USEC, 400 * USEC));
+		linger(world_latency(10 * USEC, 400 * USEC));
 		if (fault_remove(uri, &err) < 0)
 			world_fail("cannot remove %s: %s", uri, err.msg);
 	}
@@ -217,7 +227,7 @@ static void act_cut(void)
 	replica->lost_cache = true;
 	disk_power_cut(replica->medium);
 	device_pull(replica, true);
-	task_sleep(world_latency(0, MSEC));
+	linger(world_latency(0, MSEC));
 	if (!mirror.scene->is_dead)
 		medium_power_on(replica->medium);
 	cover_fault_end(COVER_NODE_CUT);
@@ -237,7 +247,7 @@ static void act_quiesce_child(void)
 		return;
 	device_quiesce(dev);
 	guard_quiesced(dev);
-	task_sleep(world_latency(0, 200 * USEC));
+	linger(world_latency(0, 200 * USEC));
 	guard_resuming(dev);
 	device_resume(dev);
 	desc_close(desc);
@@ -258,7 +268,7 @@ static void act_store(void)
 	is_busy = true;
 	cover_fault_begin(covers[mode]);
 	simstore_set(mode);
-	task_sleep(world_latency(0, world_chance(1, 4) ? 10 * MSEC : 500 * USEC));
+	linger(world_latency(0, world_chance(1, 4) ? 10 * MSEC : 500 * USEC));
 	simstore_set(SIMSTORE_UP);
 	cover_fault_end(covers[mode]);
 	is_busy = false;
@@ -411,7 +421,7 @@ static void rebuild_once(struct nexus *nx, const struct replica *child,
 		break;
 	default:
 		result = nexus_rebuild_pause(nx, child->uri, &ne);
-		task_sleep(world_latency(0, 300 * USEC));
+		linger(world_latency(0, 300 * USEC));
 		if (result == 0) /* it may have ended meanwhile */
 			result = nexus_rebuild_resume(nx, child->uri, &(struct nexus_err){});
 		break;
@@ -442,7 +452,7 @@ static void scrub(struct nexus *nx, bool is_repairing) MAY_SUSPEND
 		return;
 	mirror_stats.scrubs++;
 	if (world_chance(1, 3)) {
-		task_sleep(world_latency(0, 300 * USEC));
+		linger(world_latency(0, 300 * USEC));
 		nexus_scrub_stop(nx);
 	}
 	nexus_scrub_wait(nx);
@@ -559,7 +569,7 @@ static void disturber(void *arg)
 	while (!is_over()) {
 		unsigned roll = (unsigned)world_rand(total), i = 0;
 
-		task_sleep(world_latency(0, mirror.pace_us * USEC));
+		linger(world_latency(0, mirror.pace_us * USEC));
 		if (is_over())
 			break;
 		while (roll >= actions[i].weight)
