@@ -315,7 +315,8 @@ static struct nexus *nexus_new(const struct nexus_opts *opts)
 	nx->dev.driver = &driver_nexus;
 	(void)snprintf(nx->dev.name, sizeof(nx->dev.name), "%s", opts->name);
 	nx->uuid = opts->uuid;
-	if (uuid_is_zero(&nx->uuid))
+	nx->is_uuid_drawn = uuid_is_zero(&nx->uuid);
+	if (nx->is_uuid_drawn)
 		uuid_random(&nx->uuid);
 	nx->dev.uuid = uuid_from_text(opts->name, &name_uuid, NULL) == 0 ? name_uuid : nx->uuid;
 	nx->size = opts->size;
@@ -344,6 +345,20 @@ static struct nexus *nexus_new(const struct nexus_opts *opts)
 	return nx;
 }
 
+/* A node that is down: is there another way? */
+static void explain_unreachable(struct nexus_err *ne, unsigned nchildren)
+{
+	static const int codes[] = { ECONNREFUSED, ECONNRESET,  ETIMEDOUT, EHOSTUNREACH,
+				     EHOSTDOWN,    ENETUNREACH, ENOTCONN };
+
+	for (size_t i = 0; i < ARRAY_LEN(codes) && nchildren > 1; i++) {
+		if (ne->err.code == -codes[i])
+			(void)err_hint(&ne->err, "all children must be there; without this one in "
+						 "the list the others serve, and it is added again "
+						 "when it is back");
+	}
+}
+
 /* All of them, or none. */
 static int open_children(struct nexus *nx, const struct nexus_opts *opts, struct nexus_err *ne)
 {
@@ -358,8 +373,10 @@ static int open_children(struct nexus *nx, const struct nexus_opts *opts, struct
 			return ne->err.code;
 		nx->child[child->slot] = child;
 		nx->order[nx->nchildren++] = child->slot;
-		if (child_open(child, ne) < 0)
+		if (child_open(child, ne) < 0) {
+			explain_unreachable(ne, opts->nchildren);
 			return ne->err.code;
+		}
 		if (device_size(child->desc->dev) < opts->size) {
 			atomic_store(&child->word,
 				     child_word(CHILD_CONFIG_INVALID, NEXUS_REASON_NONE, false));

@@ -138,6 +138,24 @@ static void note_absent(struct nexus *nx, const struct nexus_record *record)
 	}
 }
 
+/* Hosts know the volume by its uuid, and so do the write-intent records: where none is given it is
+ * the one it had, unless another nexus has that. */
+static void uuid_adopt(struct nexus *nx, const struct nexus_record *record)
+{
+	struct nexus *other = NULL;
+
+	if (!nx->is_uuid_drawn || uuid_is_zero(&record->nexus))
+		return;
+	while ((other = nexus_next(other)) != NULL) {
+		if (uuid_equal(&other->uuid, &record->nexus))
+			return;
+	}
+	if (uuid_equal(&nx->dev.uuid,
+		       &nx->uuid)) /* else its name is one, and that is the device's */
+		nx->dev.uuid = record->nexus;
+	nx->uuid = record->nexus;
+}
+
 int nexus_recover(struct nexus *nx, struct nexus_err *ne)
 {
 	struct nexus_record record;
@@ -146,6 +164,7 @@ int nexus_recover(struct nexus *nx, struct nexus_err *ne)
 
 	if (result < 0)
 		return result == -ENOENT ? 0 : result;
+	uuid_adopt(nx, &record);
 	note_absent(nx, &record);
 	for (unsigned i = nx->nchildren; i-- > 0;) {
 		if (recorded(&record, &nx->child[nx->order[i]]->uuid) == 1)

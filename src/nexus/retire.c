@@ -64,7 +64,9 @@ void nexus_shutdown_ring(struct nexus *nx)
 
 static void record_of(const struct nexus *nx, bool is_clean, struct nexus_record *record)
 {
-	*record = (struct nexus_record){ .is_clean = is_clean, .generation = nx->generation };
+	*record = (struct nexus_record){ .is_clean = is_clean,
+					 .generation = nx->generation,
+					 .nexus = nx->uuid };
 	for (unsigned i = 0; i < nx->nchildren; i++) {
 		const struct child *child = nx->child[nx->order[i]];
 

@@ -29,11 +29,15 @@ TEST(a_record_as_a_control_plane_reads_it)
 			"{\"uuid\": \"00000000-0000-4000-8000-00000000000a\", \"healthy\": true}, "
 			"{\"uuid\": \"00000000-0000-4000-8000-00000000000b\", \"healthy\": false}"
 			"], \"generation\": \"00000000000000ab\"}");
+	record.nexus = uuid_of("00000000-0000-4000-8000-00000000000c");
+	record_format(&record, text);
+	CHECK_HAS(text, ", \"nexus\": \"00000000-0000-4000-8000-00000000000c\"}");
 	CHECK_EQ(record_parse(text, strlen(text), &back, NULL), 0);
 	CHECK_EQ(back.nchildren, 2);
 	CHECK(!back.is_clean && back.child[0].is_healthy && !back.child[1].is_healthy);
 	CHECK_EQ(back.generation, 0xab);
 	CHECK(uuid_equal(&back.child[1].uuid, &record.child[1].uuid));
+	CHECK(uuid_equal(&back.nexus, &record.nexus));
 }
 
 TEST(the_largest_record_fits)
@@ -42,6 +46,7 @@ TEST(the_largest_record_fits)
 			    back;
 	char text[RECORD_TEXT_MAX];
 
+	record.nexus = uuid_of("ffffffff-ffff-4fff-8fff-ffffffffffff");
 	record_format(&record, text);
 	CHECK_EQ(record_parse(text, strlen(text), &back, NULL), 0);
 	CHECK_EQ(back.nchildren, RECORD_CHILDREN_MAX);
@@ -70,6 +75,8 @@ TEST(a_record_is_not_guessed_at)
 		{ "{\"clean_shutdown\": true, \"children\": [{\"healthy\": true}]}", -EINVAL },
 		{ "{\"clean_shutdown\": true, \"children\": [], \"generation\": 5}", -EINVAL },
 		{ "{\"clean_shutdown\": true, \"children\": [], \"generation\": \"5\"}", -EINVAL },
+		{ "{\"clean_shutdown\": true, \"children\": [], \"nexus\": \"5\"}", -EINVAL },
+		{ "{\"clean_shutdown\": true, \"children\": [], \"nexus\": 5}", -EINVAL },
 		{ "{\"clean_shutdown\": true, \"clean_shutdown\": false, \"children\": []}",
 		  -EINVAL },
 		{ "{\"clean_shutdown\": true, \"children\": [" CHILD "]", -EINVAL },
