@@ -127,7 +127,8 @@ struct child {
 	uint64_t leaving_ns;   /* reactor clock when the monitor saw it leave; 0: it does not */
 	bool is_cut;           /* leaving, and device_abort() was called */
 	bool is_healthy;       /* as the record has it */
-	uint64_t fault_ns;     /* reactor clock */
+	char why[CHILD_WHY_MAX]; /* what its device said when it failed; "": nothing */
+	uint64_t fault_ns;       /* reactor clock */
 
 	/* What it misses. Set by channels from the failing write on; exact if is_missed_known. */
 	struct segmap missed;
@@ -250,8 +251,7 @@ struct nexus {
 	struct device dev;
 	struct list link; /* of all */
 	struct uuid uuid;
-	bool is_uuid_random; /* another one next time */
-	uint64_t size;       /* bytes asked */
+	uint64_t size; /* bytes asked */
 	enum nexus_label label;
 	bool is_size_required, is_round_robin;
 	uint64_t child_timeout_ns;
