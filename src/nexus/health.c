@@ -2,54 +2,55 @@
 /*
  * health.c - how the children that serve are doing: warnings, long before one has to go.
  *
- * A child that fails is retired, and everybody hears of it. Most disks and networks get worse first,
- * and a mirror hides that well: reads go to the other copy, writes just take longer. So somebody
- * looks, and says what a person would want to know.
+ * A child that fails is retired, and everybody hears of it. Most disks and networks get worse
+ * first, and a mirror hides that well: reads go to the other copy, writes just take longer. So
+ * somebody looks, and says what a person would want to know.
  *
  *   warning       begins when                                          ends when
- *   stall         a reactor waits for it, and has had no answer for    it has answered for a while
- *                 `stall_warn`, or half of child_timeout
- *   slow          its reads or writes took, on average, SLOW_FACTOR    half of both, as often
- *                 times what they took the others, and more than
+ *   stall         a reactor or a task waits for it, and has had no     for CALM_LOOKS nobody did
+ *                 answer for `stall_warn`, or half of child_timeout
+ *   slow          its reads or writes took, on average, SLOW_FACTOR    in as many they took less
+ *                 times what they took the others, and more than       than half of that
  *                 `slow_warn`, in SLOW_WINDOWS windows in a row
- *   errors        it failed ERRORS_MAX requests in ERRORS_WINDOW that  a window had less than half
- *                 others answered, and stayed
+ *   errors        it failed ERRORS_MAX requests in ERRORS_WINDOW       a window had less than half
+ *                 that others answered, and stayed
  *   media-errors  its SMART count grew                                 not for CALM_SMARTS readings
  *   spare, worn, hot, unreliable, read-only, backup: SMART says so     it does not any more
  *
  * Only looking. None of this retires a child. What is slow or worn still holds a copy, and to drop
- * it on suspicion would trade a delay for a mirror without redundancy; load, a rebuild elsewhere or
- * a busy network look the same from here. What certainly costs hosts something has rules of its own
- * (verdict.c, watch.c), which act on facts about one request. A person, or a control plane, may
+ * it on suspicion would trade a delay for a mirror without redundancy; load, a rebuild elsewhere
+ * or a busy network look the same from here. What certainly costs hosts something has rules of its
+ * own (verdict.c, watch.c), which act on facts about one request. A person, or a control plane, may
  * take a child offline for what is said here: they know if there is a spare.
  *
  * Cost. Nothing per request. The device layer counts and times what each child's device does, and
  * watch.c knows since when a reactor has waited for one. A task of the primary reads these numbers
- * once per `tick`, without stopping who writes them, as every reader of statistics does. It runs
+ * once per tick, without stopping who writes them, as every reader of statistics does. It runs
  * only while there is something to see:
  *
- *   asleep --a watch starts or ticks, a block wants repair, a task asks a child--> awake, every tick
- *   awake  --nothing was answered, nothing hangs, no warning that time ends--> asleep
+ *   asleep --a watch starts or ticks, a block wants repair, a task asks a child--> awake, each tick
+ *   awake  --nothing was answered, nothing waits, no warning that time ends--> asleep
  *
  * So an idle nexus does not wake, but for SMART, once per `smart_every` and only where a child has
  * it. A look that falls asleep too early is woken by the next tick of the watch.
  *
- * Latency is the mean of a window: exact, two numbers, and a tail that hosts feel moves it. A window
- * ends at the first look with SAMPLES_MIN answers, so few requests make long windows, not wild ones.
- * Children are compared with the median of the others, of which it takes at least one: alone there
- * is no telling slow from busy. While a rebuild runs nothing is judged, because it sends other
- * requests to some children than to others.
+ * Latency is the mean of a window: exact, two numbers, and a tail that hosts feel moves it. A
+ * window ends at the first look with SAMPLES_MIN answers, so few requests make long windows, not
+ * wild ones. Children are compared with the median of the others, of which it takes at least one:
+ * alone there is no telling slow from busy. While a rebuild runs nothing is judged, because it
+ * sends other requests to some children than to others.
  *
- * SMART is read by a task of its own, since an answer may take long: at the start, when a child comes,
- * then now and again, and when its driver says that something about the medium changed. Who hangs
- * delays only the next reading. child_use() keeps the child's device there meanwhile, and the
- * monitor cuts what does not answer when the child or the nexus ends. A child that is no NVMe
+ * SMART is read by a task of its own, since an answer may take long: at the start, when a child
+ * comes, then now and again, and when its driver says that something about the medium changed. Who
+ * hangs delays only the next reading. child_use() keeps the child's device there meanwhile, and
+ * the monitor cuts what does not answer when the child or the nexus ends. A child that is no NVMe
  * device, or refuses SMART_TRIES times, is not asked again until it is opened anew. A controller
  * that leaves any admin command unanswered is given up by its driver; this one is no exception.
  *
- * Rejected: percentiles of the window (a copy of two histograms per child, for a verdict that needs
- * the factor of four only); a smoothed mean (how long it remembers would depend on the load); one
- * limit of latency for all (a disk and a memory device differ by more than any fault does).
+ * Rejected: percentiles of the window (a copy of two histograms per child, for a verdict that
+ * needs no more than a factor of four); a smoothed mean (how long it remembers would depend on the
+ * load); one limit of latency for all (a disk and a memory device differ by more than any fault
+ * does); acting on it after a grace time (that is retiring, only later).
  *
  * Invariants: warnings of a child exist only while its device is open; each begins and ends once, by
  * one event; no timer is armed after nexus_health_stop().

@@ -341,7 +341,8 @@ static struct {
 	uint8_t page[512];
 	uint16_t status;
 	unsigned nasked;
-	bool is_hanging;
+	bool is_hanging; /* SMART */
+	bool is_stuck;   /* reads of d1, of which there is one */
 	struct io *held;
 } disk;
 
@@ -349,8 +350,11 @@ static enum io_result disk_submit(struct channel *ch, struct io *io)
 {
 	const uint8_t *cmd = io->cmd;
 
-	(void)ch;
 	io->status = IO_OK;
+	if (io->op == IO_READ && disk.is_stuck && strcmp(ch->dev->name, "d1") == 0) {
+		disk.held = io;
+		return IO_PENDING;
+	}
 	if (io->op != IO_NVME_ADMIN)
 		return IO_DONE; /* keeps nothing */
 	disk.nasked++;
@@ -586,6 +590,32 @@ ENGINE_TEST(a_reading_that_hangs_holds_nothing_up)
 	CHECK(reactor_self()->now_ns - start_ns < 5 * NS_PER_S);
 	CHECK(disk.held == NULL);
 	CHECK_EQ(disk.nasked, 1);
+}
+
+/* The controller talks, the medium does not: the child is out all the same. */
+ENGINE_TEST(smart_is_no_sign_of_life)
+{
+	uint64_t end_ns;
+	struct late_io late;
+
+	disk_new();
+	if (!disks_make(TICK))
+		return;
+	nx->child_timeout_ns = 400 * NS_PER_MS;
+	readings(1);
+	disk.is_stuck = true;
+	while (disk.held == NULL) {
+		late_start(&late, IO_READ, 0, 1, bufs[0]);
+		turns(3);
+	}
+	end_ns = reactor_self()->now_ns + PATIENCE;
+	while (child_info(1).state == CHILD_OPEN && reactor_self()->now_ns < end_ns)
+		task_sleep(TICK);
+	CHECK_EQ(child_info(1).reason, NEXUS_REASON_TIMED_OUT);
+	CHECK_EQ(ear.begun[NEXUS_WARN_STALL], 1);
+	task_event_wait(&late.event);
+	CHECK_EQ(late.io.status, IO_OK); /* from the other */
+	disks_unmake();
 }
 
 TAP_MAIN()
