@@ -28,6 +28,7 @@ static void shut_down_under_a_write(bool is_failing)
 	call_start(&end, shut_down);
 	turns(100);
 	CHECK(nx->is_ended && !end.is_done);
+	CHECK(!recorded_clean());
 	hold_end(&hold);
 	CHECK_EQ(call_wait(&end), 0);
 	CHECK(write.is_done);
