@@ -355,8 +355,8 @@ static void write_start(struct writer *w, uint64_t lba)
 	io_submit(o.h, &w->io);
 }
 
-/* Row 8: a write into the range that is being copied waits, and is there after it. The fault holds
- * the copy's own write of what it has read before, and nothing else. */
+/* Row 8: a write into the range that is being copied waits, and is there afterwards. The fault
+ * holds the copy's own write of what it has read before, and nothing else. */
 ENGINE_TEST(a_write_waits_for_the_range_that_is_copied)
 {
 	const char *hold = "inject://m1?op=write&method=delay&delay_us=100000&offset=23040"

@@ -144,6 +144,45 @@ ENGINE_TEST(stale_children_alone_make_no_nexus)
 	bases_unmake();
 }
 
+static void close_when_done(void *arg)
+{
+	struct late_io *late = arg;
+
+	task_event_wait(&late->event);
+	desc_close(take(o.desc));
+}
+
+/* It falls while it is marked, as the last: the record has it as healthy, and it is asked next. */
+ENGINE_TEST(who_could_not_be_marked_is_not_written_to)
+{
+	static uint8_t buf[BLOCK], back[BLOCK];
+	struct nexus_err ne = {};
+	struct late_io write;
+
+	bases_make(false);
+	if (!remake(2))
+		return;
+	inject("inject://m1?op=write&method=delay&delay_us=20000&offset=2048&num_blk=512");
+	inject("inject://m1?op=write&method=status&stage=completion&offset=2048&num_blk=512");
+	fill(buf, sizeof(buf), 11);
+	late_start(&write, IO_WRITE, 0, 1, buf);
+	turns(10); /* the other is marked */
+	CHECK_EQ(nexus_child_fault(nx, kept[0], NEXUS_REASON_OFFLINE, &ne), 0);
+	while (status() != NEXUS_FAULTED)
+		task_yield();
+	settle_down();
+	turns(100);
+	CHECK(!write.is_done);
+	CHECK_EQ(recorded(1), 1);
+	CHECK_EQ(child_do("m1", IO_READ, 10240, 1, back), IO_OK);
+	CHECK(memcmp(back, buf, BLOCK) != 0);
+	fault_remove_all();
+	CHECK_EQ(task_spawn("closer", close_when_done, &write), 0);
+	CHECK_EQ(nexus_destroy(nx, &ne), 0);
+	CHECK(write.io.status != IO_OK);
+	bases_unmake();
+}
+
 ENGINE_TEST(marks_are_kept_and_cleared)
 {
 	struct nexus_info info;
