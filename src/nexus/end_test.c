@@ -3,6 +3,8 @@
  * The end of a nexus while something is under way: what its record says, what is still read of it,
  * who waits for whom, and that nothing of it is left behind.
  */
+#include <unistd.h>
+
 #include "base/units.h"
 #include "nexus/marks.h"
 #include "nexus/testing.h"
@@ -227,6 +229,76 @@ ENGINE_TEST(what_the_end_leaves_undecided_is_not_read)
 	task_event_fire(fake.let_go);
 	fault_remove_all();
 	nexus_unmake();
+}
+
+/* A read on the second reactor. */
+static struct {
+	struct io io;
+	struct handle *h;
+	struct msg msg;
+	_Atomic bool is_done;
+} far;
+
+static void far_done(struct io *io)
+{
+	(void)io;
+	far.is_done = true;
+}
+
+static void far_go(struct msg *msg)
+{
+	(void)msg;
+	io_submit(far.h, &far.io);
+}
+
+static void on_two_reactors(void)
+{
+	struct late_io write;
+
+	if (!nexus_make(2) || !CHECK_EQ(handle_open(o.desc, reactor_get(1), &far.h, NULL), 0))
+		return;
+	nexus_settings.store_timeout_ns = 60 * NS_PER_S;
+	touch(0, 1);
+	inject("inject://c1?op=write&stage=completion&retries=1");
+	fake.is_hanging = true;
+	late_start(&write, IO_WRITE, 0, 1, buf);
+	while (fake.let_go == NULL)
+		task_yield();
+	far.io = (struct io){ .op = IO_READ, .nlb = 1, .done = far_done };
+	io_set_buf(&far.io, back, sizeof(back));
+	far.msg.fn = far_go;
+	reactor_post(reactor_get(1), &far.msg);
+	while (nx->nblocked == 0)
+		task_yield();
+	nexus_self_shutdown(nx, "the test says so");
+	while (!far.is_done)
+		task_yield();
+	CHECK(far.io.status != IO_OK);
+	task_event_wait(&write.event);
+	fake.is_hanging = false;
+	task_event_fire(fake.let_go);
+	fault_remove_all();
+	nexus_unmake();
+}
+
+static int two_reactors_task(void *arg, struct err *err)
+{
+	(void)arg;
+	(void)err;
+	on_two_reactors();
+	return 0;
+}
+
+/* The other reactor hears of free blocks before it hears of the end. */
+TEST(what_the_end_leaves_undecided_is_not_read_elsewhere)
+{
+	struct engine_opts opts = { .reactor.core_mask = 3 };
+	struct err err = {};
+
+	if (sysconf(_SC_NPROCESSORS_ONLN) < 2)
+		SKIP("one processor");
+	else if (engine_run(&opts, two_reactors_task, NULL, &err) < 0)
+		CHECK_STR(err_text(&err), "an engine that runs");
 }
 
 /* ---- what is left ---------------------------------------------------------------------------- */
