@@ -40,6 +40,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/stream.h"
 #include "drivers/drivers.h"
 #include "drivers/identity.h"
 #include "drivers/lane.h"
@@ -49,6 +50,9 @@ enum {
 	/* Bytes of discards that one turn of the reactor pays for; more goes to the worker pool. A
 	 * host may send 256 ranges in each of many commands at once. */
 	SPACE_INLINE_MAX = 256 * 1024,
+	/* Bytes written from which on a device does not count on the caches: more than a core's share
+	 * of them is anywhere. */
+	STREAM_FROM = 64 << 20,
 };
 
 struct malloc_channel;
@@ -82,6 +86,12 @@ struct malloc_channel {
 };
 
 /* ---- capacity ----------------------------------------------------------------------------- */
+
+static uint64_t malloc_used(const struct device *dev)
+{
+	return atomic_load_explicit(&container_of(dev, const struct malloc_device, dev)->used,
+				    memory_order_relaxed);
+}
 
 /* Room for a write under the limit; how much was taken is in io->scratch[0]. */
 static bool reserve(struct malloc_device *m, struct io *io)
@@ -132,8 +142,8 @@ static uint16_t malloc_read(struct malloc_device *m, struct io *io)
 	return IO_OK;
 }
 
-/* Everything but settle(). */
-static uint16_t malloc_move(struct malloc_device *m, struct io *io)
+/* Everything but settle(). @is_streamed: what is written goes past the caches. */
+static uint16_t malloc_move(struct malloc_device *m, struct io *io, bool is_streamed)
 {
 	const struct sparse *s = &m->sparse;
 	bool is_caw = io->op == IO_COMPARE_WRITE;
@@ -148,6 +158,8 @@ static uint16_t malloc_move(struct malloc_device *m, struct io *io)
 		return IO_NO_SPACE;
 	if (io->op == IO_WRITE_ZEROES)
 		sparse_zero(s, io);
+	else if (is_streamed)
+		sparse_write_streamed(s, io, is_caw ? (size_t)io->nlb << s->block_shift : 0);
 	else
 		sparse_write(s, io, is_caw ? (size_t)io->nlb << s->block_shift : 0);
 	return IO_OK;
@@ -165,7 +177,7 @@ static void malloc_space(struct io *io)
 
 	io->status = IO_OK;
 	if (is_keeping_zeroes(io)) {
-		io->status = malloc_move(m, io);
+		io->status = malloc_move(m, io, false);
 		atomic_thread_fence(memory_order_seq_cst);
 		if (io->status == IO_OK)
 			settle(m, io);
@@ -226,11 +238,15 @@ static inline void batch_end(struct malloc_channel *mc)
 
 static HOT void batch_move(struct malloc_device *m, struct msg *first)
 {
+	bool is_streamed = malloc_used(&m->dev) << m->sparse.block_shift >= STREAM_FROM;
+
 	for (struct msg *msg = first; msg != NULL; msg = msg_after(msg)) {
 		struct io *io = io_of(msg);
 
-		io->status = malloc_move(m, io);
+		io->status = malloc_move(m, io, is_streamed);
 	}
+	if (is_streamed)
+		stream_end();
 }
 
 static void batch_settle(struct malloc_device *m, struct msg *first)
@@ -412,12 +428,6 @@ static int malloc_resized(struct device *dev, uint64_t old_nblocks, struct err *
 			       dev->name, dev->name);
 	sparse_swap(&m->sparse);
 	return 0;
-}
-
-static uint64_t malloc_used(const struct device *dev)
-{
-	return atomic_load_explicit(&container_of(dev, const struct malloc_device, dev)->used,
-				    memory_order_relaxed);
 }
 
 static int malloc_create(struct uri *uri, struct device **ret_dev, struct err *err)
