@@ -20,7 +20,7 @@
  *     memory of a segment stays where it is as long as the device lives, so there is nothing to do
  *     when the loan is returned.
  *
- *   queue --flush--> claimed by another? wait a turn : copy all -> fence -> mark -> complete all
+ *   queue --flush--> claimed by another? wait a turn : copy all -> fence -> mark and complete all
  *
  * Capacity: `used` counts written blocks and what writes in flight have reserved. It is touched
  * only when a block is written for the first time, is discarded, or is reserved for under a limit,
@@ -249,14 +249,18 @@ static HOT void batch_move(struct malloc_device *m, struct msg *first)
 		stream_end();
 }
 
-static void batch_settle(struct malloc_device *m, struct msg *first)
+/* What was moved takes effect, and is answered from the loop. */
+static HOT void batch_finish(struct malloc_channel *mc, struct msg *msg)
 {
-	atomic_thread_fence(memory_order_seq_cst);
-	for (struct msg *msg = first; msg != NULL; msg = msg_after(msg)) {
+	if (mc->has_write)
+		atomic_thread_fence(memory_order_seq_cst);
+	while (msg != NULL) {
 		struct io *io = io_of(msg);
 
+		msg = msg_after(msg);
 		if (IO_BIT(io->op) & IO_OPS_WRITING && io->status == IO_OK)
-			settle(m, io);
+			settle(mc->m, io);
+		io_complete(io, io->status);
 	}
 }
 
@@ -271,16 +275,9 @@ static HOT void malloc_flush(struct msg *msg)
 	}
 	first = msg_list_take_all(&mc->queue);
 	batch_move(mc->m, first);
-	if (mc->has_write)
-		batch_settle(mc->m, first);
+	batch_finish(mc, first);
 	batch_end(mc);
 	mc->is_queued = mc->has_write = mc->has_exclusive = false;
-	while (first != NULL) {
-		struct io *io = io_of(first);
-
-		first = msg_after(first);
-		io_complete(io, io->status);
-	}
 }
 
 static inline enum io_result malloc_queue(struct malloc_channel *mc, struct io *io)
