@@ -25,6 +25,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/identity.h"
 #include "base/log.h"
 #include "base/units.h"
 #include "device/emulate.h"
@@ -314,7 +315,8 @@ static struct nexus *nexus_new(const struct nexus_opts *opts)
 	nx->dev.driver = &driver_nexus;
 	(void)snprintf(nx->dev.name, sizeof(nx->dev.name), "%s", opts->name);
 	nx->uuid = opts->uuid;
-	if (uuid_is_zero(&nx->uuid))
+	nx->is_uuid_random = uuid_is_zero(&nx->uuid);
+	if (nx->is_uuid_random)
 		uuid_random(&nx->uuid);
 	nx->dev.uuid = uuid_from_text(opts->name, &name_uuid, NULL) == 0 ? name_uuid : nx->uuid;
 	nx->size = opts->size;
@@ -473,6 +475,7 @@ static int serve(struct nexus *nx, struct nexus_err *ne) MAY_SUSPEND
 	}
 	nx->is_registered = true;
 	nx->state = NEXUS_OPEN;
+	nexus_retire_early(nx);
 	if (desc_open(&nx->dev, &opts, &nx->self, err) < 0) {
 		(void)nexus_fail(ne, NEXUS_E_INTERNAL, "nexus %s", nx->dev.name);
 		return device_remove(&nx->dev, NULL) < 0 ? -EIO : -ENOMEM;
@@ -668,10 +671,10 @@ int nexus_resize(struct nexus *nx, uint64_t size, struct nexus_err *ne)
 		nx->size = size;
 		result = fit_children(nx, ne);
 	}
-	if (result == 0 && nx->geometry.nblocks < old.nblocks)
+	if (result == 0 && size != old_size && nx->geometry.nblocks <= old.nblocks)
 		result = nexus_fail(ne, NEXUS_E_CHILD_TOO_SMALL,
-				    "nexus %s has %lu blocks and does not shrink to %lu: grow its "
-				    "replicas first",
+				    "nexus %s has %lu blocks and would have %lu: it only grows, "
+				    "after its replicas",
 				    nx->dev.name, old.nblocks, nx->geometry.nblocks);
 	if (result == 0 && nx->geometry.nblocks > old.nblocks) {
 		result = device_resize(&nx->dev, nx->geometry.nblocks, &ne->err);
@@ -744,6 +747,17 @@ static int resv_of_uri(struct uri *uri, struct nexus_opts *opts, struct err *err
 	return result;
 }
 
+/* No uuid given: the same each time, as hosts, and the notes on the children, know it by it. */
+static void uuid_of_name(void *arg)
+{
+	struct nexus_opts *opts = arg;
+	char machine[IDENTITY_WHAT_MAX], name[DEVICE_NAME_MAX + 8];
+
+	identity_machine(machine, sizeof(machine));
+	(void)snprintf(name, sizeof(name), "nexus:%s", opts->name);
+	identity_derive(machine, name, &opts->uuid);
+}
+
 static int args_of_uri(struct uri *uri, struct create_args *args, struct err *err)
 {
 	static const char *const labels[] = { "v1", "v2" }, *const picks[] = { "load",
@@ -779,9 +793,11 @@ static int args_of_uri(struct uri *uri, struct create_args *args, struct err *er
 		return result;
 	if (children == NULL)
 		return err_set(err, -EINVAL, "a nexus wants children=URI,URI");
-	/* a random uuid would not find the record again */
-	if (args->opts.info_key == NULL && uuid_is_zero(&args->opts.uuid))
-		args->opts.info_key = args->opts.name;
+	if (uuid_is_zero(&args->opts.uuid)) {
+		if (args->opts.info_key == NULL)
+			args->opts.info_key = args->opts.name;
+		task_blocking(uuid_of_name, &args->opts);
+	}
 	args->text = strdup(children);
 	if (args->text == NULL)
 		return err_set(err, -ENOMEM, "no memory for a nexus");

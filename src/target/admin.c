@@ -18,12 +18,6 @@
 #include "base/log.h"
 #include "target/internal.h"
 
-static void finish(struct cmd *cmd, uint16_t status)
-{
-	cmd->status = status == 0 ? 0 : status | NVME_STATUS_DNR;
-	cmd_return(cmd);
-}
-
 /* ---- features ------------------------------------------------------------------------------- */
 
 enum {
@@ -202,7 +196,7 @@ static void get_features(struct ctrlr *ctrlr, struct cmd *cmd)
 		value = feature_default(ctrlr, cmd, value);
 	if (status == 0)
 		cmd->dw0 = value;
-	finish(cmd, status);
+	cmd_finish(cmd, status);
 }
 
 static uint16_t set_queues(struct ctrlr *ctrlr, struct cmd *cmd, uint32_t value)
@@ -267,11 +261,11 @@ static void set_features(struct ctrlr *ctrlr, struct cmd *cmd)
 	uint32_t cdw10 = le32_get(cmd->sqe.cdw10);
 
 	if (cdw10 & FEATURE_SAVE)
-		finish(cmd, NVME_SC_FEATURE_NOT_SAVEABLE);
+		cmd_finish(cmd, NVME_SC_FEATURE_NOT_SAVEABLE);
 	else if ((uint8_t)cdw10 == NVME_FEAT_RESV_PERSIST)
 		resv_execute(cmd); /* it goes to the disk first */
 	else
-		finish(cmd, set_feature(ctrlr, cmd, (uint8_t)cdw10, le32_get(cmd->sqe.cdw11)));
+		cmd_finish(cmd, set_feature(ctrlr, cmd, (uint8_t)cdw10, le32_get(cmd->sqe.cdw11)));
 }
 
 /* ---- Abort and events ----------------------------------------------------------------------- */
@@ -310,7 +304,7 @@ static void abort_command(struct ctrlr *ctrlr, struct cmd *cmd)
 
 	cmd->dw0 = 1; /* not aborted */
 	if (sqid > TARGET_QUEUES_MAX || ctrlr->queue[sqid] == NULL) {
-		finish(cmd, NVME_SC_INVALID_FIELD);
+		cmd_finish(cmd, NVME_SC_INVALID_FIELD);
 		return;
 	}
 	for (unsigned i = 0; sqid == NVME_QID_ADMIN && i < ctrlr->naer; i++) {
@@ -325,7 +319,7 @@ static void abort_command(struct ctrlr *ctrlr, struct cmd *cmd)
 		break;
 	}
 	if (sqid == NVME_QID_ADMIN) {
-		finish(cmd, 0);
+		cmd_finish(cmd, 0);
 		return;
 	}
 	/* It stays alive: a connection is not freed before it was unlinked, and the message that
@@ -338,7 +332,7 @@ static void abort_command(struct ctrlr *ctrlr, struct cmd *cmd)
 static void async_event(struct ctrlr *ctrlr, struct cmd *cmd)
 {
 	if (ctrlr->naer == ADMIN_AER_MAX) {
-		finish(cmd, NVME_SC_AER_LIMIT_EXCEEDED);
+		cmd_finish(cmd, NVME_SC_AER_LIMIT_EXCEEDED);
 		return;
 	}
 	ctrlr->aer[ctrlr->naer++] = cmd;
@@ -356,11 +350,11 @@ void admin_execute(struct cmd *cmd)
 	bool is_discovery = ctrlr != NULL && ctrlr->subsystem->is_discovery;
 
 	if (!ctrlr_may_command(ctrlr)) {
-		finish(cmd, NVME_SC_COMMAND_SEQUENCE_ERROR);
+		cmd_finish(cmd, NVME_SC_COMMAND_SEQUENCE_ERROR);
 		return;
 	}
 	if (!(ctrlr->cc & NVME_CC_EN)) {
-		finish(cmd, NVME_SC_COMMAND_SEQUENCE_ERROR);
+		cmd_finish(cmd, NVME_SC_COMMAND_SEQUENCE_ERROR);
 		return;
 	}
 	switch (cmd->sqe.opcode) {
@@ -380,7 +374,7 @@ void admin_execute(struct cmd *cmd)
 		async_event(ctrlr, cmd);
 		break;
 	case NVME_ADMIN_KEEP_ALIVE: /* its arrival was the sign of life */
-		finish(cmd, 0);
+		cmd_finish(cmd, 0);
 		break;
 	case NVME_ADMIN_CROSS_RESET:
 		cross_reset(ctrlr, cmd);
@@ -390,7 +384,7 @@ void admin_execute(struct cmd *cmd)
 			snapshot_execute(ctrlr, cmd);
 			break;
 		}
-		finish(cmd, NVME_SC_INVALID_OPCODE);
+		cmd_finish(cmd, NVME_SC_INVALID_OPCODE);
 		break;
 	case NVME_ADMIN_ABORT:
 		if (!is_discovery) {
@@ -399,7 +393,7 @@ void admin_execute(struct cmd *cmd)
 		}
 		FALLTHROUGH;
 	default:
-		finish(cmd, NVME_SC_INVALID_OPCODE);
+		cmd_finish(cmd, NVME_SC_INVALID_OPCODE);
 		break;
 	}
 }

@@ -351,7 +351,7 @@ static uint8_t *put_group(uint8_t *at, const struct ctrlr *ctrlr, uint32_t group
 	return at;
 }
 
-void *ana_log(struct ctrlr *ctrlr, bool is_kept, bool is_groups_only, size_t *ret_size)
+void *ana_log(const struct ctrlr *ctrlr, bool is_groups_only, size_t *ret_size)
 {
 	enum {
 		SIZE_MAX_ = sizeof(struct nvme_ana_log) +
@@ -375,10 +375,6 @@ void *ana_log(struct ctrlr *ctrlr, bool is_kept, bool is_groups_only, size_t *re
 	le64_put(&log->change_count, ss->ana->page_count[ctrlr->listener]);
 	le16_put(&log->groups, groups);
 	*ret_size = (size_t)(at - page);
-	if (!is_kept) {
-		ctrlr->is_ana_event_due = false;
-		ctrlr->is_ana_event_masked = false;
-	}
 	return page;
 }
 

@@ -30,7 +30,7 @@
  *   2. conn->busy counts the slots in DEVICE and PRIMARY, and only those outlive a closed stream.
  *   3. cmd->lent and is_in_pool exclude each other; both are gone when the slot is FREE.
  *
- * Thread: the connection's reactor; cmd_return() and cmd_reply() the primary.
+ * Thread: the connection's reactor; cmd_return(), cmd_finish() and cmd_reply() the primary.
  *
  * Rejected: one pool for all sizes (4 KiB of each of 128 KiB-spaced buffers fall into the same
  * cache sets); two classes of pool buffers (the slot's own memory does the small class without
@@ -450,6 +450,12 @@ void cmd_return(struct cmd *cmd)
 {
 	cmd->msg.fn = cmd_returned;
 	reactor_post(cmd->conn->core->reactor, &cmd->msg);
+}
+
+void cmd_finish(struct cmd *cmd, uint16_t status)
+{
+	cmd->status = status == 0 ? 0 : status | NVME_STATUS_DNR;
+	cmd_return(cmd);
 }
 
 void cmd_reply(struct cmd *cmd, const void *data, size_t len)

@@ -43,12 +43,6 @@ enum {
 	IMMEDIATE = 1, /* dword 0, IRS: the reset is complete */
 };
 
-static void finish(struct cmd *cmd, uint16_t status)
-{
-	cmd->status = status == 0 ? 0 : status | NVME_STATUS_DNR;
-	cmd_return(cmd);
-}
-
 void cross_init(struct ctrlr *ctrlr)
 {
 	static uint8_t next;
@@ -102,11 +96,11 @@ void cross_reset(struct ctrlr *ctrlr, struct cmd *cmd)
 	struct ctrlr *other = instance_find(ss, cntlid, instance);
 
 	if (instance == 0 || other == ctrlr || (other != NULL && !is_same_host(ctrlr, other))) {
-		finish(cmd, NVME_SC_INVALID_FIELD);
+		cmd_finish(cmd, NVME_SC_INVALID_FIELD);
 		return;
 	}
 	if (ctrlr->ncross == CROSS_MAX) {
-		finish(cmd, NVME_SC_CCR_LIMIT);
+		cmd_finish(cmd, NVME_SC_CCR_LIMIT);
 		return;
 	}
 	if (other != NULL && (!other->is_closing || other->is_draining)) {
@@ -116,7 +110,7 @@ void cross_reset(struct ctrlr *ctrlr, struct cmd *cmd)
 	}
 	if (!instance_lives(ss, instance)) {
 		cmd->dw0 = IMMEDIATE;
-		finish(cmd, 0);
+		cmd_finish(cmd, 0);
 		return;
 	}
 	ctrlr->ncross++;
@@ -136,7 +130,7 @@ void cross_conn_gone(struct subsystem *ss, uint64_t instance)
 		list_del(&cmd->link);
 		cmd->conn->ctrlr->ncross--;
 		cmd->dw0 = IMMEDIATE;
-		finish(cmd, 0);
+		cmd_finish(cmd, 0);
 	}
 }
 

@@ -37,12 +37,6 @@ enum {
 	CQES = 0x44,
 };
 
-static void finish(struct cmd *cmd, uint16_t status)
-{
-	cmd->status = status == 0 ? 0 : status | NVME_STATUS_DNR;
-	cmd_return(cmd);
-}
-
 /* Fixed-width fields are padded with blanks (Base 1.4.2). */
 static void put_text(char *field, size_t size, const char *text)
 {
@@ -151,7 +145,7 @@ static void identify_ctrl(struct ctrlr *ctrlr, struct cmd *cmd)
 		fill_io_ctrl(&id, ss);
 	}
 	cmd_reply(cmd, &id, sizeof(id));
-	finish(cmd, 0);
+	cmd_finish(cmd, 0);
 }
 
 static void identify_ctrl_nvm(const struct ctrlr *ctrlr, struct cmd *cmd)
@@ -162,7 +156,7 @@ static void identify_ctrl_nvm(const struct ctrlr *ctrlr, struct cmd *cmd)
 	};
 
 	cmd_reply(cmd, &id, sizeof(id));
-	finish(cmd, 0);
+	cmd_finish(cmd, 0);
 }
 
 /* ---- namespaces ----------------------------------------------------------------------------- */
@@ -182,13 +176,14 @@ static void identify_ns(const struct ctrlr *ctrlr, struct cmd *cmd)
 	uint64_t physical;
 
 	if (nsid == NVME_NSID_ALL) { /* what is common to all: the format, of which there is none */
-		finish(cmd, NVME_SC_INVALID_NAMESPACE);
+		cmd_finish(cmd, NVME_SC_INVALID_NAMESPACE);
 		return;
 	}
 	if (ns == NULL) { /* an NSID that is not in use reads as zeroes (Base 5.17.2.1) */
 		cmd_reply(cmd, &id, sizeof(id));
-		finish(cmd,
-		       nsid == 0 || nsid > TARGET_NAMESPACES_MAX ? NVME_SC_INVALID_NAMESPACE : 0);
+		cmd_finish(cmd, nsid == 0 || nsid > TARGET_NAMESPACES_MAX
+					? NVME_SC_INVALID_NAMESPACE
+					: 0);
 		return;
 	}
 	dev = ns->dev;
@@ -218,7 +213,7 @@ static void identify_ns(const struct ctrlr *ctrlr, struct cmd *cmd)
 	id.lbaf[0].lbads = dev->block_shift;
 	le32_put(&id.anagrpid, ana_identify_group(ns));
 	cmd_reply(cmd, &id, sizeof(id));
-	finish(cmd, 0);
+	cmd_finish(cmd, 0);
 }
 
 static void identify_ns_independent(const struct ctrlr *ctrlr, struct cmd *cmd)
@@ -227,7 +222,7 @@ static void identify_ns_independent(const struct ctrlr *ctrlr, struct cmd *cmd)
 	struct nvme_id_ns_independent id = {};
 
 	if (ns == NULL) {
-		finish(cmd, NVME_SC_INVALID_NAMESPACE);
+		cmd_finish(cmd, NVME_SC_INVALID_NAMESPACE);
 		return;
 	}
 	id.nmic = NVME_NMIC_SHARED;
@@ -238,7 +233,7 @@ static void identify_ns_independent(const struct ctrlr *ctrlr, struct cmd *cmd)
 	id.nstat = NVME_NSTAT_READY;
 	le32_put(&id.anagrpid, ana_identify_group(ns));
 	cmd_reply(cmd, &id, sizeof(id));
-	finish(cmd, 0);
+	cmd_finish(cmd, 0);
 }
 
 static void identify_ns_desc(const struct ctrlr *ctrlr, struct cmd *cmd)
@@ -249,7 +244,7 @@ static void identify_ns_desc(const struct ctrlr *ctrlr, struct cmd *cmd)
 	uint8_t *at = page;
 
 	if (ns == NULL) {
-		finish(cmd, NVME_SC_INVALID_NAMESPACE);
+		cmd_finish(cmd, NVME_SC_INVALID_NAMESPACE);
 		return;
 	}
 	for (size_t i = 0; i < ARRAY_LEN(types); i++) {
@@ -260,7 +255,7 @@ static void identify_ns_desc(const struct ctrlr *ctrlr, struct cmd *cmd)
 		at += sizeof(desc) + sizeof(struct uuid);
 	}
 	cmd_reply(cmd, page, sizeof(page));
-	finish(cmd, 0);
+	cmd_finish(cmd, 0);
 }
 
 static void identify_active(const struct ctrlr *ctrlr, struct cmd *cmd)
@@ -270,7 +265,7 @@ static void identify_active(const struct ctrlr *ctrlr, struct cmd *cmd)
 	unsigned n = 0;
 
 	if (after >= NVME_NSID_ALL - 1) {
-		finish(cmd, NVME_SC_INVALID_NAMESPACE);
+		cmd_finish(cmd, NVME_SC_INVALID_NAMESPACE);
 		return;
 	}
 	for (uint64_t nsid = (uint64_t)after + 1;
@@ -279,18 +274,18 @@ static void identify_active(const struct ctrlr *ctrlr, struct cmd *cmd)
 			list[n++] = le32_of((uint32_t)nsid);
 	}
 	cmd_reply(cmd, list, sizeof(list));
-	finish(cmd, 0);
+	cmd_finish(cmd, 0);
 }
 
 /* A page of zeroes for a namespace that exists. */
 static void identify_nothing(const struct ctrlr *ctrlr, struct cmd *cmd)
 {
 	if (subsystem_ns(ctrlr->subsystem, le32_get(cmd->sqe.nsid)) == NULL) {
-		finish(cmd, NVME_SC_INVALID_NAMESPACE);
+		cmd_finish(cmd, NVME_SC_INVALID_NAMESPACE);
 		return;
 	}
 	cmd_reply(cmd, "", 1);
-	finish(cmd, 0);
+	cmd_finish(cmd, 0);
 }
 
 void identify_execute(struct ctrlr *ctrlr, struct cmd *cmd)
@@ -300,7 +295,7 @@ void identify_execute(struct ctrlr *ctrlr, struct cmd *cmd)
 	bool is_discovery = ctrlr->subsystem->is_discovery;
 
 	if (cmd->dir != CMD_C2H || cmd->len < NVME_IDENTIFY_SIZE) {
-		finish(cmd, NVME_SC_DATA_SGL_LENGTH_INVALID);
+		cmd_finish(cmd, NVME_SC_DATA_SGL_LENGTH_INVALID);
 		return;
 	}
 	cmd->len = NVME_IDENTIFY_SIZE;
@@ -309,7 +304,7 @@ void identify_execute(struct ctrlr *ctrlr, struct cmd *cmd)
 		return;
 	}
 	if (is_discovery || (csi != 0 && cns >= NVME_CNS_CS_NS && cns <= NVME_CNS_CS_ACTIVE_NS)) {
-		finish(cmd, NVME_SC_INVALID_FIELD);
+		cmd_finish(cmd, NVME_SC_INVALID_FIELD);
 		return;
 	}
 	switch (cns) {
@@ -333,7 +328,7 @@ void identify_execute(struct ctrlr *ctrlr, struct cmd *cmd)
 		identify_ns_independent(ctrlr, cmd);
 		break;
 	default:
-		finish(cmd, NVME_SC_INVALID_FIELD);
+		cmd_finish(cmd, NVME_SC_INVALID_FIELD);
 		break;
 	}
 }

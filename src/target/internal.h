@@ -527,7 +527,7 @@ void ana_identify_ctrl(const struct subsystem *ss, struct nvme_id_ctrl *id);
 /* What Identify Namespace says: 0 without ANA. */
 uint32_t ana_identify_group(const struct ns *ns);
 /* The log page, malloc'd; NULL: no memory. Only with ANA. */
-void *ana_log(struct ctrlr *ctrlr, bool is_kept, bool is_groups_only, size_t *ret_size);
+void *ana_log(const struct ctrlr *ctrlr, bool is_groups_only, size_t *ret_size);
 /* On the reactor: why a command's group is blocked, as NVMe status. */
 uint16_t ana_io_status(const struct cmd *cmd);
 
@@ -603,6 +603,8 @@ struct nvme_discovery_log *discovery_log(struct target *target, const struct ctr
 					 const struct conn *conn, size_t *ret_size);
 /* Send a command that the primary finished back to its reactor. */
 void cmd_return(struct cmd *cmd);
+/* The same with a status, to which an error adds that trying again is in vain. */
+void cmd_finish(struct cmd *cmd, uint16_t status);
 /* Give @len bytes at @data to the host, cut to what it asked for. */
 void cmd_reply(struct cmd *cmd, const void *data, size_t len);
 
@@ -695,8 +697,9 @@ uint16_t resv_feature_get(const struct ctrlr *ctrlr, const struct cmd *cmd, uint
 uint16_t resv_feature_mask(struct ctrlr *ctrlr, const struct cmd *cmd, uint32_t value);
 /* RESCAP of Identify Namespace. */
 uint8_t resv_capabilities(const struct ns *ns);
-/* Log page 80h: the oldest notification, taken out unless @is_kept; NULL: no memory. */
-void *resv_log_page(struct ctrlr *ctrlr, bool is_kept, size_t *ret_size);
+/* Log page 80h: the oldest notification; NULL: no memory. And: it was read, it goes. */
+void *resv_log_page(const struct ctrlr *ctrlr, size_t *ret_size);
+void resv_log_read(struct ctrlr *ctrlr);
 /* A controller level reset. */
 void resv_log_reset(struct ctrlr *ctrlr);
 

@@ -24,12 +24,6 @@
 
 #include "target/internal.h"
 
-static void finish(struct cmd *cmd, uint16_t status)
-{
-	cmd->status = status == 0 ? 0 : status | NVME_STATUS_DNR;
-	cmd_return(cmd);
-}
-
 /* ---- pages: malloc'd, size in *ret_size; NULL: no memory ------------------------------------ */
 
 static void add_le128(uint8_t field[16], uint64_t value)
@@ -90,7 +84,7 @@ static void *page_firmware(size_t *ret_size)
 	return log;
 }
 
-static void *page_changed(struct ctrlr *ctrlr, bool is_kept, size_t *ret_size)
+static void *page_changed(const struct ctrlr *ctrlr, size_t *ret_size)
 {
 	struct le32 *log = calloc(NVME_CHANGED_NS_MAX, sizeof(*log));
 	unsigned n = 0;
@@ -101,11 +95,6 @@ static void *page_changed(struct ctrlr *ctrlr, bool is_kept, size_t *ret_size)
 	for (uint32_t i = 0; i < TARGET_NAMESPACES_MAX; i++) {
 		if (ctrlr->changed[i / 8] & 1 << i % 8)
 			log[n++] = le32_of(i + 1);
-	}
-	if (!is_kept) {
-		memset(ctrlr->changed, 0, sizeof(ctrlr->changed));
-		ctrlr->is_ns_event_due = false;
-		ctrlr->is_ns_event_masked = false;
 	}
 	return log;
 }
@@ -139,24 +128,39 @@ static void *page_effects(size_t *ret_size)
 	return log;
 }
 
-static void *page_discovery(struct ctrlr *ctrlr, const struct cmd *cmd, bool is_kept,
-			    size_t *ret_size)
+/* The host has read a page, and did not ask to keep what it was told of (RAE). */
+static void page_was_read(struct ctrlr *ctrlr, uint8_t lid)
 {
-	if (!is_kept) {
+	switch (lid) {
+	case NVME_LOG_CHANGED_NS:
+		memset(ctrlr->changed, 0, sizeof(ctrlr->changed));
+		ctrlr->is_ns_event_due = false;
+		ctrlr->is_ns_event_masked = false;
+		break;
+	case NVME_LOG_ANA:
+		ctrlr->is_ana_event_due = false;
+		ctrlr->is_ana_event_masked = false;
+		break;
+	case NVME_LOG_DISCOVERY:
 		ctrlr->is_disc_event_due = false;
 		ctrlr->is_disc_event_masked = false;
+		break;
+	case NVME_LOG_RESERVATION:
+		resv_log_read(ctrlr);
+		break;
+	default:
+		break;
 	}
-	return discovery_log(ctrlr->subsystem->target, ctrlr, cmd->conn, ret_size);
 }
 
 /* ---- the command ---------------------------------------------------------------------------- */
 
 /* 0 and the page, or an NVMe status. */
-static uint16_t make_page(struct ctrlr *ctrlr, struct cmd *cmd, void **ret_page, size_t *ret_size)
+static uint16_t make_page(const struct ctrlr *ctrlr, const struct cmd *cmd, void **ret_page,
+			  size_t *ret_size)
 {
 	uint32_t cdw10 = le32_get(cmd->sqe.cdw10);
 	bool is_discovery = ctrlr->subsystem->is_discovery;
-	bool is_kept = cdw10 >> 15 & 1; /* RAE */
 	uint8_t lid = (uint8_t)cdw10;
 
 	if (lid == NVME_LOG_ANA && ctrlr->subsystem->ana == NULL)
@@ -185,19 +189,19 @@ static uint16_t make_page(struct ctrlr *ctrlr, struct cmd *cmd, void **ret_page,
 		*ret_page = page_firmware(ret_size);
 		break;
 	case NVME_LOG_CHANGED_NS:
-		*ret_page = page_changed(ctrlr, is_kept, ret_size);
+		*ret_page = page_changed(ctrlr, ret_size);
 		break;
 	case NVME_LOG_EFFECTS:
 		*ret_page = page_effects(ret_size);
 		break;
 	case NVME_LOG_ANA:
-		*ret_page = ana_log(ctrlr, is_kept, cdw10 & NVME_ANA_LOG_GROUPS_ONLY, ret_size);
+		*ret_page = ana_log(ctrlr, cdw10 & NVME_ANA_LOG_GROUPS_ONLY, ret_size);
 		break;
 	case NVME_LOG_DISCOVERY:
-		*ret_page = page_discovery(ctrlr, cmd, is_kept, ret_size);
+		*ret_page = discovery_log(ctrlr->subsystem->target, ctrlr, cmd->conn, ret_size);
 		break;
 	case NVME_LOG_RESERVATION:
-		*ret_page = resv_log_page(ctrlr, is_kept, ret_size);
+		*ret_page = resv_log_page(ctrlr, ret_size);
 		break;
 	default:
 		return NVME_SC_INVALID_LOG_PAGE;
@@ -207,8 +211,8 @@ static uint16_t make_page(struct ctrlr *ctrlr, struct cmd *cmd, void **ret_page,
 
 void log_execute(struct ctrlr *ctrlr, struct cmd *cmd)
 {
-	uint64_t numd = (le32_get(cmd->sqe.cdw10) >> 16) |
-			(uint64_t)(le32_get(cmd->sqe.cdw11) & 0xffff) << 16;
+	uint32_t cdw10 = le32_get(cmd->sqe.cdw10);
+	uint64_t numd = (cdw10 >> 16) | (uint64_t)(le32_get(cmd->sqe.cdw11) & 0xffff) << 16;
 	uint64_t len = (numd + 1) * sizeof(struct le32);
 	uint64_t off = le32_get(cmd->sqe.cdw12) | (uint64_t)le32_get(cmd->sqe.cdw13) << 32;
 	CLEANUP(freep) void *page = NULL;
@@ -216,11 +220,11 @@ void log_execute(struct ctrlr *ctrlr, struct cmd *cmd)
 	uint16_t status;
 
 	if (cmd->dir != CMD_C2H || len > cmd->len) {
-		finish(cmd, NVME_SC_DATA_SGL_LENGTH_INVALID);
+		cmd_finish(cmd, NVME_SC_DATA_SGL_LENGTH_INVALID);
 		return;
 	}
 	if (off % sizeof(struct le32) != 0) {
-		finish(cmd, NVME_SC_INVALID_FIELD);
+		cmd_finish(cmd, NVME_SC_INVALID_FIELD);
 		return;
 	}
 	status = make_page(ctrlr, cmd, &page, &size);
@@ -229,7 +233,9 @@ void log_execute(struct ctrlr *ctrlr, struct cmd *cmd)
 	if (status == 0) {
 		cmd->len = (uint32_t)len;
 		cmd_reply(cmd, (uint8_t *)page + off, size - off);
+		if (!(cdw10 & NVME_LOG_RAE))
+			page_was_read(ctrlr, (uint8_t)cdw10);
 	}
-	finish(cmd, status);
+	cmd_finish(cmd, status);
 	ctrlr_send_events(ctrlr);
 }

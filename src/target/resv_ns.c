@@ -350,10 +350,10 @@ void resv_log_reset(struct ctrlr *ctrlr)
 	ctrlr->is_resv_event_masked = false;
 }
 
-void *resv_log_page(struct ctrlr *ctrlr, bool is_kept, size_t *ret_size)
+void *resv_log_page(const struct ctrlr *ctrlr, size_t *ret_size)
 {
 	struct nvme_resv_log *page = calloc(1, sizeof(*page));
-	struct resv_log *log = &ctrlr->resv_log;
+	const struct resv_log *log = &ctrlr->resv_log;
 
 	*ret_size = sizeof(*page);
 	if (page == NULL)
@@ -366,14 +366,18 @@ void *resv_log_page(struct ctrlr *ctrlr, bool is_kept, size_t *ret_size)
 		page->available = (uint8_t)(log->used - 1);
 		le32_put(&page->nsid, entry->nsid);
 	}
-	if (!is_kept) {
-		ctrlr->is_resv_event_masked = false;
-		if (log->used > 0) {
-			log->first = (log->first + 1) % RESV_LOG_MAX;
-			log->used--;
-		}
-	}
 	return page;
+}
+
+void resv_log_read(struct ctrlr *ctrlr)
+{
+	struct resv_log *log = &ctrlr->resv_log;
+
+	ctrlr->is_resv_event_masked = false;
+	if (log->used == 0)
+		return;
+	log->first = (log->first + 1) % RESV_LOG_MAX;
+	log->used--;
 }
 
 static void announce(const struct ns *ns, const struct resv_effects *fx)

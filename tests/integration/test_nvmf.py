@@ -560,3 +560,15 @@ def test_bench_takes_a_second_uri_as_a_path(ashlar):
     assert [d["uri"] for d in got["devices"]] == uris[:1]
     assert got["reads"] + got["writes"] == 2001
     assert got["errors"] == 0
+
+
+def test_16_namespaces_at_once(ashlar):
+    """Every second one of 4 KiB blocks, over two cores and with digests: data of one namespace in
+    another would be foreign to it, as each has a seed of its own."""
+    count = 16
+    target = export(ashlar, uris=[f"malloc:///m{i}?size_mb=4&blk_size={512 << i % 2 * 3}"
+                                  for i in range(count)])
+    uris = [url(target.port, f"?hdgst&ddgst&nsid={i + 1}") for i in range(count)]
+    got = ashlar.json("bench", *uris, "--rw", "randrw", "--bs", "16k", "--verify", "--qd", 8,
+                      "--time", 1, *cores(2))
+    assert got["errors"] == 0 and len(got["devices"]) == count

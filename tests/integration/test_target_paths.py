@@ -203,6 +203,20 @@ def test_event(target):
             assert h.aer not in h.admin.done
 
 
+def test_a_refused_read_reads_nothing(target):
+    """An offset behind the end of a page: what it tells of is not taken for told."""
+    with Host(target.ports[0]) as host:
+        host.admin.set_feature(0x0B, NS_EVENT)
+        aer = host.admin.submit(sqe(0x0C))
+        target("group", NQN, 2, 3)
+        host.admin.wait(aer)
+        with pytest.raises(NvmeError, match="status 0x4002"):  # Invalid Field, do not retry
+            host.admin.log_page(4, 8, off=1 << 20)
+        assert struct.unpack("<2I", host.admin.log_page(4, 8)) == (2, 0)
+        assert struct.unpack("<2I", host.admin.log_page(4, 8)) == (0, 0)
+        target("group", NQN, 2, 1)
+
+
 def test_a_reset_forgets_events(target):
     """An event that was sent before the reset does not mask the one after it."""
     with Host(target.ports[0]) as host:

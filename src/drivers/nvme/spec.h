@@ -587,6 +587,8 @@ struct nvme_ana_group {
 };
 static_assert(sizeof(struct nvme_ana_group) == 32, "Base 5.16.1.13");
 
+enum { NVME_LOG_RAE = 1 << 15 }; /* dword 10, 5.16.1: the event stays */
+
 enum {
 	NVME_ANA_LOG_GROUPS_ONLY = 1 << 8, /* RGO: bit 0 of LSP, in dword 10 */
 	NVME_ANACAP_ALL_STATES = 0x1f,     /* each of the five is reported */
