@@ -54,7 +54,7 @@ struct mirror {
 	struct uuid uuid;
 	enum nexus_label label;
 	bool is_exact, is_round_robin;
-	bool has_far;    /* some replica is far */
+	bool has_far;              /* some replica is far */
 	uint64_t size;             /* bytes asked */
 	uint64_t nblocks;          /* of the nexus, as it was last seen */
 	uint64_t data_start, tail; /* of a child, blocks */
