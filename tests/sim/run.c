@@ -202,11 +202,12 @@ static void print_mirror(void)
 	       " scrubs; %" PRIu64 " resized, %" PRIu64 " blocks mended, %" PRIu64
 	       " overlaps; %" PRIu64 " shortages of space, %" PRIu64
 	       " children retired by them, %" PRIu64 " writes refused; far: %" PRIu64
-	       " connections lost, %" PRIu64 " restarts, %" PRIu64 " crashes\n",
+	       " connections lost, %" PRIu64 " restarts, %" PRIu64 " crashes; %" PRIu64
+	       " times too slow\n",
 	       s->epochs, s->quiet, s->shutdowns, s->destroys, s->kills, s->kill_cuts, s->self_ends,
 	       s->frozen, s->cuts, s->removals, s->child_ops, s->rebuilds, s->partial,
 	       s->rebuild_ops, s->scrubs, s->resizes, s->repairs, s->overlaps, s->shortages,
-	       s->full_children, s->told_full, s->drops, s->restarts, s->crashes);
+	       s->full_children, s->told_full, s->drops, s->restarts, s->crashes, s->timeouts);
 }
 
 /* What many seeds of mirrors must have met besides pairs of faults and states; printed. */
@@ -234,6 +235,7 @@ static unsigned mirror_missing(void)
 		{ "a child retired for want of space", s->full_children },
 		{ "a write refused for want of space", s->told_full },
 		{ "a connection that was lost", s->drops },
+		{ "a child that took too long", s->timeouts },
 	};
 	unsigned missing = 0;
 
