@@ -13,7 +13,7 @@
  * A child is named by the URI it was given by, as `nexus` shows it.
  *
  * Nothing that takes long is waited for: a rebuild and a scrub are started, and asked about with
- * `rebuilds` and `scrub`, because one command at a time runs (export_control.c).
+ * `rebuilds` and `scrub`.
  *
  * Events are kept in a ring of EVENTS_MAX, numbered from 1 on. Who wants to follow asks for those
  * after the last number seen; a gap in the numbers says that it asked too late. Rejected: a line
@@ -30,6 +30,7 @@
 #include "base/log.h"
 #include "base/units.h"
 #include "cli/export.h"
+#include "cli/json_text.h"
 #include "nexus/rebuild.h"
 #include "nexus/scrub.h"
 
@@ -184,14 +185,15 @@ static json_t *json_child(struct nexus *nx, const struct nexus_child_info *c)
 	int progress = nexus_rebuild_progress(nx, c->uri);
 	char uuid[UUID_TEXT_SIZE];
 	json_t *object = json_pack(
-		"{s:s, s:s, s:s, s:s, s:s, s:s, s:b, s:b, s:o, s:o, s:I, s:I}", "uri", c->uri,
-		"device", c->device_name, "uuid", uuid_to_text(&c->uuid, uuid), "state",
-		child_state_name(c->state), "health", child_health_name(c->health), "reason",
-		nexus_reason_name(c->reason), "synced", c->is_synced, "local", c->is_local,
-		"missed_segments", c->has_io_log ? json_number(c->missed_segments) : json_null(),
-		"rebuild_progress", progress >= 0 ? json_number((uint64_t)progress) : json_null(),
-		"read_errors", (json_int_t)c->read_errors, "write_errors",
-		(json_int_t)c->write_errors);
+		"{s:o, s:o, s:s, s:s, s:s, s:s, s:o, s:b, s:b, s:o, s:o, s:I, s:I}", "uri",
+		json_text(c->uri), "device", json_text(c->device_name), "uuid",
+		uuid_to_text(&c->uuid, uuid), "state", child_state_name(c->state), "health",
+		child_health_name(c->health), "reason", nexus_reason_name(c->reason), "why",
+		json_text(c->why[0] != '\0' ? c->why : NULL), "synced", c->is_synced, "local",
+		c->is_local, "missed_segments",
+		c->has_io_log ? json_number(c->missed_segments) : json_null(), "rebuild_progress",
+		progress >= 0 ? json_number((uint64_t)progress) : json_null(), "read_errors",
+		(json_int_t)c->read_errors, "write_errors", (json_int_t)c->write_errors);
 
 	if (object != NULL)
 		json_add_latency(object, c->device_name);
@@ -209,9 +211,9 @@ static json_t *json_nexus(struct nexus *nx)
 	for (unsigned i = 0; nexus_child_info(nx, i, &child); i++)
 		(void)json_array_append_new(children, json_child(nx, &child));
 	return json_pack(
-		"{s:s, s:s, s:s, s:s, s:s, s:b, s:I, s:I, s:I, s:s, s:i, s:I, s:I, s:I, s:I, s:I, "
+		"{s:o, s:s, s:s, s:s, s:s, s:b, s:I, s:I, s:I, s:s, s:i, s:I, s:I, s:I, s:I, s:I, "
 		"s:I, s:o}",
-		"name", info.name, "uuid", uuid_to_text(&info.uuid, uuid), "device_uuid",
+		"name", json_text(info.name), "uuid", uuid_to_text(&info.uuid, uuid), "device_uuid",
 		uuid_to_text(&info.device_uuid, device_uuid), "state", nexus_state_name(info.state),
 		"status", nexus_status_name(info.status), "frozen", info.is_frozen, "size",
 		(json_int_t)info.device_size, "size_asked", (json_int_t)info.size, "block_size",
@@ -230,9 +232,8 @@ static json_t *json_rebuild(const char *child, const char *source, const struct 
 	uint64_t run_ns = s->start_ns != 0 && end_ns > s->start_ns ? end_ns - s->start_ns : 0;
 	uint64_t bs = s->block_size;
 
-	return json_pack("{s:s, s:o, s:s, s:b, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:i}",
-			 "child", child, "source",
-			 source != NULL ? json_string(source) : json_null(), "state",
+	return json_pack("{s:o, s:o, s:s, s:b, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:i}",
+			 "child", json_text(child), "source", json_text(source), "state",
 			 rebuild_state_name(s->state), "partial", s->is_partial, "progress",
 			 (int)s->progress, "bytes_total", (json_int_t)(s->blocks_total * bs),
 			 "bytes_recovered", (json_int_t)(s->blocks_recovered * bs),
@@ -284,7 +285,7 @@ static void rebuilds_of(struct nexus *nx, json_t *jobs, json_t *history)
 
 		if (object != NULL && record->why.code != 0)
 			(void)json_object_set_new(object, "error",
-						  json_string(err_text(&record->why)));
+						  json_text(err_text(&record->why)));
 		(void)json_array_append_new(history, object);
 	}
 }
@@ -637,15 +638,15 @@ static json_t *json_event(const struct event_note *n)
 		[NEXUS_EVENT_MISMATCH] = "mismatch",
 		[NEXUS_EVENT_STORE] = "store",
 	};
-	json_t *object = json_pack("{s:I, s:I, s:s, s:s, s:s, s:s, s:b}", "number",
+	json_t *object = json_pack("{s:I, s:I, s:s, s:o, s:s, s:s, s:b}", "number",
 				   (json_int_t)n->number, "time_ms", (json_int_t)n->time_ms, "type",
-				   types[n->type], "nexus", n->nexus != NULL ? n->nexus : "",
-				   "state", n->state, "status", n->status, "ok", n->is_ok);
+				   types[n->type], "nexus", json_text(n->nexus), "state", n->state,
+				   "status", n->status, "ok", n->is_ok);
 
 	if (object == NULL)
 		return NULL;
 	if (n->child != NULL) {
-		(void)json_object_set_new(object, "child", json_string(n->child));
+		(void)json_object_set_new(object, "child", json_text(n->child));
 		(void)json_object_set_new(object, "health", json_string(n->health));
 		(void)json_object_set_new(object, "reason", json_string(n->reason));
 	}
@@ -684,6 +685,21 @@ void export_nexus_release(struct device *dev)
 	nexus_info(nx, &info);
 	if (info.is_frozen && nexus_shutdown(nx, &ne) != 0)
 		log_warn("nexus %s: %s, continuing", info.name, err_text(&ne.err));
+}
+
+void export_nexus_release_all(void)
+{
+	struct nexus *nx = NULL;
+
+	while ((nx = nexus_next(nx)) != NULL) {
+		struct nexus_info info;
+
+		nexus_info(nx, &info);
+		if (!info.is_frozen || info.state != NEXUS_OPEN)
+			continue;
+		export_nexus_release(nexus_device(nx));
+		nx = NULL; /* the list may have changed */
+	}
 }
 
 const struct command nexus_commands[] = {

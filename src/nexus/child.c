@@ -127,6 +127,8 @@ static void child_event(struct desc *desc, const struct device_event *event)
 		(void)nexus_child_fail(child, CHILD_CLOSED, NEXUS_REASON_NONE);
 		break;
 	case DEVICE_FAILED:
+		(void)snprintf(child->why, sizeof(child->why), "%s",
+			       event->why != NULL ? event->why : "");
 		(void)nexus_child_fail(child, CHILD_FAULTED, NEXUS_REASON_ADMIN_FAILED);
 		break;
 	case DEVICE_RESIZED:
@@ -142,6 +144,7 @@ static void child_take_over(struct child *child, const struct device *dev)
 	(void)snprintf(child->device_name, sizeof(child->device_name), "%s", dev->name);
 	if (uuid_is_zero(&child->uuid))
 		child->uuid = dev->uuid;
+	child->why[0] = '\0';
 	child->zeroes_for_unmap = !(dev->ops & IO_BIT(IO_UNMAP)) || !dev->unmap_reads_zero;
 }
 
@@ -332,13 +335,13 @@ int nexus_child_fault(struct nexus *nx, const char *uri, enum nexus_reason reaso
 	result = nx->state == NEXUS_OPEN ? find_child(nx, uri, &child, ne)
 					 : nexus_fail(ne, NEXUS_E_NOT_ALLOWED, "nexus %s is %s",
 						      nx->dev.name, nexus_state_name(nx->state));
-	if (result == 0)
-		result = check_not_last(nx, child, ne);
 	if (result == 0) {
-		uint32_t word;
-
 		errand_wait(&nx->retire); /* it may have fallen a moment ago: is that recorded? */
-		word = atomic_load(&child->word);
+		result = check_not_last(nx, child, ne);
+	}
+	if (result == 0) {
+		uint32_t word = atomic_load(&child->word);
+
 		if (child_state_of(word) == CHILD_OPEN)
 			child_leave(child, CHILD_FAULTED, reason);
 		else if (reason == NEXUS_REASON_OFFLINE_PERMANENT)
@@ -371,12 +374,18 @@ static void child_forget(struct child *child) MAY_SUSPEND
 	nx->child[child->slot] = NULL;
 }
 
-/* It has left. */
-static int child_removed(struct child *child, struct nexus_err *ne) MAY_SUSPEND
+/* It has left, and is on the way out of the record. */
+static int child_drop(struct child *child, struct nexus_err *ne) MAY_SUSPEND
 {
 	struct nexus *nx = child->nx;
 	struct err err = {};
 
+	/* the record keeps the last one healthy, and it may tell of nobody else */
+	if (child->is_healthy && nx->state == NEXUS_OPEN)
+		return nexus_fail(ne, NEXUS_E_REMOVE_LAST_HEALTHY,
+				  "%s is the last healthy child in the record of nexus %s, as the "
+				  "others fell meanwhile: it stays listed",
+				  child->uri, nx->dev.name);
 	marks_lock(nx);
 	child->is_missed_known = false; /* no fold any more */
 	marks_note_missed(child);
@@ -386,11 +395,10 @@ static int child_removed(struct child *child, struct nexus_err *ne) MAY_SUSPEND
 	child_free(child);
 	if (nx->state == NEXUS_OPEN && nexus_persist(nx, false, &err) < 0)
 		nexus_self_shutdown(nx, err_text(&err));
-	if (nx->state != NEXUS_OPEN)
-		return nexus_fail(ne, NEXUS_E_STORE,
-				  "nexus %s ended itself: its record cannot be written",
-				  nx->dev.name);
-	return 0;
+	if (nx->state == NEXUS_OPEN)
+		return 0;
+	return nexus_fail(ne, NEXUS_E_STORE, "nexus %s ended itself: its record cannot be written",
+			  nx->dev.name);
 }
 
 int nexus_child_remove(struct nexus *nx, const char *uri, struct nexus_err *ne)
@@ -406,12 +414,7 @@ int nexus_child_remove(struct nexus *nx, const char *uri, struct nexus_err *ne)
 		result = check_not_last(nx, child, ne);
 	if (result == 0) {
 		child_leave(child, CHILD_CLOSED, NEXUS_REASON_NONE);
-		if (nx->state == NEXUS_OPEN && child->is_healthy)
-			result = nexus_fail(ne, NEXUS_E_REMOVE_LAST_HEALTHY,
-					    "%s became the last healthy child of nexus %s", uri,
-					    nx->dev.name);
-		else
-			result = child_removed(child, ne);
+		result = child_drop(child, ne);
 		nexus_tell_status(nx);
 	}
 	control_end(nx);
@@ -433,6 +436,17 @@ static int child_map(struct child *child, struct nexus_err *ne)
 	return 0;
 }
 
+/* What it misses is known of the replica that left: is this it? */
+static void child_check_missed(struct child *child) MAY_SUSPEND
+{
+	if (!child->is_missed_known || marks_are_on(child, child->head_generation))
+		return;
+	log_warn("nexus %s: child %s does not hold the write-intent records of the replica that "
+		 "left: all of it is copied",
+		 child->nx->dev.name, child->uri);
+	child->is_missed_known = false;
+}
+
 int nexus_child_attach(struct child *child, struct err *err)
 {
 	struct nexus *nx = child->nx;
@@ -440,6 +454,7 @@ int nexus_child_attach(struct child *child, struct err *err)
 
 	if (result < 0)
 		return result;
+	child_check_missed(child);
 	device_quiesce(&nx->dev);
 	/* channels that were made meanwhile; nothing runs now */
 	result = nexus_open_legs(nx, child, err);
@@ -447,6 +462,9 @@ int nexus_child_attach(struct child *child, struct err *err)
 	if (result == 0 && !marks_write_children(nx, child))
 		result = err_set(err, -EIO, "write-intent records cannot be written to %s",
 				 child->uri);
+	/* it came to nothing then, and a child that comes again is no writer before its turn */
+	if (result == 0 && child_state_of(atomic_load(&child->word)) != CHILD_OPEN)
+		result = err_set(err, -ENODEV, "child %s fell", child->uri);
 	child->is_writer = result == 0;
 	nexus_apply(nx);
 	if (result == 0)
@@ -538,6 +556,8 @@ int nexus_child_add(struct nexus *nx, const char *uri, bool is_rebuilt, struct n
 		result = child == NULL ? ne->err.code : child_open(child, ne);
 	}
 	if (result == 0)
+		result = check_serving(nx, ne); /* opening may have taken long */
+	if (result == 0)
 		result = check_fits(nx, child, ne);
 	if (result == 0)
 		result = nexus_reserve(child, ne);
@@ -577,19 +597,6 @@ static bool can_come_back(uint32_t word)
 	}
 }
 
-/* What it misses is known of the replica that left: is this it? */
-static void child_check_missed(struct child *child) MAY_SUSPEND
-{
-	struct nexus *nx = child->nx;
-
-	if (!child->is_missed_known || marks_are_on(child, nx->generation))
-		return;
-	log_warn("nexus %s: child %s does not hold the write-intent records of the replica that "
-		 "left: all of it is copied",
-		 nx->dev.name, child->uri);
-	child->is_missed_known = false;
-}
-
 static int child_online(struct child *child, struct nexus_err *ne) MAY_SUSPEND
 {
 	struct nexus *nx = child->nx;
@@ -608,12 +615,11 @@ static int child_online(struct child *child, struct nexus_err *ne) MAY_SUSPEND
 		result = nexus_reserve(child, ne);
 	if (result == 0)
 		result = child_map(child, ne);
-	if (result < 0) {
+	if (result == 0)
+		result = check_serving(nx, ne); /* all of that may have taken long */
+	if (result < 0 && !child->is_leaving)   /* else the monitor closes it */
 		child_close(child);
-		return result;
-	}
-	child_check_missed(child);
-	return child_start(child, true, ne);
+	return result < 0 ? result : child_start(child, true, ne);
 }
 
 int nexus_child_online(struct nexus *nx, const char *uri, struct nexus_err *ne)

@@ -127,11 +127,13 @@ struct child {
 	uint64_t leaving_ns;   /* reactor clock when the monitor saw it leave; 0: it does not */
 	bool is_cut;           /* leaving, and device_abort() was called */
 	bool is_healthy;       /* as the record has it */
-	uint64_t fault_ns;     /* reactor clock */
+	char why[CHILD_WHY_MAX]; /* what its device said when it failed; "": nothing */
+	uint64_t fault_ns;       /* reactor clock */
 
 	/* What it misses. Set by channels from the failing write on; exact if is_missed_known. */
 	struct segmap missed;
 	bool is_missed_known;               /* false: everything */
+	uint64_t head_generation;           /* its pages carry it if it is what it was; 0: any */
 	uint64_t read_errors, write_errors; /* of channels that are closed */
 };
 
@@ -282,6 +284,7 @@ struct nexus {
 	struct timer monitor_timer; /* looks again: a child that leaves may hang */
 	struct list gone_waiters;   /* child_wait_closed() */
 	_Atomic uint8_t fallen;     /* slots that retire.c has not looked at yet */
+	uint8_t fallen_early;       /* slots that fell before it served */
 	atomic_bool wants_shutdown; /* somebody else holds the reservation */
 	uint64_t generation;
 	struct uuid absent[RECORD_CHILDREN_MAX]; /* recorded once, not given: stale from now on */
@@ -369,9 +372,13 @@ static inline bool errand_is_idle(struct nexus_errand *errand)
 
 /* Any reactor: @child is out, unless it is already. True: this call did it. */
 bool nexus_child_fail(struct child *child, enum child_state state, enum nexus_reason reason);
+/* The same for who sent @child a request of its own: by what its error means for the child. */
+void nexus_child_blame(struct child *child, enum io_op op, uint16_t status);
 /* Any reactor: the other owner won. */
 void nexus_shutdown_ring(struct nexus *nx);
 void nexus_retire_run(struct nexus *nx) MAY_SUSPEND;
+/* It serves from now on: who fell before is retired like anybody else. */
+void nexus_retire_early(struct nexus *nx);
 /* Write the record as is_healthy is now. Bounded tries; -ETIMEDOUT, or the store's error. */
 int nexus_persist(struct nexus *nx, bool is_clean, struct err *err) MAY_SUSPEND WARN_UNUSED;
 /* End at once, on our own: I/O fails, children are closed, nothing is written. */

@@ -541,24 +541,27 @@ static void part_again(struct nexus_channel *nc, struct io *part)
 	struct fork *fork = part->owner;
 	struct io *parent = fork->parent;
 	uint8_t slot = (uint8_t)part->tag;
-	bool is_writer = false;
+	bool is_writer = false, is_sent = false;
 
 	for (uint8_t i = 0; i < nc->nwriters; i++)
 		is_writer |= nc->writers[i] == slot;
 	if (is_writer) {
 		part_prepare(part, &nc->leg[slot], parent,
 			     fork->owns_blocks ? parent->lba + nc->data_start : 0);
-		if (part_send(nc, fork, slot))
-			return;
+		is_sent = part_send(nc, fork, slot);
 	} else {
 		part->status = IO_ABORTED;
 		fork_fail(nc, fork, slot);
 	}
+	fork_let_go(nc, (uint8_t)(1u << slot)); /* fork_again() did not */
+	if (is_sent)
+		return;
 	if (--fork->remaining == 0 && fork_finish(fork) == IO_DONE)
 		io_complete(parent, parent->status);
 }
 
-/* Parts whose child is short of something: later. True: there are some, the fork goes on. */
+/* Parts whose child is short of something: later; it stays until then. True: there are some, the
+ * fork goes on. */
 static bool fork_again(struct nexus_channel *nc, struct fork *fork)
 {
 	uint8_t failed = fork->failed;
@@ -572,7 +575,6 @@ static bool fork_again(struct nexus_channel *nc, struct fork *fork)
 		    child_verdict(part->op, part->status).action != CHILD_AGAIN)
 			continue;
 		fork->failed &= (uint8_t) ~(1u << slot);
-		fork_let_go(nc, (uint8_t)(1u << slot));
 		fork->remaining++;
 		(void)again_later(nc, part);
 	}

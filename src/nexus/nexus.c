@@ -25,6 +25,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/identity.h"
 #include "base/log.h"
 #include "base/units.h"
 #include "device/emulate.h"
@@ -128,6 +129,7 @@ bool nexus_child_info(struct nexus *nx, unsigned index, struct nexus_child_info 
 		.state = child_state_of(word),
 		.health = child_health_of(child),
 		.reason = child_reason_of(word),
+		.why = child->why,
 		.is_synced = child_is_healthy(child),
 		.is_local = child->is_local,
 		.has_io_log = !child_is_healthy(child) && child->is_missed_known,
@@ -314,7 +316,9 @@ static struct nexus *nexus_new(const struct nexus_opts *opts)
 	nx->dev.driver = &driver_nexus;
 	(void)snprintf(nx->dev.name, sizeof(nx->dev.name), "%s", opts->name);
 	nx->uuid = opts->uuid;
-	if (uuid_is_zero(&nx->uuid))
+	if (uuid_is_zero(&nx->uuid) && opts->info_key != NULL)
+		identity_derive("nexus", opts->info_key, &nx->uuid); /* the same next time */
+	else if (uuid_is_zero(&nx->uuid))
 		uuid_random(&nx->uuid);
 	nx->dev.uuid = uuid_from_text(opts->name, &name_uuid, NULL) == 0 ? name_uuid : nx->uuid;
 	nx->size = opts->size;
@@ -343,6 +347,20 @@ static struct nexus *nexus_new(const struct nexus_opts *opts)
 	return nx;
 }
 
+/* A node that is down: is there another way? */
+static void explain_unreachable(struct nexus_err *ne, unsigned nchildren)
+{
+	static const int codes[] = { ECONNREFUSED, ECONNRESET,  ETIMEDOUT, EHOSTUNREACH,
+				     EHOSTDOWN,    ENETUNREACH, ENOTCONN };
+
+	for (size_t i = 0; i < ARRAY_LEN(codes) && nchildren > 1; i++) {
+		if (ne->err.code == -codes[i])
+			(void)err_hint(&ne->err, "all children must be there; without this one in "
+						 "the list the others serve, and it is added again "
+						 "when it is back");
+	}
+}
+
 /* All of them, or none. */
 static int open_children(struct nexus *nx, const struct nexus_opts *opts, struct nexus_err *ne)
 {
@@ -357,8 +375,10 @@ static int open_children(struct nexus *nx, const struct nexus_opts *opts, struct
 			return ne->err.code;
 		nx->child[child->slot] = child;
 		nx->order[nx->nchildren++] = child->slot;
-		if (child_open(child, ne) < 0)
+		if (child_open(child, ne) < 0) {
+			explain_unreachable(ne, opts->nchildren);
 			return ne->err.code;
+		}
 		if (device_size(child->desc->dev) < opts->size) {
 			atomic_store(&child->word,
 				     child_word(CHILD_CONFIG_INVALID, NEXUS_REASON_NONE, false));
@@ -473,6 +493,7 @@ static int serve(struct nexus *nx, struct nexus_err *ne) MAY_SUSPEND
 	}
 	nx->is_registered = true;
 	nx->state = NEXUS_OPEN;
+	nexus_retire_early(nx);
 	if (desc_open(&nx->dev, &opts, &nx->self, err) < 0) {
 		(void)nexus_fail(ne, NEXUS_E_INTERNAL, "nexus %s", nx->dev.name);
 		return device_remove(&nx->dev, NULL) < 0 ? -EIO : -ENOMEM;
@@ -601,6 +622,7 @@ int nexus_shutdown(struct nexus *nx, struct nexus_err *ne)
 	if (nx->state != NEXUS_OPEN)
 		return nexus_fail(ne, NEXUS_E_NOT_ALLOWED, "nexus %s is %s", nx->dev.name,
 				  nexus_state_name(nx->state));
+	device_pin(&nx->dev); /* who destroys it meanwhile waits */
 	nx->state = NEXUS_SHUTTING_DOWN;
 	nexus_tell_status(nx);
 	nexus_end_io(nx); /* an operation under way may wait for I/O that is held */
@@ -616,6 +638,7 @@ int nexus_shutdown(struct nexus *nx, struct nexus_err *ne)
 	nx->state = NEXUS_SHUTDOWN;
 	nexus_tell_status(nx);
 	control_end(nx);
+	device_unpin(&nx->dev);
 	return 0;
 }
 
@@ -744,6 +767,17 @@ static int resv_of_uri(struct uri *uri, struct nexus_opts *opts, struct err *err
 	return result;
 }
 
+/* No uuid given: the same each time, as hosts, and the notes on the children, know it by it. */
+static void uuid_of_name(void *arg)
+{
+	struct nexus_opts *opts = arg;
+	char machine[IDENTITY_WHAT_MAX], name[DEVICE_NAME_MAX + 8];
+
+	identity_machine(machine, sizeof(machine));
+	(void)snprintf(name, sizeof(name), "nexus:%s", opts->name);
+	identity_derive(machine, name, &opts->uuid);
+}
+
 static int args_of_uri(struct uri *uri, struct create_args *args, struct err *err)
 {
 	static const char *const labels[] = { "v1", "v2" }, *const picks[] = { "load",
@@ -779,9 +813,11 @@ static int args_of_uri(struct uri *uri, struct create_args *args, struct err *er
 		return result;
 	if (children == NULL)
 		return err_set(err, -EINVAL, "a nexus wants children=URI,URI");
-	/* a random uuid would not find the record again */
-	if (args->opts.info_key == NULL && uuid_is_zero(&args->opts.uuid))
-		args->opts.info_key = args->opts.name;
+	if (uuid_is_zero(&args->opts.uuid)) {
+		if (args->opts.info_key == NULL)
+			args->opts.info_key = args->opts.name;
+		task_blocking(uuid_of_name, &args->opts);
+	}
 	args->text = strdup(children);
 	if (args->text == NULL)
 		return err_set(err, -ENOMEM, "no memory for a nexus");

@@ -30,6 +30,7 @@ enum {
 	NEXUS_CNTLID_MAX = 0xffef, /* NVMe Base 2.0, 5.17.2.1: the rest of the range is reserved */
 	CHILD_AGAIN_MAX = 20,      /* how often a child may ask for patience in one request */
 	CHILD_AGAIN_MS = 50,       /* milliseconds between two of them */
+	CHILD_WHY_MAX = 160,       /* bytes of what a device said when it failed */
 };
 
 #define NEXUS_PRODUCT   "Nexus CAS Driver v0.0.1"
@@ -232,6 +233,7 @@ struct nexus_child_info {
 	enum child_state state;
 	enum child_health health;
 	enum nexus_reason reason;
+	const char *why; /* for people, beside the reason; "": nothing is known */
 	bool is_synced;
 	bool is_local;
 	bool has_io_log;          /* what it misses is known: a rebuild can be partial */

@@ -86,6 +86,28 @@ ENGINE_TEST(compare_and_write_is_made_for_all_legs)
 	nexus_unmake();
 }
 
+/* What a child lends goes on to be seen, and with it writes that other children do not have yet. */
+ENGINE_TEST(what_is_read_is_a_copy)
+{
+	static uint8_t buf[8 * BLOCK], back[8 * BLOCK];
+	struct io_loan loan;
+
+	if (!nexus_make(2))
+		return;
+	fill(buf, sizeof(buf), 4);
+	CHECK_EQ(do_io(&o, IO_WRITE, 100, 8, buf, 0), IO_OK);
+	for (unsigned i = 0; i < 2; i++) { /* of each child */
+		memset(back, 0, sizeof(back));
+		io_offer(&o.io, &loan);
+		CHECK_EQ(do_io(&o, IO_READ, 100, 8, back, IO_BORROW), IO_OK);
+		CHECK(!io_is_lent(&o.io));
+		CHECK(o.io.flags & IO_BORROW); /* the owner's request is as it was */
+		CHECK_MEM(back, buf, sizeof(buf));
+		io_return(&o.io);
+	}
+	nexus_unmake();
+}
+
 /* ---- failing children ----------------------------------------------------------------------- */
 
 ENGINE_TEST(a_failing_leg_is_retired_and_the_host_sees_nothing)
@@ -189,6 +211,24 @@ ENGINE_TEST(a_medium_error_is_repaired_and_the_child_stays)
 	CHECK_EQ(child_do("c1", IO_READ, 10340, 8, back), IO_OK);
 	CHECK_MEM(back, buf, sizeof(buf));
 	CHECK_EQ(fault_remove(fault, NULL), 0);
+	nexus_unmake();
+}
+
+/* One cannot read its medium, the other falls: the blocks are lost, and that is the answer. */
+ENGINE_TEST(who_falls_has_no_say_about_the_blocks)
+{
+	static uint8_t buf[BLOCK];
+
+	if (!nexus_make(2))
+		return;
+	inject("inject://c1?op=read&stage=completion&method=status-nvme-2-81&retries=1");
+	inject("inject://c0?op=read&stage=completion&retries=1");
+	CHECK_EQ(nx->child[0]->is_local, nx->child[1]->is_local); /* so the second is asked first */
+	CHECK_EQ(do_io(&o, IO_READ, 100, 1, buf, 0), IO_READ_ERROR);
+	settle_down();
+	CHECK_EQ(child_info(0).state, CHILD_FAULTED);
+	CHECK_EQ(child_info(1).health, CHILD_HEALTH_ONLINE);
+	fault_remove_all();
 	nexus_unmake();
 }
 
@@ -525,6 +565,33 @@ ENGINE_TEST(a_reservation_conflict_ends_the_nexus)
 	nexus_info(nx, &info);
 	CHECK_EQ(info.state, NEXUS_SHUTDOWN);
 	CHECK_EQ(recorded(1), 1);
+	fault_remove_all();
+	nexus_unmake();
+}
+
+/* What is mended is written, too: the record may be another owner's by then. */
+ENGINE_TEST(a_reservation_conflict_of_a_repair_ends_the_nexus)
+{
+	static uint8_t buf[8 * BLOCK], back[8 * BLOCK];
+	char before[RECORD_TEXT_MAX];
+	struct nexus_info info;
+
+	if (!nexus_make(2))
+		return;
+	CHECK_EQ(do_io(&o, IO_WRITE, 100, 8, buf, 0), IO_OK);
+	memcpy(before, fake.text, sizeof(before));
+	inject("inject://c1?op=read&stage=completion&method=status-nvme-2-81&retries=1");
+	inject("inject://c1?op=write&stage=completion&method=status-nvme-0-83");
+	for (unsigned i = 0; i < 2; i++) {
+		CHECK_EQ(do_io(&o, IO_READ, 100, 8, back, 0), IO_OK);
+		errand_wait(&nx->mend);
+		errand_wait(&nx->retire);
+		nexus_info(nx, &info);
+		if (info.state != NEXUS_OPEN)
+			break;
+	}
+	CHECK_EQ(info.state, NEXUS_SHUTDOWN);
+	CHECK_STR(fake.text, before);
 	fault_remove_all();
 	nexus_unmake();
 }

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A nexus that is made again, and the marks that tell it what to believe. */
-#include "base/units.h"
 #include "nexus/marks.h"
 #include "nexus/rebuild.h"
 #include "nexus/testing.h"
@@ -186,23 +185,25 @@ ENGINE_TEST(who_could_not_be_marked_is_not_written_to)
 
 ENGINE_TEST(marks_are_kept_and_cleared)
 {
-	static uint8_t buf[BLOCK];
 	struct nexus_info info;
 
 	if (!nexus_make(2))
 		return;
-	nexus_settings.intent_idle_ns = 2000000;
+	nexus_settings.intent_idle_ns = INTENT_IDLE;
 	nexus_info(nx, &info);
 	CHECK_EQ(info.segments_in_flight, 0);
-	for (unsigned i = 0; i < 5; i++)
-		CHECK_EQ(do_io(&o, IO_WRITE, i * 128, 1, buf, 0), IO_OK);
+	touch(0, 5);
+	tick();
 	nexus_info(nx, &info);
-	CHECK_EQ(info.segments_in_flight, 5);
-	while (info.segments_in_flight > 0) {
-		task_yield();
-		nexus_info(nx, &info);
-	}
-	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK);
+	CHECK_EQ(info.segments_in_flight, 5); /* written to since the tick before */
+	touch(0, 1);
+	tick();
+	nexus_info(nx, &info);
+	CHECK_EQ(info.segments_in_flight, 1);
+	tick();
+	nexus_info(nx, &info);
+	CHECK_EQ(info.segments_in_flight, 0);
+	touch(0, 1);
 	nexus_info(nx, &info);
 	CHECK_EQ(info.segments_in_flight, 1);
 	nexus_unmake();
@@ -269,14 +270,14 @@ ENGINE_TEST(who_comes_back_gets_what_others_missed)
 	bases_make(false);
 	if (!remake(3))
 		return;
-	nexus_settings.intent_idle_ns = NS_PER_MS;
+	nexus_settings.intent_idle_ns = INTENT_IDLE;
 	offline(2);
 	touch(0, 2);
 	offline(1);
 	touch(10, 3);
-	while (marks_count(nx) > 0) /* only the pages of what is missed tell of these now */
-		task_yield();
-	nexus_settings.intent_idle_ns = 60 * NS_PER_S;
+	tick();
+	tick();
+	CHECK_EQ(marks_count(nx), 0); /* only the pages of what is missed tell of these now */
 	online(1);
 	nexus_rebuild_wait(nx);
 	crash();
@@ -320,14 +321,6 @@ ENGINE_TEST(what_a_child_missed_stays_known_until_its_rebuild_begins)
 	CHECK_EQ(given[1].nsegments, 6);
 	nexus_unmake_kept();
 	bases_unmake();
-}
-
-static uint64_t flushes(const char *name)
-{
-	struct io_stats stats;
-
-	device_stats(device_lookup(name), &stats);
-	return stats.op[IO_FLUSH].ops;
 }
 
 /* Marks of the last life are forgotten, and what they told of is in the source's cache only. */

@@ -4,6 +4,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 
 import pytest
@@ -293,6 +294,23 @@ def test_a_stale_replica_is_known_after_kill_9(ashlar, query, name):
         assert host.queue(1).read(1, 3, 1, bs=4096)[:3] == b"new"
 
 
+def test_a_volume_without_uuid_stays_the_same_disk(ashlar):
+    """Hosts know it by its uuid, and what was in flight is found by it."""
+    mirror = Mirror(ashlar)
+    uuid = mirror.ok("list")[0]["uuid"]
+    mirror.write(3, os.urandom(4096))
+    mirror.process.kill()
+    mirror.process.communicate()
+    mirror.run()
+    assert mirror.ok("list")[0]["uuid"] == uuid
+    mirror.wait_online()
+    assert mirror.ok("rebuilds")["history"][0]["partial"]
+    mirror.stop()
+    mirror.run()
+    assert mirror.ok("list")[0]["uuid"] == uuid
+    mirror.stop()
+
+
 def test_store_in_a_directory_of_choice(ashlar):
     store = ashlar.dir / "deep" / "store"
     mirror = Mirror(ashlar, "--store", store)
@@ -312,6 +330,17 @@ def test_a_store_that_cannot_be_made_ends_the_command(ashlar):
     done = ashlar("export", "nexus:///v?size=8MiB&children=malloc:///m?size_mb=24", "--listen",
                   "127.0.0.1:0", "--store", ashlar.dir / "file" / "below")
     assert done.returncode == 1 and "another directory" in done.stderr
+
+
+def test_a_replica_that_cannot_be_reached_ends_the_command(ashlar):
+    with socket.socket() as closed:  # bound, and nobody listens
+        closed.bind(("127.0.0.1", 0))
+        remote = f"nvmf://127.0.0.1:{closed.getsockname()[1]}/nqn.2026-11.invalid.ashlar:r"
+        done = ashlar("export", f"nexus:///v?size=8MiB&children=malloc:///m?size_mb=24,{remote}",
+                      "--listen", "127.0.0.1:0")
+    assert done.returncode == 1 and "Connection refused" in done.stderr
+    assert "without this one in the list the others serve" in done.stderr
+    assert not (ashlar.dir / "state").exists() or not list((ashlar.dir / "state").rglob("*.json"))
 
 
 def test_other_commands_keep_a_record_too(ashlar):
