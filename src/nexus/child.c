@@ -628,9 +628,11 @@ static int child_online(struct child *child, struct nexus_err *ne) MAY_SUSPEND
 
 int nexus_child_online(struct nexus *nx, const char *uri, struct nexus_err *ne)
 {
+	struct nexus_err unread = {};
 	struct child *child;
 	int result;
 
+	ne = ne != NULL ? ne : &unread;
 	control_begin(nx);
 	result = check_serving(nx, ne);
 	if (result == 0)

@@ -609,7 +609,7 @@ static int job_start(struct child *child, struct nexus_err *ne) MAY_SUSPEND
 	}
 	if (all == NULL || job == NULL) {
 		free(job);
-		return nexus_fail(ne, NEXUS_E_INTERNAL, "no memory to rebuild child %s",
+		return nexus_fail(ne, NEXUS_E_NO_MEMORY, "no memory to rebuild child %s",
 				  child->uri);
 	}
 	job->nx = nx;
@@ -620,8 +620,8 @@ static int job_start(struct child *child, struct nexus_err *ne) MAY_SUSPEND
 	list_add_tail(&all->jobs, &job->link);
 	if (!is_its_turn(nx) || job_begin(job) == 0)
 		return 0;
-	(void)nexus_fail(ne, NEXUS_E_NOT_ALLOWED, "child %s cannot be rebuilt: %s", child->uri,
-			 err_text(&job->why));
+	(void)nexus_fail(ne, job->why.code == -ENOMEM ? NEXUS_E_NO_MEMORY : NEXUS_E_NOT_ALLOWED,
+			 "child %s cannot be rebuilt: %s", child->uri, err_text(&job->why));
 	job_finish(job, REBUILD_FAILED);
 	return ne != NULL ? ne->err.code : -EPERM;
 }

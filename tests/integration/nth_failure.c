@@ -35,6 +35,7 @@
 #include "device/fault.h"
 #include "engine.h"
 #include "nexus/nexus.h"
+#include "nexus/rebuild.h"
 #include "nth_failure.h"
 #include "reactor/mem.h"
 #include "reactor/stream.h"
@@ -442,6 +443,56 @@ static int act_child_fault(const struct op *op, struct err *err)
 			  &ne, err);
 }
 
+/* What the nexus says of the child: its state, -1 if it has none. */
+static int child_state(const struct op *op)
+{
+	struct nexus_child_info info;
+
+	for (unsigned i = 0; nexus_child_info(nexus_of_device(base), i, &info); i++) {
+		if (strcmp(info.uri, op->other) == 0)
+			return (int)info.state;
+	}
+	return -1;
+}
+
+/* One that was not rebuilt stays listed, and has to be taken away to make it as it was. */
+static int act_child_add(const struct op *op, struct err *err)
+{
+	struct nexus *nx = nexus_of_device(base);
+	struct nexus_err ne = {};
+	int result = nexus_child_add(nx, op->other, true, err != NULL ? &ne : NULL);
+
+	if (result < 0 && child_state(op) >= 0) {
+		(void)nth_disarm();
+		CHECK_EQ(nexus_child_remove(nx, op->other, NULL), 0);
+	}
+	return nexus_said(result, &ne, err);
+}
+
+/* The same; it is offline before. */
+static int act_child_online(const struct op *op, struct err *err)
+{
+	struct nexus_err ne = {};
+	int result = nexus_child_online(nexus_of_device(base), op->other, err != NULL ? &ne : NULL);
+
+	while (result < 0 && device_lookup("c1") != NULL) /* it may have been opened */
+		task_yield();
+	return nexus_said(result, &ne, err);
+}
+
+/* Its rebuild may have failed since: that is told, and tried again. */
+static void undo_child_rebuilt(const struct op *op)
+{
+	struct nexus *nx = nexus_of_device(base);
+
+	nexus_rebuild_wait(nx);
+	if (child_state(op) == CHILD_FAULTED) {
+		CHECK_EQ(nexus_child_online(nx, op->other, NULL), 0);
+		nexus_rebuild_wait(nx);
+	}
+	CHECK_EQ(child_state(op), CHILD_OPEN);
+}
+
 static int act_nexus_shutdown(const struct op *op, struct err *err)
 {
 	struct nexus_err ne = {};
@@ -458,18 +509,6 @@ static int act_nexus_resize(const struct op *op, struct err *err)
 	(void)op;
 	return nexus_said(nexus_resize(nexus_of_device(base), 20 << 20, err != NULL ? &ne : NULL),
 			  &ne, err);
-}
-
-/* What the nexus says of the child: its state, -1 if it has none. */
-static int child_state(const struct op *op)
-{
-	struct nexus_child_info info;
-
-	for (unsigned i = 0; nexus_child_info(nexus_of_device(base), i, &info); i++) {
-		if (strcmp(info.uri, op->other) == 0)
-			return (int)info.state;
-	}
-	return -1;
 }
 
 static void undo_child_faulted(const struct op *op)
@@ -524,6 +563,8 @@ static void setup(const struct op *op)
 	}
 	if (op->act == act_fault_remove)
 		CHECK_EQ(fault_add(op->other, &err), 0);
+	if (op->act == act_child_online)
+		CHECK_EQ(act_child_fault(op, &err), 0);
 	if (op->act == act_connect) {
 		struct listener_opts opts = { .host = op->other, .accepted = close_at_once };
 
@@ -992,6 +1033,8 @@ TEST(nth_nexus)
 		{ "create nexus", NULL, NEXUS, act_create, undo_create },
 		{ "destroy nexus", NEXUS, NULL, act_destroy, undo_destroy },
 		{ "handles nexus", NEXUS, NULL, act_handle_open, undo_desc_open },
+		{ "add child", NEXUS, CHILD(2), act_child_add, undo_child_rebuilt },
+		{ "child online", NEXUS, CHILD(1), act_child_online, undo_child_rebuilt },
 		{ "remove child", NEXUS, CHILD(1), act_child_remove, undo_child_gone },
 		{ "fault child", NEXUS, CHILD(1), act_child_fault, undo_child_faulted },
 		{ "resize nexus", NEXUS, NULL, act_nexus_resize, undo_nexus_resize },
