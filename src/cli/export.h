@@ -7,8 +7,8 @@
  *   export_control.c  the unix socket and its lines
  *   export_nexus.c    what a nexus can be told there, and its events
  *
- * Thread: operations (export_*) run in tasks, one at a time (export.lock). The control thread is a
- *         thread of its own outside the engine; it reaches the engine through engine_call().
+ * Thread: operations (export_*) run in tasks, one at a time (export.lock) but for listings. The
+ *         control threads are outside the engine; they reach it through engine_call().
  */
 #ifndef ASHLAR_CLI_EXPORT_H
 #define ASHLAR_CLI_EXPORT_H
@@ -23,6 +23,7 @@
 enum {
 	CONTROL_LINE_MAX = 8192, /* bytes of a command, line feed included */
 	CONTROL_CLIENTS_MAX = 16,
+	CONTROL_STOP_S = 10,
 };
 
 struct export_ns {
@@ -130,7 +131,8 @@ void export_events_stop(struct export *e);
 
 /* Binds, then serves from a thread of its own. Any thread; blocks only for local system calls. */
 int control_start(struct export *e, const char *path, struct err *err) WARN_UNUSED;
-/* Waits for the command that runs. Blocks: worker pool. */
-void control_stop(struct export *e);
+/* Waits for the commands that run, CONTROL_STOP_S at most. False: one does not end, and what it has
+ * must stay. Blocks: worker pool. */
+bool control_stop(struct export *e) WARN_UNUSED;
 
 #endif

@@ -10,8 +10,7 @@
  * are needed; reading them has no other effect.
  *
  * The operations take no lock: each is one call of the subsystem, which orders them itself, and
- * none looks at the list of namespaces. The control socket runs one command after the other, so
- * whatever waits for a device that hangs keeps the later ones waiting, for all clients.
+ * none looks at the list of namespaces.
  *
  * Thread: tasks on the primary reactor; reading options any.
  */
@@ -103,6 +102,7 @@ static const struct limit {
 	{ "memory", offsetof(struct target_opts, conn_memory_max), LIMIT_BYTES, false },
 	{ "connect-time", offsetof(struct target_opts, connect_timeout_ms), LIMIT_TIME, false },
 	{ "idle-time", offsetof(struct target_opts, idle_timeout_ms), LIMIT_TIME, true },
+	{ "device-time", offsetof(struct target_opts, device_timeout_ms), LIMIT_TIME, false },
 };
 
 static int limit_value(const struct limit *limit, const char *text, struct target_opts *opts)
@@ -152,7 +152,7 @@ static int limit_parse(const char *text, struct target_opts *opts, struct err *e
 	return err_set(err, -EINVAL,
 		       "--limit %s: write NAME=VALUE; the names are connections, "
 		       "connections-per-host, connections-per-subsystem, hosts, memory, "
-		       "connect-time and idle-time",
+		       "connect-time, idle-time and device-time",
 		       text);
 }
 

@@ -11,27 +11,35 @@
  * for its owner only (mode 0600): who may open it may do all of that. A file that is left over from
  * a process that was killed is replaced; one on which somebody still listens is not.
  *
- * One thread of its own waits in poll() for the listener and up to CONTROL_CLIENTS_MAX clients, and
- * carries each command into the engine with engine_call(), so that commands are tasks like any
- * other control work. It costs nothing while nobody connects. A client that sends garbage, too long
- * a line, or does not read its answers loses its connection, nothing else.
+ * A thread waits for the listener, and each of up to CONTROL_CLIENTS_MAX clients has one, which
+ * carries its commands into the engine with engine_call(), so that commands are tasks like any
+ * other control work. So a command that waits, for a device that hangs say, keeps only its own
+ * client waiting. All this costs nothing while nobody connects. A client that sends garbage, too
+ * long a line, or does not read its answers loses its connection, nothing else.
  *
- * To stop, a byte in a pipe wakes the thread; a command that is running ends first.
+ *	place:  free --accept--> taken, thread runs --its end, a byte in the pipe--> joined, free
+ *
+ * To stop, a byte in the pipe wakes the listening thread, and all sockets are shut down. Commands
+ * that run end first, or the stop gives up after CONTROL_STOP_S.
  *
  * Rejected: reading the socket on the primary reactor: commands are rare, and a state machine per
  * client is more to get wrong than a thread. HTTP or JSON requests: nothing here has structure,
  * and a shell with a socket tool is enough.
  *
- * Thread: control_run() is the thread; struct control is its own once it runs, but for the pipe.
+ * Thread: control_run() and client_run() as said. Places are the listening thread's, and of who
+ *         stops once that has ended; fd and line are the client's while it runs.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <poll.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <time.h>
 
 #include "base/log.h"
 #include "base/units.h"
@@ -46,7 +54,10 @@ enum {
 };
 
 struct client {
-	int fd; /* -1: the place is free */
+	struct control *control;
+	pthread_t thread;
+	atomic_bool has_ended; /* it can be joined */
+	int fd;                /* -1: the place is free */
 	size_t used;
 	char line[CONTROL_LINE_MAX];
 };
@@ -55,6 +66,7 @@ struct control {
 	struct export *e;
 	pthread_t thread;
 	int listener, wake[2];
+	atomic_bool is_stopping;
 	char path[sizeof(((struct sockaddr_un *)0)->sun_path)];
 	struct client clients[CONTROL_CLIENTS_MAX];
 };
@@ -298,38 +310,65 @@ static bool answer(struct control *c, int fd, char *line)
 
 /* ---- clients --------------------------------------------------------------------------------- */
 
-static void client_close(struct client *client)
-{
-	closep(&client->fd);
-	client->used = 0;
-}
-
-static void client_read(struct control *c, struct client *client)
+/* False: the client is gone, or has to go. */
+static bool client_read(struct client *client)
 {
 	char *feed, *from = client->line;
 	ssize_t got = recv(client->fd, client->line + client->used,
 			   sizeof(client->line) - client->used, 0);
 
-	if (got < 0 && (errno == EINTR || errno == EAGAIN))
-		return;
-	if (got <= 0) {
-		client_close(client);
-		return;
-	}
+	if (got < 0 && errno == EINTR)
+		return true;
+	if (got <= 0)
+		return false;
 	client->used += (size_t)got;
 	while ((feed = memchr(from, '\n', client->used)) != NULL) {
 		*feed = '\0';
 		client->used -= (size_t)(feed + 1 - from);
-		if (!answer(c, client->fd, from)) {
-			client_close(client);
-			return;
-		}
+		if (!answer(client->control, client->fd, from))
+			return false;
 		from = feed + 1;
 	}
 	memmove(client->line, from, client->used);
-	if (client->used == sizeof(client->line)) {
-		(void)send_all(client->fd, "error the line is too long\n");
-		client_close(client);
+	if (client->used < sizeof(client->line))
+		return true;
+	(void)send_all(client->fd, "error the line is too long\n");
+	return false;
+}
+
+/* Wakes the listening thread, which takes back the places of those that have ended. */
+static void control_wake(struct control *c)
+{
+	if (write(c->wake[1], "", 1) != 1)
+		log_warn("control socket not woken path=%s: %s", c->path, strerror(errno));
+}
+
+static void *client_run(void *arg)
+{
+	struct client *client = arg;
+
+	while (!atomic_load(&client->control->is_stopping) && client_read(client))
+		;
+	(void)shutdown(client->fd, SHUT_RDWR);
+	atomic_store(&client->has_ended, true);
+	control_wake(client->control);
+	return NULL;
+}
+
+static void client_free(struct client *client)
+{
+	closep(&client->fd);
+	client->used = 0;
+	atomic_store(&client->has_ended, false);
+}
+
+static void control_reap(struct control *c)
+{
+	for (unsigned i = 0; i < CONTROL_CLIENTS_MAX; i++) {
+		if (c->clients[i].fd < 0 || !atomic_load(&c->clients[i].has_ended))
+			continue;
+		(void)pthread_join(c->clients[i].thread, NULL);
+		client_free(&c->clients[i]);
 	}
 }
 
@@ -342,10 +381,16 @@ static void control_accept(struct control *c)
 		return;
 	(void)setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
 	for (unsigned i = 0; i < CONTROL_CLIENTS_MAX; i++) {
-		if (c->clients[i].fd < 0) {
-			c->clients[i].fd = fd;
+		struct client *client = &c->clients[i];
+
+		if (client->fd >= 0)
+			continue;
+		client->fd = fd;
+		client->control = c;
+		if (pthread_create(&client->thread, NULL, client_run, client) == 0)
 			return;
-		}
+		client->fd = -1;
+		break;
 	}
 	(void)send_all(fd, "error too many clients\n");
 	close(fd);
@@ -354,26 +399,20 @@ static void control_accept(struct control *c)
 static void *control_run(void *arg)
 {
 	struct control *c = arg;
-	struct pollfd fds[CONTROL_CLIENTS_MAX + 2];
+	char woken[CONTROL_CLIENTS_MAX];
 
-	for (;;) {
-		fds[0] = (struct pollfd){ .fd = c->wake[0], .events = POLLIN };
-		fds[1] = (struct pollfd){ .fd = c->listener, .events = POLLIN };
-		for (unsigned i = 0; i < CONTROL_CLIENTS_MAX; i++)
-			fds[i + 2] = (struct pollfd){ .fd = c->clients[i].fd, .events = POLLIN };
+	while (!atomic_load(&c->is_stopping)) {
+		struct pollfd fds[] = { { .fd = c->wake[0], .events = POLLIN },
+					{ .fd = c->listener, .events = POLLIN } };
+
 		if (poll(fds, ARRAY_LEN(fds), -1) < 0 && errno != EINTR)
 			break;
-		if (fds[0].revents != 0)
+		if (fds[0].revents != 0 && read(c->wake[0], woken, sizeof(woken)) < 0)
 			break;
-		for (unsigned i = 0; i < CONTROL_CLIENTS_MAX; i++) {
-			if (fds[i + 2].fd >= 0 && fds[i + 2].revents != 0)
-				client_read(c, &c->clients[i]);
-		}
+		control_reap(c);
 		if (fds[1].revents != 0)
 			control_accept(c);
 	}
-	for (unsigned i = 0; i < CONTROL_CLIENTS_MAX; i++)
-		client_close(&c->clients[i]);
 	return NULL;
 }
 
@@ -463,16 +502,33 @@ int control_start(struct export *e, const char *path, struct err *err)
 	return 0;
 }
 
-void control_stop(struct export *e)
+bool control_stop(struct export *e)
 {
 	struct control *c = take(e->control);
+	struct timespec limit;
 
 	if (c == NULL)
-		return;
-	if (write(c->wake[1], "", 1) != 1)
-		log_error("control socket not stopped path=%s: %s, waiting for it", c->path,
-			  strerror(errno));
+		return true;
+	atomic_store(&c->is_stopping, true);
+	control_wake(c);
 	(void)pthread_join(c->thread, NULL);
 	(void)unlink(c->path);
+	(void)clock_gettime(CLOCK_REALTIME,
+			    &limit); /* of waiting; the engine's clock is elsewhere */
+	limit.tv_sec += CONTROL_STOP_S;
+	for (unsigned i = 0; i < CONTROL_CLIENTS_MAX; i++) {
+		if (c->clients[i].fd >= 0)
+			(void)shutdown(c->clients[i].fd, SHUT_RD);
+	}
+	for (unsigned i = 0; i < CONTROL_CLIENTS_MAX; i++) {
+		struct client *client = &c->clients[i];
+
+		if (client->fd < 0)
+			continue;
+		if (pthread_timedjoin_np(client->thread, NULL, &limit) != 0)
+			return false;
+		client_free(client);
+	}
 	control_free(c);
+	return true;
 }

@@ -4,9 +4,10 @@
  *
  *   command (reactor) --msg--> primary: queue of its controller --one task, controllers in turn-->
  *     try the rules on a copy -> refused: nothing happened
+ *       -> rights of some host change: hold the namespace (hold.c); also where that host is not
+ *            connected any more: its last commands may still be with the device
+ *            -> too late: nothing happened
  *       -> the file, if the state is to survive loss of power -> failed: nothing happened
- *       -> rights of some host change: hold new I/O, wait for those with devices; also where
- *            that host is not connected any more: its last commands may still be with one
  *            -> take the copy over; rights per controller; every reactor: is anything reserved
  *            -> Preempt and Abort: end what waits of the hosts that went
  *            -> let I/O go on; what was held is checked again
@@ -220,17 +221,12 @@ static void mark_aborting(const struct ns *ns, const struct resv_effects *fx)
 	}
 }
 
-/* Make @change the state of the namespace, and what hosts may do follow it. */
+/* Make @change the state of the namespace, which is on hold, and what hosts may do follow it. */
 static void rights_swap(struct ns *ns, const struct change *change) MAY_SUSPEND;
 static void rights_swap(struct ns *ns, const struct change *change)
 {
 	struct subsystem *ss = ns->subsystem;
 
-	if (!change->fx.is_abort && !resv_rights_differ(&ns->resv.state, &change->next)) {
-		ns->resv.state = change->next;
-		return;
-	}
-	subsystem_hold(ss);
 	ns->resv.state = change->next;
 	ns_set_rights(ns);
 	if (change->fx.is_abort)
@@ -245,7 +241,6 @@ static void rights_swap(struct ns *ns, const struct change *change)
 		task_call(ss->cores[i].reactor, core_swap_rights, &swap);
 	}
 	ns_set_rights(ns); /* the marks go */
-	subsystem_let_go(ss);
 }
 
 /* ---- disk ----------------------------------------------------------------------------------- */
@@ -401,23 +396,55 @@ static void announce(const struct ns *ns, const struct resv_effects *fx)
 
 /* ---- carrying out --------------------------------------------------------------------------- */
 
-static uint16_t commit(struct ns *ns, const struct change *change) MAY_SUSPEND;
-static uint16_t commit(struct ns *ns, const struct change *change)
+static int save(struct ns *ns, const struct change *change, struct err *err) MAY_SUSPEND;
+static int save(struct ns *ns, const struct change *change, struct err *err)
 {
 	struct file_job job = { .path = ns->resv.path,
 				.uuid = &ns->dev->uuid,
 				.state = &ns->resv.state,
 				.next = &change->next };
 
-	if (change->fx.is_changed && (ns->resv.state.is_persistent || change->next.is_persistent)) {
-		task_blocking(save_blocking, &job);
-		if (job.rc != 0) {
-			log_error("reservation refused nqn=%s nsid=%u: %s", ns->subsystem->nqn,
-				  ns->nsid, err_text(&job.err));
-			return NVME_SC_INTERNAL_ERROR;
-		}
+	if (!change->fx.is_changed ||
+	    (!ns->resv.state.is_persistent && !change->next.is_persistent))
+		return 0;
+	task_blocking(save_blocking, &job);
+	if (err != NULL && job.rc != 0)
+		*err = job.err;
+	return job.rc;
+}
+
+/* Onto disk and into force. The disk comes last but one: what it says, nothing may undo. */
+static int take_over(struct ns *ns, const struct change *change, struct err *err) MAY_SUSPEND;
+static int take_over(struct ns *ns, const struct change *change, struct err *err)
+{
+	int result;
+
+	if (!change->fx.is_abort && !resv_rights_differ(&ns->resv.state, &change->next)) {
+		result = save(ns, change, err);
+		if (result == 0)
+			ns->resv.state = change->next;
+		return result;
 	}
-	rights_swap(ns, change);
+	result = ns_hold(ns, err);
+	if (result < 0)
+		return result;
+	result = save(ns, change, err);
+	if (result == 0)
+		rights_swap(ns, change);
+	ns_let_go(ns);
+	return result;
+}
+
+static uint16_t commit(struct ns *ns, const struct change *change) MAY_SUSPEND;
+static uint16_t commit(struct ns *ns, const struct change *change)
+{
+	struct err err = {};
+
+	if (take_over(ns, change, &err) < 0) {
+		log_error("reservation refused nqn=%s nsid=%u: %s", ns->subsystem->nqn, ns->nsid,
+			  err_text(&err));
+		return NVME_SC_INTERNAL_ERROR;
+	}
 	if (change->fx.count > 0) /* some host lost something */
 		log_info("reservation changed nqn=%s nsid=%u type=\"%s\" registrants=%u told=%u",
 			 ns->subsystem->nqn, ns->nsid, resv_type_name(change->next.type),
