@@ -351,6 +351,7 @@ struct ns_core {
 struct ns_resv {
 	struct resv state;
 	char *path;         /* owned; NULL: does not survive a restart */
+	int lock_fd;        /* owned, while there is a path; -1: none */
 	uint8_t notice_off; /* feature 82h: bit n masks notices of type n */
 };
 

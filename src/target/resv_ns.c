@@ -250,6 +250,7 @@ struct file_job {
 	const struct uuid *uuid;
 	struct resv *state;      /* load: filled; save: what it was */
 	const struct resv *next; /* save */
+	int lock_fd;             /* load: taken */
 	int rc;
 	struct err err;
 };
@@ -259,6 +260,8 @@ static void load_blocking(void *arg)
 	struct file_job *job = arg;
 
 	job->rc = resv_file_folder(job->folder, &job->err);
+	if (job->rc == 0)
+		job->rc = resv_file_lock(job->folder, job->uuid, &job->lock_fd, &job->err);
 	if (job->rc == 0)
 		job->rc = resv_file_load(job->path, job->uuid, job->state, &job->err);
 }
@@ -292,7 +295,8 @@ int resv_ns_open(struct ns *ns, struct err *err)
 	const struct target *target = ns->subsystem->target;
 	struct file_job job = { .folder = target->opts.ptpl_dir,
 				.uuid = &ns->dev->uuid,
-				.state = &ns->resv.state };
+				.state = &ns->resv.state,
+				.lock_fd = -1 };
 	char uuid[UUID_TEXT_SIZE];
 	size_t size;
 
@@ -310,17 +314,17 @@ int resv_ns_open(struct ns *ns, struct err *err)
 		return err_set(err, -ENOMEM, "no memory for a namespace");
 	(void)snprintf(ns->resv.path, size, "%s/%s.json", job.folder, uuid_to_text(job.uuid, uuid));
 	job.path = ns->resv.path;
-	task_blocking(load_blocking, &job);
-	if (job.rc != 0)
-		return err_set(err, job.rc, "%s", err_text(&job.err));
 	if (is_path_used(target, job.path))
 		return err_set(err, -EBUSY, "'%s': another namespace keeps its reservations in %s",
 			       ns->dev->name, job.path);
-	return 0;
+	task_blocking(load_blocking, &job);
+	ns->resv.lock_fd = job.lock_fd;
+	return job.rc != 0 ? err_set(err, job.rc, "%s", err_text(&job.err)) : 0;
 }
 
 void resv_ns_done(struct ns *ns)
 {
+	closep(&ns->resv.lock_fd);
 	free(take(ns->resv.path));
 }
 

@@ -237,6 +237,7 @@ static int add_ns_locked(struct subsystem *ss, struct device *dev, uint32_t nsid
 		return err_set(err, -ENOMEM, "no memory for a namespace");
 	ns->nsid = nsid;
 	ns->ana_group = 1;
+	ns->resv.lock_fd = -1;
 	ns->holds = ss->pause_count;
 	ns->subsystem = ss;
 	ns->cores = calloc(reactor_count(), sizeof(*ns->cores));
