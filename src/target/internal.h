@@ -53,7 +53,9 @@ enum {
 	KATO_DISCOVERY_MS = 120000, /* of a discovery controller that asked for none */
 	SMALL_BUF = 4096,           /* bytes each slot of an I/O queue owns at least */
 	BOOT_DATA = 1024,           /* bytes the Connect command carries */
-	RESV_LOG_MAX = 32, /* unread reservation notifications of a controller; older ones go */
+	RESV_LINES_MAX = 5, /* lines in our log about changes of one namespace's reservations ... */
+	RESV_LINES_S = 60,  /* ... within so many seconds */
+	RESV_LOG_MAX = 32,  /* unread reservation notifications of a controller; older ones go */
 	TAIL_MAX = PDU_HEADER_MAX + 256 + 16384, /* the longest capsule that is kept in parts */
 	ERROR_LOG_MAX = 64,                      /* entries of a controller's error log */
 	ERROR_NOTES = 8,                         /* of a connection, on their way there */
@@ -353,6 +355,9 @@ struct ns_resv {
 	char *path;         /* owned; NULL: does not survive a restart */
 	int lock_fd;        /* owned, while there is a path; -1: none */
 	uint8_t notice_off; /* feature 82h: bit n masks notices of type n */
+	/* lines about changes: when the interval began, how many are written, and kept back */
+	uint64_t lines_since_ns;
+	uint32_t lines, lines_kept;
 };
 
 struct ns {

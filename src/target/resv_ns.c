@@ -51,6 +51,7 @@
 #include <stdlib.h>
 
 #include "base/log.h"
+#include "base/units.h"
 #include "target/internal.h"
 
 /* A change that is being made: too large for the stack to be a matter of course. */
@@ -439,6 +440,28 @@ static int take_over(struct ns *ns, const struct change *change, struct err *err
 	return result;
 }
 
+/* Some host lost something. Hosts may take a reservation from each other all day long. */
+static void log_change(struct ns *ns, const struct change *change)
+{
+	uint64_t now_ns = reactor_primary()->now_ns;
+	struct ns_resv *r = &ns->resv;
+
+	if (r->lines == 0 || now_ns - r->lines_since_ns >= RESV_LINES_S * NS_PER_S) {
+		r->lines_since_ns = now_ns;
+		r->lines = 0;
+	}
+	if (r->lines == RESV_LINES_MAX) {
+		r->lines_kept++;
+		return;
+	}
+	r->lines++;
+	log_info("reservation changed nqn=%s nsid=%u type=\"%s\" registrants=%u told=%u "
+		 "not-shown=%u",
+		 ns->subsystem->nqn, ns->nsid, resv_type_name(change->next.type),
+		 change->next.count, change->fx.count, r->lines_kept);
+	r->lines_kept = 0;
+}
+
 static uint16_t commit(struct ns *ns, const struct change *change) MAY_SUSPEND;
 static uint16_t commit(struct ns *ns, const struct change *change)
 {
@@ -449,10 +472,8 @@ static uint16_t commit(struct ns *ns, const struct change *change)
 			  err_text(&err));
 		return NVME_SC_INTERNAL_ERROR;
 	}
-	if (change->fx.count > 0) /* some host lost something */
-		log_info("reservation changed nqn=%s nsid=%u type=\"%s\" registrants=%u told=%u",
-			 ns->subsystem->nqn, ns->nsid, resv_type_name(change->next.type),
-			 change->next.count, change->fx.count);
+	if (change->fx.count > 0)
+		log_change(ns, change);
 	announce(ns, &change->fx);
 	return 0;
 }

@@ -12,6 +12,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/log.h"
 #include "base/units.h"
 #include "device/nvme_cmds.h"
 #include "drivers/nvme/spec.h"
@@ -497,6 +498,45 @@ ENGINE_TEST(nvmf_removal_does_not_wait_for_the_target)
 	desc_close(o.desc);
 	while (device_lookup(uri) != NULL)
 		task_yield();
+	rig_down();
+}
+
+static unsigned lines, attempt;
+
+static void count_line(void *ctx, enum log_level level, uint64_t now_ns, const char *text)
+{
+	const char *at = strstr(text, "reconnecting in ");
+
+	(void)ctx;
+	(void)level;
+	(void)now_ns;
+	if (at != NULL && (at = strstr(at, "(attempt ")) != NULL) {
+		lines++;
+		attempt = (unsigned)strtoul(at + strlen("(attempt "), NULL, 10);
+	}
+}
+
+/* Of many attempts in vain a few are told, and late ones among them. */
+ENGINE_TEST(nvmf_reconnects_quietly)
+{
+	char uri[320];
+	struct opened o;
+
+	if (!rig_up("malloc:///m?size_mb=8"))
+		return;
+	(void)snprintf(uri, sizeof(uri), "%s?reconnect_delay=1ms", rig.uri[0]);
+	if (!open_remote(&o, uri))
+		return;
+	lines = attempt = 0;
+	log_set_sink(count_line, NULL);
+	target_stop(rig.target);
+	rig.target = NULL;
+	for (unsigned i = 0; i < 5000 && attempt < 65; i++)
+		task_sleep(NS_PER_MS);
+	log_set_sink(NULL, NULL);
+	CHECK_EQ(attempt, 65); /* that is, 64 were made */
+	CHECK_EQ(lines, 7);
+	opened_close(&o);
 	rig_down();
 }
 
