@@ -17,6 +17,7 @@
 #include "device/nvme_cmds.h"
 #include "drivers/nvme/spec.h"
 #include "drivers/testing.h"
+#include "reactor/resolve.h"
 #include "target/target.h"
 
 #define NQN "nqn.2019-05.io.openebs:nvmf"
@@ -365,6 +366,49 @@ static int port_hold(uint16_t *ret_port)
 	CHECK_EQ(getsockname(fd, (struct sockaddr *)&addr, &len), 0);
 	*ret_port = ntohs(addr.sin_port);
 	return fd;
+}
+
+static int two_addresses(const char *host, struct resolved *ret, struct err *err)
+{
+	static const char *const addr[] = { "127.0.0.2", "127.0.0.3" };
+
+	if (strcmp(host, "two.example") != 0)
+		return err_set(err, -ENOENT, "no such host");
+	ret->count = ARRAY_LEN(addr);
+	for (size_t i = 0; i < ARRAY_LEN(addr); i++)
+		memcpy(ret->addr[i], addr[i], strlen(addr[i]) + 1);
+	return 0;
+}
+
+ENGINE_TEST(nvmf_tries_each_address_of_a_name)
+{
+	static uint8_t buf[LBA_SIZE];
+	struct err err = {};
+	struct opened o;
+	char uri[320];
+
+	if (!rig_up("malloc:///m?size_mb=8"))
+		return;
+	CHECK_EQ(target_listen(rig.target, "127.0.0.3", 0, &err), 0);
+	(void)snprintf(uri, sizeof(uri), "nvmf://two.example:%u/" NQN,
+		       target_listener_port(rig.target, LISTENERS));
+	resolve_set(two_addresses);
+	if (open_remote(&o, uri)) {
+		CHECK_EQ(do_io(&o, IO_READ, 0, 1, buf, 0), IO_OK);
+		opened_close(&o);
+	}
+	/* a controller that says no is an answer */
+	(void)snprintf(uri, sizeof(uri), "nvmf://two.example:%u/nqn.wrong:one",
+		       target_listener_port(rig.target, LISTENERS));
+	CHECK(device_create(uri, &o.dev, &err) < 0);
+	CHECK_HAS(err.msg, "no such subsystem");
+	err_clear(&err);
+	(void)snprintf(uri, sizeof(uri), "nvmf://two.example:1/" NQN);
+	CHECK_EQ(device_create(uri, &o.dev, &err), -ECONNREFUSED);
+	CHECK_HAS(err.msg, "127.0.0.2");
+	CHECK_HAS(err.msg, "1 tried");
+	resolve_set(NULL);
+	rig_down();
 }
 
 ENGINE_TEST(nvmf_path_that_comes_later)
