@@ -442,6 +442,47 @@ ENGINE_TEST(nvmf_path_that_comes_later)
 	rig_down();
 }
 
+ENGINE_TEST(nvmf_first_path_comes_later)
+{
+	static uint8_t buf[LBA_SIZE];
+	struct device *dev = NULL;
+	struct err err = {};
+	struct opened o;
+	uint16_t port;
+	char uri[400];
+	int fd = port_hold(&port);
+
+	if (!rig_up("malloc:///m?size_mb=8"))
+		return;
+	(void)snprintf(uri, sizeof(uri),
+		       "nvmf://127.0.0.1:%u/" NQN "?paths=127.0.0.1:%u,127.0.0.1:%u"
+		       "&reconnect_delay=20ms",
+		       port, target_listener_port(rig.target, 0),
+		       target_listener_port(rig.target, 1));
+	if (!open_remote(&o, uri))
+		return;
+	(void)snprintf(uri + 300, 100, "127.0.0.1:%u/" NQN "n1", port);
+	CHECK_STR(o.dev->name, uri + 300); /* named as it would be with all of them */
+	CHECK_EQ(subsystem_controller_count(rig.subsystem), 2);
+	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK);
+	(void)close(fd);
+	CHECK_EQ(target_listen(rig.target, "127.0.0.1", port, &err), 0);
+	for (unsigned i = 0; i < 500 && subsystem_controller_count(rig.subsystem) < 3; i++)
+		task_sleep(10 * NS_PER_MS);
+	CHECK_EQ(subsystem_controller_count(rig.subsystem), 3);
+	for (int i = 0; i < LISTENERS; i++)
+		CHECK_EQ(subsystem_set_ana(rig.subsystem, i, 0, ANA_INACCESSIBLE, &err), 0);
+	CHECK_STR(err.msg, "");
+	CHECK_EQ(do_io(&o, IO_READ, 0, 1, buf, 0), IO_OK);
+	opened_close(&o);
+	CHECK_EQ(subsystem_controller_count(rig.subsystem), 0);
+	(void)snprintf(uri, sizeof(uri), "nvmf://127.0.0.1:1/" NQN "?paths=127.0.0.1:2");
+	CHECK_EQ(device_create(uri, &dev, &err), -ECONNREFUSED);
+	CHECK_HAS(err.msg, "127.0.0.1:1");
+	CHECK_HAS(err.msg, "nor can any place of paths=");
+	rig_down();
+}
+
 ENGINE_TEST(nvmf_follows_size_and_presence)
 {
 	static uint8_t buf[LBA_SIZE];
