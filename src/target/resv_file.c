@@ -31,6 +31,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <jansson.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -297,14 +298,14 @@ int resv_file_folder(const char *folder, struct err *err)
 int resv_file_lock(const char *folder, const struct uuid *uuid, int *ret_fd, struct err *err)
 {
 	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_len = 1 };
-	CLEANUP(freep) char *path = NULL;
+	size_t size = strlen(folder) + sizeof("/.lock");
+	CLEANUP(freep) char *path = malloc(size);
 	CLEANUP(closep) int fd = -1;
 	uint64_t half[2];
 
-	if (asprintf(&path, "%s/.lock", folder) < 0) {
-		path = NULL;
+	if (path == NULL)
 		return err_set(err, -ENOMEM, "no memory for a file name");
-	}
+	(void)snprintf(path, size, "%s/.lock", folder);
 	memcpy(half, uuid->b, sizeof(half));
 	half[1] ^= splitmix64(&half[0]);
 	lock.l_start = (off_t)(splitmix64(&half[1]) >> 2); /* positive, and so is the end */
