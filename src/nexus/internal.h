@@ -248,7 +248,8 @@ struct nexus {
 	struct device dev;
 	struct list link; /* of all */
 	struct uuid uuid;
-	uint64_t size; /* bytes asked */
+	bool is_uuid_given; /* else it is kept in the record */
+	uint64_t size;      /* bytes asked */
 	enum nexus_label label;
 	bool is_size_required, is_round_robin;
 	uint64_t child_timeout_ns;

@@ -25,7 +25,6 @@
 #include <errno.h>
 #include <string.h>
 
-#include "base/identity.h"
 #include "base/log.h"
 #include "base/units.h"
 #include "device/emulate.h"
@@ -315,8 +314,9 @@ static struct nexus *nexus_new(const struct nexus_opts *opts)
 	nx->dev.driver = &driver_nexus;
 	(void)snprintf(nx->dev.name, sizeof(nx->dev.name), "%s", opts->name);
 	nx->uuid = opts->uuid;
-	if (uuid_is_zero(&nx->uuid))
-		uuid_random(&nx->uuid);
+	nx->is_uuid_given = !uuid_is_zero(&nx->uuid);
+	if (!nx->is_uuid_given)
+		uuid_random(&nx->uuid); /* unless the record has one, recover.c */
 	nx->dev.uuid = uuid_from_text(opts->name, &name_uuid, NULL) == 0 ? name_uuid : nx->uuid;
 	nx->size = opts->size;
 	nx->label = opts->label != 0 ? opts->label : NEXUS_LABEL_V1;
@@ -745,17 +745,6 @@ static int resv_of_uri(struct uri *uri, struct nexus_opts *opts, struct err *err
 	return result;
 }
 
-/* No uuid given: the same each time, as hosts, and the notes on the children, know it by it. */
-static void uuid_of_name(void *arg)
-{
-	struct nexus_opts *opts = arg;
-	char machine[IDENTITY_WHAT_MAX], name[DEVICE_NAME_MAX + 8];
-
-	identity_machine(machine, sizeof(machine));
-	(void)snprintf(name, sizeof(name), "nexus:%s", opts->name);
-	identity_derive(machine, name, &opts->uuid);
-}
-
 static int args_of_uri(struct uri *uri, struct create_args *args, struct err *err)
 {
 	static const char *const labels[] = { "v1", "v2" }, *const picks[] = { "load",
@@ -791,11 +780,9 @@ static int args_of_uri(struct uri *uri, struct create_args *args, struct err *er
 		return result;
 	if (children == NULL)
 		return err_set(err, -EINVAL, "a nexus wants children=URI,URI");
-	if (uuid_is_zero(&args->opts.uuid)) {
-		if (args->opts.info_key == NULL)
-			args->opts.info_key = args->opts.name;
-		task_blocking(uuid_of_name, &args->opts);
-	}
+	/* a random uuid would not find the record again */
+	if (args->opts.info_key == NULL && uuid_is_zero(&args->opts.uuid))
+		args->opts.info_key = args->opts.name;
 	args->text = strdup(children);
 	if (args->text == NULL)
 		return err_set(err, -ENOMEM, "no memory for a nexus");

@@ -138,6 +138,22 @@ static void note_absent(struct nexus *nx, const struct nexus_record *record)
 	}
 }
 
+/* Nobody said which uuid it has: the one it had, unless a nexus that lives has it. */
+static void take_uuid(struct nexus *nx, const struct nexus_record *record)
+{
+	struct nexus *other = NULL;
+
+	if (nx->is_uuid_given || uuid_is_zero(&record->nexus))
+		return;
+	while ((other = nexus_next(other)) != NULL) {
+		if (uuid_equal(&other->uuid, &record->nexus))
+			return;
+	}
+	if (uuid_equal(&nx->dev.uuid, &nx->uuid))
+		nx->dev.uuid = record->nexus;
+	nx->uuid = record->nexus;
+}
+
 int nexus_recover(struct nexus *nx, struct nexus_err *ne)
 {
 	struct nexus_record record;
@@ -146,6 +162,7 @@ int nexus_recover(struct nexus *nx, struct nexus_err *ne)
 
 	if (result < 0)
 		return result == -ENOENT ? 0 : result;
+	take_uuid(nx, &record);
 	note_absent(nx, &record);
 	for (unsigned i = nx->nchildren; i-- > 0;) {
 		if (recorded(&record, &nx->child[nx->order[i]]->uuid) == 1)
