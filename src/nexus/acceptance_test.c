@@ -478,8 +478,8 @@ ENGINE_TEST(names_and_uuids)
 	nexus_settings_set(&(struct nexus_settings){});
 }
 
-/* Hosts know the device by it, and what is noted on the children is bound to it: so who gave none
- * has it from the record. Not a new volume, nor one whose uuid somebody has. */
+/* Hosts know the device by it, so who gave none has it from the record. Not a new volume, nor one
+ * whose uuid somebody has. */
 ENGINE_TEST(without_a_uuid_it_is_the_same_again)
 {
 	struct nexus_opts opts = { .name = "n0", .size = 16 * MIB, .nchildren = 1 };

@@ -371,6 +371,28 @@ static void child_forget(struct child *child) MAY_SUSPEND
 	nx->child[child->slot] = NULL;
 }
 
+/* It has left. */
+static int child_removed(struct child *child, struct nexus_err *ne) MAY_SUSPEND
+{
+	struct nexus *nx = child->nx;
+	struct err err = {};
+
+	marks_lock(nx);
+	child->is_missed_known = false; /* no fold any more */
+	marks_note_missed(child);
+	marks_unlock(nx);
+	child_forget(child);
+	nexus_tell(nx, NEXUS_EVENT_CHILD_REMOVED, child);
+	child_free(child);
+	if (nx->state == NEXUS_OPEN && nexus_persist(nx, false, &err) < 0)
+		nexus_self_shutdown(nx, err_text(&err));
+	if (nx->state != NEXUS_OPEN)
+		return nexus_fail(ne, NEXUS_E_STORE,
+				  "nexus %s ended itself: its record cannot be written",
+				  nx->dev.name);
+	return 0;
+}
+
 int nexus_child_remove(struct nexus *nx, const char *uri, struct nexus_err *ne)
 {
 	struct child *child;
@@ -383,22 +405,13 @@ int nexus_child_remove(struct nexus *nx, const char *uri, struct nexus_err *ne)
 	if (result == 0)
 		result = check_not_last(nx, child, ne);
 	if (result == 0) {
-		struct err err = {};
-
 		child_leave(child, CHILD_CLOSED, NEXUS_REASON_NONE);
-		marks_lock(nx);
-		child->is_missed_known = false; /* no fold any more */
-		marks_note_missed(child);
-		marks_unlock(nx);
-		child_forget(child);
-		nexus_tell(nx, NEXUS_EVENT_CHILD_REMOVED, child);
-		child_free(child);
-		if (nx->state == NEXUS_OPEN && nexus_persist(nx, false, &err) < 0)
-			nexus_self_shutdown(nx, err_text(&err));
-		if (nx->state != NEXUS_OPEN)
-			result = nexus_fail(ne, NEXUS_E_STORE,
-					    "nexus %s ended itself: its record cannot be written",
+		if (nx->state == NEXUS_OPEN && child->is_healthy)
+			result = nexus_fail(ne, NEXUS_E_REMOVE_LAST_HEALTHY,
+					    "%s became the last healthy child of nexus %s", uri,
 					    nx->dev.name);
+		else
+			result = child_removed(child, ne);
 		nexus_tell_status(nx);
 	}
 	control_end(nx);
@@ -420,6 +433,17 @@ static int child_map(struct child *child, struct nexus_err *ne)
 	return 0;
 }
 
+/* What it misses is known of the replica that left: is this it? */
+static void child_check_missed(struct child *child) MAY_SUSPEND
+{
+	if (!child->is_missed_known || marks_are_on(child, child->head_generation))
+		return;
+	log_warn("nexus %s: child %s does not hold the write-intent records of the replica that "
+		 "left: all of it is copied",
+		 child->nx->dev.name, child->uri);
+	child->is_missed_known = false;
+}
+
 int nexus_child_attach(struct child *child, struct err *err)
 {
 	struct nexus *nx = child->nx;
@@ -427,6 +451,7 @@ int nexus_child_attach(struct child *child, struct err *err)
 
 	if (result < 0)
 		return result;
+	child_check_missed(child);
 	device_quiesce(&nx->dev);
 	/* channels that were made meanwhile; nothing runs now */
 	result = nexus_open_legs(nx, child, err);
@@ -434,6 +459,9 @@ int nexus_child_attach(struct child *child, struct err *err)
 	if (result == 0 && !marks_write_children(nx, child))
 		result = err_set(err, -EIO, "write-intent records cannot be written to %s",
 				 child->uri);
+	/* it came to nothing then, and a child that comes again is no writer before its turn */
+	if (result == 0 && child_state_of(atomic_load(&child->word)) != CHILD_OPEN)
+		result = err_set(err, -ENODEV, "child %s fell", child->uri);
 	child->is_writer = result == 0;
 	nexus_apply(nx);
 	if (result == 0)
@@ -564,19 +592,6 @@ static bool can_come_back(uint32_t word)
 	}
 }
 
-/* What it misses is known of the replica that left: is this it? */
-static void child_check_missed(struct child *child) MAY_SUSPEND
-{
-	struct nexus *nx = child->nx;
-
-	if (!child->is_missed_known || marks_are_on(child, nx->generation))
-		return;
-	log_warn("nexus %s: child %s does not hold the write-intent records of the replica that "
-		 "left: all of it is copied",
-		 nx->dev.name, child->uri);
-	child->is_missed_known = false;
-}
-
 static int child_online(struct child *child, struct nexus_err *ne) MAY_SUSPEND
 {
 	struct nexus *nx = child->nx;
@@ -585,6 +600,8 @@ static int child_online(struct child *child, struct nexus_err *ne) MAY_SUSPEND
 	errand_wait(&nx->retire);
 	child_wait_closed(child);
 	result = check_serving(nx, ne);
+	if (result == 0 && child_state_of(atomic_load(&child->word)) == CHILD_OPEN)
+		return 0; /* the last one, for want of space: it was taken back */
 	if (result == 0)
 		result = child_open(child, ne);
 	if (result == 0)
@@ -597,7 +614,6 @@ static int child_online(struct child *child, struct nexus_err *ne) MAY_SUSPEND
 		child_close(child);
 		return result;
 	}
-	child_check_missed(child);
 	return child_start(child, true, ne);
 }
 

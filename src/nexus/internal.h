@@ -132,6 +132,7 @@ struct child {
 	/* What it misses. Set by channels from the failing write on; exact if is_missed_known. */
 	struct segmap missed;
 	bool is_missed_known;               /* false: everything */
+	uint64_t head_generation;           /* its pages carry it if it is what it was; 0: any */
 	uint64_t read_errors, write_errors; /* of channels that are closed */
 };
 
@@ -177,6 +178,7 @@ struct nexus_channel {
 	uint8_t readers[NEXUS_CHILDREN_MAX], writers[NEXUS_CHILDREN_MAX];
 	uint8_t nreaders, nwriters;
 	uint8_t turn;       /* reader that was asked last, for ties */
+	uint8_t believed;   /* in sync as far as is known here: what they read counts, 1 << slot */
 	uint8_t missing;    /* children whose missed map has to be kept, 1 << slot */
 	uint8_t stale;      /* dropped here, mark not durable yet, 1 << slot */
 	bool is_frozen;     /* no healthy child */
@@ -248,8 +250,8 @@ struct nexus {
 	struct device dev;
 	struct list link; /* of all */
 	struct uuid uuid;
-	bool is_uuid_given; /* else it is kept in the record */
-	uint64_t size;      /* bytes asked */
+	bool is_uuid_random; /* none was given: the record has it for the next time */
+	uint64_t size;       /* bytes asked */
 	enum nexus_label label;
 	bool is_size_required, is_round_robin;
 	uint64_t child_timeout_ns;
@@ -282,6 +284,7 @@ struct nexus {
 	struct timer monitor_timer; /* looks again: a child that leaves may hang */
 	struct list gone_waiters;   /* child_wait_closed() */
 	_Atomic uint8_t fallen;     /* slots that retire.c has not looked at yet */
+	uint8_t fallen_early;       /* slots that fell before it served */
 	atomic_bool wants_shutdown; /* somebody else holds the reservation */
 	uint64_t generation;
 	struct uuid absent[RECORD_CHILDREN_MAX]; /* recorded once, not given: stale from now on */
@@ -374,6 +377,8 @@ void nexus_child_blame(struct child *child, enum io_op op, uint16_t status);
 /* Any reactor: the other owner won. */
 void nexus_shutdown_ring(struct nexus *nx);
 void nexus_retire_run(struct nexus *nx) MAY_SUSPEND;
+/* It serves from now on: who fell before is retired like anybody else. */
+void nexus_retire_early(struct nexus *nx);
 /* Write the record as is_healthy is now. Bounded tries; -ETIMEDOUT, or the store's error. */
 int nexus_persist(struct nexus *nx, bool is_clean, struct err *err) MAY_SUSPEND WARN_UNUSED;
 /* End at once, on our own: I/O fails, children are closed, nothing is written. */

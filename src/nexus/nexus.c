@@ -314,8 +314,8 @@ static struct nexus *nexus_new(const struct nexus_opts *opts)
 	nx->dev.driver = &driver_nexus;
 	(void)snprintf(nx->dev.name, sizeof(nx->dev.name), "%s", opts->name);
 	nx->uuid = opts->uuid;
-	nx->is_uuid_given = !uuid_is_zero(&nx->uuid);
-	if (!nx->is_uuid_given)
+	nx->is_uuid_random = uuid_is_zero(&nx->uuid);
+	if (nx->is_uuid_random)
 		uuid_random(&nx->uuid); /* unless the record has one, recover.c */
 	nx->dev.uuid = uuid_from_text(opts->name, &name_uuid, NULL) == 0 ? name_uuid : nx->uuid;
 	nx->size = opts->size;
@@ -474,6 +474,7 @@ static int serve(struct nexus *nx, struct nexus_err *ne) MAY_SUSPEND
 	}
 	nx->is_registered = true;
 	nx->state = NEXUS_OPEN;
+	nexus_retire_early(nx);
 	if (desc_open(&nx->dev, &opts, &nx->self, err) < 0) {
 		(void)nexus_fail(ne, NEXUS_E_INTERNAL, "nexus %s", nx->dev.name);
 		return device_remove(&nx->dev, NULL) < 0 ? -EIO : -ENOMEM;

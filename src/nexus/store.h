@@ -10,7 +10,7 @@
  * members are as it knows them. The others are ours: the write-intent records on the children
  * (intent.h) carry the same number, and are void if it differs. An engine that rewrites the record
  * without it makes them void, which is right: it did not keep them. A nexus that was given no uuid
- * has its own in the record: hosts, and those records, know it by it when it is made again.
+ * has its own in the record: hosts know the device by it when it is made again.
  *
  * Owner:  whoever makes a store; it outlives every nexus that uses it.
  * Thread: put() and get() in a task on the primary; they may take as long as they like, the nexus

@@ -8,6 +8,7 @@
 #ifndef ASHLAR_NEXUS_TESTING_H
 #define ASHLAR_NEXUS_TESTING_H
 
+#include "base/units.h"
 #include "device/fault.h"
 /* lint: allow includes: only tests include this header */
 #include "drivers/testing.h"
@@ -301,6 +302,15 @@ static inline bool remake(unsigned nchildren)
 	return remake_of(kept, nchildren);
 }
 
+/* How often a device was flushed. */
+static inline uint64_t flushes(const char *name)
+{
+	struct io_stats stats;
+
+	device_stats(device_lookup(name), &stats);
+	return stats.op[IO_FLUSH].ops;
+}
+
 /* Gone like a process that is killed: nothing is cleaned up. */
 static inline void crash(void)
 {
@@ -449,6 +459,27 @@ static inline void turns(unsigned n)
 {
 	while (n-- > 0)
 		task_yield();
+}
+
+/*
+ * The next look at which marks can be cleared, now and not when it is time. The timer for it is the
+ * one that is due first: INTENT_IDLE is less than what anything else here waits for.
+ */
+#define INTENT_IDLE (500 * NS_PER_MS)
+
+static inline void tick_begin(void)
+{
+	struct reactor *r = reactor_primary();
+
+	if (CHECK(r->timers.root != NULL))
+		timer_arm(r, r->timers.root, 0);
+	turns(2); /* it is due, and has rung */
+}
+
+static inline void tick(void)
+{
+	tick_begin();
+	errand_wait(&nx->mark);
 }
 
 #define REFUSED(call, error)                                                   \

@@ -17,7 +17,8 @@
  * hangs among others that are answered is for the device to end.
  *
  * The last healthy child is not timed out. There is nobody to go on with, and a nexus that freezes
- * would help less than an answer that comes late.
+ * would help less than an answer that comes late. While a nexus is made, it is: whoever makes it can
+ * be told.
  *
  * Retirement does not wait for what the child has; what hangs there is ended by force (monitor.c).
  * I/O that tasks send to a child has a timer of its own, child_io_wait().
@@ -151,7 +152,8 @@ static void patience_over(struct timer *timer)
 {
 	struct child *child = container_of(timer, struct patience, timer)->child;
 
-	if (child_is_healthy(child) && nexus_nhealthy(child->nx) == 1)
+	if (child->nx->state != NEXUS_INIT && child_is_healthy(child) &&
+	    nexus_nhealthy(child->nx) == 1)
 		timer_arm(reactor_primary(), timer, child->nx->child_timeout_ns);
 	else
 		(void)nexus_child_fail(child, CHILD_FAULTED, NEXUS_REASON_TIMED_OUT);

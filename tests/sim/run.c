@@ -199,10 +199,14 @@ static void print_mirror(void)
 	       " with cuts), %" PRIu64 " ended themselves, %" PRIu64 " froze; %" PRIu64
 	       " children cut off, %" PRIu64 " removed, %" PRIu64 " changed by clients; %" PRIu64
 	       " rebuilt, %" PRIu64 " of them in part, %" PRIu64 " held up; %" PRIu64
-	       " scrubs; %" PRIu64 " resized, %" PRIu64 " blocks mended, %" PRIu64 " overlaps\n",
+	       " scrubs; %" PRIu64 " resized, %" PRIu64 " blocks mended, %" PRIu64
+	       " overlaps; %" PRIu64 " shortages of space, %" PRIu64
+	       " children retired by them, %" PRIu64 " writes refused; far: %" PRIu64
+	       " connections lost, %" PRIu64 " restarts, %" PRIu64 " crashes\n",
 	       s->epochs, s->quiet, s->shutdowns, s->destroys, s->kills, s->kill_cuts, s->self_ends,
 	       s->frozen, s->cuts, s->removals, s->child_ops, s->rebuilds, s->partial,
-	       s->rebuild_ops, s->scrubs, s->resizes, s->repairs, s->overlaps);
+	       s->rebuild_ops, s->scrubs, s->resizes, s->repairs, s->overlaps, s->shortages,
+	       s->full_children, s->told_full, s->drops, s->restarts, s->crashes);
 }
 
 static bool run_all(void)
