@@ -478,50 +478,30 @@ ENGINE_TEST(names_and_uuids)
 	nexus_settings_set(&(struct nexus_settings){});
 }
 
-/* Hosts know the device by it, so who gave none has it from the record. Not a new volume, nor one
- * whose uuid somebody has. */
-ENGINE_TEST(without_a_uuid_it_is_the_same_again)
+/* Hosts know the device by it, and what is noted on the children is bound to it. */
+ENGINE_TEST(a_uri_without_a_uuid_makes_the_same_again)
 {
-	struct nexus_opts opts = { .name = "n0", .size = 16 * MIB, .nchildren = 1 };
-	struct uuid first, mine = uuid_of(UUID_3);
-	char before[RECORD_TEXT_MAX];
-	struct nexus *other;
+	static const char *const again[] = {
+		"nexus:///a?size=16M&children=malloc:///m?size_mb=32",
+		"nexus:///a?size=16M&children=malloc:///k?size_mb=32",
+		"nexus:///b?size=16M&children=malloc:///m?size_mb=32"
+	};
+	struct uuid uuid[3] = {};
 
-	bases_make(false);
-	opts.children = kept;
-	CHECK_EQ(nexus_create(&opts, &nx, NULL), 0);
-	first = nexus_device(nx)->uuid;
-	CHECK(!uuid_is_zero(&first));
-	CHECK_EQ(nexus_destroy(nx, NULL), 0);
-	CHECK_EQ(nexus_create(&opts, &nx, NULL), 0);
-	CHECK(uuid_equal(&nexus_device(nx)->uuid, &first));
-	CHECK(uuid_equal(&nx->uuid, &first));
-	CHECK_EQ(nexus_destroy(nx, NULL), 0);
-	opts.uuid = mine; /* then it is that, and the record does not keep it */
-	CHECK_EQ(nexus_create(&opts, &nx, NULL), 0);
-	CHECK(uuid_equal(&nexus_device(nx)->uuid, &mine));
-	CHECK(strstr(fake.text, "nexus_uuid") == NULL);
-	CHECK_EQ(nexus_destroy(nx, NULL), 0);
-	opts.uuid = (struct uuid){};
-	opts.children = &kept[1]; /* the record knows nothing of it */
-	CHECK_EQ(nexus_create(&opts, &nx, NULL), 0);
-	CHECK(!uuid_equal(&nexus_device(nx)->uuid, &first));
-	first = nexus_device(nx)->uuid;
-	CHECK_EQ(nexus_destroy(nx, NULL), 0);
-	memcpy(before, fake.text, sizeof(before));
-	opts.name = "n1";
-	opts.uuid = first;
-	opts.children = &kept[2];
-	CHECK_EQ(nexus_create(&opts, &other, NULL), 0);
-	memcpy(fake.text, before, sizeof(before)); /* of n0: it has one record for all */
-	opts.name = "n0";
-	opts.uuid = (struct uuid){};
-	opts.children = &kept[1];
-	CHECK_EQ(nexus_create(&opts, &nx, NULL), 0);
-	CHECK(!uuid_equal(&nexus_device(nx)->uuid, &first));
-	CHECK_EQ(nexus_destroy(nx, NULL), 0);
-	CHECK_EQ(nexus_destroy(other, NULL), 0);
-	bases_unmake();
+	fake_start();
+	for (size_t i = 0; i < ARRAY_LEN(again); i++) {
+		struct device *dev;
+
+		fake.text[0] = '\0';
+		if (!CHECK_EQ(device_create(again[i], &dev, NULL), 0))
+			return;
+		uuid[i] = dev->uuid;
+		CHECK_EQ(device_destroy(again[i], NULL), 0);
+	}
+	CHECK(uuid_equal(&uuid[0], &uuid[1]));
+	CHECK(!uuid_equal(&uuid[0], &uuid[2]));
+	CHECK(!uuid_is_zero(&uuid[0]));
+	nexus_settings_set(&(struct nexus_settings){});
 }
 
 TAP_MAIN()

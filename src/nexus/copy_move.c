@@ -365,6 +365,8 @@ static enum copy_step slot_failed(struct copy_slot *slot, bool *ret_is_put_off)
 		*ret_is_put_off = true;
 		return again_later(slot);
 	}
+	if (slot->step == COPY_PROBE && io_status_verdict(slot->io.status) == IO_VERDICT_ELSEWHERE)
+		return COPY_CLEAR; /* what it says does not matter, it is written over */
 	copy_fail(copy, slot->io.status, true, slot->io.op, 0, slot->lba);
 	return COPY_FREE;
 }

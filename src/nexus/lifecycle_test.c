@@ -110,4 +110,118 @@ ENGINE_TEST(a_replica_is_taken_once)
 	all_unmake();
 }
 
+/* ---- what happens while a call waits -------------------------------------------------------- */
+
+struct call {
+	int (*fn)(struct nexus *nx, const char *uri, struct nexus_err *ne);
+	const char *uri;
+	struct nexus_err ne;
+	bool is_over;
+};
+
+static void call_run(void *arg)
+{
+	struct call *call = arg;
+
+	int result = call->fn(nx, call->uri, &call->ne);
+
+	CHECK_EQ(result, call->ne.err.code);
+	call->is_over = true;
+}
+
+static void call_start(struct call *call)
+{
+	CHECK_EQ(task_spawn("call", call_run, call), 0);
+}
+
+static void call_end(struct call *call)
+{
+	while (!call->is_over)
+		task_yield();
+}
+
+static int child_offline(struct nexus *of, const char *uri, struct nexus_err *ne)
+{
+	return nexus_child_fault(of, uri, NEXUS_REASON_OFFLINE, ne);
+}
+
+/* Children that the record has as healthy. */
+static unsigned recorded_healthy(void)
+{
+	struct nexus_record record = {};
+	char text[RECORD_TEXT_MAX];
+	unsigned n = 0;
+
+	CHECK_EQ(store->get(store, "volume", text, NULL), 0);
+	CHECK_EQ(record_parse(text, strlen(text), &record, NULL), 0);
+	for (unsigned i = 0; i < record.nchildren; i++)
+		n += record.child[i].is_healthy;
+	return n;
+}
+
+static void fall(unsigned i)
+{
+	CHECK(nexus_child_fail(nx->child[nx->order[i]], CHILD_FAULTED, NEXUS_REASON_IO_ERROR));
+}
+
+/* The call was right when it began; the child has become the last one since. */
+ENGINE_TEST(the_last_child_is_kept_that_was_not_the_last)
+{
+	struct call call = { .fn = child_offline, .uri = uris[1] };
+
+	if (!all_make(3))
+		return;
+	task_mutex_lock(&nx->record_lock); /* the retirement of the third takes a while */
+	fall(2);
+	call_start(&call);
+	while (!nx->retire.is_running)
+		task_yield();
+	task_yield();
+	fall(0);
+	task_mutex_unlock(&nx->record_lock);
+	call_end(&call);
+	CHECK_EQ(call.ne.why, NEXUS_E_REMOVE_LAST_HEALTHY);
+	CHECK_EQ(child(1).health, CHILD_HEALTH_ONLINE);
+	settle_down();
+	all_unmake();
+}
+
+/* Both go at once, one by the client's word: the record has one of them as healthy for ever. */
+ENGINE_TEST(a_record_names_a_healthy_child_whatever_is_removed)
+{
+	struct call call = { .fn = nexus_child_remove, .uri = uris[1] };
+
+	if (!all_make(2))
+		return;
+	call_start(&call);
+	task_yield();
+	CHECK_EQ(child(1).state, CHILD_CLOSED);
+	fall(0);
+	call_end(&call);
+	settle_down();
+	CHECK_EQ(call.ne.why, NEXUS_E_REMOVE_LAST_HEALTHY);
+	CHECK_EQ(recorded_healthy(), 1);
+	all_unmake();
+}
+
+/* Whoever comes to a nexus that has ended meanwhile does not stay open. */
+ENGINE_TEST(a_child_comes_online_when_all_is_over)
+{
+	struct call call = { .fn = nexus_child_online, .uri = uris[1] };
+
+	if (!all_make(2))
+		return;
+	offline(1);
+	inject("inject://m1?op=read&method=delay&delay_us=20000");
+	call_start(&call);
+	while (nx->child[nx->order[1]]->desc == NULL)
+		task_yield();
+	nexus_self_shutdown(nx, "the test says so");
+	call_end(&call);
+	CHECK_EQ(call.ne.why, NEXUS_E_NOT_ALLOWED);
+	settle_down();
+	CHECK(nx->child[nx->order[1]]->desc == NULL);
+	all_unmake();
+}
+
 TAP_MAIN()

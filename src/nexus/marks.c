@@ -45,7 +45,6 @@
 
 struct marks {
 	struct nexus *nx;
-	struct uuid nexus; /* on the pages: the same for as long as the record is */
 	struct segmap durable, wanted;
 	struct segmap noted, candidates; /* of a tick */
 	struct task_mutex lock;
@@ -101,7 +100,7 @@ static uint8_t writers(const struct nexus *nx)
 
 static struct intent_id id_of(const struct marks *marks, const struct child *child)
 {
-	return (struct intent_id){ .nexus = marks->nexus,
+	return (struct intent_id){ .nexus = marks->nx->uuid,
 				   .replica = child->uuid,
 				   .generation = marks->nx->generation,
 				   .nsegments = marks->durable.nsegments,
@@ -611,19 +610,6 @@ static void marks_free(struct marks *marks)
 	free(marks);
 }
 
-/* A uuid for a nexus that has none of its own, from the key of its record: FNV-1a, 128 bits. */
-static struct uuid uuid_of_key(const char *key)
-{
-	unsigned __int128 hash = (unsigned __int128)0x6c62272e07bb0142 << 64 | 0x62b821756295c58d;
-	const unsigned __int128 prime = (unsigned __int128)1 << 88 | 0x13b;
-	struct uuid uuid;
-
-	for (; *key != '\0'; key++)
-		hash = (hash ^ (unsigned char)*key) * prime;
-	memcpy(uuid.b, &hash, sizeof(uuid.b));
-	return uuid;
-}
-
 int marks_open(struct nexus *nx, struct err *err)
 {
 	struct marks *marks;
@@ -640,7 +626,6 @@ int marks_open(struct nexus *nx, struct err *err)
 	if (marks == NULL)
 		return err_set(err, -ENOMEM, "no memory for write-intent records");
 	marks->nx = nx;
-	marks->nexus = nx->is_uuid_random ? uuid_of_key(nx->key) : nx->uuid;
 	marks->unit = unit;
 	marks->buf = dma_alloc(unit);
 	marks->timer.fn = tick_due;

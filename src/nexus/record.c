@@ -4,9 +4,9 @@
  *
  * What a control plane reads is written as it expects it: clean_shutdown, and children with uuid
  * and healthy. `generation` is ours, sixteen hexadecimal digits as text, because JSON numbers
- * lose bits beyond 2^53, and so is `nexus_uuid`. The reader takes what it knows and passes over the
- * rest, so that a newer engine's record can be read; but a member of a known name and a wrong type
- * is an error, not a default: guessing that a child is healthy could lose data.
+ * lose bits beyond 2^53. The reader takes what it knows and passes over the rest, so that a newer
+ * engine's record can be read; but a member of a known name and a wrong type is an error, not a
+ * default: guessing that a child is healthy could lose data.
  *
  * Thread: any; no state.
  */
@@ -20,7 +20,7 @@
 /* A member is at most this long: {"uuid": "36 characters", "healthy": false}, and a comma. */
 enum { CHILD_TEXT_MAX = 80 };
 
-static_assert(RECORD_CHILDREN_MAX * CHILD_TEXT_MAX + 192 <= RECORD_TEXT_MAX, "it always fits");
+static_assert(RECORD_CHILDREN_MAX * CHILD_TEXT_MAX + 128 <= RECORD_TEXT_MAX, "it always fits");
 
 void record_format(const struct nexus_record *record, char text[RECORD_TEXT_MAX])
 {
@@ -40,13 +40,6 @@ void record_format(const struct nexus_record *record, char text[RECORD_TEXT_MAX]
 	if (record->generation != 0)
 		len += (size_t)snprintf(text + len, RECORD_TEXT_MAX - len,
 					", \"generation\": \"%016" PRIx64 "\"", record->generation);
-	if (!uuid_is_zero(&record->nexus)) {
-		char uuid[UUID_TEXT_SIZE];
-
-		len += (size_t)snprintf(text + len, RECORD_TEXT_MAX - len,
-					", \"nexus_uuid\": \"%s\"",
-					uuid_to_text(&record->nexus, uuid));
-	}
 	(void)snprintf(text + len, RECORD_TEXT_MAX - len, "}");
 }
 
@@ -82,17 +75,6 @@ static int generation_parse(const json_t *json, uint64_t *ret, struct err *err)
 	return 0;
 }
 
-static int nexus_parse(const json_t *json, struct uuid *ret, struct err *err)
-{
-	const char *text = json_string_value(json);
-
-	if (json == NULL)
-		return 0;
-	if (text == NULL)
-		return err_set(err, -EINVAL, "the record's nexus_uuid is no text");
-	return uuid_from_text(text, ret, err) < 0 ? -EINVAL : 0;
-}
-
 static void json_freep(json_t **json)
 {
 	json_decref(*json);
@@ -122,8 +104,6 @@ int record_parse(const char *text, size_t len, struct nexus_record *ret, struct 
 			return result;
 	}
 	result = generation_parse(json_object_get(root, "generation"), &record.generation, err);
-	if (result == 0)
-		result = nexus_parse(json_object_get(root, "nexus_uuid"), &record.nexus, err);
 	if (result == 0)
 		*ret = record;
 	return result;

@@ -134,22 +134,6 @@ static void note_absent(struct nexus *nx, const struct nexus_record *record)
 	}
 }
 
-/* Nobody said which uuid it has: hosts know the one it had. Unless a nexus that lives has it. */
-static void take_uuid(struct nexus *nx, const struct nexus_record *record)
-{
-	struct nexus *other = NULL;
-
-	if (!nx->is_uuid_random || uuid_is_zero(&record->nexus))
-		return;
-	while ((other = nexus_next(other)) != NULL) {
-		if (uuid_equal(&other->uuid, &record->nexus))
-			return;
-	}
-	if (uuid_equal(&nx->dev.uuid, &nx->uuid))
-		nx->dev.uuid = record->nexus;
-	nx->uuid = record->nexus;
-}
-
 /* Healthy in the record, and what is there now is what was there then, 1 << slot. The generation of
  * the pages is not asked for: a life that ended before its record was written has left its own. */
 static uint8_t believed(struct nexus *nx, const struct nexus_record *record) MAY_SUSPEND
@@ -198,7 +182,6 @@ int nexus_recover(struct nexus *nx, struct nexus_err *ne)
 
 	if (result < 0)
 		return result == -ENOENT ? flush_synced(nx, ne) : result;
-	take_uuid(nx, &record);
 	note_absent(nx, &record);
 	good = believed(nx, &record);
 	for (unsigned i = nx->nchildren; i-- > 0;) {

@@ -77,8 +77,6 @@ void nexus_child_blame(struct child *child, enum io_op op, uint16_t status)
 static void record_of(const struct nexus *nx, bool is_clean, struct nexus_record *record)
 {
 	*record = (struct nexus_record){ .is_clean = is_clean, .generation = nx->generation };
-	if (nx->is_uuid_random)
-		record->nexus = nx->uuid;
 	for (unsigned i = 0; i < nx->nchildren; i++) {
 		const struct child *child = nx->child[nx->order[i]];
 

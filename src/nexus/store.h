@@ -4,13 +4,12 @@
  *
  *   {"clean_shutdown": false,
  *    "children": [{"uuid": "...", "healthy": true}, ...],
- *    "generation": "0123456789abcdef", "nexus_uuid": "..."}
+ *    "generation": "0123456789abcdef"}
  *
  * A control plane reads it to know from which replicas a volume can be rebuilt, so the first two
- * members are as it knows them. The others are ours: the write-intent records on the children
+ * members are as it knows them. The third is ours: the write-intent records on the children
  * (intent.h) carry the same number, and are void if it differs. An engine that rewrites the record
- * without it makes them void, which is right: it did not keep them. A nexus that was given no uuid
- * has its own in the record: hosts know the device by it when it is made again.
+ * without it makes them void, which is right: it did not keep them.
  *
  * Owner:  whoever makes a store; it outlives every nexus that uses it.
  * Thread: put() and get() in a task on the primary; they may take as long as they like, the nexus
@@ -32,7 +31,6 @@ enum {
 struct nexus_record {
 	bool is_clean;       /* it was shut down or destroyed in order */
 	uint64_t generation; /* 0: not ours */
-	struct uuid nexus;   /* zero: it is always given */
 	unsigned nchildren;
 	struct {
 		struct uuid uuid;

@@ -42,12 +42,10 @@ TEST(the_largest_record_fits)
 			    back;
 	char text[RECORD_TEXT_MAX];
 
-	record.nexus = uuid_of("00000000-0000-4000-8000-00000000000a");
 	record_format(&record, text);
 	CHECK_EQ(record_parse(text, strlen(text), &back, NULL), 0);
 	CHECK_EQ(back.nchildren, RECORD_CHILDREN_MAX);
 	CHECK_EQ(back.generation, ~0ull);
-	CHECK(uuid_equal(&back.nexus, &record.nexus));
 }
 
 TEST(a_record_is_not_guessed_at)
@@ -72,8 +70,6 @@ TEST(a_record_is_not_guessed_at)
 		{ "{\"clean_shutdown\": true, \"children\": [{\"healthy\": true}]}", -EINVAL },
 		{ "{\"clean_shutdown\": true, \"children\": [], \"generation\": 5}", -EINVAL },
 		{ "{\"clean_shutdown\": true, \"children\": [], \"generation\": \"5\"}", -EINVAL },
-		{ "{\"clean_shutdown\": true, \"children\": [], \"nexus_uuid\": 5}", -EINVAL },
-		{ "{\"clean_shutdown\": true, \"children\": [], \"nexus_uuid\": \"5\"}", -EINVAL },
 		{ "{\"clean_shutdown\": true, \"clean_shutdown\": false, \"children\": []}",
 		  -EINVAL },
 		{ "{\"clean_shutdown\": true, \"children\": [" CHILD "]", -EINVAL },
