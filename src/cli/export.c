@@ -39,13 +39,15 @@
 #include "base/units.h"
 #include "base/uri.h"
 #include "cli/cli.h"
+#include "cli/json_text.h"
 #include "cli/open.h"
 #include "cli/store.h"
 #include "device/driver.h"
 #include "drivers/nvme/spec.h"
 
 enum {
-	PORT_DEFAULT = 4420, /* assigned by IANA to NVMe over fabrics */
+	PORT_DEFAULT = 4420,        /* assigned by IANA to NVMe over fabrics */
+	CONTROL_LOOK_NS = 10000000, /* how often a stop looks whether commands have ended */
 };
 
 #define NQN_PREFIX  "nqn.2019-05.io.openebs:"
@@ -351,17 +353,15 @@ int export_rescan(struct export *e, struct err *err)
 	return first;
 }
 
+/* The lock is not kept while it waits: what ends a wait is an operation, too. */
 int export_pause(struct export *e, struct err *err)
 {
-	int rc;
+	int rc = subsystem_pause(e->subsystem, err);
 
-	export_lock(e);
-	rc = subsystem_pause(e->subsystem, err);
 	if (rc == 0)
 		e->paused++;
 	else if (rc == -ETIMEDOUT)
 		(void)err_hint(err, "nothing is paused");
-	task_mutex_unlock(&e->lock);
 	return rc;
 }
 
@@ -396,10 +396,10 @@ static json_t *json_ns(const struct export_ns *ns, bool has_stats)
 {
 	char uuid[UUID_TEXT_SIZE];
 	json_t *object = json_pack(
-		"{s:I, s:s, s:s, s:s, s:I, s:I, s:b}", "nsid", (json_int_t)ns->nsid, "uri", ns->uri,
-		"name", ns->dev->name, "uuid", uuid_to_text(&ns->dev->uuid, uuid), "blocks",
-		(json_int_t)ns->dev->nblocks, "block_size", (json_int_t)ns->dev->block_size,
-		"read_only", ns->dev->is_read_only);
+		"{s:I, s:o, s:o, s:s, s:I, s:I, s:b}", "nsid", (json_int_t)ns->nsid, "uri",
+		json_text(ns->uri), "name", json_text(ns->dev->name), "uuid",
+		uuid_to_text(&ns->dev->uuid, uuid), "blocks", (json_int_t)ns->dev->nblocks,
+		"block_size", (json_int_t)ns->dev->block_size, "read_only", ns->dev->is_read_only);
 	CLEANUP(freep) struct io_stats *stats = calloc(1, sizeof(*stats));
 
 	if (!has_stats || stats == NULL)
@@ -665,16 +665,9 @@ static void export_wait(struct export *e)
 	}
 }
 
-struct control_stop_job {
-	struct export *e;
-	bool is_stopped;
-};
-
-static void control_stop_blocking(void *arg)
+static void control_stop_job(void *arg)
 {
-	struct control_stop_job *job = arg;
-
-	job->is_stopped = control_stop(job->e);
+	control_stop(arg);
 }
 
 static void give_up(const char *why)
@@ -694,25 +687,33 @@ static void export_close_others(struct export *e)
 	}
 }
 
-static void export_close(struct export *e)
+/* Commands that run may wait for what a nexus without a child holds: let it go until they ended. */
+static void control_end(struct export *e)
 {
-	struct control_stop_job job = { .e = e };
-	struct err err = {};
-
+	control_hang_up(e);
 	if (e->target != NULL)
 		target_hang_up(e->target); /* hosts must not hear how what is held ends */
-	task_blocking(control_stop_blocking, &job);
-	if (!job.is_stopped)
-		give_up("a command of the control socket");
+	export_nexus_release_all();
+	for (uint64_t ns = 0; !control_is_over(e); ns += CONTROL_LOOK_NS) {
+		if (ns >= CONTROL_STOP_S * NS_PER_S)
+			give_up("a command of the control socket");
+		task_sleep(CONTROL_LOOK_NS);
+		export_nexus_release_all();
+	}
+	task_blocking(control_stop_job, e);
+}
+
+static void export_close(struct export *e)
+{
+	struct err err = {};
+
+	control_end(e);
 	export_lock(e);
 	while (e->paused > 0) {
 		e->paused--;
 		subsystem_resume(e->subsystem);
 	}
-	for (unsigned i = 0; i < TARGET_NAMESPACES_MAX; i++) {
-		if (e->ns[i].uri != NULL)
-			export_nexus_release(e->ns[i].dev);
-	}
+	export_nexus_release_all();
 	if (e->target != NULL && target_drain(e->target, &err) < 0) {
 		export_close_others(e);
 		give_up(err_text(&err));

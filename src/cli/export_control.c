@@ -11,35 +11,37 @@
  * for its owner only (mode 0600): who may open it may do all of that. A file that is left over from
  * a process that was killed is replaced; one on which somebody still listens is not.
  *
- * A thread waits for the listener, and each of up to CONTROL_CLIENTS_MAX clients has one, which
- * carries its commands into the engine with engine_call(), so that commands are tasks like any
- * other control work. So a command that waits, for a device that hangs say, keeps only its own
- * client waiting. All this costs nothing while nobody connects. A client that sends garbage, too
- * long a line, or does not read its answers loses its connection, nothing else.
+ * A thread of its own waits in accept, and each client, up to CONTROL_CLIENTS_MAX, has one that reads
+ * lines and carries them into the engine with engine_call(), so that commands are tasks like any
+ * other control work. They cost nothing while nobody connects or speaks. A command may have to wait
+ * for a device that does not answer, for ever if it must (a host is disconnected whose writes a
+ * nexus without a child holds): its client waits with it, and the others go on, for one of them may
+ * have what ends the wait. Commands of one client are in order; those of several are ordered by
+ * what they change. A client that sends garbage, too long a line, or does not read its answers loses
+ * its connection, nothing else.
  *
- *	place:  free --accept--> taken, thread runs --its end, a byte in the pipe--> joined, free
+ * To stop, a byte in a pipe wakes the thread; it lets nobody in any more, hangs up on the clients,
+ * and joins their threads when the commands that run have ended. Who stops it does not wait blindly,
+ * but lets go what those commands may be waiting for (export_close()).
  *
- * To stop, a byte in the pipe wakes the listening thread, and all sockets are shut down. Commands
- * that run end first, or the stop gives up after CONTROL_STOP_S.
+ *   client place: FREE --accept: thread--> USED --its thread is at its end--> OVER --joined--> FREE
  *
  * Rejected: reading the socket on the primary reactor: commands are rare, and a state machine per
- * client is more to get wrong than a thread. HTTP or JSON requests: nothing here has structure,
- * and a shell with a socket tool is enough.
+ * client is more to get wrong than a thread. One thread for all clients: whoever asked for what
+ * never ended took the socket from those who could end it, and kept the process from stopping.
+ * HTTP or JSON requests: nothing here has structure, and a shell with a socket tool is enough.
  *
- * Thread: control_run() and client_run() as said. Places are the listening thread's, and of who
- *         stops once that has ended; fd and line are the client's while it runs.
+ * Thread: control_run() is the thread; struct control is its own once it runs, but for the pipe and
+ *         is_over. A client's line is its thread's; its place and its socket are control_run()'s.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <poll.h>
-#include <pthread.h>
-#include <stdatomic.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
-#include <time.h>
 
 #include "base/log.h"
 #include "base/units.h"
@@ -53,11 +55,16 @@ enum {
 	HELP_TEXT_MAX = 4096,
 };
 
+enum client_state { CLIENT_FREE, CLIENT_USED, CLIENT_OVER };
+
+/* What is written into the pipe. */
+enum { WAKE_STOP = 's', WAKE_REAP = 'r' };
+
 struct client {
-	struct control *control;
+	struct control *c;
+	_Atomic enum client_state state;
 	pthread_t thread;
-	atomic_bool has_ended; /* it can be joined */
-	int fd;                /* -1: the place is free */
+	int fd; /* -1: the place is free */
 	size_t used;
 	char line[CONTROL_LINE_MAX];
 };
@@ -66,7 +73,7 @@ struct control {
 	struct export *e;
 	pthread_t thread;
 	int listener, wake[2];
-	atomic_bool is_stopping;
+	atomic_bool is_over; /* no command runs, and none will */
 	char path[sizeof(((struct sockaddr_un *)0)->sun_path)];
 	struct client clients[CONTROL_CLIENTS_MAX];
 };
@@ -308,24 +315,23 @@ static bool answer(struct control *c, int fd, char *line)
 	return send_all(fd, reply);
 }
 
-/* ---- clients --------------------------------------------------------------------------------- */
+/* ---- clients: each in its thread ------------------------------------------------------------- */
 
-/* False: the client is gone, or has to go. */
-static bool client_read(struct client *client)
+static void control_wake(struct control *c, char why)
+{
+	while (write(c->wake[1], &why, 1) < 0 && errno == EINTR)
+		;
+}
+
+/* Answer the whole lines that are there. False: the client is gone, or has to go. */
+static bool client_lines(struct client *client)
 {
 	char *feed, *from = client->line;
-	ssize_t got = recv(client->fd, client->line + client->used,
-			   sizeof(client->line) - client->used, 0);
 
-	if (got < 0 && errno == EINTR)
-		return true;
-	if (got <= 0)
-		return false;
-	client->used += (size_t)got;
 	while ((feed = memchr(from, '\n', client->used)) != NULL) {
 		*feed = '\0';
 		client->used -= (size_t)(feed + 1 - from);
-		if (!answer(client->control, client->fd, from))
+		if (!answer(client->c, client->fd, from))
 			return false;
 		from = feed + 1;
 	}
@@ -336,83 +342,107 @@ static bool client_read(struct client *client)
 	return false;
 }
 
-/* Wakes the listening thread, which takes back the places of those that have ended. */
-static void control_wake(struct control *c)
-{
-	if (write(c->wake[1], "", 1) != 1)
-		log_warn("control socket not woken path=%s: %s", c->path, strerror(errno));
-}
-
 static void *client_run(void *arg)
 {
 	struct client *client = arg;
+	ssize_t got;
 
-	while (!atomic_load(&client->control->is_stopping) && client_read(client))
-		;
-	(void)shutdown(client->fd, SHUT_RDWR);
-	atomic_store(&client->has_ended, true);
-	control_wake(client->control);
+	do {
+		got = recv(client->fd, client->line + client->used,
+			   sizeof(client->line) - client->used, 0);
+		client->used += (size_t)MAX(got, 0);
+	} while ((got < 0 && errno == EINTR) || (got > 0 && client_lines(client)));
+	(void)shutdown(client->fd, SHUT_RDWR); /* it is closed when the place is free again */
+	atomic_store(&client->state, CLIENT_OVER);
+	control_wake(client->c, WAKE_REAP);
 	return NULL;
 }
 
-static void client_free(struct client *client)
+/* ---- the thread that lets them in ------------------------------------------------------------ */
+
+static void client_join(struct client *client)
 {
+	(void)pthread_join(client->thread, NULL);
 	closep(&client->fd);
 	client->used = 0;
-	atomic_store(&client->has_ended, false);
+	atomic_store(&client->state, CLIENT_FREE);
 }
 
 static void control_reap(struct control *c)
 {
 	for (unsigned i = 0; i < CONTROL_CLIENTS_MAX; i++) {
-		if (c->clients[i].fd < 0 || !atomic_load(&c->clients[i].has_ended))
-			continue;
-		(void)pthread_join(c->clients[i].thread, NULL);
-		client_free(&c->clients[i]);
+		if (atomic_load(&c->clients[i].state) == CLIENT_OVER)
+			client_join(&c->clients[i]);
 	}
+}
+
+static struct client *client_place(struct control *c)
+{
+	for (unsigned i = 0; i < CONTROL_CLIENTS_MAX; i++) {
+		if (atomic_load(&c->clients[i].state) == CLIENT_FREE)
+			return &c->clients[i];
+	}
+	return NULL;
 }
 
 static void control_accept(struct control *c)
 {
 	struct timeval limit = { .tv_sec = SEND_TIMEOUT_S };
+	struct client *client = client_place(c);
 	int fd = accept4(c->listener, NULL, NULL, SOCK_CLOEXEC);
 
 	if (fd < 0)
 		return;
 	(void)setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
-	for (unsigned i = 0; i < CONTROL_CLIENTS_MAX; i++) {
-		struct client *client = &c->clients[i];
-
-		if (client->fd >= 0)
-			continue;
-		client->fd = fd;
-		client->control = c;
-		if (pthread_create(&client->thread, NULL, client_run, client) == 0)
-			return;
-		client->fd = -1;
-		break;
+	if (client == NULL) {
+		(void)send_all(fd, "error too many clients\n");
+		close(fd);
+		return;
 	}
-	(void)send_all(fd, "error too many clients\n");
-	close(fd);
+	client->fd = fd;
+	atomic_store(&client->state, CLIENT_USED);
+	if (pthread_create(&client->thread, NULL, client_run, client) == 0)
+		return;
+	(void)send_all(fd, "error no thread for a client\n");
+	closep(&client->fd);
+	atomic_store(&client->state, CLIENT_FREE);
+}
+
+/* What the pipe says. False: stop. */
+static bool control_woken(struct control *c)
+{
+	char why = WAKE_STOP;
+
+	if (read(c->wake[0], &why, 1) < 0 && errno == EINTR)
+		return true;
+	control_reap(c);
+	return why != WAKE_STOP;
 }
 
 static void *control_run(void *arg)
 {
 	struct control *c = arg;
-	char woken[CONTROL_CLIENTS_MAX];
 
-	while (!atomic_load(&c->is_stopping)) {
+	for (;;) {
 		struct pollfd fds[] = { { .fd = c->wake[0], .events = POLLIN },
 					{ .fd = c->listener, .events = POLLIN } };
 
 		if (poll(fds, ARRAY_LEN(fds), -1) < 0 && errno != EINTR)
 			break;
-		if (fds[0].revents != 0 && read(c->wake[0], woken, sizeof(woken)) < 0)
+		if (fds[0].revents != 0 && !control_woken(c))
 			break;
-		control_reap(c);
 		if (fds[1].revents != 0)
 			control_accept(c);
 	}
+	for (unsigned i = 0; i < CONTROL_CLIENTS_MAX; i++) {
+		if (c->clients[i].fd >= 0)
+			(void)shutdown(c->clients[i].fd, SHUT_RD);
+	}
+	for (unsigned i = 0; i < CONTROL_CLIENTS_MAX; i++) {
+		if (atomic_load(&c->clients[i].state) != CLIENT_FREE)
+			client_join(&c->clients[i]);
+	}
+	atomic_store(&c->is_over, true);
 	return NULL;
 }
 
@@ -484,8 +514,10 @@ int control_start(struct export *e, const char *path, struct err *err)
 		return err_set(err, -ENOMEM, "no memory for the control socket");
 	c->e = e;
 	c->listener = c->wake[0] = c->wake[1] = -1;
-	for (unsigned i = 0; i < CONTROL_CLIENTS_MAX; i++)
+	for (unsigned i = 0; i < CONTROL_CLIENTS_MAX; i++) {
+		c->clients[i].c = c;
 		c->clients[i].fd = -1;
+	}
 	rc = control_bind(c, path, err);
 	if (rc == 0 && pipe2(c->wake, O_CLOEXEC) != 0)
 		rc = err_set_sys(err, -errno, "no pipe for the control socket");
@@ -502,33 +534,24 @@ int control_start(struct export *e, const char *path, struct err *err)
 	return 0;
 }
 
-bool control_stop(struct export *e)
+void control_hang_up(struct export *e)
+{
+	if (e->control != NULL)
+		control_wake(e->control, WAKE_STOP);
+}
+
+bool control_is_over(const struct export *e)
+{
+	return e->control == NULL || atomic_load(&e->control->is_over);
+}
+
+void control_stop(struct export *e)
 {
 	struct control *c = take(e->control);
-	struct timespec limit;
 
 	if (c == NULL)
-		return true;
-	atomic_store(&c->is_stopping, true);
-	control_wake(c);
+		return;
 	(void)pthread_join(c->thread, NULL);
 	(void)unlink(c->path);
-	(void)clock_gettime(CLOCK_REALTIME,
-			    &limit); /* of waiting; the engine's clock is elsewhere */
-	limit.tv_sec += CONTROL_STOP_S;
-	for (unsigned i = 0; i < CONTROL_CLIENTS_MAX; i++) {
-		if (c->clients[i].fd >= 0)
-			(void)shutdown(c->clients[i].fd, SHUT_RD);
-	}
-	for (unsigned i = 0; i < CONTROL_CLIENTS_MAX; i++) {
-		struct client *client = &c->clients[i];
-
-		if (client->fd < 0)
-			continue;
-		if (pthread_timedjoin_np(client->thread, NULL, &limit) != 0)
-			return false;
-		client_free(client);
-	}
 	control_free(c);
-	return true;
 }

@@ -154,7 +154,8 @@ static int marks_read(struct reading *r, struct err *err) MAY_SUSPEND
 	result = maps_make(r, err);
 	if (result < 0)
 		return result;
-	replica->has_marks = map_read(r, INTENT_PAGE_IN_FLIGHT, &r->in_flight, NULL);
+	replica->has_marks = intent_head_is_bound(r->pair, &r->id) &&
+			     map_read(r, INTENT_PAGE_IN_FLIGHT, &r->in_flight, NULL);
 	if (!replica->has_marks) {
 		(void)snprintf(replica->why, sizeof(replica->why),
 			       "its write-intent records are damaged");

@@ -3,7 +3,9 @@
  * child.c - the children of a nexus: their devices, and what a client may do with them.
  *
  * A child is a URI first. Its device is made from it when the child is opened, and removed when
- * it is closed; so a child that was offline comes back as whatever the URI leads to then.
+ * it is closed; so a child that was offline comes back as whatever the URI leads to then. If that
+ * is not the replica that left (a new disk under the old name, memory that was emptied), all of it
+ * is copied: the write-intent records on it tell.
  *
  *   operation   allowed                                 then
  *   add         open, not frozen; unknown URI; fits     opened out of sync, recorded, rebuilt
@@ -13,6 +15,9 @@
  *
  * Removing goes through retirement: the child becomes stale in the record before it disappears
  * from it, so that a crash between the two leaves a record that is true.
+ *
+ * A replica serves once: what is a child already, of this nexus or another, under whatever name, is
+ * refused, and so is a second one of the same uuid, since the record tells children apart by it.
  *
  * Decisions: an add or an online whose rebuild cannot start fails, and says so; the child stays
  * listed, out of sync. A child's uuid is the one in its URI, else that of its device: never a
@@ -113,16 +118,23 @@ static void child_event(struct desc *desc, const struct device_event *event)
 	struct child *child = desc->owner;
 
 	switch (event->type) {
-	case DEVICE_REMOVED:
 	case DEVICE_LOOPBACK_REMOVED:
+		if (device_has_alias(desc->dev, child->device_uri))
+			break; /* it was another name that went */
+		FALLTHROUGH;
+	case DEVICE_REMOVED:
 		/* one that fell before is being closed; one that never served is closed, too */
 		(void)nexus_child_fail(child, CHILD_CLOSED, NEXUS_REASON_NONE);
 		break;
 	case DEVICE_FAILED:
+		(void)snprintf(child->why, sizeof(child->why), "%s",
+			       event->why != NULL ? event->why : "");
 		(void)nexus_child_fail(child, CHILD_FAULTED, NEXUS_REASON_ADMIN_FAILED);
 		break;
-	case DEVICE_RESIZED:
 	case DEVICE_MEDIA:
+		nexus_health_medium(child);
+		break;
+	case DEVICE_RESIZED:
 	case DEVICE_RESERVATION: /* a write that meets it says so itself */
 	case DEVICE_EVENT_COUNT_:
 		break;
@@ -134,13 +146,47 @@ static void child_take_over(struct child *child, const struct device *dev)
 	(void)snprintf(child->device_name, sizeof(child->device_name), "%s", dev->name);
 	if (uuid_is_zero(&child->uuid))
 		child->uuid = dev->uuid;
+	child->why[0] = '\0';
 	child->zeroes_for_unmap = !(dev->ops & IO_BIT(IO_UNMAP)) || !dev->unmap_reads_zero;
+}
+
+/* Who has @dev, or in the same nexus the uuid that @child would have with it; NULL: nobody. */
+static const struct child *child_twin(const struct child *child, const struct device *dev)
+{
+	const struct uuid *uuid = uuid_is_zero(&child->uuid) ? &dev->uuid : &child->uuid;
+	struct nexus *nx = NULL;
+
+	while ((nx = nexus_next(nx)) != NULL) {
+		for (unsigned i = 0; i < nx->nchildren; i++) {
+			const struct child *other = nx->child[nx->order[i]];
+
+			if (other != child && ((other->desc != NULL && other->desc->dev == dev) ||
+					       (nx == child->nx && uuid_equal(&other->uuid, uuid))))
+				return other;
+		}
+	}
+	return NULL;
+}
+
+/* What was made for @child is taken away; where it is @twin's device, only the name is. */
+static void child_give_back(const struct child *child, const struct device *dev,
+			    const struct child *twin)
+{
+	bool is_shared = twin != NULL && twin->desc != NULL && twin->desc->dev == dev;
+	bool is_name = strncmp(child->uri, "bdev:", 5) == 0 ||
+		       strncmp(child->uri, "loopback:", 9) == 0 || dev->driver->leave != NULL;
+
+	if (is_shared && (!is_name || strcmp(twin->device_uri, child->device_uri) == 0))
+		return;
+	if (device_destroy(child->device_uri, NULL) < 0)
+		log_debug("child %s went by itself", child->uri);
 }
 
 int child_open(struct child *child, struct nexus_err *ne)
 {
 	struct desc_opts opts = { .flags = DESC_WRITE, .event = child_event, .owner = child };
 	struct err *err = ne != NULL ? &ne->err : NULL;
+	const struct child *twin;
 	struct device *dev;
 	struct handle *h;
 	struct desc *desc;
@@ -148,12 +194,19 @@ int child_open(struct child *child, struct nexus_err *ne)
 
 	if (device_create(child->device_uri, &dev, err) < 0)
 		return nexus_fail(ne, NEXUS_E_CREATE_CHILD, "child %s", child->uri);
+	twin = child_twin(child, dev);
+	if (twin != NULL) {
+		result = nexus_fail(ne, NEXUS_E_CHILD_EXISTS,
+				    "child %s is the same replica as %s of nexus %s", child->uri,
+				    twin->uri, twin->nx->dev.name);
+		child_give_back(child, dev, twin);
+		return result;
+	}
 	result = desc_open(dev, &opts, &desc, err);
 	if (result == 0 && (result = handle_open(desc, reactor_primary(), &h, err)) < 0)
 		desc_close(desc); /* without one, no task could do I/O of its own */
 	if (result < 0) {
-		if (device_destroy(child->device_uri, NULL) < 0)
-			log_debug("child %s went by itself", child->uri);
+		child_give_back(child, dev, NULL);
 		return nexus_fail(ne, NEXUS_E_OPEN_CHILD, "child %s", child->uri);
 	}
 	child_take_over(child, dev);
@@ -174,6 +227,7 @@ void child_close(struct child *child)
 		task_mutex_unlock(&nx->dev.control);
 	if (desc == NULL)
 		return;
+	nexus_health_forget(child);
 	desc_close(desc);
 	/* -ENOENT, -EALREADY: it was removed first, that is why we are here */
 	if (device_destroy(child->device_uri, &err) < 0 && err.code != -ENOENT &&
@@ -284,13 +338,13 @@ int nexus_child_fault(struct nexus *nx, const char *uri, enum nexus_reason reaso
 	result = nx->state == NEXUS_OPEN ? find_child(nx, uri, &child, ne)
 					 : nexus_fail(ne, NEXUS_E_NOT_ALLOWED, "nexus %s is %s",
 						      nx->dev.name, nexus_state_name(nx->state));
-	if (result == 0)
-		result = check_not_last(nx, child, ne);
 	if (result == 0) {
-		uint32_t word;
-
 		errand_wait(&nx->retire); /* it may have fallen a moment ago: is that recorded? */
-		word = atomic_load(&child->word);
+		result = check_not_last(nx, child, ne);
+	}
+	if (result == 0) {
+		uint32_t word = atomic_load(&child->word);
+
 		if (child_state_of(word) == CHILD_OPEN)
 			child_leave(child, CHILD_FAULTED, reason);
 		else if (reason == NEXUS_REASON_OFFLINE_PERMANENT)
@@ -323,6 +377,33 @@ static void child_forget(struct child *child) MAY_SUSPEND
 	nx->child[child->slot] = NULL;
 }
 
+/* It has left, and is on the way out of the record. */
+static int child_drop(struct child *child, struct nexus_err *ne) MAY_SUSPEND
+{
+	struct nexus *nx = child->nx;
+	struct err err = {};
+
+	/* the record keeps the last one healthy, and it may tell of nobody else */
+	if (child->is_healthy && nx->state == NEXUS_OPEN)
+		return nexus_fail(ne, NEXUS_E_REMOVE_LAST_HEALTHY,
+				  "%s is the last healthy child in the record of nexus %s, as the "
+				  "others fell meanwhile: it stays listed",
+				  child->uri, nx->dev.name);
+	marks_lock(nx);
+	child->is_missed_known = false; /* no fold any more */
+	marks_note_missed(child);
+	marks_unlock(nx);
+	child_forget(child);
+	nexus_tell(nx, NEXUS_EVENT_CHILD_REMOVED, child);
+	child_free(child);
+	if (nx->state == NEXUS_OPEN && nexus_persist(nx, false, &err) < 0)
+		nexus_self_shutdown(nx, err_text(&err));
+	if (nx->state == NEXUS_OPEN)
+		return 0;
+	return nexus_fail(ne, NEXUS_E_STORE, "nexus %s ended itself: its record cannot be written",
+			  nx->dev.name);
+}
+
 int nexus_child_remove(struct nexus *nx, const char *uri, struct nexus_err *ne)
 {
 	struct child *child;
@@ -335,22 +416,8 @@ int nexus_child_remove(struct nexus *nx, const char *uri, struct nexus_err *ne)
 	if (result == 0)
 		result = check_not_last(nx, child, ne);
 	if (result == 0) {
-		struct err err = {};
-
 		child_leave(child, CHILD_CLOSED, NEXUS_REASON_NONE);
-		marks_lock(nx);
-		child->is_missed_known = false; /* no fold any more */
-		marks_note_missed(child);
-		marks_unlock(nx);
-		child_forget(child);
-		nexus_tell(nx, NEXUS_EVENT_CHILD_REMOVED, child);
-		child_free(child);
-		if (nx->state == NEXUS_OPEN && nexus_persist(nx, false, &err) < 0)
-			nexus_self_shutdown(nx, err_text(&err));
-		if (nx->state != NEXUS_OPEN)
-			result = nexus_fail(ne, NEXUS_E_STORE,
-					    "nexus %s ended itself: its record cannot be written",
-					    nx->dev.name);
+		result = child_drop(child, ne);
 		nexus_tell_status(nx);
 	}
 	control_end(nx);
@@ -372,6 +439,17 @@ static int child_map(struct child *child, struct nexus_err *ne)
 	return 0;
 }
 
+/* What it misses is known of the replica that left: is this it? */
+static void child_check_missed(struct child *child) MAY_SUSPEND
+{
+	if (!child->is_missed_known || marks_are_on(child, child->head_generation))
+		return;
+	log_warn("nexus %s: child %s does not hold the write-intent records of the replica that "
+		 "left: all of it is copied",
+		 child->nx->dev.name, child->uri);
+	child->is_missed_known = false;
+}
+
 int nexus_child_attach(struct child *child, struct err *err)
 {
 	struct nexus *nx = child->nx;
@@ -379,6 +457,7 @@ int nexus_child_attach(struct child *child, struct err *err)
 
 	if (result < 0)
 		return result;
+	child_check_missed(child);
 	device_quiesce(&nx->dev);
 	/* channels that were made meanwhile; nothing runs now */
 	result = nexus_open_legs(nx, child, err);
@@ -386,6 +465,9 @@ int nexus_child_attach(struct child *child, struct err *err)
 	if (result == 0 && !marks_write_children(nx, child))
 		result = err_set(err, -EIO, "write-intent records cannot be written to %s",
 				 child->uri);
+	/* it came to nothing then, and a child that comes again is no writer before its turn */
+	if (result == 0 && child_state_of(atomic_load(&child->word)) != CHILD_OPEN)
+		result = err_set(err, -ENODEV, "child %s fell", child->uri);
 	child->is_writer = result == 0;
 	nexus_apply(nx);
 	if (result == 0)
@@ -428,6 +510,7 @@ int child_start(struct child *child, bool is_rebuilt, struct nexus_err *ne)
 	int result;
 
 	atomic_store(&child->word, child_word(CHILD_OPEN, NEXUS_REASON_NONE, false));
+	nexus_health_child(child);
 	nexus_apply(nx);
 	if (is_rebuilt && nexus_rebuilder != NULL)
 		result = nexus_rebuilder->start(child, ne);
@@ -477,6 +560,8 @@ int nexus_child_add(struct nexus *nx, const char *uri, bool is_rebuilt, struct n
 		result = child == NULL ? ne->err.code : child_open(child, ne);
 	}
 	if (result == 0)
+		result = check_serving(nx, ne); /* opening may have taken long */
+	if (result == 0)
 		result = check_fits(nx, child, ne);
 	if (result == 0)
 		result = nexus_reserve(child, ne);
@@ -524,6 +609,8 @@ static int child_online(struct child *child, struct nexus_err *ne) MAY_SUSPEND
 	errand_wait(&nx->retire);
 	child_wait_closed(child);
 	result = check_serving(nx, ne);
+	if (result == 0 && child_state_of(atomic_load(&child->word)) == CHILD_OPEN)
+		return 0; /* the last one, for want of space: it was taken back */
 	if (result == 0)
 		result = child_open(child, ne);
 	if (result == 0)
@@ -532,11 +619,11 @@ static int child_online(struct child *child, struct nexus_err *ne) MAY_SUSPEND
 		result = nexus_reserve(child, ne);
 	if (result == 0)
 		result = child_map(child, ne);
-	if (result < 0) {
+	if (result == 0)
+		result = check_serving(nx, ne); /* all of that may have taken long */
+	if (result < 0 && !child->is_leaving)   /* else the monitor closes it */
 		child_close(child);
-		return result;
-	}
-	return child_start(child, true, ne);
+	return result < 0 ? result : child_start(child, true, ne);
 }
 
 int nexus_child_online(struct nexus *nx, const char *uri, struct nexus_err *ne)

@@ -112,12 +112,19 @@ ENGINE_TEST(a_device_that_goes_closes_its_child)
 
 ENGINE_TEST(a_device_that_fails_retires_its_child)
 {
+	struct device_event event = { .type = DEVICE_FAILED, .why = "the cable is out" };
+	struct nexus_err ne = {};
+
 	if (!nexus_make(2))
 		return;
-	device_announce(device_lookup("c1"), DEVICE_FAILED);
+	event.dev = device_lookup("c1");
+	device_announce_event(event.dev, &event);
 	settle_down();
 	CHECK_EQ(child_info(1).state, CHILD_FAULTED);
 	CHECK_EQ(child_info(1).reason, NEXUS_REASON_ADMIN_FAILED);
+	CHECK_STR(child_info(1).why, "the cable is out");
+	CHECK_EQ(nexus_child_online(nx, uris[1], &ne), 0);
+	CHECK_STR(child_info(1).why, "");
 	nexus_unmake();
 }
 
@@ -143,6 +150,44 @@ ENGINE_TEST(growing)
 	CHECK_EQ(do_io(&o, IO_WRITE, (20 << 11) - 1, 1, buf, 0), IO_OK);
 	nexus_info(nx, &info);
 	CHECK_EQ(info.segments_in_flight, 2);
+	nexus_unmake();
+}
+
+static int grow_to_20(void)
+{
+	struct nexus_err ne = {};
+
+	return nexus_resize(nx, 20 << 20, &ne);
+}
+
+static int grow_to_32(void)
+{
+	struct nexus_err ne = {};
+
+	return nexus_resize(nx, 32 << 20, &ne); /* too much for the children */
+}
+
+/* The second waits for the first; when it fails, all is as the first has left it. */
+ENGINE_TEST(growing_twice_at_once)
+{
+	static uint8_t buf[BLOCK];
+	struct late_call first, second;
+	struct nexus_info info;
+
+	if (!nexus_make(2))
+		return;
+	control_begin(nx); /* both have to wait */
+	call_start(&first, grow_to_20);
+	call_start(&second, grow_to_32);
+	turns(10);
+	control_end(nx);
+	CHECK_EQ(call_wait(&first), 0);
+	CHECK(call_wait(&second) < 0);
+	nexus_info(nx, &info);
+	CHECK_EQ(info.device_size, 20 << 20);
+	CHECK_EQ(info.size, 20 << 20);
+	CHECK_EQ(nx->geometry.nblocks, 20 << 11);
+	CHECK_EQ(do_io(&o, IO_WRITE, (20 << 11) - 1, 1, buf, 0), IO_OK);
 	nexus_unmake();
 }
 

@@ -5,6 +5,7 @@
 #include "base/units.h"
 #include "device/fault.h"
 #include "drivers/testing.h"
+#include "nexus/pace.h"
 
 enum {
 	BLOCK = 512,
@@ -213,6 +214,69 @@ ENGINE_TEST(sides_that_know_no_holes)
 	TAP_ROW(NULL);
 }
 
+/* Some of a chunk is data, in every shape, and stale data lies under the rest: it stays thin. */
+ENGINE_TEST(holes_within_a_chunk)
+{
+	static const uint32_t seeks = IO_BIT(IO_SEEK_DATA) | IO_BIT(IO_SEEK_HOLE);
+
+	for (unsigned i = 0; i < 4; i++) {
+		struct copy_opts opts;
+		struct copy_stats stats;
+		uint64_t want;
+
+		TAP_ROW(((const char *[]){ "thin", "thin, verified", "no unmap", "not thin" })[i]);
+		if (!open_all("malloc:///d?size_mb=16"))
+			return;
+		a.dev->ops &= ~seeks;
+		d.dev->unmap_reads_zero = i != 2;
+		d.dev->is_thin = i != 3;
+		for (uint64_t seg = 0; seg < SIZE / SEGMENT; seg += 3) {
+			for (uint32_t page = 0; page < 16; page++) {
+				if (seg >> (page / 2) & 1)
+					put(seg * SEGMENT + page * 8ull, 8, page + 1);
+			}
+		}
+		memset(x, 0xaa, sizeof(x));
+		CHECK_EQ(do_io(&d, IO_WRITE, 2 * MB + 3, 1000, x, 0), IO_OK);
+		opts = two_sources();
+		opts.nsources = 1;
+		opts.verify = i == 1 ? COPY_VERIFY_READ : COPY_VERIFY_NONE;
+		CHECK_EQ(run(&opts, &stats, NULL), COPY_COMPLETE);
+		CHECK_EQ(stats.blocks_cleared + stats.blocks_same + stats.blocks_transferred, SIZE);
+		a.dev->ops |= seeks;
+		want = used(&a);
+		if (i < 3)
+			CHECK_EQ(stats.blocks_transferred, want);
+		CHECK(i < 3 ? used(&d) == want : used(&d) > want);
+		CHECK(are_equal(&a, &d));
+		d.dev->unmap_reads_zero = d.dev->is_thin = true;
+		close_all();
+	}
+	TAP_ROW(NULL);
+}
+
+/* Under a hole of the source what the destination has does not matter, nor whether it can be read. */
+ENGINE_TEST(a_bad_block_under_a_hole_is_cleared)
+{
+	struct copy_opts opts;
+	struct copy_stats stats;
+	struct err err = {};
+
+	if (!open_all("malloc:///d?size_mb=16"))
+		return;
+	d.dev->unmap_reads_zero = false;
+	memset(x, 0xaa, sizeof(x));
+	CHECK_EQ(do_io(&d, IO_WRITE, 9000, 10, x, 0), IO_OK);
+	CHECK_EQ(fault_add("inject://d?op=read&method=status-nvme-2-81&offset=9000&num_blk=10",
+			   &err),
+		 0);
+	opts = two_sources();
+	CHECK_EQ(run(&opts, &stats, &err), COPY_COMPLETE);
+	fault_remove_all();
+	CHECK(are_equal(&a, &d));
+	close_all();
+}
+
 static unsigned nfailed, nmedium;
 
 static void on_failed(void *owner, uint16_t status, bool is_medium, uint64_t lba, uint32_t nlb)
@@ -408,6 +472,30 @@ ENGINE_TEST(a_rate_is_kept)
 	CHECK_EQ(run(&opts, &stats, NULL), COPY_COMPLETE);
 	CHECK(stats.run_ns > 90 * NS_PER_MS);
 	close_all();
+}
+
+/* Work takes time, too: with 10 ms of it per 20 ms of the rate, the rate is still met, but what was
+ * not used long ago is not made good. */
+ENGINE_TEST(a_rate_is_met)
+{
+	enum { ROUNDS = 20, BYTES = 2 << 20 };
+	uint64_t start_ns = reactor_self()->now_ns, now_ns;
+	struct pace pace;
+
+	CHECK_EQ(pace_init(&pace, NULL, 100 << 20, 0, NULL), 0);
+	for (unsigned i = 0; i < ROUNDS; i++) {
+		if (pace.due_ns > reactor_self()->now_ns)
+			task_sleep(pace.due_ns - reactor_self()->now_ns);
+		task_sleep(10 * NS_PER_MS);
+		pace_charge(&pace, BYTES);
+	}
+	CHECK(pace.due_ns - start_ns >= ROUNDS * 20 * NS_PER_MS);
+	CHECK(pace.due_ns - start_ns < ROUNDS * 22 * NS_PER_MS);
+	task_sleep(PACE_CREDIT_NS + 300 * NS_PER_MS);
+	now_ns = reactor_self()->now_ns;
+	pace_charge(&pace, BYTES);
+	CHECK(pace.due_ns >= now_ns - PACE_CREDIT_NS + 20 * NS_PER_MS);
+	pace_done(&pace);
 }
 
 static unsigned ngone;

@@ -85,6 +85,16 @@ bool intent_page_is_bound(const struct intent_page *page, const struct intent_id
 	       le32_get(page->nsegments) == id->nsegments && page->shift == id->shift;
 }
 
+bool intent_head_is_bound(const struct intent_page pair[2], const struct intent_id *id)
+{
+	bool is_bound = true;
+
+	for (unsigned i = 0; i < 2; i++)
+		is_bound &= intent_page_is_valid(&pair[i], INTENT_PAGE_HEAD) &&
+			    intent_page_is_bound(&pair[i], id);
+	return is_bound;
+}
+
 int intent_pair_pick(const struct intent_page pair[2], const struct intent_id *id, unsigned index)
 {
 	bool is_good[2];

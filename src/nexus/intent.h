@@ -24,6 +24,9 @@
  *   4. All pages carry the generation of the record in the store. Another one, a damaged pair, a
  *      missing page: the map is unknown and the rebuild is full. Never is a doubtful map
  *      believed.
+ *   5. Pages that are written anew, by the next life of a nexus or for another size, begin with
+ *      the head, both copies of which have to be of the generation: a life that ended before its
+ *      record was written leaves pages of the one before it, but perhaps not the newest.
  *
  * Rule 3 is why the missed map needs no durable write per request: the in-flight map holds until
  * the missed map is safe. Cost in the common case: one bit test per write, in a map of the
@@ -94,6 +97,12 @@ bool intent_page_is_valid(const struct intent_page *page, unsigned index);
 /* Is a valid page bound to @id? */
 bool intent_page_is_bound(const struct intent_page *page, const struct intent_id *id);
 
+/*
+ * Are both copies of the head valid and bound to @id? Who writes a child's pages anew begins with
+ * the head. So if not, it may have been the newer copy of any other pair that is gone by now, and
+ * the older one is not to be believed either.
+ */
+bool intent_head_is_bound(const struct intent_page pair[2], const struct intent_id *id);
 /* The copy to believe: 0, 1, or -1 when neither is valid and bound to @id. */
 int intent_pair_pick(const struct intent_page pair[2], const struct intent_id *id, unsigned index);
 

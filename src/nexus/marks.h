@@ -56,6 +56,12 @@ bool marks_read_in_flight(struct nexus *nx, struct child *source, uint64_t gener
 bool marks_read_missed(struct nexus *nx, struct child *source, uint64_t generation,
 		       const struct uuid *subject, struct segmap *map) MAY_SUSPEND;
 
+/*
+ * Does @child hold records of its own, written to this replica by this nexus, in @generation (0:
+ * any)? Another disk in its place has none, however it is called. False where no marks are kept.
+ */
+bool marks_are_on(struct child *child, uint64_t generation) MAY_SUSPEND;
+
 uint32_t marks_count(const struct nexus *nx);   /* segments in flight */
 uint64_t marks_nwrites(const struct nexus *nx); /* pages written, all children */
 

@@ -8,6 +8,7 @@
 #ifndef ASHLAR_NEXUS_TESTING_H
 #define ASHLAR_NEXUS_TESTING_H
 
+#include "base/units.h"
 #include "device/fault.h"
 /* lint: allow includes: only tests include this header */
 #include "drivers/testing.h"
@@ -17,6 +18,10 @@ enum {
 	CHILD_MB = 32,
 	NBLOCKS = 16 * 2048, /* of the nexus: 16 MiB */
 	BLOCK = 512,
+	SEGMENT = 128, /* blocks */
+	START = 10240, /* of the nexus' data on a child, in blocks */
+	META = 2048,   /* of its write-intent records, in blocks */
+	META_NLB = 2 * INTENT_PAGES * (INTENT_PAGE_SIZE / BLOCK),
 };
 
 /* ---- a store that the test owns ------------------------------------------------------------- */
@@ -47,6 +52,7 @@ static inline int fake_put(struct nexus_store *store, const char *key, const cha
 		fake.nfailed++;
 		return err_set(err, -EIO, "store is away");
 	}
+	CHECK_HAS(text, "\"healthy\": true"); /* never nobody */
 	(void)snprintf(fake.text, sizeof(fake.text), "%s", text);
 	fake.nputs++;
 	return 0;
@@ -207,6 +213,132 @@ static inline void check_equal(const char *a, const char *b)
 	}
 }
 
+/* ---- children that outlive it, as disks do --------------------------------------------------- */
+
+static const char *const bases[] = {
+	"malloc:///m0?size_mb=32&uuid=" UUID_0,
+	"malloc:///m1?size_mb=32&uuid=" UUID_1,
+	"malloc:///m2?size_mb=32&uuid=" UUID_2,
+};
+static const char *const kept[] = {
+	"bdev:///m0?uuid=" UUID_0,
+	"bdev:///m1?uuid=" UUID_1,
+	"bdev:///m2?uuid=" UUID_2,
+};
+
+/* What rebuilds are given, by slot; nothing is copied. */
+static struct {
+	bool is_known;
+	uint32_t nsegments;
+	unsigned nstarts;
+} given[NEXUS_CHILDREN_MAX];
+
+static inline int note_start(struct child *child, struct nexus_err *ne)
+{
+	struct err err = {};
+
+	(void)ne;
+	given[child->slot].is_known = child->is_missed_known;
+	given[child->slot].nsegments = segmap_count(&child->missed);
+	given[child->slot].nstarts++;
+	return nexus_child_attach(child, &err);
+}
+
+static inline void note_leave(struct child *child)
+{
+	(void)child;
+}
+
+static const struct nexus_rebuilder note_rebuilder = { .start = note_start, .leave = note_leave };
+
+/* With a volatile cache; a write to one of them is not there for good before a flush. */
+static inline void bases_make(bool has_cache)
+{
+	struct device *dev;
+
+	for (size_t i = 0; i < ARRAY_LEN(bases); i++) {
+		CHECK_EQ(device_create(bases[i], &dev, NULL), 0);
+		dev->has_write_cache = has_cache;
+	}
+	fake_start();
+	memset(given, 0, sizeof(given));
+}
+
+static inline void bases_unmake(void)
+{
+	fault_remove_all();
+	device_remove_all();
+	nexus_set_rebuilder(&rebuild_jobs);
+	nexus_settings_set(&(struct nexus_settings){});
+}
+
+/* Made of @children, or made again. The caller sees to what went wrong. */
+static inline int kept_create(const char *const *children, unsigned nchildren, struct nexus_err *ne)
+{
+	struct nexus_opts opts = { .name = "n0",
+				   .size = 16 << 20,
+				   .children = children,
+				   .nchildren = nchildren,
+				   .info_key = "volume" };
+
+	CHECK_EQ(uuid_from_text(UUID_3, &opts.uuid, NULL), 0);
+	return nexus_create(&opts, &nx, ne);
+}
+
+static inline bool remake_of(const char *const *children, unsigned nchildren)
+{
+	struct desc_opts how = { .flags = DESC_WRITE };
+	struct nexus_err ne = {};
+
+	if (kept_create(children, nchildren, &ne) < 0)
+		return CHECK_STR(err_text(&ne.err), "a nexus");
+	o = (struct opened){ .dev = nexus_device(nx) };
+	return CHECK_EQ(desc_open(o.dev, &how, &o.desc, &ne.err), 0) &&
+	       CHECK_EQ(handle_open(o.desc, reactor_primary(), &o.h, &ne.err), 0);
+}
+
+static inline bool remake(unsigned nchildren)
+{
+	return remake_of(kept, nchildren);
+}
+
+/* How often a device was flushed. */
+static inline uint64_t flushes(const char *name)
+{
+	struct io_stats stats;
+
+	device_stats(device_lookup(name), &stats);
+	return stats.op[IO_FLUSH].ops;
+}
+
+/* Gone like a process that is killed: nothing is cleaned up. */
+static inline void crash(void)
+{
+	struct nexus_err ne = {};
+
+	nexus_self_shutdown(nx, "the test says so");
+	desc_close(o.desc);
+	CHECK_EQ(nexus_destroy(nx, &ne), 0);
+}
+
+static inline void offline(unsigned i)
+{
+	struct nexus_err ne = {};
+
+	if (nexus_child_fault(nx, kept[i], NEXUS_REASON_OFFLINE, &ne) < 0)
+		CHECK_STR(err_text(&ne.err), "offline");
+}
+
+static inline void online(unsigned i)
+{
+	struct nexus_err ne = {};
+
+	if (nexus_child_online(nx, kept[i], &ne) < 0)
+		CHECK_STR(err_text(&ne.err), "online");
+}
+
+/* ---- trouble --------------------------------------------------------------------------------- */
+
 /* Arm a fault for the test. */
 static inline void inject(const char *uri)
 {
@@ -214,6 +346,30 @@ static inline void inject(const char *uri)
 
 	if (fault_add(uri, &err) < 0)
 		CHECK_STR(err_text(&err), uri);
+}
+
+/*
+ * Requests to these blocks of a child's device wait at its gate, until they are let go. Flushes are
+ * about the whole device: device_quiesce() holds them.
+ */
+struct hold {
+	struct device *dev;
+	struct range_lock lock;
+};
+
+static inline void hold_begin(struct hold *hold, const char *name, uint64_t lba, uint64_t nlb)
+{
+	hold->dev = device_lookup(name);
+	if (!CHECK(hold->dev != NULL))
+		return;
+	device_pin(hold->dev);
+	CHECK_EQ(range_lock(hold->dev, &hold->lock, lba, nlb, NULL), 0);
+}
+
+static inline void hold_end(struct hold *hold)
+{
+	range_unlock(hold->dev, &hold->lock);
+	device_unpin(hold->dev); /* its child may be closed now */
 }
 
 /* Until retirement and closing have ended. */
@@ -250,10 +406,83 @@ static inline void late_start(struct late_io *late, enum io_op op, uint64_t lba,
 	io_submit(o.h, &late->io);
 }
 
+/* Writes to one block in each of the first @n segments from @first on. */
+static inline void touch(uint32_t first, uint32_t n)
+{
+	static uint8_t buf[BLOCK];
+
+	for (uint32_t seg = first; seg < first + n; seg++)
+		CHECK_EQ(do_io(&o, IO_WRITE, (uint64_t)seg * SEGMENT, 1, buf, 0), IO_OK);
+}
+
+/* A call that is not awaited, in a task of its own. */
+struct late_call {
+	int (*fn)(void) MAY_SUSPEND;
+	int result;
+	bool is_done;
+	struct task_event event;
+};
+
+static inline void late_call_task(void *arg)
+{
+	struct late_call *late = arg;
+
+	late->result = late->fn();
+	late->is_done = true;
+	task_event_fire(&late->event);
+}
+
+static inline void call_start(struct late_call *late, int (*fn)(void))
+{
+	*late = (struct late_call){ .fn = fn };
+	CHECK_EQ(task_spawn("late call", late_call_task, late), 0);
+}
+
+static inline int call_wait(struct late_call *late)
+{
+	task_event_wait(&late->event);
+	return late->result;
+}
+
+static inline int shut_down(void)
+{
+	struct nexus_err ne = {};
+
+	return nexus_shutdown(nx, &ne);
+}
+
+static inline int destroy(void)
+{
+	struct nexus_err ne = {};
+
+	return nexus_destroy(nx, &ne);
+}
+
 static inline void turns(unsigned n)
 {
 	while (n-- > 0)
 		task_yield();
+}
+
+/*
+ * The next look at which marks can be cleared, now and not when it is time. The timer for it is the
+ * one that is due first: INTENT_IDLE is less than what anything else here waits for.
+ */
+#define INTENT_IDLE (500 * NS_PER_MS)
+
+static inline void tick_begin(void)
+{
+	struct reactor *r = reactor_primary();
+
+	if (CHECK(r->timers.root != NULL))
+		timer_arm(r, r->timers.root, 0);
+	turns(2); /* it is due, and has rung */
+}
+
+static inline void tick(void)
+{
+	tick_begin();
+	errand_wait(&nx->mark);
 }
 
 #define REFUSED(call, error)                                                   \

@@ -4,10 +4,7 @@
  * turn.
  *
  * The queue of a connection holds what is to be sent, not bytes: a slot with a response, with data,
- * with an R2T. Headers are written when the list is gathered, one behind the other into memory of
- * the reactor, so that neighbours without data in between become one element of the scatter list:
- *
- *   staging  |hdr A|hdr B ddgst B|hdr C|...            iov:  [hdr A] [data A] [ddgst A + hdr B] ...
+ * with an R2T. Headers are written when the list is gathered (drivers/nvme/tcp_gather.h).
  *
  * What the kernel did not take is gathered again next time from the same slots, which give the same
  * bytes (sqhd and digest are kept in the slot; of what a device lends, as many); out_skip says how
@@ -32,40 +29,13 @@
 
 #include "base/crc32c.h"
 #include "base/log.h"
+#include "drivers/nvme/tcp_gather.h"
 #include "target/internal.h"
 
 enum {
 	IOV_PER_OUT = 3 + IO_LEND_MAX, /* header, data, digest or response, one in reserve */
 	STAGING_PER_OUT = 320, /* padded header, digest, response, digest; TermReq: 152 bytes */
 };
-
-/* A gathering under way. */
-struct gather {
-	struct iovec *iov;
-	int count;
-	uint8_t *at, *end; /* in staging */
-};
-
-static void gather_add(struct gather *g, const void *base, size_t len)
-{
-	if (g->count > 0) {
-		struct iovec *last = &g->iov[g->count - 1];
-
-		if ((uint8_t *)last->iov_base + last->iov_len == base) {
-			last->iov_len += len;
-			return;
-		}
-	}
-	memcpy(&g->iov[g->count].iov_base, &base, sizeof(base)); /* send only reads it */
-	g->iov[g->count++].iov_len = len;
-}
-
-/* @len bytes at g->at were written: they are next. */
-static void gather_staged(struct gather *g, size_t len)
-{
-	gather_add(g, g->at, len);
-	g->at += len;
-}
 
 /* Append the header digest if there is one; returns the length of header and digest. */
 static size_t seal(const struct conn *conn, uint8_t *hdr, size_t hlen)
@@ -292,8 +262,7 @@ static void conn_advance(struct conn *conn, size_t n)
 /* Fill the list from the head of the queue; returns how many bytes it describes. */
 static size_t conn_gather(struct conn *conn, struct gather *g, struct iovec **ret_iov)
 {
-	size_t total = 0, skip = conn->out_skip;
-	struct iovec *iov = g->iov;
+	size_t total = 0;
 
 	for (struct out *out = conn->out_head; out != NULL; out = out->next) {
 		if (g->count + IOV_PER_OUT > TX_IOV_MAX || g->end - g->at < STAGING_PER_OUT)
@@ -301,16 +270,7 @@ static size_t conn_gather(struct conn *conn, struct gather *g, struct iovec **re
 		format(g, conn, out);
 		total += out->size;
 	}
-	while (skip > 0 && skip >= iov->iov_len) {
-		skip -= iov->iov_len;
-		iov++;
-		g->count--;
-	}
-	if (skip > 0) {
-		iov->iov_base = (uint8_t *)iov->iov_base + skip;
-		iov->iov_len -= skip;
-	}
-	*ret_iov = iov;
+	*ret_iov = gather_skip(g, conn->out_skip);
 	return total - conn->out_skip;
 }
 

@@ -4,7 +4,7 @@
  * wants to know of controllers.
  *
  *   no-fence      channels are told that no lost association can act any more
- *   repeat        a write that was answered is sent once more, from a buffer that is its owner's
+ *   repeat        a write that was answered is sent once more, with the data it had
  *   stale-cid     an answer ends the oldest command of the same kind
  *   early-read    ... or a read whose data is still coming
  *   skip-refresh  a change of paths stays unknown to the channels
@@ -13,6 +13,7 @@
  * Each change of a controller or a path ends in head_refresh(), and each attempt is a call of
  * ctrlr_connect(): there the states of controllers are read off for the coverage.
  */
+#include <stdlib.h>
 #include <string.h>
 
 #include "cover.h"
@@ -57,25 +58,50 @@ static struct slot *another(struct slot *slot, uint8_t opcode, bool is_half)
 	return NULL;
 }
 
+/* A repeated write. Its owner has its memory back and uses it for other things, so it is a copy. */
+struct ghost {
+	struct iovec iov;
+	uint8_t data[];
+};
+
+static struct ghost *ghost_new(const struct slot *was)
+{
+	struct ghost *ghost = sim_zalloc(sizeof(*ghost) + was->len);
+	const struct iovec *iov = was->iov;
+	size_t skip = was->iov_off, n;
+
+	ghost->iov = (struct iovec){ .iov_base = ghost->data, .iov_len = was->len };
+	for (size_t at = 0; at < was->len; at += n, skip = 0, iov++) {
+		for (; skip >= iov->iov_len; iov++)
+			skip -= iov->iov_len;
+		n = MIN(iov->iov_len - skip, was->len - at);
+		memcpy(ghost->data + at, (const uint8_t *)iov->iov_base + skip, n);
+	}
+	return ghost;
+}
+
 static void ghost_done(struct slot *slot)
 {
 	world_trace("ghost", slot->status, 0);
+	free(slot->owner);
 }
 
-static void send_again(struct queue *q, const struct slot *was)
+static void send_again(struct queue *q, const struct slot *was, struct ghost *ghost)
 {
 	struct slot *slot = queue_get(q);
 
-	if (slot == NULL)
+	if (slot == NULL) {
+		free(ghost);
 		return;
+	}
 	slot->sqe = was->sqe;
-	slot->iov = was->iov;
-	slot->iovcnt = was->iovcnt;
-	slot->iov_off = was->iov_off;
+	slot->iov = &ghost->iov;
+	slot->iovcnt = 1;
+	slot->iov_off = 0;
 	slot->len = was->len;
 	slot->dir = was->dir;
 	slot->done = ghost_done;
-	slot->owner = was->owner;
+	slot->owner = ghost;
 	queue_send(slot);
 }
 
@@ -84,6 +110,7 @@ void __wrap_slot_answered(struct slot *slot, uint16_t status)
 	struct queue *q = slot->queue;
 	const struct slot was = *slot;
 	struct slot *other = NULL;
+	struct ghost *ghost = NULL;
 
 	if (q->opts.qid == NVME_QID_ADMIN) {
 		__real_slot_answered(slot, status);
@@ -99,9 +126,11 @@ void __wrap_slot_answered(struct slot *slot, uint16_t status)
 		if (sim_plant == PLANT_NVMF_STALE_CID)
 			return;
 	}
-	__real_slot_answered(slot, status);
 	if (was.sqe.opcode == NVME_IO_WRITE && status == 0 && plant_strikes(PLANT_NVMF_REPEAT, 50))
-		send_again(q, &was);
+		ghost = ghost_new(&was);
+	__real_slot_answered(slot, status);
+	if (ghost != NULL)
+		send_again(q, &was, ghost);
 }
 
 uint8_t __wrap_ana_state(const struct ana_group *groups, unsigned count, uint32_t id)
@@ -129,6 +158,11 @@ static void state_is(enum cover_state state, bool is)
 void pair_states_restart(void)
 {
 	memset(is_on, 0, sizeof(is_on));
+}
+
+void pair_process_ends(void)
+{
+	fence_drop_all();
 }
 
 void __wrap_head_refresh(struct nvmf_head *head)

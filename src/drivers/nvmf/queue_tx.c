@@ -3,12 +3,9 @@
  * Sending: all commands and data of a queue leave in one gathered sendmsg at the end of the turn.
  *
  * What is to be sent is a list of slots, not of bytes. Headers are written when the list is
- * gathered, one behind the other into memory of the hub, so that neighbours without data become one
- * element; data goes out from the caller's memory. A command is formatted once more only when the
- * socket did not take all of it, and gives the same bytes then: nothing in the slot changes in
- * between, and the digest is kept.
- *
- *   staging  |capsule A|capsule B|pad capsule C|...     iov:  [A, B, C] [data of C] [digest, D] ...
+ * gathered (drivers/nvme/tcp_gather.h); data goes out from the caller's memory. A command is
+ * formatted once more only when the socket did not take all of it, and gives the same bytes then:
+ * nothing in the slot changes in between, and the digest is kept.
  *
  *   slot:  queue_send --> OUT_CMD --in the kernel--> (R2T) --> OUT_H2C --more of it--+--> nothing
  *                                                                ^-------------------'
@@ -38,40 +35,13 @@
 #include <string.h>
 
 #include "base/crc32c.h"
+#include "drivers/nvme/tcp_gather.h"
 #include "drivers/nvmf/queue_internal.h"
 
 enum {
 	IOV_PER_OUT = 3,       /* header, digest, and one in reserve; data comes on top */
 	STAGING_PER_OUT = 320, /* header, digest, padding, digest */
 };
-
-/* A gathering under way. */
-struct gather {
-	struct iovec *iov;
-	int count;
-	uint8_t *at, *end; /* in staging */
-};
-
-static inline void gather_add(struct gather *g, const void *base, size_t len)
-{
-	if (g->count > 0) {
-		struct iovec *last = &g->iov[g->count - 1];
-
-		if ((uint8_t *)last->iov_base + last->iov_len == base) {
-			last->iov_len += len;
-			return;
-		}
-	}
-	memcpy(&g->iov[g->count].iov_base, &base, sizeof(base)); /* send only reads it */
-	g->iov[g->count++].iov_len = len;
-}
-
-/* @len bytes at g->at were written: they are next. */
-static inline void gather_staged(struct gather *g, size_t len)
-{
-	gather_add(g, g->at, len);
-	g->at += len;
-}
 
 /* @len bytes of the caller's data from @off on. Their digest, unless it is known. */
 static void gather_data(struct gather *g, const struct queue *q, struct slot *slot, uint32_t off,
@@ -312,8 +282,7 @@ static void queue_advance(struct queue *q, size_t n)
 /* Fill the list from the head of the queue; returns how many bytes it describes. */
 static size_t queue_gather(struct queue *q, struct gather *g, struct iovec **ret_iov)
 {
-	size_t total = 0, skip = q->out_skip;
-	struct iovec *iov = g->iov;
+	size_t total = 0;
 
 	for (struct slot *slot = q->out_head; slot != NULL; slot = slot->out_next) {
 		int pieces = slot->dir == SLOT_H2C ? slot->iovcnt : 0;
@@ -324,16 +293,7 @@ static size_t queue_gather(struct queue *q, struct gather *g, struct iovec **ret
 		format(g, q, slot);
 		total += slot->out_size;
 	}
-	while (skip > 0 && skip >= iov->iov_len) {
-		skip -= iov->iov_len;
-		iov++;
-		g->count--;
-	}
-	if (skip > 0) {
-		iov->iov_base = (uint8_t *)iov->iov_base + skip;
-		iov->iov_len -= skip;
-	}
-	*ret_iov = iov;
+	*ret_iov = gather_skip(g, q->out_skip);
 	return total - q->out_skip;
 }
 

@@ -1,0 +1,227 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What a client does with children and rebuilds while something else happens. */
+#include "nexus/rebuild.h"
+#include "nexus/rebuild_testing.h"
+
+static const struct rebuild_record *last(void)
+{
+	static const struct rebuild_record none;
+	const struct rebuild_record *record = nexus_rebuild_history(nx, 0);
+
+	return CHECK(record != NULL) ? record : &none;
+}
+
+/* ---- is it the disk that left? -------------------------------------------------------------- */
+
+/* The disk is taken out, and an empty one of the same name and uuid put in its place. */
+static void replace(unsigned i)
+{
+	struct device *dev;
+
+	CHECK_EQ(device_destroy(bases[i], NULL), 0);
+	CHECK_EQ(device_create(bases[i], &dev, NULL), 0);
+}
+
+ENGINE_TEST(another_disk_in_its_place_gets_everything)
+{
+	if (!all_make(2))
+		return;
+	put_all();
+	offline(1);
+	replace(1);
+	touch(3, 1, 1);
+	online(1);
+	nexus_rebuild_wait(nx);
+	CHECK_EQ(last()->stats.state, REBUILD_COMPLETED);
+	CHECK(!last()->stats.is_partial);
+	CHECK(are_equal(0, 1));
+	all_unmake();
+}
+
+/* The same between two lives of the nexus, however the first one ended. */
+ENGINE_TEST(another_disk_after_the_end_gets_everything)
+{
+	static const struct {
+		const char *how;
+		bool is_clean, is_stale;
+	} rows[] = { { "after a clean end", true, false },
+		     { "after a clean end without it", true, true },
+		     { "after a crash", false, false },
+		     { "after a crash without it", false, true } };
+
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+		TAP_ROW(rows[i].how);
+		if (!all_make(2))
+			return;
+		put_all();
+		if (rows[i].is_stale)
+			offline(1);
+		touch(3, 1, 1);
+		if (rows[i].is_clean)
+			nexus_unmake();
+		else
+			crash();
+		replace(1);
+		if (!nexus_make(2))
+			return;
+		CHECK(!child(1).is_synced);
+		nexus_rebuild_wait(nx);
+		CHECK_EQ(last()->stats.state, REBUILD_COMPLETED);
+		CHECK(!last()->stats.is_partial);
+		CHECK(are_equal(0, 1));
+		all_unmake();
+	}
+	TAP_ROW(NULL);
+}
+
+/* One disk under two names is no mirror, and two of one uuid are one to the record. */
+ENGINE_TEST(a_replica_is_taken_once)
+{
+	static const char *const twice[][2] = {
+		{ "bdev:///m0", "bdev:///m0?uuid=" UUID("0") },
+		{ "malloc:///a?size_mb=32&uuid=" UUID("7"),
+		  "malloc:///b?size_mb=32&uuid=" UUID("7") },
+		{ "malloc:///a?size_mb=32", "bdev:///a" },
+	};
+
+	if (!all_make(1))
+		return;
+	for (size_t i = 0; i < ARRAY_LEN(twice); i++) {
+		struct nexus_opts opts = {
+			.name = "n1", .size = 16 << 20, .children = twice[i], .nchildren = 2
+		};
+		struct nexus_err ne = {};
+		struct nexus *made;
+
+		CHECK(nexus_create(&opts, &made, &ne) < 0);
+		CHECK_EQ(ne.why, NEXUS_E_CHILD_EXISTS);
+		CHECK_HAS(err_text(&ne.err), "the same replica as");
+		CHECK(device_lookup("a") == NULL && device_lookup("b") == NULL);
+	}
+	for (size_t i = 0; i < 2; i++) {
+		static const char *const more[] = { "bdev:///m0",
+						    "malloc:///a?size_mb=32&uuid=" UUID("0") };
+		struct nexus_err ne = {};
+
+		CHECK(nexus_child_add(nx, more[i], true, &ne) < 0);
+		CHECK_EQ(ne.why, NEXUS_E_CHILD_EXISTS);
+		CHECK(device_lookup("m0") != NULL && device_lookup("a") == NULL);
+	}
+	all_unmake();
+}
+
+/* ---- what happens while a call waits -------------------------------------------------------- */
+
+struct call {
+	int (*fn)(struct nexus *nx, const char *uri, struct nexus_err *ne);
+	const char *uri;
+	struct nexus_err ne;
+	bool is_over;
+};
+
+static void call_run(void *arg)
+{
+	struct call *call = arg;
+
+	int result = call->fn(nx, call->uri, &call->ne);
+
+	CHECK_EQ(result, call->ne.err.code);
+	call->is_over = true;
+}
+
+static void call_start(struct call *call)
+{
+	CHECK_EQ(task_spawn("call", call_run, call), 0);
+}
+
+static void call_end(struct call *call)
+{
+	while (!call->is_over)
+		task_yield();
+}
+
+static int child_offline(struct nexus *of, const char *uri, struct nexus_err *ne)
+{
+	return nexus_child_fault(of, uri, NEXUS_REASON_OFFLINE, ne);
+}
+
+/* Children that the record has as healthy. */
+static unsigned recorded_healthy(void)
+{
+	struct nexus_record record = {};
+	char text[RECORD_TEXT_MAX];
+	unsigned n = 0;
+
+	CHECK_EQ(store->get(store, "volume", text, NULL), 0);
+	CHECK_EQ(record_parse(text, strlen(text), &record, NULL), 0);
+	for (unsigned i = 0; i < record.nchildren; i++)
+		n += record.child[i].is_healthy;
+	return n;
+}
+
+static void fall(unsigned i)
+{
+	CHECK(nexus_child_fail(nx->child[nx->order[i]], CHILD_FAULTED, NEXUS_REASON_IO_ERROR));
+}
+
+/* The call was right when it began; the child has become the last one since. */
+ENGINE_TEST(the_last_child_is_kept_that_was_not_the_last)
+{
+	struct call call = { .fn = child_offline, .uri = uris[1] };
+
+	if (!all_make(3))
+		return;
+	task_mutex_lock(&nx->record_lock); /* the retirement of the third takes a while */
+	fall(2);
+	call_start(&call);
+	while (!nx->retire.is_running)
+		task_yield();
+	task_yield();
+	fall(0);
+	task_mutex_unlock(&nx->record_lock);
+	call_end(&call);
+	CHECK_EQ(call.ne.why, NEXUS_E_REMOVE_LAST_HEALTHY);
+	CHECK_EQ(child(1).health, CHILD_HEALTH_ONLINE);
+	settle_down();
+	all_unmake();
+}
+
+/* Both go at once, one by the client's word: the record has one of them as healthy for ever. */
+ENGINE_TEST(a_record_names_a_healthy_child_whatever_is_removed)
+{
+	struct call call = { .fn = nexus_child_remove, .uri = uris[1] };
+
+	if (!all_make(2))
+		return;
+	call_start(&call);
+	task_yield();
+	CHECK_EQ(child(1).state, CHILD_CLOSED);
+	fall(0);
+	call_end(&call);
+	settle_down();
+	CHECK_EQ(call.ne.why, NEXUS_E_REMOVE_LAST_HEALTHY);
+	CHECK_EQ(recorded_healthy(), 1);
+	all_unmake();
+}
+
+/* Whoever comes to a nexus that has ended meanwhile does not stay open. */
+ENGINE_TEST(a_child_comes_online_when_all_is_over)
+{
+	struct call call = { .fn = nexus_child_online, .uri = uris[1] };
+
+	if (!all_make(2))
+		return;
+	offline(1);
+	inject("inject://m1?op=read&method=delay&delay_us=20000");
+	call_start(&call);
+	while (nx->child[nx->order[1]]->desc == NULL)
+		task_yield();
+	nexus_self_shutdown(nx, "the test says so");
+	call_end(&call);
+	CHECK_EQ(call.ne.why, NEXUS_E_NOT_ALLOWED);
+	settle_down();
+	CHECK(nx->child[nx->order[1]]->desc == NULL);
+	all_unmake();
+}
+
+TAP_MAIN()
