@@ -150,8 +150,8 @@ static void uuid_adopt(struct nexus *nx, const struct nexus_record *record)
 		if (uuid_equal(&other->uuid, &record->nexus))
 			return;
 	}
-	if (uuid_equal(&nx->dev.uuid,
-		       &nx->uuid)) /* else its name is one, and that is the device's */
+	/* else its name is a uuid, and that is the device's */
+	if (uuid_equal(&nx->dev.uuid, &nx->uuid))
 		nx->dev.uuid = record->nexus;
 	nx->uuid = record->nexus;
 }
