@@ -11,8 +11,8 @@
  * members are as it knows them. The third is ours: the write-intent records on the children
  * (intent.h) carry the same number, and are void if it differs. An engine that rewrites the record
  * without it makes them void, which is right: it did not keep them. The fourth is the uuid of the
- * nexus: one that is made again and was given none keeps the one it had, as hosts know the volume by
- * it, and the write-intent records, too.
+ * nexus: one that is made again and was given none keeps the one it had, as hosts know the volume
+ * by it, and the write-intent records, too.
  *
  * Owner:  whoever makes a store; it outlives every nexus that uses it.
  * Thread: put() and get() in a task on the primary; they may take as long as they like, the nexus
