@@ -13,10 +13,10 @@
  *
  * A thread of its own waits for clients, and each of them, up to CONTROL_CLIENTS_MAX, has one that
  * reads lines and carries them into the engine with engine_call(), so that commands are tasks like
- * any other control work. They cost nothing while nobody connects or speaks. A command may have to wait
- * for a device that does not answer, for ever if it must (a host is disconnected whose writes a
- * nexus without a child holds): its client waits with it, and the others go on, for one of them may
- * have what ends the wait. Commands of one client are in order; those of several are ordered by
+ * any other control work. They cost nothing while nobody connects or speaks. A command may have to
+ * wait for a device that does not answer, for ever if it must (a host is disconnected whose writes
+ * a nexus without a child holds): its client waits with it, and the others go on, for one of them
+ * may have what ends the wait. Commands of one client are in order; those of several are ordered by
  * what they change. A client that sends garbage, too long a line, or does not read its answers
  * loses its connection, nothing else.
  *
