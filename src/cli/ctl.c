@@ -136,6 +136,16 @@ static void print_answer(const char *text)
 		printf("\n");
 }
 
+/* A line for each command, as a person reads it. */
+static void print_help(const char *text)
+{
+	const char *end;
+
+	for (; (end = strstr(text, "); ")) != NULL; text = end + 3)
+		printf("%.*s)\n", (int)(end - text), text);
+	printf("%s\n", text);
+}
+
 static int ctl_ask(const struct opt_args *args, const char *line, struct err *err)
 {
 	CLEANUP(closep) int fd = -1;
@@ -154,7 +164,10 @@ static int ctl_ask(const struct opt_args *args, const char *line, struct err *er
 		return err_set(err, -EPROTO,
 			       "%s: what listens there is no export: it answered '%s'",
 			       args->items[0], answer);
-	print_answer(answer[2] == ' ' ? answer + 3 : "");
+	if (strcmp(line, "help\n") == 0)
+		print_help(answer[2] == ' ' ? answer + 3 : "");
+	else
+		print_answer(answer[2] == ' ' ? answer + 3 : "");
 	return 0;
 }
 
