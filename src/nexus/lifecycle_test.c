@@ -110,6 +110,37 @@ ENGINE_TEST(a_replica_is_taken_once)
 	all_unmake();
 }
 
+/* ---- how large was it? ---------------------------------------------------------------------- */
+
+ENGINE_TEST(what_has_grown_is_not_made_again_smaller)
+{
+	struct nexus_err ne = {};
+	struct nexus_opts opts = { .name = "n0",
+				   .size = 16 << 20,
+				   .children = uris,
+				   .nchildren = 2,
+				   .info_key = "volume" };
+	struct nexus *made;
+
+	if (!all_make(2))
+		return;
+	CHECK_EQ(nexus_resize(nx, 20 << 20, &ne), 0);
+	nexus_unmake();
+	CHECK(nexus_create(&opts, &made, &ne) < 0);
+	CHECK_EQ(ne.why, NEXUS_E_INVALID_ARGUMENTS);
+	CHECK_HAS(err_text(&ne.err), "size=20971520");
+	ne = (struct nexus_err){};
+	opts.size = 20 << 20;
+	CHECK_EQ(nexus_create(&opts, &made, &ne), 0);
+	CHECK_EQ(nexus_destroy(made, &ne), 0);
+	opts.size = 21 << 20; /* replicas may have grown meanwhile */
+	CHECK_EQ(nexus_create(&opts, &made, &ne), 0);
+	CHECK_EQ(nexus_destroy(made, &ne), 0);
+	device_remove_all();
+	nexus_settings_set(&(struct nexus_settings){});
+	store_free(store);
+}
+
 /* ---- what happens while a call waits -------------------------------------------------------- */
 
 struct call {

@@ -31,13 +31,17 @@ TEST(a_record_as_a_control_plane_reads_it)
 			"], \"generation\": \"00000000000000ab\"}");
 	record.nexus = uuid_of("00000000-0000-4000-8000-00000000000c");
 	record_format(&record, text);
-	CHECK_HAS(text, ", \"nexus\": \"00000000-0000-4000-8000-00000000000c\"}");
+	record.size = 1ull << 40;
+	record_format(&record, text);
+	CHECK_HAS(text, ", \"nexus\": \"00000000-0000-4000-8000-00000000000c\", \"size\": "
+			"1099511627776}");
 	CHECK_EQ(record_parse(text, strlen(text), &back, NULL), 0);
 	CHECK_EQ(back.nchildren, 2);
 	CHECK(!back.is_clean && back.child[0].is_healthy && !back.child[1].is_healthy);
 	CHECK_EQ(back.generation, 0xab);
 	CHECK(uuid_equal(&back.child[1].uuid, &record.child[1].uuid));
 	CHECK(uuid_equal(&back.nexus, &record.nexus));
+	CHECK_EQ(back.size, record.size);
 }
 
 TEST(the_largest_record_fits)
@@ -47,6 +51,7 @@ TEST(the_largest_record_fits)
 	char text[RECORD_TEXT_MAX];
 
 	record.nexus = uuid_of("ffffffff-ffff-4fff-8fff-ffffffffffff");
+	record.size = INT64_MAX;
 	record_format(&record, text);
 	CHECK_EQ(record_parse(text, strlen(text), &back, NULL), 0);
 	CHECK_EQ(back.nchildren, RECORD_CHILDREN_MAX);
@@ -77,6 +82,8 @@ TEST(a_record_is_not_guessed_at)
 		{ "{\"clean_shutdown\": true, \"children\": [], \"generation\": \"5\"}", -EINVAL },
 		{ "{\"clean_shutdown\": true, \"children\": [], \"nexus\": \"5\"}", -EINVAL },
 		{ "{\"clean_shutdown\": true, \"children\": [], \"nexus\": 5}", -EINVAL },
+		{ "{\"clean_shutdown\": true, \"children\": [], \"size\": \"5\"}", -EINVAL },
+		{ "{\"clean_shutdown\": true, \"children\": [], \"size\": -5}", -EINVAL },
 		{ "{\"clean_shutdown\": true, \"clean_shutdown\": false, \"children\": []}",
 		  -EINVAL },
 		{ "{\"clean_shutdown\": true, \"children\": [" CHILD "]", -EINVAL },
