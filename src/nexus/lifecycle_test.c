@@ -255,4 +255,28 @@ ENGINE_TEST(a_child_comes_online_when_all_is_over)
 	all_unmake();
 }
 
+static int grow(struct nexus *of, const char *uri, struct nexus_err *ne)
+{
+	(void)uri;
+	return nexus_resize(of, 20 << 20, ne);
+}
+
+/* Who has seen the new size may use it, though the records on the children are still written. */
+ENGINE_TEST(a_size_that_is_shown_holds)
+{
+	struct call call = { .fn = grow };
+
+	if (!all_make(2))
+		return;
+	inject("inject://m1?op=write&method=delay&delay_us=5000&retries=4");
+	call_start(&call);
+	while (o.dev->nblocks == NBLOCKS)
+		task_yield();
+	CHECK(!call.is_over);
+	put(NBLOCKS + 10, 1, 1);
+	call_end(&call);
+	CHECK(are_equal(0, 1));
+	all_unmake();
+}
+
 TAP_MAIN()
