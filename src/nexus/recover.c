@@ -109,8 +109,9 @@ static void child_lacks(struct child *child, struct child *source,
 	bool is_healthy = recorded(record, &child->uuid) == 1;
 	bool is_known = record->generation != 0;
 
-	if (is_known && !is_healthy)
-		is_known = marks_read_missed(nx, source, record->generation, &child->uuid,
+	if (is_known && !is_healthy) /* who is not in it may be so old that nobody noted it */
+		is_known = recorded(record, &child->uuid) == 0 &&
+			   marks_read_missed(nx, source, record->generation, &child->uuid,
 					     &child->missed);
 	if (is_known && !record->is_clean)
 		is_known = marks_read_in_flight(nx, source, record->generation, &child->missed);
