@@ -7,9 +7,9 @@
  * the reader adds the date; on a terminal the day is known.
  *
  * A reader that does not read must not hold up a reactor: a line is written only where stderr takes
- * it without waiting. Lines that it did not take are counted, and the next one that is written comes
- * with their number. Before a write the thread asks poll(); a pipe that has room has a page of it,
- * so LOG_WRITERS_MAX threads may write at once, and more wait for each other, never for the
+ * it without waiting. Lines that it did not take are counted, and the next one that is written
+ * comes with their number. Before a write the thread asks poll(); a pipe that has room has a page
+ * of it, so LOG_WRITERS_MAX threads may write at once, and more wait for each other, never for the
  * reader. What is left is another process that fills the same pipe between the two calls.
  *
  * A call site that fires in a loop must not bury the line that explains the loop. Each call site

@@ -17,14 +17,14 @@
  * is not persistent leaves no file.
  *
  * Two processes that keep one device's state would each undo what the other has promised. So who
- * serves the device holds a lock, one byte of the folder's file ".lock" at a place that follows from
- * the uuid: processes may share a folder, not a device. The kernel takes the lock back when the
- * process ends, however it does.
+ * serves the device holds a lock, one byte of the folder's file ".lock" at a place that follows
+ * from the uuid: processes may share a folder, not a device. The kernel takes the lock back when
+ * the process ends, however it does.
  *
  * Thread: worker pool, or a test; everything here blocks.
  *
- * Rejected: a file per subsystem (devices move from one to another and take theirs along); a lock on
- * the state's own file (it is replaced, and often there is none); a lock file per device (they
+ * Rejected: a file per subsystem (devices move from one to another and take theirs along); a lock
+ * on the state's own file (it is replaced, and often there is none); a lock file per device (they
  * would stay behind).
  */
 #include <errno.h>

@@ -3,8 +3,8 @@
  * connect.c - from a URI to a controller that takes I/O, and back.
  *
  *   resolve the name -> admin queue, at each address in turn -> CAP, VS -> CC.EN -> CSTS.RDY
- *     -> Identify Controller -> number of queues -> events configured, requested, keep alive -> ANA log
- *     -> the namespaces of our paths, checked against what they were -> I/O queues
+ *     -> Identify Controller -> number of queues -> events configured, requested, keep alive
+ *     -> ANA log -> the namespaces of our paths, checked against what they were -> I/O queues
  *
  * The same sequence brings a controller up the first time and after every loss. What differs after
  * a loss is that there is something to compare with: a controller that came back smaller than it
