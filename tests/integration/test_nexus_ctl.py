@@ -116,6 +116,4 @@ def test_names_that_are_no_utf8_are_shown_all_the_same(ashlar):
             if answer.startswith(b"ok "):
                 json.loads(answer[3:].decode())
             assert b"no memory" not in answer, answer
-    rows = mirror.ok("latency")
-    assert {r["child"] for r in rows} == {c["uri"] for c in mirror.nexus()["children"]}
     mirror.stop()
