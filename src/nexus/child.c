@@ -131,8 +131,10 @@ static void child_event(struct desc *desc, const struct device_event *event)
 			       event->why != NULL ? event->why : "");
 		(void)nexus_child_fail(child, CHILD_FAULTED, NEXUS_REASON_ADMIN_FAILED);
 		break;
-	case DEVICE_RESIZED:
 	case DEVICE_MEDIA:
+		nexus_health_medium(child);
+		break;
+	case DEVICE_RESIZED:
 	case DEVICE_RESERVATION: /* a write that meets it says so itself */
 	case DEVICE_EVENT_COUNT_:
 		break;
@@ -225,6 +227,7 @@ void child_close(struct child *child)
 		task_mutex_unlock(&nx->dev.control);
 	if (desc == NULL)
 		return;
+	nexus_health_forget(child);
 	desc_close(desc);
 	/* -ENOENT, -EALREADY: it was removed first, that is why we are here */
 	if (device_destroy(child->device_uri, &err) < 0 && err.code != -ENOENT &&
@@ -507,6 +510,7 @@ int child_start(struct child *child, bool is_rebuilt, struct nexus_err *ne)
 	int result;
 
 	atomic_store(&child->word, child_word(CHILD_OPEN, NEXUS_REASON_NONE, false));
+	nexus_health_child(child);
 	nexus_apply(nx);
 	if (is_rebuilt && nexus_rebuilder != NULL)
 		result = nexus_rebuilder->start(child, ne);

@@ -193,7 +193,7 @@ ENGINE_TEST(a_put_that_hangs_is_not_overtaken)
 	slow.is_hanging = true;
 	slow.let_go = (struct task_event){};
 	CHECK_EQ(record_writer_put(writer, "k", "4", 1000000, NULL), -ETIMEDOUT);
-	record_writer_free(writer); /* it goes when the store lets go */
+	record_writer_free(writer);   /* it goes when the store lets go */
 	writer = record_writer_new(); /* of the nexus that is made again: as if it had hung here */
 	slow.is_hanging = false;
 	CHECK_EQ(record_writer_put(writer, "k", "5", 1000000, NULL), -ETIMEDOUT);

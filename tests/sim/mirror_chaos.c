@@ -112,7 +112,7 @@ static void break_stuck(struct replica *replica)
 
 	cover_fault_begin(COVER_STUCK);
 	m->sticky = 1 + (unsigned)world_rand(6);
-	mirror_linger(world_latency(100 * USEC, 2 * MSEC));
+	mirror_linger(world_latency(100 * USEC, MAX(2 * MSEC, mirror.child_timeout_ns)));
 	m->sticky = 0;
 	(void)disk_unstick(m);
 	cover_fault_end(COVER_STUCK);
