@@ -267,7 +267,9 @@ ENGINE_TEST(a_bad_block_under_a_hole_is_cleared)
 	d.dev->unmap_reads_zero = false;
 	memset(x, 0xaa, sizeof(x));
 	CHECK_EQ(do_io(&d, IO_WRITE, 9000, 10, x, 0), IO_OK);
-	CHECK_EQ(fault_add("inject://d?op=read&method=status-nvme-2-81&offset=9000&num_blk=10", &err), 0);
+	CHECK_EQ(fault_add("inject://d?op=read&method=status-nvme-2-81&offset=9000&num_blk=10",
+			   &err),
+		 0);
 	opts = two_sources();
 	CHECK_EQ(run(&opts, &stats, &err), COPY_COMPLETE);
 	fault_remove_all();
