@@ -8,8 +8,8 @@
  *   export_nexus.c    what a nexus can be told there, and its events
  *
  * Thread: operations (export_*) run in tasks; those on the list of namespaces one at a time
- *         (export.lock). The control socket has threads of its own outside the engine, which reach it
- *         through engine_call().
+ *         (export.lock). The control socket has threads of its own outside the engine, which reach
+ *         it through engine_call().
  */
 #ifndef ASHLAR_CLI_EXPORT_H
 #define ASHLAR_CLI_EXPORT_H

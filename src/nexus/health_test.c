@@ -141,6 +141,29 @@ ENGINE_TEST(a_child_that_answers_nothing_is_told_before_it_is_out)
 	watched_unmake();
 }
 
+/* What its leg has seen of it before it left does not count when it is back. */
+ENGINE_TEST(a_child_that_hung_comes_back_without_a_stall)
+{
+	struct nexus_err ne = {};
+	struct late_io late;
+
+	if (!watched_make(2))
+		return;
+	inject("inject://c1?op=write&method=delay&delay_us=900000&retries=1");
+	late_start(&late, IO_WRITE, 0, 1, bufs[0]);
+	task_event_wait(&late.event);
+	settle_down();
+	CHECK_EQ(child_info(1).reason, NEXUS_REASON_TIMED_OUT);
+	CHECK_EQ(ear.begun[NEXUS_WARN_STALL], 1);
+	CHECK_EQ(nexus_child_online(nx, uris[1], &ne), 0);
+	nexus_rebuild_wait(nx);
+	until_asleep();
+	CHECK_EQ(child_info(1).warnings, 0);
+	CHECK_EQ(ear.begun[NEXUS_WARN_STALL], 1);
+	CHECK_EQ(status(), NEXUS_ONLINE);
+	watched_unmake();
+}
+
 /* A task waits for the child: the segment is to be marked before the write is sent. */
 ENGINE_TEST(a_mark_that_hangs_is_a_stall)
 {

@@ -173,7 +173,7 @@ struct fork {
 	uint8_t again;        /* times that legs asked for patience */
 	uint8_t parity;       /* of nc->busy */
 	bool owns_blocks;
-	struct io part[]; /* by slot */
+	_Alignas(64) struct io part[]; /* by slot; lines are not shared with what stands above */
 };
 
 struct nexus_channel {

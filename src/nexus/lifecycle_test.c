@@ -110,6 +110,37 @@ ENGINE_TEST(a_replica_is_taken_once)
 	all_unmake();
 }
 
+/* ---- how large was it? ---------------------------------------------------------------------- */
+
+ENGINE_TEST(what_has_grown_is_not_made_again_smaller)
+{
+	struct nexus_err ne = {};
+	struct nexus_opts opts = { .name = "n0",
+				   .size = 16 << 20,
+				   .children = uris,
+				   .nchildren = 2,
+				   .info_key = "volume" };
+	struct nexus *made;
+
+	if (!all_make(2))
+		return;
+	CHECK_EQ(nexus_resize(nx, 20 << 20, &ne), 0);
+	nexus_unmake();
+	CHECK(nexus_create(&opts, &made, &ne) < 0);
+	CHECK_EQ(ne.why, NEXUS_E_INVALID_ARGUMENTS);
+	CHECK_HAS(err_text(&ne.err), "size=20971520");
+	ne = (struct nexus_err){};
+	opts.size = 20 << 20;
+	CHECK_EQ(nexus_create(&opts, &made, &ne), 0);
+	CHECK_EQ(nexus_destroy(made, &ne), 0);
+	opts.size = 21 << 20; /* replicas may have grown meanwhile */
+	CHECK_EQ(nexus_create(&opts, &made, &ne), 0);
+	CHECK_EQ(nexus_destroy(made, &ne), 0);
+	device_remove_all();
+	nexus_settings_set(&(struct nexus_settings){});
+	store_free(store);
+}
+
 /* ---- what happens while a call waits -------------------------------------------------------- */
 
 struct call {
@@ -221,6 +252,30 @@ ENGINE_TEST(a_child_comes_online_when_all_is_over)
 	CHECK_EQ(call.ne.why, NEXUS_E_NOT_ALLOWED);
 	settle_down();
 	CHECK(nx->child[nx->order[1]]->desc == NULL);
+	all_unmake();
+}
+
+static int grow(struct nexus *of, const char *uri, struct nexus_err *ne)
+{
+	(void)uri;
+	return nexus_resize(of, 20 << 20, ne);
+}
+
+/* Who has seen the new size may use it, though the records on the children are still written. */
+ENGINE_TEST(a_size_that_is_shown_holds)
+{
+	struct call call = { .fn = grow };
+
+	if (!all_make(2))
+		return;
+	inject("inject://m1?op=write&method=delay&delay_us=5000&retries=4");
+	call_start(&call);
+	while (o.dev->nblocks == NBLOCKS)
+		task_yield();
+	CHECK(!call.is_over);
+	put(NBLOCKS + 10, 1, 1);
+	call_end(&call);
+	CHECK(are_equal(0, 1));
 	all_unmake();
 }
 

@@ -708,6 +708,17 @@ static void nexus_free_device(struct device *dev)
 	nexus_free(nx);
 }
 
+/* It has another size: the record, too, so that it is not made again with the old one. */
+static void resized(struct nexus *nx) MAY_SUSPEND
+{
+	struct err err = {};
+
+	nexus_tell(nx, NEXUS_EVENT_RESIZED, NULL);
+	if (nexus_persist(nx, false, &err) < 0)
+		log_warn("nexus %s: the record does not say that it has grown: %s", nx->dev.name,
+			 err_text(&err));
+}
+
 int nexus_resize(struct nexus *nx, uint64_t size, struct nexus_err *ne)
 {
 	struct geometry old;
@@ -742,7 +753,7 @@ int nexus_resize(struct nexus *nx, uint64_t size, struct nexus_err *ne)
 		if (result < 0)
 			result = nexus_fail(ne, NEXUS_E_RESIZE, "nexus %s", nx->dev.name);
 		else
-			nexus_tell(nx, NEXUS_EVENT_RESIZED, NULL);
+			resized(nx);
 	}
 	if (result < 0) {
 		nx->geometry = old;

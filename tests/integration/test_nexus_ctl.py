@@ -8,7 +8,7 @@ import subprocess
 import pytest
 from conftest import wait_until
 from nvmetcp import HOSTNQN, Host
-from test_nexus_cli import NQN, SIZE_MB, Mirror, mirror  # noqa: F401
+from test_nexus_cli import NQN, SIZE_MB, Mirror
 
 
 class Frozen(Mirror):
@@ -95,7 +95,8 @@ def test_a_client_that_says_nothing_holds_up_nobody(ashlar):
 
 
 
-def test_names_that_are_no_utf8_are_shown_all_the_same(mirror):
+def test_names_that_are_no_utf8_are_shown_all_the_same(ashlar):
+    mirror = Mirror(ashlar)
     uri = f"malloc:///m%FF?size_mb={SIZE_MB + 16}&blk_size=4096"
     mirror.ok("child-add", uri)
     mirror.wait_online()
