@@ -252,7 +252,7 @@ struct nexus {
 	bool is_uuid_drawn; /* nobody gave one: that of the record, if there is one */
 	uint64_t size;      /* bytes asked */
 	enum nexus_label label;
-	bool is_size_required, is_round_robin;
+	bool is_size_required, is_size_kept, is_round_robin;
 	uint64_t child_timeout_ns;
 	uint16_t cntlid_min, cntlid_max;
 	bool is_reserving;
