@@ -33,13 +33,15 @@
 #include "base/units.h"
 #include "base/uri.h"
 #include "cli/cli.h"
+#include "cli/json_text.h"
 #include "cli/open.h"
 #include "cli/store.h"
 #include "device/driver.h"
 #include "drivers/nvme/spec.h"
 
 enum {
-	PORT_DEFAULT = 4420, /* assigned by IANA to NVMe over fabrics */
+	PORT_DEFAULT = 4420,        /* assigned by IANA to NVMe over fabrics */
+	CONTROL_LOOK_NS = 10000000, /* how often a stop looks whether commands have ended */
 };
 
 #define NQN_PREFIX  "nqn.2019-05.io.openebs:"
@@ -343,12 +345,13 @@ int export_rescan(struct export *e, struct err *err)
 	return first;
 }
 
+/* The lock is not kept while it waits: what ends a wait for ever is an operation, too. */
 int export_pause(struct export *e, struct err *err)
 {
 	export_lock(e);
 	e->paused++;
-	subsystem_pause(e->subsystem);
 	task_mutex_unlock(&e->lock);
+	subsystem_pause(e->subsystem);
 	return 0;
 }
 
@@ -383,10 +386,10 @@ static json_t *json_ns(const struct export_ns *ns, bool has_stats)
 {
 	char uuid[UUID_TEXT_SIZE];
 	json_t *object = json_pack(
-		"{s:I, s:s, s:s, s:s, s:I, s:I, s:b}", "nsid", (json_int_t)ns->nsid, "uri", ns->uri,
-		"name", ns->dev->name, "uuid", uuid_to_text(&ns->dev->uuid, uuid), "blocks",
-		(json_int_t)ns->dev->nblocks, "block_size", (json_int_t)ns->dev->block_size,
-		"read_only", ns->dev->is_read_only);
+		"{s:I, s:o, s:o, s:s, s:I, s:I, s:b}", "nsid", (json_int_t)ns->nsid, "uri",
+		json_text(ns->uri), "name", json_text(ns->dev->name), "uuid",
+		uuid_to_text(&ns->dev->uuid, uuid), "blocks", (json_int_t)ns->dev->nblocks,
+		"block_size", (json_int_t)ns->dev->block_size, "read_only", ns->dev->is_read_only);
 	CLEANUP(freep) struct io_stats *stats = calloc(1, sizeof(*stats));
 
 	if (!has_stats || stats == NULL)
@@ -670,20 +673,29 @@ static void control_stop_job(void *arg)
 	control_stop(arg);
 }
 
+/* Commands that run may wait for what a nexus without a child holds: let it go until they ended. */
+static void control_end(struct export *e)
+{
+	control_hang_up(e);
+	if (e->target != NULL)
+		target_hang_up(e->target); /* hosts must not hear how what is held ends */
+	export_nexus_release_all();
+	while (!control_is_over(e)) {
+		task_sleep(CONTROL_LOOK_NS);
+		export_nexus_release_all();
+	}
+	task_blocking(control_stop_job, e);
+}
+
 static void export_close(struct export *e)
 {
-	task_blocking(control_stop_job, e);
+	control_end(e);
 	export_lock(e);
 	while (e->paused > 0) {
 		e->paused--;
 		subsystem_resume(e->subsystem);
 	}
-	if (e->target != NULL)
-		target_hang_up(e->target); /* hosts must not hear how what is held ends */
-	for (unsigned i = 0; i < TARGET_NAMESPACES_MAX; i++) {
-		if (e->ns[i].uri != NULL)
-			export_nexus_release(e->ns[i].dev);
-	}
+	export_nexus_release_all();
 	target_stop(e->target);
 	for (unsigned i = 0; i < TARGET_NAMESPACES_MAX; i++) {
 		if (e->ns[i].uri != NULL)

@@ -7,8 +7,9 @@
  *   export_control.c  the unix socket and its lines
  *   export_nexus.c    what a nexus can be told there, and its events
  *
- * Thread: operations (export_*) run in tasks, one at a time (export.lock). The control thread is a
- *         thread of its own outside the engine; it reaches the engine through engine_call().
+ * Thread: operations (export_*) run in tasks; those on the list of namespaces one at a time
+ *         (export.lock). The control socket has threads of its own outside the engine, which reach
+ *         it through engine_call().
  */
 #ifndef ASHLAR_CLI_EXPORT_H
 #define ASHLAR_CLI_EXPORT_H
@@ -121,6 +122,8 @@ extern const struct command nexus_commands[];
 /* End I/O that a nexus without a healthy child holds: nobody else does before it is removed. Other
  * devices are let be. */
 void export_nexus_release(struct device *dev) MAY_SUSPEND;
+/* The same for all there are. */
+void export_nexus_release_all(void) MAY_SUSPEND;
 
 /* Remember what happens to any nexus, from now to the stop. */
 int export_events_start(struct export *e, struct err *err) WARN_UNUSED;
@@ -130,7 +133,10 @@ void export_events_stop(struct export *e);
 
 /* Binds, then serves from a thread of its own. Any thread; blocks only for local system calls. */
 int control_start(struct export *e, const char *path, struct err *err) WARN_UNUSED;
-/* Waits for the command that runs. Blocks: worker pool. */
+/* No new command. Those that run go on to their end, if they find one: control_is_over(). */
+void control_hang_up(struct export *e);
+bool control_is_over(const struct export *e);
+/* Over. */
 void control_stop(struct export *e);
 
 #endif

@@ -10,8 +10,8 @@
  * are needed; reading them has no other effect.
  *
  * The operations take no lock: each is one call of the subsystem, which orders them itself, and
- * none looks at the list of namespaces. The control socket runs one command after the other, so
- * whatever waits for a device that hangs keeps the later ones waiting, for all clients.
+ * none looks at the list of namespaces. One that waits for a device that hangs keeps its client
+ * waiting, and nobody else.
  *
  * Thread: tasks on the primary reactor; reading options any.
  */

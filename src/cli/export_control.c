@@ -11,18 +11,28 @@
  * for its owner only (mode 0600): who may open it may do all of that. A file that is left over from
  * a process that was killed is replaced; one on which somebody still listens is not.
  *
- * One thread of its own waits in poll() for the listener and up to CONTROL_CLIENTS_MAX clients, and
- * carries each command into the engine with engine_call(), so that commands are tasks like any
- * other control work. It costs nothing while nobody connects. A client that sends garbage, too long
- * a line, or does not read its answers loses its connection, nothing else.
+ * A thread of its own waits for clients, and each of them, up to CONTROL_CLIENTS_MAX, has one that
+ * reads lines and carries them into the engine with engine_call(), so that commands are tasks like
+ * any other control work. They cost nothing while nobody connects or speaks. A command may have to
+ * wait for a device that does not answer, for ever if it must (a host is disconnected whose writes
+ * a nexus without a child holds): its client waits with it, and the others go on, for one of them
+ * may have what ends the wait. Commands of one client are in order; those of several are ordered by
+ * what they change. A client that sends garbage, too long a line, or does not read its answers
+ * loses its connection, nothing else.
  *
- * To stop, a byte in a pipe wakes the thread; a command that is running ends first.
+ * To stop, a byte in a pipe wakes the thread; it lets nobody in any more, hangs up on the clients,
+ * and joins their threads when the commands that run have ended. Who stops it does not wait
+ * blindly, but lets go what those commands may be waiting for (control_end() in export.c).
+ *
+ *   client place: FREE --accept: thread--> USED --its thread is at its end--> OVER --joined--> FREE
  *
  * Rejected: reading the socket on the primary reactor: commands are rare, and a state machine per
- * client is more to get wrong than a thread. HTTP or JSON requests: nothing here has structure,
- * and a shell with a socket tool is enough.
+ * client is more to get wrong than a thread. One thread for all clients: whoever asked for what
+ * never ended took the socket from those who could end it, and kept the process from stopping.
+ * HTTP or JSON requests: nothing here has structure, and a shell with a socket tool is enough.
  *
- * Thread: control_run() is the thread; struct control is its own once it runs, but for the pipe.
+ * Thread: control_run() is the thread; struct control is its own once it runs, but for the pipe and
+ *         is_over. A client's line is its thread's; its place and its socket are control_run()'s.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -45,7 +55,15 @@ enum {
 	HELP_TEXT_MAX = 4096,
 };
 
+enum client_state { CLIENT_FREE, CLIENT_USED, CLIENT_OVER };
+
+/* What is written into the pipe. */
+enum { WAKE_STOP = 's', WAKE_REAP = 'r' };
+
 struct client {
+	struct control *c;
+	_Atomic enum client_state state;
+	pthread_t thread;
 	int fd; /* -1: the place is free */
 	size_t used;
 	char line[CONTROL_LINE_MAX];
@@ -55,6 +73,7 @@ struct control {
 	struct export *e;
 	pthread_t thread;
 	int listener, wake[2];
+	atomic_bool is_over; /* no command runs, and none will */
 	char path[sizeof(((struct sockaddr_un *)0)->sun_path)];
 	struct client clients[CONTROL_CLIENTS_MAX];
 };
@@ -296,84 +315,134 @@ static bool answer(struct control *c, int fd, char *line)
 	return send_all(fd, reply);
 }
 
-/* ---- clients --------------------------------------------------------------------------------- */
+/* ---- clients: each in its thread ------------------------------------------------------------- */
 
-static void client_close(struct client *client)
+static void control_wake(struct control *c, char why)
 {
-	closep(&client->fd);
-	client->used = 0;
+	while (write(c->wake[1], &why, 1) < 0 && errno == EINTR)
+		;
 }
 
-static void client_read(struct control *c, struct client *client)
+/* Answer the whole lines that are there. False: the client is gone, or has to go. */
+static bool client_lines(struct client *client)
 {
 	char *feed, *from = client->line;
-	ssize_t got = recv(client->fd, client->line + client->used,
-			   sizeof(client->line) - client->used, 0);
 
-	if (got < 0 && (errno == EINTR || errno == EAGAIN))
-		return;
-	if (got <= 0) {
-		client_close(client);
-		return;
-	}
-	client->used += (size_t)got;
 	while ((feed = memchr(from, '\n', client->used)) != NULL) {
 		*feed = '\0';
 		client->used -= (size_t)(feed + 1 - from);
-		if (!answer(c, client->fd, from)) {
-			client_close(client);
-			return;
-		}
+		if (!answer(client->c, client->fd, from))
+			return false;
 		from = feed + 1;
 	}
 	memmove(client->line, from, client->used);
-	if (client->used == sizeof(client->line)) {
-		(void)send_all(client->fd, "error the line is too long\n");
-		client_close(client);
+	if (client->used < sizeof(client->line))
+		return true;
+	(void)send_all(client->fd, "error the line is too long\n");
+	return false;
+}
+
+static void *client_run(void *arg)
+{
+	struct client *client = arg;
+	ssize_t got;
+
+	do {
+		got = recv(client->fd, client->line + client->used,
+			   sizeof(client->line) - client->used, 0);
+		client->used += (size_t)MAX(got, 0);
+	} while ((got < 0 && errno == EINTR) || (got > 0 && client_lines(client)));
+	(void)shutdown(client->fd, SHUT_RDWR); /* it is closed when the place is free again */
+	atomic_store(&client->state, CLIENT_OVER);
+	control_wake(client->c, WAKE_REAP);
+	return NULL;
+}
+
+/* ---- the thread that lets them in ------------------------------------------------------------ */
+
+static void client_join(struct client *client)
+{
+	(void)pthread_join(client->thread, NULL);
+	closep(&client->fd);
+	client->used = 0;
+	atomic_store(&client->state, CLIENT_FREE);
+}
+
+static void control_reap(struct control *c)
+{
+	for (unsigned i = 0; i < CONTROL_CLIENTS_MAX; i++) {
+		if (atomic_load(&c->clients[i].state) == CLIENT_OVER)
+			client_join(&c->clients[i]);
 	}
+}
+
+static struct client *client_place(struct control *c)
+{
+	for (unsigned i = 0; i < CONTROL_CLIENTS_MAX; i++) {
+		if (atomic_load(&c->clients[i].state) == CLIENT_FREE)
+			return &c->clients[i];
+	}
+	return NULL;
 }
 
 static void control_accept(struct control *c)
 {
 	struct timeval limit = { .tv_sec = SEND_TIMEOUT_S };
+	struct client *client = client_place(c);
 	int fd = accept4(c->listener, NULL, NULL, SOCK_CLOEXEC);
 
 	if (fd < 0)
 		return;
 	(void)setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
-	for (unsigned i = 0; i < CONTROL_CLIENTS_MAX; i++) {
-		if (c->clients[i].fd < 0) {
-			c->clients[i].fd = fd;
-			return;
-		}
+	if (client == NULL) {
+		(void)send_all(fd, "error too many clients\n");
+		close(fd);
+		return;
 	}
-	(void)send_all(fd, "error too many clients\n");
-	close(fd);
+	client->fd = fd;
+	atomic_store(&client->state, CLIENT_USED);
+	if (pthread_create(&client->thread, NULL, client_run, client) == 0)
+		return;
+	(void)send_all(fd, "error no thread for a client\n");
+	closep(&client->fd);
+	atomic_store(&client->state, CLIENT_FREE);
+}
+
+/* What the pipe says. False: stop. */
+static bool control_woken(struct control *c)
+{
+	char why = WAKE_STOP;
+
+	if (read(c->wake[0], &why, 1) < 0 && errno == EINTR)
+		return true;
+	control_reap(c);
+	return why != WAKE_STOP;
 }
 
 static void *control_run(void *arg)
 {
 	struct control *c = arg;
-	struct pollfd fds[CONTROL_CLIENTS_MAX + 2];
 
 	for (;;) {
-		fds[0] = (struct pollfd){ .fd = c->wake[0], .events = POLLIN };
-		fds[1] = (struct pollfd){ .fd = c->listener, .events = POLLIN };
-		for (unsigned i = 0; i < CONTROL_CLIENTS_MAX; i++)
-			fds[i + 2] = (struct pollfd){ .fd = c->clients[i].fd, .events = POLLIN };
+		struct pollfd fds[] = { { .fd = c->wake[0], .events = POLLIN },
+					{ .fd = c->listener, .events = POLLIN } };
+
 		if (poll(fds, ARRAY_LEN(fds), -1) < 0 && errno != EINTR)
 			break;
-		if (fds[0].revents != 0)
+		if (fds[0].revents != 0 && !control_woken(c))
 			break;
-		for (unsigned i = 0; i < CONTROL_CLIENTS_MAX; i++) {
-			if (fds[i + 2].fd >= 0 && fds[i + 2].revents != 0)
-				client_read(c, &c->clients[i]);
-		}
 		if (fds[1].revents != 0)
 			control_accept(c);
 	}
-	for (unsigned i = 0; i < CONTROL_CLIENTS_MAX; i++)
-		client_close(&c->clients[i]);
+	for (unsigned i = 0; i < CONTROL_CLIENTS_MAX; i++) {
+		if (c->clients[i].fd >= 0)
+			(void)shutdown(c->clients[i].fd, SHUT_RD);
+	}
+	for (unsigned i = 0; i < CONTROL_CLIENTS_MAX; i++) {
+		if (atomic_load(&c->clients[i].state) != CLIENT_FREE)
+			client_join(&c->clients[i]);
+	}
+	atomic_store(&c->is_over, true);
 	return NULL;
 }
 
@@ -445,8 +514,10 @@ int control_start(struct export *e, const char *path, struct err *err)
 		return err_set(err, -ENOMEM, "no memory for the control socket");
 	c->e = e;
 	c->listener = c->wake[0] = c->wake[1] = -1;
-	for (unsigned i = 0; i < CONTROL_CLIENTS_MAX; i++)
+	for (unsigned i = 0; i < CONTROL_CLIENTS_MAX; i++) {
+		c->clients[i].c = c;
 		c->clients[i].fd = -1;
+	}
 	rc = control_bind(c, path, err);
 	if (rc == 0 && pipe2(c->wake, O_CLOEXEC) != 0)
 		rc = err_set_sys(err, -errno, "no pipe for the control socket");
@@ -463,15 +534,23 @@ int control_start(struct export *e, const char *path, struct err *err)
 	return 0;
 }
 
+void control_hang_up(struct export *e)
+{
+	if (e->control != NULL)
+		control_wake(e->control, WAKE_STOP);
+}
+
+bool control_is_over(const struct export *e)
+{
+	return e->control == NULL || atomic_load(&e->control->is_over);
+}
+
 void control_stop(struct export *e)
 {
 	struct control *c = take(e->control);
 
 	if (c == NULL)
 		return;
-	if (write(c->wake[1], "", 1) != 1)
-		log_error("control socket not stopped path=%s: %s, waiting for it", c->path,
-			  strerror(errno));
 	(void)pthread_join(c->thread, NULL);
 	(void)unlink(c->path);
 	control_free(c);

@@ -11,8 +11,6 @@ enum {
 	IO_EPOCH_NONE = 2, /* frame.epoch: not counted in flight, not in the statistics */
 };
 
-void device_announce_event(struct device *dev, const struct device_event *event);
-
 /* Let a removal go on if this was the last it waited for. */
 void device_check_closed(struct device *dev);
 

@@ -61,6 +61,7 @@ struct device_event {
 	enum device_event_type type;
 	struct device *dev;
 	uint64_t old_nblocks; /* resized: before; now is dev->nblocks */
+	const char *why;      /* failed: for people, borrowed for the call; NULL: not known */
 };
 
 /*
@@ -147,6 +148,8 @@ uint64_t device_used(const struct device *dev);
 
 /* Sum over all reactors, less the baseline of the last reset. */
 void device_stats(struct device *dev, struct io_stats *ret_stats);
+/* One operation only: for those who look often. */
+void device_op_stats(struct device *dev, enum io_op op, struct op_stats *ret_stats);
 int device_stats_reset(struct device *dev) WARN_UNUSED;
 
 /*
@@ -158,6 +161,8 @@ void device_resume(struct device *dev) MAY_SUSPEND;
 /* Quiesced, so that no request sees two sizes; announces DEVICE_RESIZED. */
 int device_resize(struct device *dev, uint64_t nblocks, struct err *err) MAY_SUSPEND WARN_UNUSED;
 void device_announce(struct device *dev, enum device_event_type type);
+/* With what belongs to it. */
+void device_announce_event(struct device *dev, const struct device_event *event);
 /*
  * Its owner gives the device up and will close it: nothing hangs on it any longer than it takes to
  * cut connections. Does not wait. Drivers whose I/O ends by itself do nothing.

@@ -53,6 +53,7 @@ static void leg_apply(struct nexus_channel *nc, const struct child *child)
 		}
 		return;
 	}
+	leg->silent_ns = 0;
 	if (child_is_pending(word))
 		nc->stale |= bit;
 	else if (child->is_missed_known)

@@ -127,10 +127,14 @@ static void child_event(struct desc *desc, const struct device_event *event)
 		(void)nexus_child_fail(child, CHILD_CLOSED, NEXUS_REASON_NONE);
 		break;
 	case DEVICE_FAILED:
+		(void)snprintf(child->why, sizeof(child->why), "%s",
+			       event->why != NULL ? event->why : "");
 		(void)nexus_child_fail(child, CHILD_FAULTED, NEXUS_REASON_ADMIN_FAILED);
 		break;
-	case DEVICE_RESIZED:
 	case DEVICE_MEDIA:
+		nexus_health_medium(child);
+		break;
+	case DEVICE_RESIZED:
 	case DEVICE_RESERVATION: /* a write that meets it says so itself */
 	case DEVICE_EVENT_COUNT_:
 		break;
@@ -142,6 +146,7 @@ static void child_take_over(struct child *child, const struct device *dev)
 	(void)snprintf(child->device_name, sizeof(child->device_name), "%s", dev->name);
 	if (uuid_is_zero(&child->uuid))
 		child->uuid = dev->uuid;
+	child->why[0] = '\0';
 	child->zeroes_for_unmap = !(dev->ops & IO_BIT(IO_UNMAP)) || !dev->unmap_reads_zero;
 }
 
@@ -222,6 +227,7 @@ void child_close(struct child *child)
 		task_mutex_unlock(&nx->dev.control);
 	if (desc == NULL)
 		return;
+	nexus_health_forget(child);
 	desc_close(desc);
 	/* -ENOENT, -EALREADY: it was removed first, that is why we are here */
 	if (device_destroy(child->device_uri, &err) < 0 && err.code != -ENOENT &&
@@ -332,13 +338,13 @@ int nexus_child_fault(struct nexus *nx, const char *uri, enum nexus_reason reaso
 	result = nx->state == NEXUS_OPEN ? find_child(nx, uri, &child, ne)
 					 : nexus_fail(ne, NEXUS_E_NOT_ALLOWED, "nexus %s is %s",
 						      nx->dev.name, nexus_state_name(nx->state));
-	if (result == 0)
-		result = check_not_last(nx, child, ne);
 	if (result == 0) {
-		uint32_t word;
-
 		errand_wait(&nx->retire); /* it may have fallen a moment ago: is that recorded? */
-		word = atomic_load(&child->word);
+		result = check_not_last(nx, child, ne);
+	}
+	if (result == 0) {
+		uint32_t word = atomic_load(&child->word);
+
 		if (child_state_of(word) == CHILD_OPEN)
 			child_leave(child, CHILD_FAULTED, reason);
 		else if (reason == NEXUS_REASON_OFFLINE_PERMANENT)
@@ -371,12 +377,18 @@ static void child_forget(struct child *child) MAY_SUSPEND
 	nx->child[child->slot] = NULL;
 }
 
-/* It has left. */
-static int child_removed(struct child *child, struct nexus_err *ne) MAY_SUSPEND
+/* It has left, and is on the way out of the record. */
+static int child_drop(struct child *child, struct nexus_err *ne) MAY_SUSPEND
 {
 	struct nexus *nx = child->nx;
 	struct err err = {};
 
+	/* the record keeps the last one healthy, and it may tell of nobody else */
+	if (child->is_healthy && nx->state == NEXUS_OPEN)
+		return nexus_fail(ne, NEXUS_E_REMOVE_LAST_HEALTHY,
+				  "%s is the last healthy child in the record of nexus %s, as the "
+				  "others fell meanwhile: it stays listed",
+				  child->uri, nx->dev.name);
 	marks_lock(nx);
 	child->is_missed_known = false; /* no fold any more */
 	marks_note_missed(child);
@@ -386,11 +398,10 @@ static int child_removed(struct child *child, struct nexus_err *ne) MAY_SUSPEND
 	child_free(child);
 	if (nx->state == NEXUS_OPEN && nexus_persist(nx, false, &err) < 0)
 		nexus_self_shutdown(nx, err_text(&err));
-	if (nx->state != NEXUS_OPEN)
-		return nexus_fail(ne, NEXUS_E_STORE,
-				  "nexus %s ended itself: its record cannot be written",
-				  nx->dev.name);
-	return 0;
+	if (nx->state == NEXUS_OPEN)
+		return 0;
+	return nexus_fail(ne, NEXUS_E_STORE, "nexus %s ended itself: its record cannot be written",
+			  nx->dev.name);
 }
 
 int nexus_child_remove(struct nexus *nx, const char *uri, struct nexus_err *ne)
@@ -406,12 +417,7 @@ int nexus_child_remove(struct nexus *nx, const char *uri, struct nexus_err *ne)
 		result = check_not_last(nx, child, ne);
 	if (result == 0) {
 		child_leave(child, CHILD_CLOSED, NEXUS_REASON_NONE);
-		if (nx->state == NEXUS_OPEN && child->is_healthy)
-			result = nexus_fail(ne, NEXUS_E_REMOVE_LAST_HEALTHY,
-					    "%s became the last healthy child of nexus %s", uri,
-					    nx->dev.name);
-		else
-			result = child_removed(child, ne);
+		result = child_drop(child, ne);
 		nexus_tell_status(nx);
 	}
 	control_end(nx);
@@ -504,6 +510,7 @@ int child_start(struct child *child, bool is_rebuilt, struct nexus_err *ne)
 	int result;
 
 	atomic_store(&child->word, child_word(CHILD_OPEN, NEXUS_REASON_NONE, false));
+	nexus_health_child(child);
 	nexus_apply(nx);
 	if (is_rebuilt && nexus_rebuilder != NULL)
 		result = nexus_rebuilder->start(child, ne);
@@ -552,6 +559,8 @@ int nexus_child_add(struct nexus *nx, const char *uri, bool is_rebuilt, struct n
 		child = child_new(nx, uri, ne);
 		result = child == NULL ? ne->err.code : child_open(child, ne);
 	}
+	if (result == 0)
+		result = check_serving(nx, ne); /* opening may have taken long */
 	if (result == 0)
 		result = check_fits(nx, child, ne);
 	if (result == 0)
@@ -610,11 +619,11 @@ static int child_online(struct child *child, struct nexus_err *ne) MAY_SUSPEND
 		result = nexus_reserve(child, ne);
 	if (result == 0)
 		result = child_map(child, ne);
-	if (result < 0) {
+	if (result == 0)
+		result = check_serving(nx, ne); /* all of that may have taken long */
+	if (result < 0 && !child->is_leaving)   /* else the monitor closes it */
 		child_close(child);
-		return result;
-	}
-	return child_start(child, true, ne);
+	return result < 0 ? result : child_start(child, true, ne);
 }
 
 int nexus_child_online(struct nexus *nx, const char *uri, struct nexus_err *ne)

@@ -112,12 +112,19 @@ ENGINE_TEST(a_device_that_goes_closes_its_child)
 
 ENGINE_TEST(a_device_that_fails_retires_its_child)
 {
+	struct device_event event = { .type = DEVICE_FAILED, .why = "the cable is out" };
+	struct nexus_err ne = {};
+
 	if (!nexus_make(2))
 		return;
-	device_announce(device_lookup("c1"), DEVICE_FAILED);
+	event.dev = device_lookup("c1");
+	device_announce_event(event.dev, &event);
 	settle_down();
 	CHECK_EQ(child_info(1).state, CHILD_FAULTED);
 	CHECK_EQ(child_info(1).reason, NEXUS_REASON_ADMIN_FAILED);
+	CHECK_STR(child_info(1).why, "the cable is out");
+	CHECK_EQ(nexus_child_online(nx, uris[1], &ne), 0);
+	CHECK_STR(child_info(1).why, "");
 	nexus_unmake();
 }
 

@@ -343,7 +343,8 @@ static enum copy_step slot_read_failed(struct copy_slot *slot, bool *ret_is_put_
 		}
 		slot->tried |= (uint8_t)(1u << i);
 		copy->source[i].is_out |= verdict != IO_VERDICT_ELSEWHERE;
-		if (copy->opts.source_failed != NULL)
+		/* whoever dropped it may have it back already */
+		if (copy->opts.source_failed != NULL && !copy->source[i].is_dropped)
 			copy->opts.source_failed(copy->opts.source[i].owner, status,
 						 verdict == IO_VERDICT_ELSEWHERE, slot->lba,
 						 slot->nlb);
@@ -365,6 +366,8 @@ static enum copy_step slot_failed(struct copy_slot *slot, bool *ret_is_put_off)
 		*ret_is_put_off = true;
 		return again_later(slot);
 	}
+	if (slot->step == COPY_PROBE && io_status_verdict(slot->io.status) == IO_VERDICT_ELSEWHERE)
+		return COPY_CLEAR; /* what it says does not matter, it is written over */
 	copy_fail(copy, slot->io.status, true, slot->io.op, 0, slot->lba);
 	return COPY_FREE;
 }

@@ -5,6 +5,7 @@
 #include "base/units.h"
 #include "device/fault.h"
 #include "drivers/testing.h"
+#include "nexus/pace.h"
 
 enum {
 	BLOCK = 512,
@@ -254,6 +255,28 @@ ENGINE_TEST(holes_within_a_chunk)
 	TAP_ROW(NULL);
 }
 
+/* Under a hole what the destination has does not matter, nor whether it can be read. */
+ENGINE_TEST(a_bad_block_under_a_hole_is_cleared)
+{
+	struct copy_opts opts;
+	struct copy_stats stats;
+	struct err err = {};
+
+	if (!open_all("malloc:///d?size_mb=16"))
+		return;
+	d.dev->unmap_reads_zero = false;
+	memset(x, 0xaa, sizeof(x));
+	CHECK_EQ(do_io(&d, IO_WRITE, 9000, 10, x, 0), IO_OK);
+	CHECK_EQ(fault_add("inject://d?op=read&method=status-nvme-2-81&offset=9000&num_blk=10",
+			   &err),
+		 0);
+	opts = two_sources();
+	CHECK_EQ(run(&opts, &stats, &err), COPY_COMPLETE);
+	fault_remove_all();
+	CHECK(are_equal(&a, &d));
+	close_all();
+}
+
 static unsigned nfailed, nmedium;
 
 static void on_failed(void *owner, uint16_t status, bool is_medium, uint64_t lba, uint32_t nlb)
@@ -449,6 +472,30 @@ ENGINE_TEST(a_rate_is_kept)
 	CHECK_EQ(run(&opts, &stats, NULL), COPY_COMPLETE);
 	CHECK(stats.run_ns > 90 * NS_PER_MS);
 	close_all();
+}
+
+/* Work takes time, too: with 10 ms of it per 20 ms of the rate, the rate is still met, but what was
+ * not used long ago is not made good. */
+ENGINE_TEST(a_rate_is_met)
+{
+	enum { ROUNDS = 20, BYTES = 2 << 20 };
+	uint64_t start_ns = reactor_self()->now_ns, now_ns;
+	struct pace pace;
+
+	CHECK_EQ(pace_init(&pace, NULL, 100 << 20, 0, NULL), 0);
+	for (unsigned i = 0; i < ROUNDS; i++) {
+		if (pace.due_ns > reactor_self()->now_ns)
+			task_sleep(pace.due_ns - reactor_self()->now_ns);
+		task_sleep(10 * NS_PER_MS);
+		pace_charge(&pace, BYTES);
+	}
+	CHECK(pace.due_ns - start_ns >= ROUNDS * 20 * NS_PER_MS);
+	CHECK(pace.due_ns - start_ns < ROUNDS * 22 * NS_PER_MS);
+	task_sleep(PACE_CREDIT_NS + 300 * NS_PER_MS);
+	now_ns = reactor_self()->now_ns;
+	pace_charge(&pace, BYTES);
+	CHECK(pace.due_ns >= now_ns - PACE_CREDIT_NS + 20 * NS_PER_MS);
+	pace_done(&pace);
 }
 
 static unsigned ngone;

@@ -3,6 +3,8 @@
  * The end of a nexus while something is under way: what its record says, what is still read of it,
  * who waits for whom, and that nothing of it is left behind.
  */
+#include <unistd.h>
+
 #include "base/units.h"
 #include "nexus/marks.h"
 #include "nexus/testing.h"
@@ -11,8 +13,8 @@ static uint8_t buf[BLOCK], back[BLOCK];
 
 /* ---- the record ------------------------------------------------------------------------------ */
 
-/* It fails a write that the other one has done, when nobody is acknowledged any more. */
-ENGINE_TEST(a_clean_record_tells_who_fell_during_shutdown)
+/* A write that one child has done is with the other, when nobody is acknowledged any more. */
+static void shut_down_under_a_write(bool is_failing)
 {
 	struct late_call end;
 	struct late_io write;
@@ -22,24 +24,35 @@ ENGINE_TEST(a_clean_record_tells_who_fell_during_shutdown)
 		return;
 	touch(0, 1);
 	hold_begin(&hold, "c1", START, 1);
-	inject("inject://c1?op=write&stage=completion&retries=1");
+	if (is_failing)
+		inject("inject://c1?op=write&stage=completion&retries=1");
 	late_start(&write, IO_WRITE, 0, 1, buf);
 	call_start(&end, shut_down);
-	while (!nx->is_ended)
-		task_yield();
-	turns(10);
+	turns(100);
+	CHECK(nx->is_ended && !end.is_done);
+	CHECK(!recorded_clean());
 	hold_end(&hold);
 	CHECK_EQ(call_wait(&end), 0);
-	task_event_wait(&write.event);
-	CHECK(write.io.status != IO_OK);
+	CHECK(write.is_done);
+	CHECK_EQ(write.io.status == IO_OK, !is_failing);
 	CHECK(recorded_clean());
 	CHECK_EQ(recorded(0), 1);
-	CHECK_EQ(recorded(1), 0);
+	CHECK_EQ(recorded(1), !is_failing);
 	fault_remove_all();
 	nexus_unmake();
 }
 
-/* The same while it is destroyed: it ends in order, and not itself for want of a record. */
+ENGINE_TEST(shutdown_waits_for_what_is_in_flight)
+{
+	shut_down_under_a_write(false);
+}
+
+ENGINE_TEST(a_clean_record_tells_who_fell_during_shutdown)
+{
+	shut_down_under_a_write(true);
+}
+
+/* One that falls while it is destroyed: it ends in order, and not itself for want of a record. */
 ENGINE_TEST(a_clean_record_tells_who_fell_during_destruction)
 {
 	struct late_call end;
@@ -218,6 +231,76 @@ ENGINE_TEST(what_the_end_leaves_undecided_is_not_read)
 	nexus_unmake();
 }
 
+/* A read on the second reactor. */
+static struct {
+	struct io io;
+	struct handle *h;
+	struct msg msg;
+	_Atomic bool is_done;
+} far;
+
+static void far_done(struct io *io)
+{
+	(void)io;
+	far.is_done = true;
+}
+
+static void far_go(struct msg *msg)
+{
+	(void)msg;
+	io_submit(far.h, &far.io);
+}
+
+static void on_two_reactors(void)
+{
+	struct late_io write;
+
+	if (!nexus_make(2) || !CHECK_EQ(handle_open(o.desc, reactor_get(1), &far.h, NULL), 0))
+		return;
+	nexus_settings.store_timeout_ns = 60 * NS_PER_S;
+	touch(0, 1);
+	inject("inject://c1?op=write&stage=completion&retries=1");
+	fake.is_hanging = true;
+	late_start(&write, IO_WRITE, 0, 1, buf);
+	while (fake.let_go == NULL)
+		task_yield();
+	far.io = (struct io){ .op = IO_READ, .nlb = 1, .done = far_done };
+	io_set_buf(&far.io, back, sizeof(back));
+	far.msg.fn = far_go;
+	reactor_post(reactor_get(1), &far.msg);
+	while (nx->nblocked == 0)
+		task_yield();
+	nexus_self_shutdown(nx, "the test says so");
+	while (!far.is_done)
+		task_yield();
+	CHECK(far.io.status != IO_OK);
+	task_event_wait(&write.event);
+	fake.is_hanging = false;
+	task_event_fire(fake.let_go);
+	fault_remove_all();
+	nexus_unmake();
+}
+
+static int two_reactors_task(void *arg, struct err *err)
+{
+	(void)arg;
+	(void)err;
+	on_two_reactors();
+	return 0;
+}
+
+/* The other reactor hears of free blocks before it hears of the end. */
+TEST(what_the_end_leaves_undecided_is_not_read_elsewhere)
+{
+	struct engine_opts opts = { .reactor.core_mask = 3 };
+	struct err err = {};
+
+	if (sysconf(_SC_NPROCESSORS_ONLN) < 2)
+		SKIP("one processor");
+	else if (engine_run(&opts, two_reactors_task, NULL, &err) < 0)
+		CHECK_STR(err_text(&err), "an engine that runs");
+}
+
 /* ---- what is left ---------------------------------------------------------------------------- */
 
 static uint64_t next_timer_ns(void)
@@ -270,55 +353,29 @@ ENGINE_TEST(the_last_child_falls_while_it_is_closed)
 	bases_unmake();
 }
 
-static int create_2(void)
-{
-	struct nexus_err ne = {};
-
-	return kept_create(kept, 2, &ne);
-}
-
-static void until_the_store_is_asked(void)
-{
-	while (fake.let_go == NULL)
-		task_yield();
-}
-
-static void store_goes_on(void)
-{
-	struct task_event *event = fake.let_go;
-
-	fake.let_go = NULL;
-	task_event_fire(event);
-}
-
 /*
- * A nexus that cannot be made, for a child has fallen, is freed while the marks of that are being
- * written. Whenever the monitor is called it sees the request, and would look again after a while.
+ * It is freed while the marks of a fall are being written. Whenever the monitor is called it sees
+ * the request, and would look again after a while.
  */
 ENGINE_TEST(no_look_of_the_monitor_after_the_end)
 {
-	struct late_call making;
+	struct late_call end;
 	struct hold hold;
 
 	bases_make(false);
-	nexus_settings.store_timeout_ns = 60 * NS_PER_S;
-	inject("inject://m1?op=write&stage=completion&retries=1");
-	fake.is_hanging = true;
-	call_start(&making, create_2);
-	until_the_store_is_asked(); /* for the record of before */
-	store_goes_on();
-	until_the_store_is_asked(); /* pages are written, one of them was not taken */
+	if (!remake(2))
+		return;
 	hold_begin(&hold, "m0", META, META_NLB);
-	store_goes_on();
-	until_the_store_is_asked(); /* for the beginning and the fall, in either order */
-	fake.is_hanging = false;
-	store_goes_on();
+	offline(1);
+	desc_close(o.desc);
+	call_start(&end, destroy);
 	turns(100);
-	CHECK(!making.is_done);
+	CHECK(!end.is_done);
 	nexus_gone_ring(nexus_next(NULL));
 	turns(10);
+	CHECK(next_timer_ns() != UINT64_MAX);
 	hold_end(&hold);
-	CHECK(call_wait(&making) < 0);
+	CHECK_EQ(call_wait(&end), 0);
 	CHECK_EQ(next_timer_ns(), UINT64_MAX);
 	bases_unmake();
 }

@@ -114,8 +114,9 @@ void nexus_tell(struct nexus *nx, enum nexus_event_type type, const struct child
 		event.child = child->uri;
 		event.health = child_health_of(child);
 		event.reason = child_reason_of(atomic_load(&child->word));
-		log_info("nexus %s: child %s is %s (%s)", nx->dev.name, child->uri,
-			 child_health_name(event.health), nexus_reason_name(event.reason));
+		log_info("nexus %s: child %s is %s (%s)%s%s", nx->dev.name, child->uri,
+			 child_health_name(event.health), nexus_reason_name(event.reason),
+			 child->why[0] != '\0' ? ": " : "", child->why);
 	}
 	nexus_tell_event(&event);
 }

@@ -282,6 +282,7 @@ static int wait_start(struct child *child, struct nexus_err *ne)
 ENGINE_TEST(a_child_falls_while_it_is_attached)
 {
 	static const struct nexus_rebuilder waiting = { .start = wait_start, .leave = note_leave };
+	const uint64_t last = META + (2 * intent_page_missed(NEXUS_CHILDREN_MAX - 1) + 1) * 8;
 	struct late_call coming;
 	struct hold hold;
 
@@ -291,7 +292,7 @@ ENGINE_TEST(a_child_falls_while_it_is_attached)
 		return;
 	touch(0, 1);
 	offline(1);
-	hold_begin(&hold, "m1", META + 2 * intent_page_missed(NEXUS_CHILDREN_MAX - 1) * 8, 2 * 8);
+	hold_begin(&hold, "m1", last, 8);
 	call_start(&coming, online_1);
 	while (hold.dev->channel[reactor_primary()->id] == NULL ||
 	       hold.dev->channel[reactor_primary()->id]->held.head == NULL)

@@ -234,6 +234,8 @@ static COLD enum io_result read_failed(struct nexus_channel *nc, struct io *io)
 		break;
 	case CHILD_AGAIN:
 		note.again++;
+		if (note.again > CHILD_AGAIN_MAX && nc->nreaders == 1)
+			return IO_DONE; /* there is nobody else: the host may come again */
 		if (note.again > CHILD_AGAIN_MAX)
 			nexus_leg_fail(nc, note.slot, verdict.reason);
 		break;
@@ -583,19 +585,49 @@ static bool fork_again(struct nexus_channel *nc, struct fork *fork)
 	return fork->remaining > 0;
 }
 
-/* Each copy says that the request itself is at fault: then nobody has missed anything. */
+/*
+ * Each copy says that the request itself is at fault: then nobody has missed anything. So it is when
+ * there is but one copy, which has no patience left to ask for: the host may come again.
+ */
 static bool fork_is_refused(struct fork *fork)
 {
+	bool is_only = (fork->sent & (fork->sent - 1)) == 0;
+
 	if (fork->failed != fork->sent)
 		return false;
 	for (uint8_t slot = 0; slot < NEXUS_CHILDREN_MAX; slot++) {
 		const struct io *part = fork_part(fork, slot);
+		enum child_action action = child_verdict(part->op, part->status).action;
 
-		if (fork->sent >> slot & 1 &&
-		    child_verdict(part->op, part->status).action != CHILD_KEEP)
+		if (fork->sent >> slot & 1 && action != CHILD_KEEP &&
+		    !(is_only && action == CHILD_AGAIN))
 			return false;
 	}
 	return true;
+}
+
+/*
+ * Legs that stay though they failed. Nobody has the write, so nobody has missed it: those who find
+ * fault with the request stay, or where all are short of something, one of them.
+ */
+static uint8_t fork_spared(const struct nexus_channel *nc, struct fork *fork)
+{
+	uint8_t kept = 0, short_of = 0;
+
+	if (fork->failed != fork->sent)
+		return 0;
+	for (uint8_t i = 0; i < nc->nreaders; i++) {
+		const struct io *part = fork_part(fork, nc->readers[i]);
+		uint8_t bit = fork->failed & (uint8_t)(1u << nc->readers[i]);
+
+		if (bit == 0)
+			continue;
+		if (child_verdict(part->op, part->status).action == CHILD_KEEP)
+			kept |= bit;
+		else if (child_verdict(part->op, part->status).action == CHILD_AGAIN)
+			short_of = bit;
+	}
+	return kept != 0 ? kept : short_of;
 }
 
 /* The status of the first leg in @slots; there is one. */
@@ -636,19 +668,22 @@ static enum io_result fork_park(struct nexus_channel *nc, struct fork *fork)
 /* Legs that failed are out: their children missed this write, if others have it or may have it. */
 static void fork_drop_legs(struct nexus_channel *nc, struct fork *fork)
 {
+	uint8_t dropped = fork->failed & (uint8_t)~fork_spared(nc, fork);
+
 	for (uint8_t slot = 0; slot < NEXUS_CHILDREN_MAX; slot++) {
 		const struct io *part = fork_part(fork, slot);
 		struct child_verdict verdict;
 
-		if (!(fork->failed >> slot & 1))
+		if (!(dropped >> slot & 1))
 			continue;
 		verdict = child_verdict(part->op, part->status);
-		if (fork->owns_blocks)
-			segmap_set_range(&nc->nx->child[slot]->missed, fork->parent->lba,
-					 fork->parent->nlb);
 		nexus_leg_fail(nc, slot,
 			       verdict.action == CHILD_RETIRE ? verdict.reason
 							      : NEXUS_REASON_IO_ERROR);
+		/* after it is out: nexus_child_synced() empties the map of one that is not */
+		if (fork->owns_blocks)
+			segmap_set_range(&nc->nx->child[slot]->missed, fork->parent->lba,
+					 fork->parent->nlb);
 	}
 }
 

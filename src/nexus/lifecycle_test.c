@@ -110,4 +110,173 @@ ENGINE_TEST(a_replica_is_taken_once)
 	all_unmake();
 }
 
+/* ---- how large was it? ---------------------------------------------------------------------- */
+
+ENGINE_TEST(what_has_grown_is_not_made_again_smaller)
+{
+	struct nexus_err ne = {};
+	struct nexus_opts opts = { .name = "n0",
+				   .size = 16 << 20,
+				   .children = uris,
+				   .nchildren = 2,
+				   .info_key = "volume" };
+	struct nexus *made;
+
+	if (!all_make(2))
+		return;
+	CHECK_EQ(nexus_resize(nx, 20 << 20, &ne), 0);
+	nexus_unmake();
+	CHECK(nexus_create(&opts, &made, &ne) < 0);
+	CHECK_EQ(ne.why, NEXUS_E_INVALID_ARGUMENTS);
+	CHECK_HAS(err_text(&ne.err), "size=20971520");
+	ne = (struct nexus_err){};
+	opts.size = 20 << 20;
+	CHECK_EQ(nexus_create(&opts, &made, &ne), 0);
+	CHECK_EQ(nexus_destroy(made, &ne), 0);
+	opts.size = 21 << 20; /* replicas may have grown meanwhile */
+	CHECK_EQ(nexus_create(&opts, &made, &ne), 0);
+	CHECK_EQ(nexus_destroy(made, &ne), 0);
+	device_remove_all();
+	nexus_settings_set(&(struct nexus_settings){});
+	store_free(store);
+}
+
+/* ---- what happens while a call waits -------------------------------------------------------- */
+
+struct call {
+	int (*fn)(struct nexus *nx, const char *uri, struct nexus_err *ne);
+	const char *uri;
+	struct nexus_err ne;
+	bool is_over;
+};
+
+static void call_run(void *arg)
+{
+	struct call *call = arg;
+
+	int result = call->fn(nx, call->uri, &call->ne);
+
+	CHECK_EQ(result, call->ne.err.code);
+	call->is_over = true;
+}
+
+static void call_start(struct call *call)
+{
+	CHECK_EQ(task_spawn("call", call_run, call), 0);
+}
+
+static void call_end(struct call *call)
+{
+	while (!call->is_over)
+		task_yield();
+}
+
+static int child_offline(struct nexus *of, const char *uri, struct nexus_err *ne)
+{
+	return nexus_child_fault(of, uri, NEXUS_REASON_OFFLINE, ne);
+}
+
+/* Children that the record has as healthy. */
+static unsigned recorded_healthy(void)
+{
+	struct nexus_record record = {};
+	char text[RECORD_TEXT_MAX];
+	unsigned n = 0;
+
+	CHECK_EQ(store->get(store, "volume", text, NULL), 0);
+	CHECK_EQ(record_parse(text, strlen(text), &record, NULL), 0);
+	for (unsigned i = 0; i < record.nchildren; i++)
+		n += record.child[i].is_healthy;
+	return n;
+}
+
+static void fall(unsigned i)
+{
+	CHECK(nexus_child_fail(nx->child[nx->order[i]], CHILD_FAULTED, NEXUS_REASON_IO_ERROR));
+}
+
+/* The call was right when it began; the child has become the last one since. */
+ENGINE_TEST(the_last_child_is_kept_that_was_not_the_last)
+{
+	struct call call = { .fn = child_offline, .uri = uris[1] };
+
+	if (!all_make(3))
+		return;
+	task_mutex_lock(&nx->record_lock); /* the retirement of the third takes a while */
+	fall(2);
+	call_start(&call);
+	while (!nx->retire.is_running)
+		task_yield();
+	task_yield();
+	fall(0);
+	task_mutex_unlock(&nx->record_lock);
+	call_end(&call);
+	CHECK_EQ(call.ne.why, NEXUS_E_REMOVE_LAST_HEALTHY);
+	CHECK_EQ(child(1).health, CHILD_HEALTH_ONLINE);
+	settle_down();
+	all_unmake();
+}
+
+/* Both go at once, one by the client's word: the record has one of them as healthy for ever. */
+ENGINE_TEST(a_record_names_a_healthy_child_whatever_is_removed)
+{
+	struct call call = { .fn = nexus_child_remove, .uri = uris[1] };
+
+	if (!all_make(2))
+		return;
+	call_start(&call);
+	task_yield();
+	CHECK_EQ(child(1).state, CHILD_CLOSED);
+	fall(0);
+	call_end(&call);
+	settle_down();
+	CHECK_EQ(call.ne.why, NEXUS_E_REMOVE_LAST_HEALTHY);
+	CHECK_EQ(recorded_healthy(), 1);
+	all_unmake();
+}
+
+/* Whoever comes to a nexus that has ended meanwhile does not stay open. */
+ENGINE_TEST(a_child_comes_online_when_all_is_over)
+{
+	struct call call = { .fn = nexus_child_online, .uri = uris[1] };
+
+	if (!all_make(2))
+		return;
+	offline(1);
+	inject("inject://m1?op=read&method=delay&delay_us=20000");
+	call_start(&call);
+	while (nx->child[nx->order[1]]->desc == NULL)
+		task_yield();
+	nexus_self_shutdown(nx, "the test says so");
+	call_end(&call);
+	CHECK_EQ(call.ne.why, NEXUS_E_NOT_ALLOWED);
+	settle_down();
+	CHECK(nx->child[nx->order[1]]->desc == NULL);
+	all_unmake();
+}
+
+static int grow(struct nexus *of, const char *uri, struct nexus_err *ne)
+{
+	(void)uri;
+	return nexus_resize(of, 20 << 20, ne);
+}
+
+/* Who has seen the new size may use it, though the records on the children are still written. */
+ENGINE_TEST(a_size_that_is_shown_holds)
+{
+	struct call call = { .fn = grow };
+
+	if (!all_make(2))
+		return;
+	inject("inject://m1?op=write&method=delay&delay_us=5000&retries=4");
+	call_start(&call);
+	while (o.dev->nblocks == NBLOCKS)
+		task_yield();
+	CHECK(!call.is_over);
+	put(NBLOCKS + 10, 1, 1);
+	call_end(&call);
+	CHECK(are_equal(0, 1));
+	all_unmake();
+}
+
 TAP_MAIN()

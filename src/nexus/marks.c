@@ -45,12 +45,12 @@
 
 struct marks {
 	struct nexus *nx;
-	struct uuid nexus; /* on the pages: the same for as long as the record is */
 	struct segmap durable, wanted;
 	struct segmap noted, candidates; /* of a tick */
 	struct task_mutex lock;
 	struct timer timer;
 	bool is_tick_due, is_fold_due;
+	uint8_t full; /* who had no space for a page, 1 << slot */
 	uint64_t sequence;
 	uint8_t copy[INTENT_PAGES];   /* of a pair: which is written next */
 	bool is_single[INTENT_PAGES]; /* the other one is older */
@@ -101,19 +101,25 @@ static uint8_t writers(const struct nexus *nx)
 
 static struct intent_id id_of(const struct marks *marks, const struct child *child)
 {
-	return (struct intent_id){ .nexus = marks->nexus,
+	return (struct intent_id){ .nexus = marks->nx->uuid,
 				   .replica = child->uuid,
 				   .generation = marks->nx->generation,
 				   .nsegments = marks->durable.nsegments,
 				   .shift = marks->durable.shift };
 }
 
-/* A request of ours to @child, again where it asks for patience. */
+static bool is_last(const struct child *child)
+{
+	return child->nx->state == NEXUS_OPEN && !child->nx->is_ended && child_is_healthy(child) &&
+	       nexus_nhealthy(child->nx) == 1;
+}
+
+/* A request of ours to @child, again where it asks for patience; the last one may ask for more. */
 static uint16_t child_io(struct child *child, const struct io *what) MAY_SUSPEND
 {
 	uint16_t status = IO_NO_DEVICE;
 
-	for (unsigned i = 0; i < CHILD_AGAIN_MAX; i++) {
+	for (unsigned i = 0; i < CHILD_AGAIN_MAX || is_last(child); i++) {
 		struct desc *desc = child_use(child);
 		struct io io = *what;
 		struct handle *h;
@@ -154,6 +160,8 @@ static bool page_done(struct child *child, enum io_op op, uint16_t status)
 {
 	if (status == IO_OK)
 		return true;
+	if (child->nx->marks != NULL && child_verdict(op, status).reason == NEXUS_REASON_NO_SPACE)
+		child->nx->marks->full |= (uint8_t)(1u << child->slot);
 	nexus_child_blame(child, op, status);
 	return false;
 }
@@ -234,22 +242,24 @@ static void unmarked_refuse(struct nexus_channel *nc, void *arg)
 }
 
 /*
- * Some of @asked could not be marked. All channels let go of them: they may be the source of the
- * next life. Who waits wants his segments again then, of those that are left. The last child, if it
- * lacks space, is taken back (retire.c), and would lack it again: that is the host's to know.
+ * Some of those who were asked could not be marked. All channels let go of them: they may be the
+ * source of the next life. Who waits wants his segments again then, of those that are left. The last
+ * child, if it lacks space, is taken back (retire.c), perhaps it was by now, and would lack it
+ * again: that is the host's to know.
  */
-static void mark_failed(struct nexus *nx, uint8_t asked) MAY_SUSPEND
+static void mark_failed(struct marks *marks) MAY_SUSPEND
 {
+	struct nexus *nx = marks->nx;
 	bool lacks_space = false;
 
 	for (unsigned slot = 0; slot < NEXUS_CHILDREN_MAX; slot++) {
-		const struct child *child = asked >> slot & 1 ? nx->child[slot] : NULL;
-		uint32_t word = child != NULL ? atomic_load(&child->word) : 0;
+		const struct child *child = marks->full >> slot & 1 ? nx->child[slot] : NULL;
 
-		lacks_space |= child != NULL && child_is_pending(word) &&
-			       child_reason_of(word) == NEXUS_REASON_NO_SPACE;
+		lacks_space |= child != NULL && (child_is_healthy(child) ||
+						 (child_is_pending(atomic_load(&child->word)) &&
+						  nexus_nhealthy(nx) == 0));
 	}
-	if (lacks_space && nexus_nhealthy(nx) == 0)
+	if (lacks_space)
 		nexus_each_channel(nx, unmarked_refuse, NULL);
 	nexus_apply(nx);
 }
@@ -277,6 +287,7 @@ static void mark_wanted(struct marks *marks) MAY_SUSPEND
 		uint8_t asked = writers(marks->nx);
 		size_t first = (size_t)part * INTENT_BITS_BYTES / 8;
 		size_t end = MIN(first + INTENT_BITS_BYTES / 8, segmap_nwords(&marks->wanted));
+		unsigned n;
 
 		if (!has_bits(&marks->wanted, part))
 			continue;
@@ -284,11 +295,13 @@ static void mark_wanted(struct marks *marks) MAY_SUSPEND
 		for (size_t i = first; i < end; i++)
 			atomic_fetch_or(&marks->noted.words[i],
 					atomic_load(&marks->durable.words[i]));
-		(void)page_write_all(marks, INTENT_PAGE_IN_FLIGHT + part, NULL, &marks->noted);
+		marks->full = 0;
+		n = page_write_all(marks, INTENT_PAGE_IN_FLIGHT + part, NULL, &marks->noted);
 		if (asked == 0)
 			continue; /* whoever waits is held anyway */
-		if (asked & ~writers(marks->nx)) {
-			mark_failed(marks->nx, asked);
+		if (asked & ~writers(marks->nx) ||
+		    (marks->nx->nchildren > 1 && n < (unsigned)__builtin_popcount(asked))) {
+			mark_failed(marks);
 			continue;
 		}
 		for (size_t i = first; i < end; i++)
@@ -611,19 +624,6 @@ static void marks_free(struct marks *marks)
 	free(marks);
 }
 
-/* A uuid for a nexus that has none of its own, from the key of its record: FNV-1a, 128 bits. */
-static struct uuid uuid_of_key(const char *key)
-{
-	unsigned __int128 hash = (unsigned __int128)0x6c62272e07bb0142 << 64 | 0x62b821756295c58d;
-	const unsigned __int128 prime = (unsigned __int128)1 << 88 | 0x13b;
-	struct uuid uuid;
-
-	for (; *key != '\0'; key++)
-		hash = (hash ^ (unsigned char)*key) * prime;
-	memcpy(uuid.b, &hash, sizeof(uuid.b));
-	return uuid;
-}
-
 int marks_open(struct nexus *nx, struct err *err)
 {
 	struct marks *marks;
@@ -640,7 +640,6 @@ int marks_open(struct nexus *nx, struct err *err)
 	if (marks == NULL)
 		return err_set(err, -ENOMEM, "no memory for write-intent records");
 	marks->nx = nx;
-	marks->nexus = nx->is_uuid_random ? uuid_of_key(nx->key) : nx->uuid;
 	marks->unit = unit;
 	marks->buf = dma_alloc(unit);
 	marks->timer.fn = tick_due;

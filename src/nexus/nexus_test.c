@@ -613,4 +613,71 @@ ENGINE_TEST(patience_with_a_child_that_is_not_ready)
 	nexus_unmake();
 }
 
+/* ---- the last child -------------------------------------------------------------------------- */
+
+/* One finds fault with the request, the other one dies of it: nobody has it, and one goes on. */
+ENGINE_TEST(a_request_that_is_refused_does_not_cost_the_last_child)
+{
+	static uint8_t buf[BLOCK];
+
+	if (!nexus_make(2))
+		return;
+	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK);
+	inject("inject://c0?op=write&method=status-nvme-0-2&offset=10240&num_blk=1");
+	inject("inject://c1?op=write&method=status-nvme-0-6&offset=10240&num_blk=1");
+	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_INVALID);
+	settle_down();
+	CHECK_EQ(status(), NEXUS_DEGRADED);
+	CHECK_EQ(recorded(1), 0);
+	CHECK_EQ(do_io(&o, IO_WRITE, 1, 1, buf, 0), IO_OK);
+	fault_remove_all();
+	nexus_unmake();
+}
+
+/* All are short of something for longer than they may be: one is kept, and the host may try again. */
+ENGINE_TEST(a_shortage_everywhere_does_not_freeze)
+{
+	static uint8_t buf[BLOCK];
+	struct nexus_info info;
+
+	if (!nexus_make(2))
+		return;
+	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK);
+	inject("inject://c0?op=rw&method=status-nvme-0-82&offset=10240&num_blk=128");
+	inject("inject://c1?op=rw&method=status-nvme-0-82&offset=10240&num_blk=128");
+	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_NOT_READY);
+	CHECK_EQ(status(), NEXUS_DEGRADED);
+	CHECK_EQ(do_io(&o, IO_READ, 0, 1, buf, 0), IO_NOT_READY);
+	nexus_info(nx, &info);
+	CHECK(!info.is_frozen);
+	fault_remove_all();
+	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK);
+	CHECK_EQ(do_io(&o, IO_READ, 0, 1, buf, 0), IO_OK);
+	nexus_unmake();
+}
+
+/* There is no space for the mark of a write on the last child: the host hears it, as of any write. */
+ENGINE_TEST(no_space_for_a_mark_is_no_space)
+{
+	static uint8_t buf[BLOCK];
+	struct nexus_err ne = {};
+	struct nexus_info info;
+
+	if (!nexus_make(2))
+		return;
+	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK);
+	CHECK_EQ(nexus_child_fault(nx, uris[1], NEXUS_REASON_OFFLINE, &ne), 0);
+	errand_wait(&nx->mark);
+	inject("inject://c0?op=write&method=status-nvme-0-81&offset=2048&num_blk=1168");
+	CHECK_EQ(do_io(&o, IO_WRITE, 1280, 1, buf, 0), IO_NO_SPACE);
+	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK); /* marked before */
+	CHECK_EQ(status(), NEXUS_DEGRADED);
+	nexus_info(nx, &info);
+	CHECK(!info.is_frozen);
+	CHECK_EQ(info.segments_in_flight, 1);
+	fault_remove_all();
+	CHECK_EQ(do_io(&o, IO_WRITE, 1280, 1, buf, 0), IO_OK);
+	nexus_unmake();
+}
+
 TAP_MAIN()

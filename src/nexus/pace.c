@@ -61,6 +61,7 @@ int pace_init(struct pace *pace, struct device *dev, uint64_t rate, uint64_t lat
 			       .rate = rate,
 			       .latency_ns = latency_ns,
 			       .speed = 100,
+			       .due_ns = reactor_primary()->now_ns,
 			       .looked_ns = reactor_primary()->now_ns,
 			       .stats = calloc(1, sizeof(*pace->stats)) };
 	if (pace->stats == NULL)
@@ -79,13 +80,16 @@ void pace_set(struct pace *pace, uint64_t rate, uint64_t latency_ns)
 {
 	pace->rate = rate;
 	pace->latency_ns = latency_ns;
-	pace->due_ns = 0;
+	pace->due_ns = reactor_primary()->now_ns;
 }
 
 void pace_charge(struct pace *pace, uint64_t bytes)
 {
+	uint64_t now_ns = reactor_primary()->now_ns;
+	uint64_t oldest_ns = now_ns > PACE_CREDIT_NS ? now_ns - PACE_CREDIT_NS : 0;
+
 	if (pace->rate != 0)
-		pace->due_ns = MAX(pace->due_ns, reactor_primary()->now_ns) +
+		pace->due_ns = MAX(pace->due_ns, oldest_ns) +
 			       (uint64_t)((double)bytes * 1e9 / (double)pace->rate);
 }
 

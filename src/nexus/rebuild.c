@@ -690,8 +690,10 @@ const struct nexus_rebuilder rebuild_jobs = { .start = job_start, .leave = job_l
 
 void nexus_rebuild_wait(struct nexus *nx)
 {
+	device_pin(&nx->dev); /* it is looked at again after each wait */
 	while (nx->rebuilds != NULL && !list_empty(&nx->rebuilds->jobs))
 		wait_in(&nx->rebuilds->waiters);
+	device_unpin(&nx->dev);
 }
 
 void nexus_rebuild_end_all(struct nexus *nx)
@@ -752,7 +754,7 @@ int nexus_rebuild_start(struct nexus *nx, const char *uri, struct nexus_err *ne)
 	uint32_t word;
 	int result = 0;
 
-	task_mutex_lock(&nx->control);
+	control_begin(nx);
 	child = child_find(nx, uri);
 	word = child != NULL ? atomic_load(&child->word) : 0;
 	if (child == NULL)
@@ -768,7 +770,7 @@ int nexus_rebuild_start(struct nexus *nx, const char *uri, struct nexus_err *ne)
 		result = MIN(job_ask(job_of(nx, child), REBUILD_OP_START, ne), 0);
 	else
 		result = job_start(child, ne);
-	task_mutex_unlock(&nx->control);
+	control_end(nx);
 	return result;
 }
 

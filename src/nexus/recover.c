@@ -20,6 +20,9 @@
  * A child that the record knows and that is not given stays in the record, as stale: it misses what
  * is written without it, and must not be taken for a new volume when it comes alone.
  *
+ * A size smaller than the last one makes none either. Hosts would find their volume cut off, and
+ * what lies behind the end would be stale on some children when it grows once more.
+ *
  * Children that are all stale make no nexus: the volume would go back in time without a word. A
  * record that cannot be read or understood makes none either.
  *
@@ -109,8 +112,9 @@ static void child_lacks(struct child *child, struct child *source,
 	bool is_healthy = recorded(record, &child->uuid) == 1;
 	bool is_known = record->generation != 0;
 
-	if (is_known && !is_healthy)
-		is_known = marks_read_missed(nx, source, record->generation, &child->uuid,
+	if (is_known && !is_healthy) /* who is not in it may be so old that nobody noted it */
+		is_known = recorded(record, &child->uuid) == 0 &&
+			   marks_read_missed(nx, source, record->generation, &child->uuid,
 					     &child->missed);
 	if (is_known && !record->is_clean)
 		is_known = marks_read_in_flight(nx, source, record->generation, &child->missed);
@@ -182,6 +186,12 @@ int nexus_recover(struct nexus *nx, struct nexus_err *ne)
 
 	if (result < 0)
 		return result == -ENOENT ? flush_synced(nx, ne) : result;
+	if (nx->size < record.size)
+		return nexus_fail(
+			ne, NEXUS_E_INVALID_ARGUMENTS,
+			"nexus %s was made, or has grown, to size=%lu, and does not shrink "
+			"to %lu; a new volume on these children wants the record removed",
+			nx->dev.name, record.size, nx->size);
 	note_absent(nx, &record);
 	good = believed(nx, &record);
 	for (unsigned i = nx->nchildren; i-- > 0;) {

@@ -47,6 +47,7 @@ void nexus_repair_ring(struct nexus *nx, uint8_t slot, uint64_t lba, uint32_t nl
 								     .slot = slot };
 	repair_unlock(nx);
 	errand_ring(&nx->mend);
+	nexus_health_wake(nx);
 }
 
 static bool repair_next(struct nexus *nx, struct repair *ret)

@@ -76,7 +76,9 @@ void nexus_child_blame(struct child *child, enum io_op op, uint16_t status)
 
 static void record_of(const struct nexus *nx, bool is_clean, struct nexus_record *record)
 {
-	*record = (struct nexus_record){ .is_clean = is_clean, .generation = nx->generation };
+	*record = (struct nexus_record){ .is_clean = is_clean,
+					 .generation = nx->generation,
+					 .size = nx->size };
 	for (unsigned i = 0; i < nx->nchildren; i++) {
 		const struct child *child = nx->child[nx->order[i]];
 

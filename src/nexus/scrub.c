@@ -668,12 +668,14 @@ int nexus_scrub_start(struct nexus *nx, const struct scrub_opts *opts, struct ne
 
 void nexus_scrub_wait(struct nexus *nx)
 {
+	device_pin(&nx->dev); /* it is looked at again after each wait */
 	while (nx->scrub != NULL && nx->scrub->nlanes > 0) {
 		struct scrub_waiter waiter = {};
 
 		list_add_tail(&nx->scrub->waiters, &waiter.link);
 		task_event_wait(&waiter.event);
 	}
+	device_unpin(&nx->dev);
 }
 
 void nexus_scrub_stop(struct nexus *nx)

@@ -360,13 +360,16 @@ struct hold {
 static inline void hold_begin(struct hold *hold, const char *name, uint64_t lba, uint64_t nlb)
 {
 	hold->dev = device_lookup(name);
-	if (CHECK(hold->dev != NULL))
-		CHECK_EQ(range_lock(hold->dev, &hold->lock, lba, nlb, NULL), 0);
+	if (!CHECK(hold->dev != NULL))
+		return;
+	device_pin(hold->dev);
+	CHECK_EQ(range_lock(hold->dev, &hold->lock, lba, nlb, NULL), 0);
 }
 
 static inline void hold_end(struct hold *hold)
 {
 	range_unlock(hold->dev, &hold->lock);
+	device_unpin(hold->dev); /* its child may be closed now */
 }
 
 /* Until retirement and closing have ended. */

@@ -35,7 +35,7 @@ case of tests/hosts/ with Linux' own host. The last test looks whether all of th
                                hosts: nexus-no-space
  16  reservation preempted     test_nexus_tcp.py: test_the_second_owner_preempts_the_first
                                test_nexus_tcp.py: test_the_policy_holder
-                               test_nexus_tcp.py: test_another_owner_is_not_preempted_without_being_asked
+                               test_nexus_tcp.py: test_another_owner_stays_unless_asked
  17  two paths, ANA            test_nexus_tcp.py: test_two_nexuses_of_one_volume_are_two_paths
                                hosts: nexus-two-paths
  18  zeroes, unmap             nexus_test.c: zeroes_and_unmap_reach_all_children
@@ -210,6 +210,7 @@ def test_killed_under_load_moves_what_it_must(ashlar):
     missed and what was in flight, counted, and no more."""
     load, missed = range(32), range(100, 112)
     mirror = Mirror(ashlar, count=3)
+    uuid = mirror.nexus()["uuid"]
     fill(mirror, [*load, *missed])
     mirror.ok("child-offline", mirror.uris[2])
     touch(mirror, missed)
@@ -223,6 +224,7 @@ def test_killed_under_load_moves_what_it_must(ashlar):
     said = {r["uri"]: r for r in json.loads(check.stdout)["replicas"]}
     mirror.run()
     mirror.wait_online()
+    assert mirror.nexus()["uuid"] == uuid  # nobody gave one
     history = {r["child"]: r for r in mirror.ok("rebuilds")["history"]}
     assert set(history) == set(mirror.uris[1:])
     for uri in mirror.uris[1:]:
@@ -306,7 +308,7 @@ def test_the_store_is_away_for_a_while(ashlar):
 
 def test_the_life_of_a_record(ashlar):
     """The text after each step, byte for byte; `generation' is ours, and stays for a life."""
-    mirror = Mirror(ashlar)
+    mirror = Mirror(ashlar, query="&uuid=5a0c3b1e-7d52-4c0a-9f5b-d2f1a4c0e6b7&key=vol0")
     path = ashlar.dir / "state" / "ashlar" / "nexus" / "vol0.json"
     generation = json.loads(path.read_text())["generation"]
     assert re.fullmatch("[0-9a-f]{16}", generation)

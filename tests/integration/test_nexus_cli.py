@@ -4,6 +4,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 
 import pytest
@@ -244,6 +245,39 @@ def test_events_are_numbered_and_bounded(mirror):
     assert len(events) == 256 and events[-1]["number"] - events[0]["number"] == 255
 
 
+def test_latencies_of_each_child(mirror):
+    mirror.write(0, os.urandom(4096))
+    rows = mirror.ok("latency")
+    assert [(r["child"], r["op"]) for r in rows] == [
+        (uri, op) for uri in mirror.uris for op in ("read", "write")]
+    for row in rows:
+        if row["op"] == "write":
+            assert row["ops"] > 0 and row["bytes"] >= 4096 and row["errors"] == 0
+            assert 0 < row["lat_p50_ns"] <= row["lat_p99_ns"] <= row["lat_p999_ns"]
+            assert row["lat_p999_ns"] <= row["lat_max_ns"]
+    writes = [c["write"] for c in mirror.nexus()["children"]]
+    assert [w["lat_p999_ns"] for w in writes] == [
+        r["lat_p999_ns"] for r in rows if r["op"] == "write"]
+    mirror.ok("child-offline", mirror.uris[1])
+    assert {r["child"] for r in mirror.ok("latency", "@vol0")} == {mirror.uris[0]}
+
+
+def test_a_list_is_a_table_too(mirror):
+    mirror.write(0, os.urandom(4096))
+    table = mirror.ashlar("ctl", "--table", mirror.control, "latency").stdout.splitlines()
+    assert table[0].split() == ["nexus", "op", "ops", "bytes", "errors", "lat_mean_ns",
+                                "lat_p50_ns", "lat_p99_ns", "lat_p999_ns", "lat_max_ns", "child"]
+    assert len(table) == 5
+    assert table[2].split()[:2] == ["vol0", "write"] and table[2].split()[-1] == mirror.uris[0]
+    mirror.ok("child-offline", mirror.uris[1])  # an event with more to it than the first one has
+    table = mirror.ashlar("ctl", "--table", mirror.control, "events").stdout
+    assert "reason" in table.splitlines()[0] and "ByClient" in table
+    nothing = mirror.ashlar("ctl", "--table", mirror.control, "events", "100")
+    assert (nothing.returncode, nothing.stdout) == (0, "")
+    refused = mirror.ashlar("ctl", "--table", mirror.control, "rebuilds")
+    assert refused.returncode == 1 and "no list of objects" in refused.stderr
+
+
 def test_which_of_several(ashlar):
     other = "nexus:///vol1?size=8MiB&children=malloc:///m1?size_mb=24"
     mirror = Mirror(ashlar, extra=[other])
@@ -293,6 +327,23 @@ def test_a_stale_replica_is_known_after_kill_9(ashlar, query, name):
         assert host.queue(1).read(1, 3, 1, bs=4096)[:3] == b"new"
 
 
+def test_a_volume_without_uuid_stays_the_same_disk(ashlar):
+    """Hosts know it by its uuid, and what was in flight is found by it."""
+    mirror = Mirror(ashlar)
+    uuid = mirror.ok("list")[0]["uuid"]
+    mirror.write(3, os.urandom(4096))
+    mirror.process.kill()
+    mirror.process.communicate()
+    mirror.run()
+    assert mirror.ok("list")[0]["uuid"] == uuid
+    mirror.wait_online()
+    assert mirror.ok("rebuilds")["history"][0]["partial"]
+    mirror.stop()
+    mirror.run()
+    assert mirror.ok("list")[0]["uuid"] == uuid
+    mirror.stop()
+
+
 def test_store_in_a_directory_of_choice(ashlar):
     store = ashlar.dir / "deep" / "store"
     mirror = Mirror(ashlar, "--store", store)
@@ -314,6 +365,17 @@ def test_a_store_that_cannot_be_made_ends_the_command(ashlar):
     assert done.returncode == 1 and "another directory" in done.stderr
 
 
+def test_a_replica_that_cannot_be_reached_ends_the_command(ashlar):
+    with socket.socket() as closed:  # bound, and nobody listens
+        closed.bind(("127.0.0.1", 0))
+        remote = f"nvmf://127.0.0.1:{closed.getsockname()[1]}/nqn.2026-11.invalid.ashlar:r"
+        done = ashlar("export", f"nexus:///v?size=8MiB&children=malloc:///m?size_mb=24,{remote}",
+                      "--listen", "127.0.0.1:0")
+    assert done.returncode == 1 and "Connection refused" in done.stderr
+    assert "without this one in the list the others serve" in done.stderr
+    assert not (ashlar.dir / "state").exists() or not list((ashlar.dir / "state").rglob("*.json"))
+
+
 def test_other_commands_keep_a_record_too(ashlar):
     uri = "nexus:///v?size=8MiB&children=malloc:///m?size_mb=24"
     assert ashlar("bench", uri, "--ops", 100).returncode == 0
@@ -332,7 +394,8 @@ def test_ctl_says_who_is_missing(ashlar):
 
 def test_ctl_tells_ok_from_error(mirror):
     assert mirror.ctl("rescan").stdout == ""
-    assert mirror.ctl("help").stdout.startswith("add URI (")
+    told = mirror.ctl("help").stdout.splitlines()
+    assert told[0].startswith("add URI (") and len(told) > 20 and all(t[-1] == ")" for t in told)
     done = mirror.ctl("dance")
     assert done.returncode == 1 and "'help' lists them" in done.stderr
 

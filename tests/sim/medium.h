@@ -62,7 +62,7 @@ struct medium {
 	unsigned sticky;         /* so many next requests never end by themselves */
 	bool is_slow;
 	uint64_t capacity; /* blocks that may be written in all; 0: no limit */
-	bool is_broken; /* the scenario is breaking it in some way */
+	bool is_broken;    /* the scenario is breaking it in some way */
 	bool has_power;
 	void (*resized)(struct medium *m); /* the scenario's, after every change of nblocks */
 	void *owner;                       /* the scenario's */

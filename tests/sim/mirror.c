@@ -264,6 +264,8 @@ static void mirror_configure(struct scene *scene)
 	mirror.label = world_chance(1, 2) ? NEXUS_LABEL_V1 : NEXUS_LABEL_V2;
 	mirror.is_exact = world_chance(1, 2);
 	mirror.is_round_robin = world_chance(1, 2);
+	if (world_chance(1, 4))
+		mirror.child_timeout_ns = MSEC + world_rand(20 * MSEC);
 	mirror.nblocks = scene->block_size == 512 ? 100 + world_rand(400) : 30 + world_rand(90);
 	mirror.room = mirror.nblocks;
 	mirror.data_start = (mirror.label == NEXUS_LABEL_V1 ? 5 : 4) * MIB / scene->block_size;
@@ -417,6 +419,8 @@ static void mirror_event(struct nexus_listener *listener, const struct nexus_eve
 		  COVER_FROZEN);
 	if (event->type == NEXUS_EVENT_CHILD_STATE && event->reason == NEXUS_REASON_NO_SPACE)
 		space_event(event);
+	mirror_stats.timeouts += event->type == NEXUS_EVENT_CHILD_STATE &&
+				 event->reason == NEXUS_REASON_TIMED_OUT;
 	if (event->type == NEXUS_EVENT_REBUILD)
 		rebuild_event(event->nx);
 	if (event->type == NEXUS_EVENT_DESTROYED)
@@ -573,6 +577,7 @@ static int create(const struct making *making, struct nexus_err *ne)
 		.label = mirror.label,
 		.is_size_required = mirror.is_exact,
 		.is_round_robin = mirror.is_round_robin,
+		.child_timeout_ns = mirror.child_timeout_ns,
 		.info_key = "volume",
 	};
 	struct nexus *nx;

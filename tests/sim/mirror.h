@@ -54,7 +54,8 @@ struct mirror {
 	struct uuid uuid;
 	enum nexus_label label;
 	bool is_exact, is_round_robin;
-	bool has_far;    /* some replica is far */
+	bool has_far;              /* some replica is far */
+	uint64_t child_timeout_ns; /* 0: longer than anything takes here */
 	uint64_t size;             /* bytes asked */
 	uint64_t nblocks;          /* of the nexus, as it was last seen */
 	uint64_t data_start, tail; /* of a child, blocks */
@@ -73,7 +74,7 @@ struct mirror_stats {
 	uint64_t epochs, quiet, shutdowns, destroys, kills, kill_cuts, self_ends, frozen;
 	uint64_t cuts, removals, child_ops, rebuilds, partial, rebuild_ops, scrubs;
 	uint64_t resizes, repairs, overlaps, shortages, full_children, told_full;
-	uint64_t drops, restarts, crashes;
+	uint64_t drops, restarts, crashes, timeouts;
 };
 extern struct mirror_stats mirror_stats;
 

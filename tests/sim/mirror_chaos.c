@@ -154,7 +154,8 @@ static const struct {
 	{ "op=all&stage=completion&method=delay&delay_us=1-900", COVER_INJECT_DELAY, false, false },
 	{ "op=write&method=torn", COVER_INJECT_TORN, false, false },
 	{ "domain=child&op=write&method=status", COVER_INJECT_STATUS, false, false },
-	{ "domain=child&op=write&stage=completion&method=status", COVER_INJECT_STATUS, false, false },
+	{ "domain=child&op=write&stage=completion&method=status", COVER_INJECT_STATUS, false,
+	  false },
 	{ "domain=child&op=read&stage=completion&method=status-nvme-2-81", COVER_INJECT_STATUS,
 	  true, false },
 	{ "op=write&method=status-lvol-nospace", COVER_NO_SPACE, false, true },
@@ -596,7 +597,7 @@ static const struct {
 } actions[] = {
 	{ act_any, 30 },   { act_break, 25 },         { act_inject, 20 }, { act_pull, 5 },
 	{ act_cut, 8 },    { act_quiesce_child, 10 }, { act_store, 8 },   { act_child, 40 },
-	{ act_resize, 4 }, { act_rebuild, 10 },       { act_scrub, 4 },  { act_fill, 8 },
+	{ act_resize, 4 }, { act_rebuild, 10 },       { act_scrub, 4 },   { act_fill, 8 },
 	{ far_act, 20 },
 };
 

@@ -416,7 +416,7 @@ void scene_watchdog(struct event *event)
 
 void scene_wait_chaos(struct scene *scene)
 {
-	uint64_t step_ns = scene->remote > 0	? MSEC
+	uint64_t step_ns = scene->remote > 0  ? MSEC
 			   : scene->is_mirror ? mirror_step_ns()
 					      : 10 * USEC;
 

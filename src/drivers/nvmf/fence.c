@@ -16,9 +16,10 @@
  * A target that does not know the command (Identify Controller: CCRL 0) gets writes again at once,
  * as it would from Linux; the risk is then what it is there.
  *
- * A device that was given up and is made again (a child of a mirror) begins with new writes, and they
- * must not be overtaken by lost ones of its former life either. So fences outlive their controllers,
- * and a new device of the same subsystem and host is there only when none is left (fence_settle()).
+ * A device that was given up and is made again (a child of a mirror) begins with new writes, and
+ * lost ones of its former life must not land on them either. So fences outlive their controllers,
+ * and a new device of the same subsystem and host is there only when none is left
+ * (fence_settle()).
  *
  * What channels may do again they learn with their view: the serials of associations that may still
  * act (those that live and those behind a fence), and the newest serial that the list knows about.

@@ -253,6 +253,19 @@ static void head_path_count_changed(struct nvmf_head *head, unsigned n)
 	head->nusable = n;
 }
 
+/* Nobody leads to it any more: what the last of its controllers said. */
+static void head_announce_failed(struct nvmf_head *head)
+{
+	struct device_event event = { .type = DEVICE_FAILED, .dev = &head->dev };
+	const struct nvmf_path *path;
+
+	list_for_each (path, &head->paths, link) {
+		if (path->ctrlr->why.code != 0)
+			event.why = err_text(&path->ctrlr->why);
+	}
+	device_announce_event(&head->dev, &event);
+}
+
 void head_refresh(struct nvmf_head *head)
 {
 	const struct nvmf_path *paths[PATHS_MAX];
@@ -270,7 +283,7 @@ void head_refresh(struct nvmf_head *head)
 		timer_disarm(reactor_self(), &head->fast_fail);
 		log_error("%s: failed, no way leads to it %s", head->dev.name,
 			  head_is_denied(head) ? "unless the namespace comes back" : "any more");
-		device_announce(&head->dev, DEVICE_FAILED);
+		head_announce_failed(head);
 	}
 }
 
