@@ -490,7 +490,7 @@ static inline enum io_result write_start(struct nexus_channel *nc, struct io *io
 	return fork_send(nc, io, true);
 }
 
-/* Flush, reset: the whole device. */
+/* Flush: the whole device. */
 static enum io_result all_start(struct nexus_channel *nc, struct io *io)
 {
 	if (unlikely(nc->is_waiting))
@@ -918,8 +918,10 @@ static inline enum io_result start(struct nexus_channel *nc, struct io *io)
 	case IO_UNMAP:
 		return write_start(nc, io);
 	case IO_FLUSH:
-	case IO_RESET:
 		return all_start(nc, io);
+	case IO_RESET:
+		/* ours alone: a remote child that is connected anew may have lost its cache between */
+		return end(io, nc->is_ended ? IO_NO_DEVICE : IO_OK);
 	case IO_SEEK_DATA:
 	case IO_SEEK_HOLE:
 		return seek_start(nc, io);
