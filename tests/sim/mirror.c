@@ -726,6 +726,7 @@ static bool mirror_make(void)
 		for (unsigned i = 0; i < count; i++)
 			making.child[making.count++] = mirror.replica[i].uri;
 	} else {
+		mirror.size = MAX(mirror.size, record.size); /* it died before it said so */
 		while (pick(&making, &record, 1, 9, 10) == 0)
 			;
 		(void)pick(&making, &record, 0, 1, 2);
