@@ -31,6 +31,7 @@ case of tests/hosts/ with Linux' own host. The last test looks whether all of th
  14  retry delay               hosts: nexus-retry-delay
                                test_nexus_tcp.py: test_retry_delay_is_that_of_the_class
  15  no space                  here: test_no_space
+                               acceptance_test.c: a_child_that_is_full_to_the_last_page_comes_back
                                nexus_test.c: where_all_are_full_the_host_hears_it
                                hosts: nexus-no-space
  16  reservation preempted     test_nexus_tcp.py: test_the_second_owner_preempts_the_first
