@@ -167,8 +167,8 @@ ENGINE_TEST(the_last_healthy_child)
 
 /* ---- row 15 --------------------------------------------------------------------------------- */
 
-/* Full to the last page, and of what hosts have deleted since it was told nothing: there is room for
- * what has to be noted on it, and the rebuild gives back the rest. */
+/* Full to the last page, and of what hosts have deleted since it was told nothing: there is room
+ * for what has to be noted on it, and the rebuild gives back the rest. */
 ENGINE_TEST(a_child_that_is_full_to_the_last_page_comes_back)
 {
 	static const char *const thin[] = { "malloc:///f0?size_mb=16",

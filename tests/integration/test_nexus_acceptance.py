@@ -309,7 +309,7 @@ def test_the_store_is_away_for_a_while(ashlar):
 # ---- row 12
 
 def test_the_life_of_a_record(ashlar):
-    """The text after each step, byte for byte; `generation' is ours, and stays for a life."""
+    """The text after each step, byte for byte; what follows the children is ours, and stays."""
     mirror = Mirror(ashlar, query="&uuid=5a0c3b1e-7d52-4c0a-9f5b-d2f1a4c0e6b7&key=vol0")
     path = ashlar.dir / "state" / "ashlar" / "nexus" / "vol0.json"
     generation = json.loads(path.read_text())["generation"]
@@ -320,7 +320,8 @@ def test_the_life_of_a_record(ashlar):
         children = ", ".join(f'{{"uuid": "00000000-0000-4000-8000-00000000000{n}", '
                              f'"healthy": {str(ok).lower()}}}' for n, ok in healthy.items())
         assert path.read_text() == (f'{{"clean_shutdown": {str(clean).lower()}, "children": '
-                                    f'[{children}], "generation": "{generation}"}}')
+                                    f'[{children}], "generation": "{generation}", '
+                                    f'"size": {SIZE_MB * MIB}}}')
 
     expect({0: True, 1: True})
     mirror.paths.append(ashlar.file("r2", (SIZE_MB + 16) * MIB))
