@@ -260,7 +260,7 @@ struct nexus {
 	struct uuid uuid;
 	uint64_t size; /* bytes asked */
 	enum nexus_label label;
-	bool is_size_required, is_round_robin;
+	bool is_size_required, is_size_kept, is_round_robin;
 	uint64_t child_timeout_ns;
 	uint64_t stall_ns, slow_ns, smart_ns; /* of health.c; UINT64_MAX: never */
 	uint16_t cntlid_min, cntlid_max;

@@ -119,7 +119,8 @@ ENGINE_TEST(what_has_grown_is_not_made_again_smaller)
 				   .size = 16 << 20,
 				   .children = uris,
 				   .nchildren = 2,
-				   .info_key = "volume" };
+				   .info_key = "volume",
+				   .is_size_kept = true };
 	struct nexus *made;
 
 	if (!all_make(2))
@@ -131,6 +132,10 @@ ENGINE_TEST(what_has_grown_is_not_made_again_smaller)
 	CHECK_HAS(err_text(&ne.err), "size=20971520");
 	ne = (struct nexus_err){};
 	opts.size = 20 << 20;
+	CHECK_EQ(nexus_create(&opts, &made, &ne), 0);
+	CHECK_EQ(nexus_destroy(made, &ne), 0);
+	opts.size = 16 << 20;
+	opts.is_size_kept = false; /* who asks knows */
 	CHECK_EQ(nexus_create(&opts, &made, &ne), 0);
 	CHECK_EQ(nexus_destroy(made, &ne), 0);
 	opts.size = 21 << 20; /* replicas may have grown meanwhile */
