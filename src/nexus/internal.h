@@ -135,6 +135,7 @@ struct child {
 	uint64_t fault_ns;       /* reactor clock */
 
 	/* What it misses. Set by channels from the failing write on; exact if is_missed_known. */
+	bool has_room; /* for the pages of what others miss, marks.c */
 	struct segmap missed;
 	bool is_missed_known;               /* false: everything */
 	uint64_t head_generation;           /* its pages carry it if it is what it was; 0: any */

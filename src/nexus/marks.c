@@ -551,6 +551,37 @@ static bool child_write_missed(struct marks *marks, struct child *coming) MAY_SU
 	return is_ok;
 }
 
+/*
+ * Room for what others may miss, on a child that may run out of room: else a full one could not be
+ * attached again, nor say what another misses. Zeroes are the page of nobody. If there is no room
+ * even now, whoever needs it will find out.
+ */
+static void child_reserve(struct marks *marks, struct child *child) MAY_SUSPEND
+{
+	const struct nexus *nx = marks->nx;
+	uint32_t n = 2 * npages(&marks->durable), nlb = marks->unit >> nx->dev.block_shift;
+	size_t len = (size_t)n * marks->unit;
+	void *buf = NULL;
+	bool is_ok = true;
+
+	if (child->desc != NULL && child->desc->dev->is_thin)
+		buf = dma_alloc(len);
+	child->has_room = true;
+	if (buf == NULL)
+		return;
+	memset(buf, 0, len);
+	for (unsigned slot = 0; slot < INTENT_SUBJECTS_MAX && is_ok; slot++) {
+		struct io io = { .op = IO_WRITE,
+				 .nlb = n * nlb,
+				 .lba = nx->geometry.meta_start +
+					2ull * intent_page_missed(slot) * nlb };
+
+		io_set_buf(&io, buf, len);
+		is_ok = child_io(child, &io) == IO_OK;
+	}
+	dma_free(buf, len);
+}
+
 void marks_lock(struct nexus *nx)
 {
 	if (nx->marks != NULL)
@@ -566,7 +597,6 @@ void marks_unlock(struct nexus *nx)
 bool marks_write_children(struct nexus *nx, struct child *coming)
 {
 	struct marks *marks = nx->marks;
-	bool is_ok = true;
 
 	if (marks == NULL || nx->nchildren < 2)
 		return true;
@@ -576,14 +606,16 @@ bool marks_write_children(struct nexus *nx, struct child *coming)
 
 		/* the second child of all: the first has no pages yet */
 		if (child != NULL && child != coming && is_writer(child) &&
-		    (coming == NULL || nx->nchildren == 2))
-			(void)child_write_all(marks, child);
+		    (coming == NULL || nx->nchildren == 2) && child_write_all(marks, child) &&
+		    !child->has_room)
+			child_reserve(marks, child);
 	}
-	if (coming != NULL)
-		is_ok = child_write_all(marks, coming) && child_write_missed(marks, coming);
-	else
-		is_ok = fold_missed(marks);
-	return is_ok;
+	if (coming == NULL)
+		return fold_missed(marks);
+	if (!child_write_all(marks, coming))
+		return false;
+	child_reserve(marks, coming);
+	return child_write_missed(marks, coming);
 }
 
 void marks_note_missed(struct child *child)
