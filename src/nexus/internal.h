@@ -241,6 +241,7 @@ struct nexus_errand {
 	atomic_bool is_rung;
 	bool is_running;    /* the task; the primary's, as is the next */
 	bool is_again;      /* rung while it ran */
+	bool is_over;       /* no task is made any more */
 	struct timer timer; /* tries again where no task could be had */
 	const char *name;
 	enum task_rank rank; /* of the task; ordinary, unless changed after errand_init() */
@@ -371,6 +372,8 @@ void errand_init(struct nexus_errand *errand, struct nexus *nx, const char *name
 		 void (*run)(struct nexus *nx));
 /* Any reactor: the task runs once more after this. */
 void errand_ring(struct nexus_errand *errand);
+/* It is not needed any more: nobody waits for memory for its task. */
+void errand_end(struct nexus_errand *errand);
 /* Until nothing is rung and nothing runs. */
 void errand_wait(struct nexus_errand *errand) MAY_SUSPEND;
 static inline bool errand_is_idle(struct nexus_errand *errand)

@@ -190,6 +190,11 @@ static void errands_wait(struct nexus *nx)
 					   &nx->rebuild, &nx->end,     &nx->look, &nx->smart };
 	bool is_idle;
 
+	/* these have no reserve, and nothing to do for one that goes */
+	errand_end(&nx->mend);
+	errand_end(&nx->rebuild);
+	errand_end(&nx->look);
+	errand_end(&nx->smart);
 	do {
 		is_idle = true;
 		for (size_t i = 0; i < ARRAY_LEN(errands); i++) {
