@@ -8,7 +8,8 @@
  *
  * The words are joined by spaces: what the shell took apart is put together again. The answer is
  * printed without its "ok". JSON is printed as it came, one line, so that it can be piped; on a
- * terminal it is indented, because there a person reads it.
+ * terminal it is indented, because there a person reads it. A list of objects is a table as well:
+ * --table prints a row for each, under the names that they have, the first TABLE_COLUMNS_MAX.
  *
  * No engine is started: this is a socket and two lines. A command may take as long as the work it
  * asks for, so there is no time limit; Ctrl-C ends the waiting, not the work.
@@ -24,10 +25,17 @@
 
 #include "cli/cli.h"
 #include "cli/opt.h"
+#include "cli/term.h"
 
 enum { LINE_MAX_BYTES = 8192 }; /* as the other side has it, line feed included */
 
+struct ctl_opts {
+	bool is_table;
+};
+
 static const struct opt ctl_options[] = {
+	{ "table", NULL, "print a list of objects as a table", OPT_FLAG,
+	  offsetof(struct ctl_opts, is_table) },
 	{ NULL },
 };
 
@@ -37,7 +45,8 @@ static const struct opt_spec ctl_spec = {
 	.summary = "Tell something to a running export through its control socket, print the "
 		   "answer.",
 	.details = "examples:\n  ashlar ctl /run/user/1000/disk.ctl help\n"
-		   "  ashlar ctl /run/user/1000/disk.ctl stats\n",
+		   "  ashlar ctl /run/user/1000/disk.ctl stats\n"
+		   "  ashlar ctl --table /run/user/1000/disk.ctl latency\n",
 	.opts = ctl_options,
 	.args_min = 2,
 	.args_max = OPT_ARGS_MAX,
@@ -125,6 +134,80 @@ static int read_line(int fd, char **ret, struct err *err)
 	return 0;
 }
 
+static void table_cell(struct table *t, unsigned row, unsigned column, const json_t *value)
+{
+	char *text;
+
+	if (json_is_string(value)) {
+		table_set(t, row, column, "%s", json_string_value(value));
+	} else if (value != NULL) {
+		text = json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY);
+		table_set(t, row, column, "%s", text != NULL ? text : "");
+		free(text);
+	}
+}
+
+/* Column of @key, a new one if it has none; that of none if there are too many. */
+static unsigned column_of(const char *titles[TABLE_COLUMNS_MAX + 1], const char *key)
+{
+	unsigned c = 0;
+
+	while (c < TABLE_COLUMNS_MAX && titles[c] != NULL && strcmp(titles[c], key) != 0)
+		c++;
+	if (c < TABLE_COLUMNS_MAX)
+		titles[c] = key;
+	return c;
+}
+
+/* Columns are what the rows have and is neither a list nor an object. False: there are none. */
+static bool table_fill(struct table *t, const json_t *list)
+{
+	const char *titles[TABLE_COLUMNS_MAX + 1] = {};
+	unsigned right = 0;
+	json_t *object, *value;
+	const char *key;
+	size_t i;
+
+	json_array_foreach(list, i, object)
+	{
+		json_object_foreach(object, key, value)
+		{
+			if (!json_is_array(value) && !json_is_object(value))
+				right |= (unsigned)json_is_number(value) << column_of(titles, key);
+		}
+	}
+	if (titles[0] == NULL)
+		return false;
+	table_init(t, titles, right);
+	json_array_foreach(list, i, object)
+	{
+		unsigned row = table_row(t);
+
+		for (unsigned c = 0; titles[c] != NULL; c++)
+			table_cell(t, row, c, json_object_get(object, titles[c]));
+	}
+	return true;
+}
+
+static int print_table(const char *text, struct err *err)
+{
+	json_t *list = json_loads(text, 0, NULL);
+	struct table t;
+	int rc = 0;
+
+	if (json_is_array(list) && json_array_size(list) == 0) {
+		; /* a table without rows */
+	} else if (json_is_array(list) && table_fill(&t, list)) {
+		table_print(&t, stdout);
+		table_done(&t);
+	} else {
+		rc = err_set(err, -EINVAL, "the answer is no list of objects, so no table: %s",
+			     text);
+	}
+	json_decref(list);
+	return rc;
+}
+
 static void print_answer(const char *text)
 {
 	json_t *json = isatty(STDOUT_FILENO) ? json_loads(text, 0, NULL) : NULL;
@@ -146,7 +229,8 @@ static void print_help(const char *text)
 	printf("%s\n", text);
 }
 
-static int ctl_ask(const struct opt_args *args, const char *line, struct err *err)
+static int ctl_ask(const struct opt_args *args, const struct ctl_opts *opts, const char *line,
+		   struct err *err)
 {
 	CLEANUP(closep) int fd = -1;
 	CLEANUP(freep) char *answer = NULL;
@@ -164,6 +248,8 @@ static int ctl_ask(const struct opt_args *args, const char *line, struct err *er
 		return err_set(err, -EPROTO,
 			       "%s: what listens there is no export: it answered '%s'",
 			       args->items[0], answer);
+	if (opts->is_table)
+		return print_table(answer[2] == ' ' ? answer + 3 : "", err);
 	if (strcmp(line, "help\n") == 0)
 		print_help(answer[2] == ' ' ? answer + 3 : "");
 	else
@@ -173,18 +259,19 @@ static int ctl_ask(const struct opt_args *args, const char *line, struct err *er
 
 static int ctl_run(int argc, char **argv)
 {
-	char line[LINE_MAX_BYTES], no_values;
+	char line[LINE_MAX_BYTES];
+	struct ctl_opts opts = {};
 	struct opt_args args;
 	struct err err = {};
 	int rc;
 
-	if (!opt_parse_or_tell(&ctl_spec, argc, argv, &no_values, &args, &rc))
+	if (!opt_parse_or_tell(&ctl_spec, argc, argv, &opts, &args, &rc))
 		return rc;
 	if (join(&args, line, &err) != 0) {
 		cli_error("%s", err_text(&err));
 		return CLI_USAGE;
 	}
-	if (ctl_ask(&args, line, &err) == 0)
+	if (ctl_ask(&args, &opts, line, &err) == 0)
 		return CLI_DONE;
 	cli_error("%s", err_text(&err));
 	return CLI_FAILED;

@@ -2,7 +2,7 @@
 /*
  * export_nexus.c - a running export is told about its mirrors: children, rebuilds, scrub, events.
  *
- *	nexus [@NAME]  |  nexus-resize SIZE  |  events [AFTER]
+ *	nexus [@NAME]  |  latency [@NAME]  |  nexus-resize SIZE  |  events [AFTER]
  *	child-add URI [norebuild]  |  child-remove URI  |  child-online URI  |  child-offline URI
  *	child-fault URI  |  rebuild URI start|stop|pause|resume  |  rebuilds [@NAME]
  *	rebuild-limits [rate=BYTES] [latency=TIME|auto|off]
@@ -154,49 +154,73 @@ static const char *child_state_name(enum child_state state)
 	return names[state];
 }
 
-/* Latencies of a child as its nexus sees them. */
-static void json_add_latency(json_t *object, const char *device_name)
+/* What the device of child @i was asked to do, and how long it took. NULL: it is closed. */
+static json_t *json_latency(struct nexus *nx, unsigned i, enum io_op op)
 {
-	static const struct {
-		const char *name;
-		enum io_op op;
-	} ops[] = { { "read", IO_READ }, { "write", IO_WRITE } };
-	struct device *dev = device_lookup(device_name);
-	CLEANUP(freep) struct io_stats *stats = calloc(1, sizeof(*stats));
+	struct op_stats s;
 
-	if (dev == NULL || stats == NULL)
-		return;
-	device_stats(dev, stats);
-	for (unsigned i = 0; i < ARRAY_LEN(ops); i++) {
-		const struct op_stats *s = &stats->op[ops[i].op];
-		uint64_t p50 = hist_percentile(&s->latency, 0.5);
-		uint64_t p99 = hist_percentile(&s->latency, 0.99);
-
-		(void)json_object_set_new(
-			object, ops[i].name,
-			json_pack("{s:I, s:I, s:I, s:I, s:I}", "ops", (json_int_t)s->ops, "bytes",
-				  (json_int_t)s->bytes, "errors", (json_int_t)s->errors,
-				  "lat_p50_ns", (json_int_t)p50, "lat_p99_ns", (json_int_t)p99));
-	}
+	if (!nexus_child_stats(nx, i, op, &s))
+		return NULL;
+	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "ops", (json_int_t)s.ops,
+			 "bytes", (json_int_t)s.bytes, "errors", (json_int_t)s.errors,
+			 "lat_mean_ns", (json_int_t)hist_mean(&s.latency), "lat_p50_ns",
+			 (json_int_t)hist_percentile(&s.latency, 0.5), "lat_p99_ns",
+			 (json_int_t)hist_percentile(&s.latency, 0.99), "lat_p999_ns",
+			 (json_int_t)hist_percentile(&s.latency, 0.999), "lat_max_ns",
+			 (json_int_t)s.latency.max_ns);
 }
 
-static json_t *json_child(struct nexus *nx, const struct nexus_child_info *c)
+static json_t *json_warnings(uint32_t warnings)
+{
+	json_t *list = json_array();
+
+	for (unsigned i = 0; i < NEXUS_WARN_COUNT_; i++) {
+		if (warnings >> i & 1)
+			(void)json_array_append_new(
+				list, json_string(nexus_warning_name((enum nexus_warning)i)));
+	}
+	return list;
+}
+
+static json_t *json_smart(const struct nexus_child_info *c)
+{
+	const struct nvme_health *h = &c->smart;
+
+	if (!c->has_smart)
+		return json_null();
+	return json_pack("{s:i, s:i, s:i, s:i, s:i, s:I}", "critical", (int)h->critical, "spare",
+			 (int)h->spare, "spare_threshold", (int)h->spare_threshold, "used",
+			 (int)h->used, "temperature_k", (int)h->temperature_k, "media_errors",
+			 (json_int_t)MIN(h->media_errors, (uint64_t)INT64_MAX));
+}
+
+static const struct {
+	const char *name;
+	enum io_op op;
+} latency_ops[] = { { "read", IO_READ }, { "write", IO_WRITE } };
+
+static json_t *json_child(struct nexus *nx, unsigned n, const struct nexus_child_info *c)
 {
 	int progress = nexus_rebuild_progress(nx, c->uri);
 	char uuid[UUID_TEXT_SIZE];
 	json_t *object = json_pack(
-		"{s:o, s:o, s:s, s:s, s:s, s:s, s:o, s:b, s:b, s:o, s:o, s:I, s:I}", "uri",
-		json_text(c->uri), "device", json_text(c->device_name), "uuid",
+		"{s:o, s:o, s:s, s:s, s:s, s:s, s:o, s:b, s:b, s:o, s:o, s:I, s:I, s:o, s:o}",
+		"uri", json_text(c->uri), "device", json_text(c->device_name), "uuid",
 		uuid_to_text(&c->uuid, uuid), "state", child_state_name(c->state), "health",
 		child_health_name(c->health), "reason", nexus_reason_name(c->reason), "why",
 		json_text(c->why[0] != '\0' ? c->why : NULL), "synced", c->is_synced, "local",
 		c->is_local, "missed_segments",
 		c->has_io_log ? json_number(c->missed_segments) : json_null(), "rebuild_progress",
 		progress >= 0 ? json_number((uint64_t)progress) : json_null(), "read_errors",
-		(json_int_t)c->read_errors, "write_errors", (json_int_t)c->write_errors);
+		(json_int_t)c->read_errors, "write_errors", (json_int_t)c->write_errors, "warnings",
+		json_warnings(c->warnings), "smart", json_smart(c));
 
-	if (object != NULL)
-		json_add_latency(object, c->device_name);
+	for (unsigned i = 0; object != NULL && i < ARRAY_LEN(latency_ops); i++) {
+		json_t *latency = json_latency(nx, n, latency_ops[i].op);
+
+		if (latency != NULL)
+			(void)json_object_set_new(object, latency_ops[i].name, latency);
+	}
 	return object;
 }
 
@@ -209,7 +233,7 @@ static json_t *json_nexus(struct nexus *nx)
 
 	nexus_info(nx, &info);
 	for (unsigned i = 0; nexus_child_info(nx, i, &child); i++)
-		(void)json_array_append_new(children, json_child(nx, &child));
+		(void)json_array_append_new(children, json_child(nx, i, &child));
 	return json_pack(
 		"{s:o, s:s, s:s, s:s, s:s, s:b, s:I, s:I, s:I, s:s, s:i, s:I, s:I, s:I, s:I, s:I, "
 		"s:I, s:o}",
@@ -266,6 +290,51 @@ static int run_nexus(struct request *req, struct err *err)
 		while ((nx = nexus_next(nx)) != NULL)
 			(void)json_array_append_new(list, json_nexus(nx));
 	return say_object(req, list, err);
+}
+
+/* A row for the reads and one for the writes of each child: flat, for `ctl --table`. */
+static void latency_of(struct nexus *nx, json_t *rows)
+{
+	struct nexus_child_info child;
+	struct nexus_info info;
+
+	nexus_info(nx, &info);
+	for (unsigned i = 0; nexus_child_info(nx, i, &child); i++) {
+		for (unsigned j = 0; j < ARRAY_LEN(latency_ops); j++) {
+			json_t *latency = json_latency(nx, i, latency_ops[j].op);
+			json_t *row = json_pack("{s:o, s:s}", "nexus", json_text(info.name), "op",
+						latency_ops[j].name);
+
+			if (latency != NULL && row != NULL &&
+			    json_object_update(row, latency) == 0 &&
+			    json_object_set_new(row, "child", json_text(child.uri)) == 0)
+				(void)json_array_append(rows, row);
+			json_decref(row);
+			json_decref(latency);
+		}
+	}
+}
+
+static int run_latency(struct request *req, struct err *err)
+{
+	CLEANUP(words_done) struct words w;
+	int rc = words_split(req, &w, err);
+	struct nexus *nx = NULL;
+	json_t *rows;
+
+	if (rc == 0 && w.count > 0)
+		rc = usage(req, err);
+	if (rc == 0 && w.nexus != NULL && (nx = nexus_meant(&w, NULL, err)) == NULL)
+		rc = -ENOENT;
+	if (rc != 0)
+		return rc;
+	rows = json_array();
+	if (nx != NULL)
+		latency_of(nx, rows);
+	else
+		while ((nx = nexus_next(nx)) != NULL)
+			latency_of(nx, rows);
+	return say_object(req, rows, err);
 }
 
 /* Jobs there are, then what became of earlier ones, newest first. */
@@ -556,7 +625,8 @@ struct event_note {
 	uint64_t number, time_ms; /* since 1970 */
 	enum nexus_event_type type;
 	char *nexus, *child; /* owned; child NULL: about the nexus */
-	const char *state, *status, *health, *reason;
+	char *detail;        /* owned; NULL: none */
+	const char *state, *status, *health, *reason, *warning;
 	uint64_t lba, nlb;
 	bool is_ok;
 };
@@ -571,6 +641,7 @@ static void note_clear(struct event_note *note)
 {
 	free(note->nexus);
 	free(note->child);
+	free(note->detail);
 	*note = (struct event_note){};
 }
 
@@ -594,6 +665,8 @@ static void event_heard(struct nexus_listener *listener, const struct nexus_even
 		.status = nexus_status_name(event->status),
 		.health = child_health_name(event->health),
 		.reason = nexus_reason_name(event->reason),
+		.warning = nexus_warning_name(event->warning),
+		.detail = event->detail != NULL ? strdup(event->detail) : NULL,
 		.lba = event->lba,
 		.nlb = event->nlb,
 		.is_ok = event->is_ok,
@@ -637,6 +710,7 @@ static json_t *json_event(const struct event_note *n)
 		[NEXUS_EVENT_SCRUB] = "scrub",
 		[NEXUS_EVENT_MISMATCH] = "mismatch",
 		[NEXUS_EVENT_STORE] = "store",
+		[NEXUS_EVENT_HEALTH] = "health",
 	};
 	json_t *object = json_pack("{s:I, s:I, s:s, s:o, s:s, s:s, s:b}", "number",
 				   (json_int_t)n->number, "time_ms", (json_int_t)n->time_ms, "type",
@@ -650,6 +724,10 @@ static json_t *json_event(const struct event_note *n)
 		(void)json_object_set_new(object, "health", json_string(n->health));
 		(void)json_object_set_new(object, "reason", json_string(n->reason));
 	}
+	if (n->type == NEXUS_EVENT_HEALTH)
+		(void)json_object_set_new(object, "warning", json_string(n->warning));
+	if (n->detail != NULL)
+		(void)json_object_set_new(object, "detail", json_string(n->detail));
 	if (n->nlb != 0) {
 		(void)json_object_set_new(object, "lba", json_number(n->lba));
 		(void)json_object_set_new(object, "blocks", json_number(n->nlb));
@@ -704,6 +782,7 @@ void export_nexus_release_all(void)
 
 const struct command nexus_commands[] = {
 	{ "nexus", "[@NAME]", "mirrors and their children, as JSON", run_nexus },
+	{ "latency", "[@NAME]", "of each child's reads and writes, as JSON", run_latency },
 	{ "nexus-resize", "SIZE", "grow a nexus; its replicas were grown before", run_resize },
 	{ "child-add", "URI [norebuild]", "one more replica, brought in sync", run_child_add },
 	{ "child-remove", "URI", "a replica less", run_child_remove },

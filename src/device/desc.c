@@ -128,13 +128,17 @@ static int channel_get(struct device *dev, struct reactor *r, struct channel **r
 }
 
 /* All that one channel has counted. */
+static void channel_add_op_stats(const struct channel *ch, enum io_op op, struct op_stats *sum)
+{
+	op_stats_add(sum, &ch->stats->op[op]);
+	sum->ops += ch->count[op].ops;
+	sum->bytes += ch->count[op].blocks << ch->block_shift;
+}
+
 static void channel_add_stats(const struct channel *ch, struct io_stats *sum)
 {
-	io_stats_add(sum, ch->stats);
-	for (unsigned op = 0; op < IO_OP_COUNT_; op++) {
-		sum->op[op].ops += ch->count[op].ops;
-		sum->op[op].bytes += ch->count[op].blocks << ch->block_shift;
-	}
+	for (unsigned op = 0; op < IO_OP_COUNT_; op++)
+		channel_add_op_stats(ch, (enum io_op)op, &sum->op[op]);
 }
 
 static void channel_keep_stats(struct channel *ch)
@@ -289,6 +293,19 @@ void device_stats(struct device *dev, struct io_stats *ret_stats)
 	device_stats_raw(dev, ret_stats);
 	if (dev->baseline != NULL)
 		io_stats_subtract(ret_stats, dev->baseline);
+}
+
+void device_op_stats(struct device *dev, enum io_op op, struct op_stats *ret_stats)
+{
+	*ret_stats = (struct op_stats){ .latency_min_ns = UINT64_MAX };
+	if (dev->closed_stats != NULL)
+		op_stats_add(ret_stats, &dev->closed_stats->op[op]);
+	for (unsigned i = 0; i < REACTORS_MAX; i++) {
+		if (dev->channel[i] != NULL)
+			channel_add_op_stats(dev->channel[i], op, ret_stats);
+	}
+	if (dev->baseline != NULL)
+		op_stats_subtract(ret_stats, &dev->baseline->op[op]);
 }
 
 int device_stats_reset(struct device *dev)

@@ -148,6 +148,8 @@ uint64_t device_used(const struct device *dev);
 
 /* Sum over all reactors, less the baseline of the last reset. */
 void device_stats(struct device *dev, struct io_stats *ret_stats);
+/* One operation only: for those who look often. */
+void device_op_stats(struct device *dev, enum io_op op, struct op_stats *ret_stats);
 int device_stats_reset(struct device *dev) WARN_UNUSED;
 
 /*

@@ -45,6 +45,7 @@ enum { /* Base 5 and 7 */
        CNS_CTRL = 0x01,
        NSID_ALL = 0xffffffffu,
        FEATURE_HOST_ID = 0x81,
+       LOG_HEALTH = 0x02,         /* Base 5.16.1.3 */
        HOST_ID_EXTENDED = 1 << 0, /* CDW11 EXHID */
 };
 
@@ -107,6 +108,36 @@ int nvme_log_page(struct handle *h, uint8_t lid, uint32_t nsid, uint64_t off, vo
 	le32_put(&cmd.cdw[2], (uint32_t)off);
 	le32_put(&cmd.cdw[3], (uint32_t)(off >> 32));
 	return pass(h, IO_NVME_ADMIN, &cmd, buf, len, NULL, "a log page", err);
+}
+
+int nvme_health(struct handle *h, struct nvme_health *ret, struct err *err)
+{
+	struct {
+		uint8_t critical;
+		struct le16 temperature;
+		uint8_t spare, spare_threshold, used;
+		uint8_t between[154];
+		struct le64 media_errors[2]; /* 128 bits */
+		uint8_t rest[336];
+	} page = {};
+	int result;
+
+	static_assert(offsetof(typeof(page), media_errors) == 160, "Base 5.16.1.3");
+	static_assert(sizeof(page) == 512, "Base 5.16.1.3");
+	result = nvme_log_page(h, LOG_HEALTH, NSID_ALL, 0, &page, sizeof(page), err);
+	if (result < 0)
+		return result;
+	*ret = (struct nvme_health){
+		.critical = page.critical,
+		.spare = page.spare,
+		.spare_threshold = page.spare_threshold,
+		.used = page.used,
+		.temperature_k = le16_get(page.temperature),
+		.media_errors = le64_get(page.media_errors[1]) != 0
+					? UINT64_MAX
+					: le64_get(page.media_errors[0]),
+	};
+	return 0;
 }
 
 int nvme_host_id(struct handle *h, uint8_t id[16], struct err *err)

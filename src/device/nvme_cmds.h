@@ -33,6 +33,27 @@ int nvme_identify_ns(struct handle *h, uint32_t nsid, void *page,
 /* @len: a multiple of 4. */
 int nvme_log_page(struct handle *h, uint8_t lid, uint32_t nsid, uint64_t off, void *buf,
 		  uint32_t len, struct err *err) MAY_SUSPEND WARN_UNUSED;
+
+/* What a controller says of its health: SMART / Health Information, Base 5.16.1.3. */
+struct nvme_health {
+	uint8_t critical;               /* enum nvme_critical */
+	uint8_t spare, spare_threshold; /* percent */
+	uint8_t used;                   /* percent of what it was made for; 255: that or more */
+	uint16_t temperature_k;
+	uint64_t media_errors; /* UINT64_MAX: that many or more */
+};
+
+enum nvme_critical {
+	NVME_CRITICAL_SPARE = 1 << 0, /* below its threshold */
+	NVME_CRITICAL_TEMPERATURE = 1 << 1,
+	NVME_CRITICAL_RELIABILITY = 1 << 2, /* media or internal errors */
+	NVME_CRITICAL_READ_ONLY = 1 << 3,
+	NVME_CRITICAL_BACKUP = 1 << 4, /* of volatile memory: failed */
+	NVME_CRITICAL_MEMORY = 1 << 5, /* the persistent memory region */
+};
+
+/* Of the whole controller. */
+int nvme_health(struct handle *h, struct nvme_health *ret, struct err *err) MAY_SUSPEND WARN_UNUSED;
 /* The id by which the controller knows us, 16 bytes. */
 int nvme_host_id(struct handle *h, uint8_t id[16], struct err *err) MAY_SUSPEND WARN_UNUSED;
 

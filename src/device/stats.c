@@ -21,7 +21,7 @@ void io_stats_init(struct io_stats *stats)
 		stats->op[op].latency_min_ns = UINT64_MAX;
 }
 
-static void op_stats_add(struct op_stats *sum, const struct op_stats *s)
+void op_stats_add(struct op_stats *sum, const struct op_stats *s)
 {
 	sum->ops += s->ops;
 	sum->bytes += s->bytes;
@@ -36,14 +36,16 @@ void io_stats_add(struct io_stats *sum, const struct io_stats *stats)
 		op_stats_add(&sum->op[op], &stats->op[op]);
 }
 
+void op_stats_subtract(struct op_stats *s, const struct op_stats *earlier)
+{
+	s->ops -= earlier->ops;
+	s->bytes -= earlier->bytes;
+	s->errors -= earlier->errors;
+	hist_subtract(&s->latency, &earlier->latency);
+}
+
 void io_stats_subtract(struct io_stats *stats, const struct io_stats *earlier)
 {
-	for (unsigned op = 0; op < IO_OP_COUNT_; op++) {
-		struct op_stats *s = &stats->op[op];
-
-		s->ops -= earlier->op[op].ops;
-		s->bytes -= earlier->op[op].bytes;
-		s->errors -= earlier->op[op].errors;
-		hist_subtract(&s->latency, &earlier->op[op].latency);
-	}
+	for (unsigned op = 0; op < IO_OP_COUNT_; op++)
+		op_stats_subtract(&stats->op[op], &earlier->op[op]);
 }

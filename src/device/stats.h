@@ -41,6 +41,9 @@ void io_stats_add(struct io_stats *sum, const struct io_stats *stats);
 /* stats -= earlier, an older copy of the same counters; the minimum of a period is not known and
  * stays. */
 void io_stats_subtract(struct io_stats *stats, const struct io_stats *earlier);
+/* The same for one operation. */
+void op_stats_add(struct op_stats *sum, const struct op_stats *s);
+void op_stats_subtract(struct op_stats *s, const struct op_stats *earlier);
 
 static inline void op_stats_latency(struct op_stats *s, uint64_t ns, uint64_t weight)
 {

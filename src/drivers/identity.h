@@ -9,6 +9,7 @@
 #define ASHLAR_DRIVERS_IDENTITY_H
 
 #include "base/err.h"
+#include "base/identity.h"
 #include "base/uri.h"
 #include "device/device.h"
 
@@ -21,14 +22,5 @@ int identity_name(struct device *dev, const struct uri *uri, const char *name,
 
 /* blk_size as memory devices have it: 512 (default) or 4096. -EINVAL for any other. */
 int identity_block_size(struct device *dev, struct uri *uri, struct err *err) WARN_UNUSED;
-
-/*
- * The same two texts give the same uuid for ever, on every machine: RFC 4122 version 5 (section
- * 4.3) over "@what\0@of" in a name space of our own.
- */
-void identity_derive(const char *what, const char *of, struct uuid *ret_uuid);
-
-/* A text that differs between machines: /etc/machine-id, else the host name. */
-void identity_machine(char *text, size_t size);
 
 #endif

@@ -4,6 +4,7 @@
 
 #include <sched.h>
 
+#include "base/rng.h"
 #include "base/units.h"
 
 ENGINE_TEST(malloc_takes_the_documented_parameters)
@@ -212,6 +213,57 @@ ENGINE_TEST(malloc_compares_and_writes)
 	CHECK_EQ(do_io(&o, IO_COMPARE_WRITE, 5, 2, buf, 0), IO_MISCOMPARE);
 	CHECK_EQ(do_io(&o, IO_READ, 5, 2, now, IO_UNWRITTEN_FAIL), IO_OK);
 	CHECK_MEM(now, buf + 1024, 1024);
+	opened_close(&o);
+}
+
+/*
+ * A device that holds more than the caches do writes past them. Every way to write, from any
+ * alignment, over the end of a segment, agrees with an array.
+ */
+ENGINE_TEST(malloc_keeps_what_goes_past_the_caches)
+{
+	enum { BLOCKS = 512, STEPS = 3000, MOST = 64 };
+	const uint64_t first = (256 * MIB) / 512 - BLOCKS / 2; /* over the end of a segment */
+	static uint8_t array[BLOCKS * 512], buf[2 * MOST * 512 + 64], filling[MIB];
+	struct iovec pieces[2];
+	struct rng rng;
+	struct opened o;
+
+	rng_init(&rng, 3);
+	if (!opened_open(&o, "malloc:///m?size_mb=300", DESC_WRITE))
+		return;
+	for (uint64_t off = 0; off < 80 * MIB; off += MIB)
+		CHECK_EQ(do_io(&o, IO_WRITE, off / 512, MIB / 512, filling, 0), IO_OK);
+	memset(array, 0, sizeof(array));
+	for (unsigned step = 0; step < STEPS; step++) {
+		uint64_t at = rng_below(&rng, BLOCKS);
+		uint32_t n = (uint32_t)rng_range(&rng, 1, MIN(BLOCKS - at, (uint64_t)MOST));
+		uint8_t *data = buf + rng_below(&rng, 64);
+		size_t len = (size_t)n * 512;
+
+		rng_fill(&rng, data, 2 * len);
+		if (step % 3 == 0) {
+			memcpy(data, array + at * 512, len);
+			CHECK_EQ(do_io(&o, IO_COMPARE_WRITE, first + at, n, data, 0), IO_OK);
+			data += len;
+		} else if (step % 3 == 1) {
+			CHECK_EQ(do_io(&o, IO_WRITE, first + at, n, data, 0), IO_OK);
+		} else {
+			pieces[0] = (struct iovec){ data, len / 3 };
+			pieces[1] = (struct iovec){ data + len / 3, len - len / 3 };
+			o.io.op = IO_WRITE;
+			o.io.lba = first + at;
+			o.io.nlb = n;
+			o.io.iov = pieces;
+			o.io.iovcnt = 2;
+			CHECK_EQ(io_wait(o.h, &o.io), IO_OK);
+		}
+		memcpy(array + at * 512, data, len);
+	}
+	for (uint64_t at = 0; at < BLOCKS; at += MOST) {
+		CHECK_EQ(do_io(&o, IO_READ, first + at, MOST, buf, 0), IO_OK);
+		CHECK_MEM(buf, array + at * 512, MOST * 512);
+	}
 	opened_close(&o);
 }
 

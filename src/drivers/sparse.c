@@ -35,6 +35,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/stream.h"
 #include "reactor/mem.h"
 
 /* ---- segments ----------------------------------------------------------------------------- */
@@ -312,6 +313,19 @@ void sparse_write(const struct sparse *s, const struct io *io, size_t skip)
 		else
 			(void)iov_to_buf(io->iov, io->iovcnt, skip + m.done, m.mem, m.piece);
 	}
+}
+
+/* Blocks are whole lines. A vector of several pieces need not be. */
+void sparse_write_streamed(const struct sparse *s, const struct io *io, size_t skip)
+{
+	struct move m = move_start(s, io);
+
+	if (unlikely(io->iovcnt != 1)) {
+		sparse_write(s, io, skip);
+		return;
+	}
+	for (; m.piece > 0; move_next(s, &m))
+		stream_copy(m.mem, (const char *)io->iov->iov_base + skip + m.done, m.piece);
 }
 
 void sparse_zero(const struct sparse *s, const struct io *io)

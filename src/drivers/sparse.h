@@ -58,6 +58,8 @@ uint64_t sparse_seek(const struct sparse *s, uint64_t lba, uint64_t end, bool is
 /* Move the blocks of @io between memory and its buffers. @skip: bytes of the vector passed over. */
 void sparse_read(const struct sparse *s, const struct io *io);
 void sparse_write(const struct sparse *s, const struct io *io, size_t skip);
+/* The same past the caches; stream_end() before anybody is told of it. */
+void sparse_write_streamed(const struct sparse *s, const struct io *io, size_t skip);
 /* Fill in where the blocks of @io lie: how many pieces, 0: too many for a loan. */
 unsigned sparse_lend(const struct sparse *s, const struct io *io, struct iovec *piece);
 void sparse_zero(const struct sparse *s, const struct io *io);

@@ -261,21 +261,10 @@ static void writers_start(void)
 	}
 }
 
-static int results[2];
-
-static void shutdown_asked(void *arg)
-{
-	struct nexus_err ne = {};
-	int *result = arg;
-
-	*result = nexus_shutdown(nx, &ne);
-	CHECK(*result == 0 || ne.why == NEXUS_E_NOT_ALLOWED);
-}
-
 static void check_writer(const struct writer *w)
 {
 	for (unsigned i = 0; i < 2; i++) {
-		CHECK_EQ(child_do(i == 0 ? "s0" : "s1", IO_READ, 10240 + w->io.lba, 8, back),
+		CHECK_EQ(child_do(i == 0 ? "m0" : "m1", IO_READ, 10240 + w->io.lba, 8, back),
 			 IO_OK);
 		/* the one that failed may be there or not */
 		CHECK(back[0] == w->last || back[0] == (uint8_t)(w->last + 1));
@@ -285,41 +274,25 @@ static void check_writer(const struct writer *w)
 
 ENGINE_TEST(shutting_down_twice_under_load)
 {
-	static const char *const below[] = { "malloc:///s0?size_mb=32&uuid=" UUID_0,
-					     "malloc:///s1?size_mb=32&uuid=" UUID_1 };
-	static const char *const stay[] = { "bdev:///s0?uuid=" UUID_0, "bdev:///s1?uuid=" UUID_1 };
-	struct nexus_opts opts = {
-		.name = "n0", .size = 16 * MIB, .children = stay, .nchildren = 2
-	};
-	struct desc_opts how = { .flags = DESC_WRITE };
-	struct nexus_err ne = {};
+	struct late_call first, second;
 	struct nexus_info info;
-	struct device *dev;
 
-	fake_start();
-	for (unsigned i = 0; i < 2; i++)
-		CHECK_EQ(device_create(below[i], &dev, NULL), 0);
-	if (!CHECK_EQ(nexus_create(&opts, &nx, &ne), 0))
+	bases_make(false);
+	if (!remake(2))
 		return;
-	o = (struct opened){ .dev = nexus_device(nx) };
-	CHECK_EQ(desc_open(o.dev, &how, &o.desc, NULL), 0);
-	CHECK_EQ(handle_open(o.desc, reactor_primary(), &o.h, NULL), 0);
-	inject("inject://s1?op=write&method=delay&delay_us=200-2000&seed=1");
+	inject("inject://m1?op=write&method=delay&delay_us=200-2000&seed=1");
 	writers_start();
 	while (writers[WRITERS - 1].nok < 20)
 		task_yield();
-	/* a second one while the first runs, then a third */
-	results[0] = results[1] = 1;
-	CHECK_EQ(task_spawn("first", shutdown_asked, &results[0]), 0);
-	CHECK_EQ(task_spawn("second", shutdown_asked, &results[1]), 0);
+	/* a second one while the first runs; then a third, and one more */
+	call_start(&first, shut_down);
+	call_start(&second, shut_down);
 	for (unsigned i = 0; i < WRITERS; i++)
 		task_event_wait(&writers[i].ended);
-	while (results[0] == 1 || results[1] == 1)
-		task_yield();
-	CHECK_EQ(results[0], 0);
-	CHECK(results[1] < 0);
-	CHECK_EQ(nexus_shutdown(nx, &ne), 0);
-	CHECK_EQ(nexus_shutdown(nx, &ne), 0);
+	CHECK_EQ(call_wait(&first), 0);
+	CHECK_EQ(call_wait(&second), -EPERM);
+	CHECK_EQ(shut_down(), 0);
+	CHECK_EQ(shut_down(), 0);
 	/* the state is kept: it is listed, its children are, and the record is clean */
 	nexus_info(nx, &info);
 	CHECK(nexus_lookup("n0") == nx);
@@ -327,7 +300,7 @@ ENGINE_TEST(shutting_down_twice_under_load)
 	CHECK_EQ(info.status, NEXUS_STATUS_SHUTDOWN);
 	CHECK_EQ(info.nchildren, 2);
 	for (unsigned i = 0; i < 2; i++) {
-		CHECK_STR(child_info(i).uri, stay[i]);
+		CHECK_STR(child_info(i).uri, kept[i]);
 		CHECK_EQ(child_info(i).state, CHILD_CLOSED);
 		CHECK_EQ(recorded(i), 1);
 	}
@@ -335,11 +308,10 @@ ENGINE_TEST(shutting_down_twice_under_load)
 	fault_remove_all();
 	for (unsigned i = 0; i < WRITERS; i++)
 		check_writer(&writers[i]);
-	check_equal("s0", "s1"); /* clean: no rebuild comes */
+	check_equal("m0", "m1"); /* clean: no rebuild comes */
 	nexus_unmake_kept();
 	CHECK(recorded_clean());
-	device_remove_all();
-	nexus_settings_set(&(struct nexus_settings){});
+	bases_unmake();
 }
 
 /* ---- row 24 --------------------------------------------------------------------------------- */
@@ -456,6 +428,80 @@ ENGINE_TEST(a_fault_fires_within_its_blocks)
 		}
 	}
 	TAP_ROW(NULL);
+}
+
+/* ---- names ---------------------------------------------------------------------------------- */
+
+static struct uuid uuid_of(const char *text)
+{
+	struct uuid uuid = {};
+
+	CHECK_EQ(uuid_from_text(text, &uuid, NULL), 0);
+	return uuid;
+}
+
+/* A name that is a uuid is the device's, and `uuid` the nexus' own; else both are `uuid`. */
+ENGINE_TEST(names_and_uuids)
+{
+	static const struct {
+		const char *name, *uuid, *device, *nexus;
+	} rows[] = {
+		{ "vol", UUID_3, UUID_3, UUID_3 },
+		{ "nexus-" UUID_2, UUID_2, UUID_2, UUID_2 },
+		{ UUID_2, UUID_3, UUID_2, UUID_3 },
+	};
+
+	fake_start();
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+		struct nexus_opts opts = { .name = rows[i].name,
+					   .uuid = uuid_of(rows[i].uuid),
+					   .size = 16 * MIB,
+					   .children = uris,
+					   .nchildren = 1 };
+		struct uuid device = uuid_of(rows[i].device), own = uuid_of(rows[i].nexus);
+		struct nexus_info info;
+
+		TAP_ROW(rows[i].name);
+		fake.text[0] = '\0';
+		if (!CHECK_EQ(nexus_create(&opts, &nx, NULL), 0))
+			return;
+		nexus_info(nx, &info);
+		CHECK_STR(info.name, rows[i].name);
+		CHECK_STR(nexus_device(nx)->name, rows[i].name);
+		CHECK(uuid_equal(&info.device_uuid, &device));
+		CHECK(uuid_equal(&nexus_device(nx)->uuid, &device));
+		CHECK(uuid_equal(&info.uuid, &own));
+		CHECK(nexus_lookup(rows[i].name) == nx && nexus_lookup(rows[i].nexus) == nx);
+		CHECK_EQ(nexus_destroy(nx, NULL), 0);
+	}
+	TAP_ROW(NULL);
+	nexus_settings_set(&(struct nexus_settings){});
+}
+
+/* Hosts know the device by it, and what is noted on the children is bound to it. */
+ENGINE_TEST(a_uri_without_a_uuid_makes_the_same_again)
+{
+	static const char *const again[] = {
+		"nexus:///a?size=16M&children=malloc:///m?size_mb=32",
+		"nexus:///a?size=16M&children=malloc:///k?size_mb=32",
+		"nexus:///b?size=16M&children=malloc:///m?size_mb=32"
+	};
+	struct uuid uuid[3] = {};
+
+	fake_start();
+	for (size_t i = 0; i < ARRAY_LEN(again); i++) {
+		struct device *dev;
+
+		fake.text[0] = '\0';
+		if (!CHECK_EQ(device_create(again[i], &dev, NULL), 0))
+			return;
+		uuid[i] = dev->uuid;
+		CHECK_EQ(device_destroy(again[i], NULL), 0);
+	}
+	CHECK(uuid_equal(&uuid[0], &uuid[1]));
+	CHECK(!uuid_equal(&uuid[0], &uuid[2]));
+	CHECK(!uuid_is_zero(&uuid[0]));
+	nexus_settings_set(&(struct nexus_settings){});
 }
 
 TAP_MAIN()

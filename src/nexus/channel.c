@@ -47,10 +47,13 @@ static void leg_apply(struct nexus_channel *nc, const struct child *child)
 		leg->cost = child->is_local || nc->nx->is_round_robin ? 0 : LEG_REMOTE_COST;
 		leg->zeroes_for_unmap = child->zeroes_for_unmap;
 		nc->writers[nc->nwriters++] = child->slot;
-		if (word & CHILD_SYNCED)
+		if (word & CHILD_SYNCED) {
 			nc->readers[nc->nreaders++] = child->slot;
+			nc->believed |= bit;
+		}
 		return;
 	}
+	leg->silent_ns = 0;
 	if (child_is_pending(word))
 		nc->stale |= bit;
 	else if (child->is_missed_known)
@@ -62,7 +65,7 @@ static void channel_apply(struct nexus_channel *nc, void *arg)
 	const struct nexus *nx = nc->nx;
 
 	(void)arg;
-	nc->nreaders = nc->nwriters = nc->stale = nc->missing = 0;
+	nc->nreaders = nc->nwriters = nc->stale = nc->missing = nc->believed = 0;
 	nc->is_frozen = nx->is_frozen;
 	nc->is_ended = nx->is_ended;
 	for (unsigned i = 0; i < nx->nchildren; i++)

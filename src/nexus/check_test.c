@@ -32,7 +32,7 @@ static void bases_unmake(void)
 	store_free(store);
 }
 
-ENGINE_TEST(after_a_clean_end_all_are_in_sync)
+static void check_clean_end(bool is_shut_down)
 {
 	struct check_report report;
 	struct nexus_record record;
@@ -40,13 +40,17 @@ ENGINE_TEST(after_a_clean_end_all_are_in_sync)
 	if (!all_make(3))
 		return;
 	put_all();
+	if (is_shut_down)
+		CHECK_EQ(nexus_shutdown(nx, NULL), 0);
 	nexus_unmake();
 	record = record_now();
+	CHECK(record.is_clean);
 	for (unsigned i = 0; i < 2; i++) {
 		report = check(3, i == 0 ? &record : NULL);
 		CHECK_EQ(report.source, 0);
 		CHECK_EQ(report.segment_size, 65536);
 		CHECK_EQ(report.replica[0].verdict, CHECK_SOURCE);
+		CHECK_EQ(report.replica[0].in_flight, 0);
 		for (unsigned j = 1; j < 3; j++) {
 			CHECK_EQ(report.replica[j].verdict, CHECK_IN_SYNC);
 			CHECK_EQ(report.replica[j].rebuild, CHECK_REBUILD_NONE);
@@ -54,6 +58,12 @@ ENGINE_TEST(after_a_clean_end_all_are_in_sync)
 		}
 	}
 	bases_unmake();
+}
+
+ENGINE_TEST(after_a_clean_end_all_are_in_sync)
+{
+	check_clean_end(false);
+	check_clean_end(true);
 }
 
 ENGINE_TEST(after_a_crash_who_is_stale_and_by_how_much)

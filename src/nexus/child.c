@@ -131,8 +131,10 @@ static void child_event(struct desc *desc, const struct device_event *event)
 			       event->why != NULL ? event->why : "");
 		(void)nexus_child_fail(child, CHILD_FAULTED, NEXUS_REASON_ADMIN_FAILED);
 		break;
-	case DEVICE_RESIZED:
 	case DEVICE_MEDIA:
+		nexus_health_medium(child);
+		break;
+	case DEVICE_RESIZED:
 	case DEVICE_RESERVATION: /* a write that meets it says so itself */
 	case DEVICE_EVENT_COUNT_:
 		break;
@@ -225,6 +227,7 @@ void child_close(struct child *child)
 		task_mutex_unlock(&nx->dev.control);
 	if (desc == NULL)
 		return;
+	nexus_health_forget(child);
 	desc_close(desc);
 	/* -ENOENT, -EALREADY: it was removed first, that is why we are here */
 	if (device_destroy(child->device_uri, &err) < 0 && err.code != -ENOENT &&
@@ -436,6 +439,17 @@ static int child_map(struct child *child, struct nexus_err *ne)
 	return 0;
 }
 
+/* What it misses is known of the replica that left: is this it? */
+static void child_check_missed(struct child *child) MAY_SUSPEND
+{
+	if (!child->is_missed_known || marks_are_on(child, child->head_generation))
+		return;
+	log_warn("nexus %s: child %s does not hold the write-intent records of the replica that "
+		 "left: all of it is copied",
+		 child->nx->dev.name, child->uri);
+	child->is_missed_known = false;
+}
+
 int nexus_child_attach(struct child *child, struct err *err)
 {
 	struct nexus *nx = child->nx;
@@ -443,6 +457,7 @@ int nexus_child_attach(struct child *child, struct err *err)
 
 	if (result < 0)
 		return result;
+	child_check_missed(child);
 	device_quiesce(&nx->dev);
 	/* channels that were made meanwhile; nothing runs now */
 	result = nexus_open_legs(nx, child, err);
@@ -450,6 +465,9 @@ int nexus_child_attach(struct child *child, struct err *err)
 	if (result == 0 && !marks_write_children(nx, child))
 		result = err_set(err, -EIO, "write-intent records cannot be written to %s",
 				 child->uri);
+	/* it came to nothing then, and a child that comes again is no writer before its turn */
+	if (result == 0 && child_state_of(atomic_load(&child->word)) != CHILD_OPEN)
+		result = err_set(err, -ENODEV, "child %s fell", child->uri);
 	child->is_writer = result == 0;
 	nexus_apply(nx);
 	if (result == 0)
@@ -492,6 +510,7 @@ int child_start(struct child *child, bool is_rebuilt, struct nexus_err *ne)
 	int result;
 
 	atomic_store(&child->word, child_word(CHILD_OPEN, NEXUS_REASON_NONE, false));
+	nexus_health_child(child);
 	nexus_apply(nx);
 	if (is_rebuilt && nexus_rebuilder != NULL)
 		result = nexus_rebuilder->start(child, ne);
@@ -582,19 +601,6 @@ static bool can_come_back(uint32_t word)
 	}
 }
 
-/* What it misses is known of the replica that left: is this it? */
-static void child_check_missed(struct child *child) MAY_SUSPEND
-{
-	struct nexus *nx = child->nx;
-
-	if (!child->is_missed_known || marks_are_on(child, nx->generation))
-		return;
-	log_warn("nexus %s: child %s does not hold the write-intent records of the replica that "
-		 "left: all of it is copied",
-		 nx->dev.name, child->uri);
-	child->is_missed_known = false;
-}
-
 static int child_online(struct child *child, struct nexus_err *ne) MAY_SUSPEND
 {
 	struct nexus *nx = child->nx;
@@ -603,6 +609,8 @@ static int child_online(struct child *child, struct nexus_err *ne) MAY_SUSPEND
 	errand_wait(&nx->retire);
 	child_wait_closed(child);
 	result = check_serving(nx, ne);
+	if (result == 0 && child_state_of(atomic_load(&child->word)) == CHILD_OPEN)
+		return 0; /* the last one, for want of space: it was taken back */
 	if (result == 0)
 		result = child_open(child, ne);
 	if (result == 0)
@@ -611,8 +619,6 @@ static int child_online(struct child *child, struct nexus_err *ne) MAY_SUSPEND
 		result = nexus_reserve(child, ne);
 	if (result == 0)
 		result = child_map(child, ne);
-	if (result == 0)
-		child_check_missed(child);
 	if (result == 0)
 		result = check_serving(nx, ne); /* all of that may have taken long */
 	if (result < 0 && !child->is_leaving)   /* else the monitor closes it */

@@ -153,6 +153,44 @@ ENGINE_TEST(growing)
 	nexus_unmake();
 }
 
+static int grow_to_20(void)
+{
+	struct nexus_err ne = {};
+
+	return nexus_resize(nx, 20 << 20, &ne);
+}
+
+static int grow_to_32(void)
+{
+	struct nexus_err ne = {};
+
+	return nexus_resize(nx, 32 << 20, &ne); /* too much for the children */
+}
+
+/* The second waits for the first; when it fails, all is as the first has left it. */
+ENGINE_TEST(growing_twice_at_once)
+{
+	static uint8_t buf[BLOCK];
+	struct late_call first, second;
+	struct nexus_info info;
+
+	if (!nexus_make(2))
+		return;
+	control_begin(nx); /* both have to wait */
+	call_start(&first, grow_to_20);
+	call_start(&second, grow_to_32);
+	turns(10);
+	control_end(nx);
+	CHECK_EQ(call_wait(&first), 0);
+	CHECK(call_wait(&second) < 0);
+	nexus_info(nx, &info);
+	CHECK_EQ(info.device_size, 20 << 20);
+	CHECK_EQ(info.size, 20 << 20);
+	CHECK_EQ(nx->geometry.nblocks, 20 << 11);
+	CHECK_EQ(do_io(&o, IO_WRITE, (20 << 11) - 1, 1, buf, 0), IO_OK);
+	nexus_unmake();
+}
+
 static void add_one(void *arg)
 {
 	struct nexus_err ne = {};

@@ -311,6 +311,7 @@ static void defaults(struct copy *copy)
 	copy->range_nlb = MAX((uint64_t)COPY_RANGE_MAX >> copy->block_shift, 1u);
 	copy->can_unmap = dst->unmap_reads_zero && dst->ops & IO_BIT(IO_UNMAP);
 	copy->dst_has_seek = dst->ops & IO_BIT(IO_SEEK_DATA);
+	copy->is_dst_thin = dst->is_thin;
 	copy->next = opts->from;
 }
 

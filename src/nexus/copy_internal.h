@@ -31,6 +31,7 @@ struct copy_slot {
 	struct copy_slot *next; /* free */
 	uint64_t lba, end;      /* blocks of the copy that are still to be done */
 	uint32_t nlb;           /* of them, in this request */
+	uint32_t ahead;         /* behind them, read already: in buf, after theirs */
 	uint8_t step;
 	uint8_t source, tried; /* index, 1 << index */
 	uint8_t again;
@@ -105,6 +106,7 @@ struct copy {
 	struct source_state source[COPY_SOURCES_MAX];
 	_Atomic uint8_t last_source; /* the reactor sets it, anybody reads it */
 	bool can_unmap, dst_has_seek, is_probing;
+	bool is_dst_thin;        /* a hole within a chunk is worth more requests */
 	struct copy_slot *slots; /* owned */
 	struct copy_slot *free;
 	uint8_t *bufs; /* owned */

@@ -5,7 +5,8 @@
  *   data of the source       READ -> WRITE -> [CHECK | READ_BACK]
  *   a hole of the source     nothing where the destination has one too (it is asked), else
  *                            CLEAR by unmap where that leaves zeroes, or PROBE -> CLEAR by zeroes
- *   zeroes, where the source knows no holes:  as a hole
+ *   zeroes, where the source knows no holes:  as a hole; within a chunk, too, if the destination is
+ *                            thin: runs of zeroes and of data are taken one after the other
  *
  * So a thin destination stays thin, and stale data under a hole does not survive. What is a hole is
  * asked under the range lock and forgotten with it, as a host may write there the next moment. What
@@ -32,7 +33,8 @@
 #include "nexus/copy_internal.h"
 
 enum {
-	FEED_MAX = 16, /* chunks started in one turn */
+	FEED_MAX = 16,         /* chunks started in one turn */
+	HOLE_BYTES_MIN = 4096, /* of a hole that is looked for in what was read: a page */
 };
 
 static void slot_run(struct copy_slot *slot);
@@ -195,21 +197,6 @@ static enum io_result slot_enter(struct copy_slot *slot, enum copy_step step)
 	return IO_DONE;
 }
 
-/* These blocks are done with; is there more of the chunk? */
-static enum copy_step slot_advance(struct copy_slot *slot, _Atomic uint64_t *counter)
-{
-	count(counter, slot->nlb);
-	slot->lba += slot->nlb;
-	if (slot->lba >= slot->end)
-		return COPY_FREE;
-	if (slot->is_grown)
-		slot->nlb *= 2;
-	slot->nlb = (uint32_t)MIN((uint64_t)slot->nlb, slot->end - slot->lba);
-	slot->is_grown = false;
-	slot->tried = 0;
-	return COPY_READ;
-}
-
 static enum copy_step slot_verify(const struct copy_slot *slot)
 {
 	return slot->copy->opts.verify == COPY_VERIFY_READ ? COPY_READ_BACK : COPY_CHECK;
@@ -220,17 +207,67 @@ static enum copy_step clear_step(const struct copy *copy)
 	return copy->can_unmap ? COPY_CLEAR : COPY_PROBE;
 }
 
+/* What was read from a source that knows no holes: all of it, or as much as is data, or zeroes. The
+ * rest need not be read again where nothing else wants the buffer, as verifying and probing do. */
+static enum copy_step slot_take_run(struct copy_slot *slot)
+{
+	struct copy *copy = slot->copy;
+	size_t len = bytes(copy, slot->nlb), at = len;
+
+	if (!copy->is_dst_thin) {
+		slot->is_clear = is_zero(slot->buf, len);
+	} else {
+		size_t granule = MAX(bytes(copy, 1), (size_t)HOLE_BYTES_MIN);
+
+		slot->is_clear = is_zero(slot->buf, MIN(granule, len));
+		for (at = granule; at < len; at += granule) {
+			if (is_zero(slot->buf + at, MIN(granule, len - at)) != slot->is_clear)
+				break;
+		}
+	}
+	at = MIN(at, len);
+	slot->nlb = (uint32_t)(at >> copy->block_shift);
+	slot->ahead = 0;
+	if (copy->opts.verify == COPY_VERIFY_NONE && (copy->can_unmap || !slot->is_clear))
+		slot->ahead = (uint32_t)((len - at) >> copy->block_shift);
+	return slot->is_clear ? clear_step(copy) : COPY_WRITE;
+}
+
+/* These blocks are done with; is there more of the chunk? */
+static enum copy_step slot_advance(struct copy_slot *slot, _Atomic uint64_t *counter)
+{
+	struct copy *copy = slot->copy;
+	uint64_t left;
+
+	count(counter, slot->nlb);
+	slot->lba += slot->nlb;
+	left = slot->end - slot->lba;
+	if (left == 0)
+		return COPY_FREE;
+	if (slot->ahead > 0) {
+		memmove(slot->buf, slot->buf + bytes(copy, slot->nlb), bytes(copy, slot->ahead));
+		slot->nlb = slot->ahead;
+		return slot_take_run(slot);
+	}
+	if (!copy->opts.is_current_only)
+		slot->nlb = (uint32_t)left;
+	else if (slot->is_grown)
+		slot->nlb *= 2;
+	slot->nlb = (uint32_t)MIN((uint64_t)slot->nlb, left);
+	slot->is_grown = slot->is_clear = false;
+	slot->tried = 0;
+	return COPY_READ;
+}
+
 /* The source was read well. */
 static enum copy_step slot_after_read(struct copy_slot *slot)
 {
 	struct copy *copy = slot->copy;
 
 	slot->is_grown = true;
-	if (copy->opts.is_current_only || copy->source[slot->source].has_seek ||
-	    !is_zero(slot->buf, bytes(copy, slot->nlb)))
+	if (copy->opts.is_current_only || copy->source[slot->source].has_seek)
 		return COPY_WRITE;
-	slot->is_clear = true;
-	return clear_step(copy);
+	return slot_take_run(slot);
 }
 
 /* The request of the slot's step ended well: what next? COPY_FREE: nothing. */
@@ -480,6 +517,7 @@ static void chunk_start(struct copy_lane *lane, uint64_t end, bool is_clear)
 	slot->nlb = (uint32_t)(end - lane->cursor);
 	slot->tried = slot->again = 0;
 	slot->source = 0;
+	slot->ahead = 0;
 	slot->is_clear = is_clear;
 	slot->is_grown = false;
 	lane->cursor = end;

@@ -214,6 +214,47 @@ ENGINE_TEST(sides_that_know_no_holes)
 	TAP_ROW(NULL);
 }
 
+/* Some of a chunk is data, in every shape, and stale data lies under the rest: it stays thin. */
+ENGINE_TEST(holes_within_a_chunk)
+{
+	static const uint32_t seeks = IO_BIT(IO_SEEK_DATA) | IO_BIT(IO_SEEK_HOLE);
+
+	for (unsigned i = 0; i < 4; i++) {
+		struct copy_opts opts;
+		struct copy_stats stats;
+		uint64_t want;
+
+		TAP_ROW(((const char *[]){ "thin", "thin, verified", "no unmap", "not thin" })[i]);
+		if (!open_all("malloc:///d?size_mb=16"))
+			return;
+		a.dev->ops &= ~seeks;
+		d.dev->unmap_reads_zero = i != 2;
+		d.dev->is_thin = i != 3;
+		for (uint64_t seg = 0; seg < SIZE / SEGMENT; seg += 3) {
+			for (uint32_t page = 0; page < 16; page++) {
+				if (seg >> (page / 2) & 1)
+					put(seg * SEGMENT + page * 8ull, 8, page + 1);
+			}
+		}
+		memset(x, 0xaa, sizeof(x));
+		CHECK_EQ(do_io(&d, IO_WRITE, 2 * MB + 3, 1000, x, 0), IO_OK);
+		opts = two_sources();
+		opts.nsources = 1;
+		opts.verify = i == 1 ? COPY_VERIFY_READ : COPY_VERIFY_NONE;
+		CHECK_EQ(run(&opts, &stats, NULL), COPY_COMPLETE);
+		CHECK_EQ(stats.blocks_cleared + stats.blocks_same + stats.blocks_transferred, SIZE);
+		a.dev->ops |= seeks;
+		want = used(&a);
+		if (i < 3)
+			CHECK_EQ(stats.blocks_transferred, want);
+		CHECK(i < 3 ? used(&d) == want : used(&d) > want);
+		CHECK(are_equal(&a, &d));
+		d.dev->unmap_reads_zero = d.dev->is_thin = true;
+		close_all();
+	}
+	TAP_ROW(NULL);
+}
+
 /* Under a hole what the destination has does not matter, nor whether it can be read. */
 ENGINE_TEST(a_bad_block_under_a_hole_is_cleared)
 {

@@ -9,6 +9,7 @@
  *   monitor.c  closes devices of children outside of their completion path
  *   resv.c     reservations on NVMe children
  *   watch.c    children that do not answer in time
+ *   health.c   children that get worse: warnings
  *   repair.c   a medium error of one child is mended from another
  *   intent.c   the format of write-intent records    marks.c   keeping them
  *   store.c    the record of who is healthy  record.c  its JSON
@@ -65,6 +66,7 @@
 
 struct nexus_channel;
 
+struct health;
 struct marks;
 struct rebuilds;
 struct record_writer;
@@ -124,6 +126,8 @@ struct child {
 	bool is_writer;        /* out of sync, but writes go to it (being rebuilt) */
 	bool is_leaving;       /* no leg of it is used any more; the monitor closes it */
 	unsigned users;        /* tasks with I/O of their own on desc; the monitor waits for them */
+	unsigned nwaits;       /* requests of those, in child_io_wait() */
+	uint64_t waiting_ns;   /* reactor clock of the last answer to them, or of the first */
 	uint64_t leaving_ns;   /* reactor clock when the monitor saw it leave; 0: it does not */
 	bool is_cut;           /* leaving, and device_abort() was called */
 	bool is_healthy;       /* as the record has it */
@@ -133,6 +137,7 @@ struct child {
 	/* What it misses. Set by channels from the failing write on; exact if is_missed_known. */
 	struct segmap missed;
 	bool is_missed_known;               /* false: everything */
+	uint64_t head_generation;           /* its pages carry it if it is what it was; 0: any */
 	uint64_t read_errors, write_errors; /* of channels that are closed */
 };
 
@@ -152,8 +157,10 @@ struct leg {
 	bool is_leaving;   /* dropped here: the primary wants to know when the last is back */
 	bool zeroes_for_unmap;
 	uint64_t read_errors, write_errors;
-	/* watch.c: what its device had answered at the last look, and since when that is so */
-	uint64_t nanswered, silent_ns;
+	/* watch.c: what its device had answered at the last look, and since when it has something
+	 * to answer and that is so; 0: it has nothing. The primary reads that. */
+	uint64_t nanswered;
+	_Atomic uint64_t silent_ns;
 };
 
 /* A write under way: the parent is the owner's, the parts are ours. */
@@ -166,7 +173,7 @@ struct fork {
 	uint8_t again;        /* times that legs asked for patience */
 	uint8_t parity;       /* of nc->busy */
 	bool owns_blocks;
-	struct io part[]; /* by slot */
+	_Alignas(64) struct io part[]; /* by slot; lines are not shared with what stands above */
 };
 
 struct nexus_channel {
@@ -178,6 +185,7 @@ struct nexus_channel {
 	uint8_t readers[NEXUS_CHILDREN_MAX], writers[NEXUS_CHILDREN_MAX];
 	uint8_t nreaders, nwriters;
 	uint8_t turn;       /* reader that was asked last, for ties */
+	uint8_t believed;   /* in sync as far as is known here: what they read counts, 1 << slot */
 	uint8_t missing;    /* children whose missed map has to be kept, 1 << slot */
 	uint8_t stale;      /* dropped here, mark not durable yet, 1 << slot */
 	bool is_frozen;     /* no healthy child */
@@ -249,11 +257,11 @@ struct nexus {
 	struct device dev;
 	struct list link; /* of all */
 	struct uuid uuid;
-	bool is_uuid_drawn; /* nobody gave one: that of the record, if there is one */
-	uint64_t size;      /* bytes asked */
+	uint64_t size; /* bytes asked */
 	enum nexus_label label;
 	bool is_size_required, is_size_kept, is_round_robin;
 	uint64_t child_timeout_ns;
+	uint64_t stall_ns, slow_ns, smart_ns; /* of health.c; UINT64_MAX: never */
 	uint16_t cntlid_min, cntlid_max;
 	bool is_reserving;
 	uint64_t resv_key, preempt_key;
@@ -277,12 +285,15 @@ struct nexus {
 	bool is_registered;
 	bool is_removed; /* its removal has begun */
 
-	struct nexus_errand retire, monitor, mend, mark, rebuild, end;
+	struct nexus_errand retire, monitor, mend, mark, rebuild, end, look, smart;
+	struct health *health;      /* owned */
+	atomic_bool is_observed;    /* health.c looks by itself: nobody need wake it */
 	struct rebuilds *rebuilds;  /* owned; NULL: there was none yet */
 	struct scrub *scrub;        /* owned; the last one; NULL: there was none yet */
 	struct timer monitor_timer; /* looks again: a child that leaves may hang */
 	struct list gone_waiters;   /* child_wait_closed() */
 	_Atomic uint8_t fallen;     /* slots that retire.c has not looked at yet */
+	uint8_t fallen_early;       /* slots that fell before it served */
 	atomic_bool wants_shutdown; /* somebody else holds the reservation */
 	uint64_t generation;
 	struct uuid absent[RECORD_CHILDREN_MAX]; /* recorded once, not given: stale from now on */
@@ -370,9 +381,13 @@ static inline bool errand_is_idle(struct nexus_errand *errand)
 
 /* Any reactor: @child is out, unless it is already. True: this call did it. */
 bool nexus_child_fail(struct child *child, enum child_state state, enum nexus_reason reason);
+/* The same for who sent @child a request of its own: by what its error means for the child. */
+void nexus_child_blame(struct child *child, enum io_op op, uint16_t status);
 /* Any reactor: the other owner won. */
 void nexus_shutdown_ring(struct nexus *nx);
 void nexus_retire_run(struct nexus *nx) MAY_SUSPEND;
+/* It serves from now on: who fell before is retired like anybody else. */
+void nexus_retire_early(struct nexus *nx);
 /* Write the record as is_healthy is now. Bounded tries; -ETIMEDOUT, or the store's error. */
 int nexus_persist(struct nexus *nx, bool is_clean, struct err *err) MAY_SUSPEND WARN_UNUSED;
 /* End at once, on our own: I/O fails, children are closed, nothing is written. */
@@ -410,8 +425,32 @@ static inline void nexus_gone_ring(struct nexus *nx)
 /* On the channel's reactor: something is in flight now. */
 void nexus_watch_start(struct nexus_channel *nc);
 void nexus_watch_due(struct timer *timer);
+uint64_t nexus_watch_tick_ns(const struct nexus *nx);
 /* io_wait() of a task that has child_use()d it: a child that does not answer in time is out. */
 uint16_t child_io_wait(struct child *child, struct handle *h, struct io *io) MAY_SUSPEND;
+
+/* ---- health.c: warnings --------------------------------------------------------------------- */
+
+struct health *nexus_health_new(struct nexus *nx);
+/* Nothing is started any more; what runs is waited for with the errands. */
+void nexus_health_stop(struct nexus *nx);
+void nexus_look_run(struct nexus *nx);
+void nexus_smart_run(struct nexus *nx) MAY_SUSPEND;
+/* @child serves from now on. */
+void nexus_health_child(struct child *child);
+/* Its device says that something about the medium changed. */
+void nexus_health_medium(struct child *child);
+/* Its device is closed: what was said of it is void. */
+void nexus_health_forget(struct child *child);
+void nexus_health_of(const struct child *child, struct nexus_child_info *ret);
+/* Any reactor: there is something to look at. */
+static inline void nexus_health_wake(struct nexus *nx)
+{
+	if (!atomic_load_explicit(&nx->is_observed, memory_order_relaxed))
+		errand_ring(&nx->look);
+}
+/* Requests that it failed, all channels. nexus.c. */
+void nexus_child_errors(const struct child *child, uint64_t *ret_reads, uint64_t *ret_writes);
 
 /* ---- resv.c --------------------------------------------------------------------------------- */
 

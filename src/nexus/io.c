@@ -16,10 +16,13 @@
  * parked, or its owner's; who takes it off a list starts it from the beginning, so there is one way
  * in, write_start(), and the order of the tests is the order of the lists.
  *
- * A read is the owner's own request with another address (no copy, no fork). Where it has been is
+ * A read is the owner's own request with another address (no copy, no fork). What comes from a leg
+ * that fell meanwhile does not count, and is read again: it may hold a write that the host was
+ * refused for want of space on the last child. Where it has been is
  * kept in frame.priv. A write's parts are requests of a fork, which the channel allocated when it
  * was opened, by slot, so that a part's place tells its leg. Parts share the caller's iovec. The
  * parent waits for all of them, even for those on a leg that was dropped: they point to its memory.
+ * A leg costs three cache lines of the fork, whose free list is a stack, so that they are still near.
  *
  * Nothing is borrowed from a child (io_offer()): what is lent goes on to be seen, and a write shows
  * in it that is on one leg and not on another yet. The reader gets a copy, taken while the blocks
@@ -106,6 +109,7 @@ static void leg_drop(struct nexus_channel *nc, uint8_t slot)
 
 	slot_remove(nc->readers, &nc->nreaders, slot);
 	slot_remove(nc->writers, &nc->nwriters, slot);
+	nc->believed &= (uint8_t) ~(1u << slot);
 	if (child_is_pending(word))
 		nc->stale |= (uint8_t)(1u << slot);
 	channel_judge(nc);
@@ -230,6 +234,8 @@ static COLD enum io_result read_failed(struct nexus_channel *nc, struct io *io)
 		break;
 	case CHILD_AGAIN:
 		note.again++;
+		if (note.again > CHILD_AGAIN_MAX && nc->nreaders == 1)
+			return IO_DONE; /* there is nobody else: the host may come again */
 		if (note.again > CHILD_AGAIN_MAX)
 			nexus_leg_fail(nc, note.slot, verdict.reason);
 		break;
@@ -282,6 +288,8 @@ static enum io_result read_done(struct io *io)
 		read_mend(nc, io, note);
 	if (unlikely(!overlap_is_free(nc->nx->overlap, io->lba, io->nlb)))
 		return blocked_wait(nc, io);
+	if (unlikely(!(nc->believed >> note.slot & 1)))
+		return read_start(nc, io, (struct read_note){});
 	return IO_DONE;
 }
 
@@ -536,24 +544,27 @@ static void part_again(struct nexus_channel *nc, struct io *part)
 	struct fork *fork = part->owner;
 	struct io *parent = fork->parent;
 	uint8_t slot = (uint8_t)part->tag;
-	bool is_writer = false;
+	bool is_writer = false, is_sent = false;
 
 	for (uint8_t i = 0; i < nc->nwriters; i++)
 		is_writer |= nc->writers[i] == slot;
 	if (is_writer) {
 		part_prepare(part, &nc->leg[slot], parent,
 			     fork->owns_blocks ? parent->lba + nc->data_start : 0);
-		if (part_send(nc, fork, slot))
-			return;
+		is_sent = part_send(nc, fork, slot);
 	} else {
 		part->status = IO_ABORTED;
 		fork_fail(nc, fork, slot);
 	}
+	fork_let_go(nc, (uint8_t)(1u << slot)); /* fork_again() did not */
+	if (is_sent)
+		return;
 	if (--fork->remaining == 0 && fork_finish(fork) == IO_DONE)
 		io_complete(parent, parent->status);
 }
 
-/* Parts whose child is short of something: later. True: there are some, the fork goes on. */
+/* Parts whose child is short of something: later; it stays until then. True: there are some, the
+ * fork goes on. */
 static bool fork_again(struct nexus_channel *nc, struct fork *fork)
 {
 	uint8_t failed = fork->failed;
@@ -567,7 +578,6 @@ static bool fork_again(struct nexus_channel *nc, struct fork *fork)
 		    child_verdict(part->op, part->status).action != CHILD_AGAIN)
 			continue;
 		fork->failed &= (uint8_t) ~(1u << slot);
-		fork_let_go(nc, (uint8_t)(1u << slot));
 		fork->remaining++;
 		(void)again_later(nc, part);
 	}
@@ -575,19 +585,49 @@ static bool fork_again(struct nexus_channel *nc, struct fork *fork)
 	return fork->remaining > 0;
 }
 
-/* Each copy says that the request itself is at fault: then nobody has missed anything. */
+/*
+ * Each copy says that the request itself is at fault: then nobody has missed anything. So it is when
+ * there is but one copy, which has no patience left to ask for: the host may come again.
+ */
 static bool fork_is_refused(struct fork *fork)
 {
+	bool is_only = (fork->sent & (fork->sent - 1)) == 0;
+
 	if (fork->failed != fork->sent)
 		return false;
 	for (uint8_t slot = 0; slot < NEXUS_CHILDREN_MAX; slot++) {
 		const struct io *part = fork_part(fork, slot);
+		enum child_action action = child_verdict(part->op, part->status).action;
 
-		if (fork->sent >> slot & 1 &&
-		    child_verdict(part->op, part->status).action != CHILD_KEEP)
+		if (fork->sent >> slot & 1 && action != CHILD_KEEP &&
+		    !(is_only && action == CHILD_AGAIN))
 			return false;
 	}
 	return true;
+}
+
+/*
+ * Legs that stay though they failed. Nobody has the write, so nobody has missed it: those who find
+ * fault with the request stay, or where all are short of something, one of them.
+ */
+static uint8_t fork_spared(const struct nexus_channel *nc, struct fork *fork)
+{
+	uint8_t kept = 0, short_of = 0;
+
+	if (fork->failed != fork->sent)
+		return 0;
+	for (uint8_t i = 0; i < nc->nreaders; i++) {
+		const struct io *part = fork_part(fork, nc->readers[i]);
+		uint8_t bit = fork->failed & (uint8_t)(1u << nc->readers[i]);
+
+		if (bit == 0)
+			continue;
+		if (child_verdict(part->op, part->status).action == CHILD_KEEP)
+			kept |= bit;
+		else if (child_verdict(part->op, part->status).action == CHILD_AGAIN)
+			short_of = bit;
+	}
+	return kept != 0 ? kept : short_of;
 }
 
 /* The status of the first leg in @slots; there is one. */
@@ -617,23 +657,58 @@ static enum io_result fork_end(struct nexus_channel *nc, struct fork *fork, uint
 	return end(parent, status);
 }
 
+/* Until the mark is durable. */
+static enum io_result fork_park(struct nexus_channel *nc, struct fork *fork)
+{
+	fork->next = nc->parked;
+	nc->parked = fork;
+	return IO_PENDING;
+}
+
 /* Legs that failed are out: their children missed this write, if others have it or may have it. */
 static void fork_drop_legs(struct nexus_channel *nc, struct fork *fork)
 {
+	uint8_t dropped = fork->failed & (uint8_t)~fork_spared(nc, fork);
+
 	for (uint8_t slot = 0; slot < NEXUS_CHILDREN_MAX; slot++) {
 		const struct io *part = fork_part(fork, slot);
 		struct child_verdict verdict;
 
-		if (!(fork->failed >> slot & 1))
+		if (!(dropped >> slot & 1))
 			continue;
 		verdict = child_verdict(part->op, part->status);
-		if (fork->owns_blocks)
-			segmap_set_range(&nc->nx->child[slot]->missed, fork->parent->lba,
-					 fork->parent->nlb);
 		nexus_leg_fail(nc, slot,
 			       verdict.action == CHILD_RETIRE ? verdict.reason
 							      : NEXUS_REASON_IO_ERROR);
+		/* after it is out: nexus_child_synced() empties the map of one that is not */
+		if (fork->owns_blocks)
+			segmap_set_range(&nc->nx->child[slot]->missed, fork->parent->lba,
+					 fork->parent->nlb);
 	}
+}
+
+/*
+ * The host is told that there is no space, so the blocks stay what they are on who is healthy. Who
+ * has written them all the same differs now: one that fell may be given them again, and one that is
+ * being rebuilt, whose copy may be past them, is out.
+ */
+static enum io_result fork_unwritten(struct nexus_channel *nc, struct fork *fork, uint16_t status)
+{
+	uint8_t ok = fork->owns_blocks ? fork->sent & (uint8_t)~fork->failed : 0;
+	uint8_t writers = 0;
+
+	for (uint8_t i = 0; i < nc->nwriters; i++)
+		writers |= (uint8_t)(1u << nc->writers[i]);
+	for (uint8_t slot = 0; slot < NEXUS_CHILDREN_MAX; slot++) {
+		uint8_t bit = (uint8_t)(1u << slot);
+
+		if (ok & bit & (writers | nc->missing))
+			segmap_set_range(&nc->nx->child[slot]->missed, fork->parent->lba,
+					 fork->parent->nlb);
+		if (ok & bit & writers)
+			nexus_leg_fail(nc, slot, NEXUS_REASON_REBUILD_FAILED);
+	}
+	return nc->is_waiting ? fork_park(nc, fork) : fork_end(nc, fork, status);
 }
 
 /*
@@ -648,11 +723,8 @@ static enum io_result fork_resolve(struct nexus_channel *nc, struct fork *fork)
 
 	if (nc->is_ended)
 		return fork_abandon(nc, fork, IO_ABORTED);
-	if (nc->is_waiting) {
-		fork->next = nc->parked;
-		nc->parked = fork;
-		return IO_PENDING;
-	}
+	if (nc->is_waiting)
+		return fork_park(nc, fork);
 	for (uint8_t i = 0; i < nc->nreaders; i++)
 		healthy |= (uint8_t)(1u << nc->readers[i]);
 	if ((healthy & ~ok) == 0)
@@ -661,7 +733,7 @@ static enum io_result fork_resolve(struct nexus_channel *nc, struct fork *fork)
 		uint16_t status = fork_status(fork, healthy & fork->failed);
 
 		if (child_verdict(parent->op, status).reason == NEXUS_REASON_NO_SPACE)
-			return fork_end(nc, fork, status);
+			return fork_unwritten(nc, fork, status);
 	}
 	fork_free(nc, fork);
 	parent->msg.fn = nexus_restart;
@@ -764,11 +836,19 @@ static bool blocked_take(struct nexus_channel *nc, const struct msg_list *earlie
 	return overlap_take(o, io->lba, io->nlb);
 }
 
+/* From the beginning, from the loop. */
+static void read_again(struct nexus_channel *nc, struct io *io)
+{
+	io->msg.fn = nexus_restart;
+	reactor_defer(nc->ch.reactor, &io->msg);
+}
+
 /* One who waited for blocks. True: he is on his way, or waits for something else. */
 static bool blocked_try(struct nexus_channel *nc, const struct msg_list *earlier, struct io *io)
 {
 	if (nc->is_ended) {
-		blocked_give_back(nc, io);
+		if (io->op != IO_READ)
+			blocked_give_back(nc, io);
 		io_complete(io, IO_ABORTED);
 		return true;
 	}
@@ -780,7 +860,9 @@ static bool blocked_try(struct nexus_channel *nc, const struct msg_list *earlier
 	}
 	if (!blocked_take(nc, earlier, io))
 		return false;
-	if (io->op == IO_READ)
+	if (io->op == IO_READ && !(nc->believed >> note_get(io).slot & 1))
+		read_again(nc, io);
+	else if (io->op == IO_READ)
 		io_complete(io, IO_OK);
 	else if (fork_send(nc, io, true) == IO_DONE)
 		io_complete(io, io->status);
@@ -807,7 +889,8 @@ void nexus_blocked_walk(struct nexus_channel *nc)
 
 static COLD enum io_result blocked_wait(struct nexus_channel *nc, struct io *io)
 {
-	io_top(io)->priv = 0;
+	if (io->op != IO_READ) /* which keeps its note */
+		io_top(io)->priv = 0;
 	atomic_fetch_add_explicit(&nc->nx->noverlaps, 1, memory_order_relaxed);
 	msg_list_push(&nc->blocked, &io->msg);
 	blocked_count(nc, 1); /* before looking again: see overlap.h */

@@ -7,13 +7,13 @@
  *               | no: wanted; the write waits
  *   task:    wanted -> pages on every writer, with FUA -> durable -> waiting writes start
  *
- * Clearing, by a timer (a "tick") while anything is marked. A segment is cleared at a tick if no
- * write to it began since the tick before, none that began earlier is still under way, and what was
- * written has been flushed:
+ * Clearing, by a timer (a "tick") while anything is marked. A segment is cleared at a tick at which
+ * every channel turned, if no write to it began since the turn before, none that began earlier is
+ * still under way, and what was written has been flushed:
  *
- *   1 every channel: what was hot since the last tick is noted, and is hot no more; the parity of
- *     new writes is turned, if none of the other parity is left: then all that began before the
- *     last tick have ended
+ *   1 every channel: what was hot since its last turn is noted. If none of the other parity is
+ *     left, it turns: nothing is hot any more, and the parity of new writes is the other one. Then
+ *     all that began before its last turn have ended
  *   2 candidates = durable, not noted: no longer durable, for channels, from now on
  *   3 every channel again: who has made a candidate hot between 1 and 2 keeps it
  *   4 flush every writer; what lost children missed goes to their missed maps, durably
@@ -24,8 +24,8 @@
  * written to.
  *
  * A nexus of one child has nobody to differ from: its marks are kept in memory only, and written
- * when a second child is attached. Where the area is too small for the pages (blocks above 8 KiB),
- * no marks are kept, every segment is hot, and a rebuild after a crash is full.
+ * when a second child is attached. Where the area is too small for the pages (blocks above 16 KiB),
+ * no marks are kept, every segment is hot, and every rebuild is full.
  *
  * Invariants
  *   1. hot on a channel implies durable, but between steps 2 and 3.
@@ -50,11 +50,13 @@ struct marks {
 	struct task_mutex lock;
 	struct timer timer;
 	bool is_tick_due, is_fold_due;
+	uint8_t full; /* who had no space for a page, 1 << slot */
 	uint64_t sequence;
-	uint8_t copy[INTENT_PAGES]; /* of a pair: which is written next */
-	uint32_t unit;              /* bytes per page on disk */
-	void *buf;                  /* owned; unit bytes */
-	uint64_t nwrites;           /* pages, all children */
+	uint8_t copy[INTENT_PAGES];   /* of a pair: which is written next */
+	bool is_single[INTENT_PAGES]; /* the other one is older */
+	uint32_t unit;                /* bytes per page on disk */
+	void *buf;                    /* owned; unit bytes */
+	uint64_t nwrites;             /* pages, all children */
 };
 
 /* ---- the data path's ------------------------------------------------------------------------ */
@@ -87,6 +89,16 @@ static bool is_writer(const struct child *child)
 	return child_state_of(word) == CHILD_OPEN && (word & CHILD_SYNCED || child->is_writer);
 }
 
+/* Slots of those that writes go to. */
+static uint8_t writers(const struct nexus *nx)
+{
+	uint8_t slots = 0;
+
+	for (unsigned slot = 0; slot < NEXUS_CHILDREN_MAX; slot++)
+		slots |= (uint8_t)((nx->child[slot] != NULL && is_writer(nx->child[slot])) << slot);
+	return slots;
+}
+
 static struct intent_id id_of(const struct marks *marks, const struct child *child)
 {
 	return (struct intent_id){ .nexus = marks->nx->uuid,
@@ -96,59 +108,61 @@ static struct intent_id id_of(const struct marks *marks, const struct child *chi
 				   .shift = marks->durable.shift };
 }
 
-/* One copy of one page on one child. */
-static uint16_t page_io(struct marks *marks, struct child *child, enum io_op op, unsigned index,
-			unsigned copy) MAY_SUSPEND
+static bool is_last(const struct child *child)
 {
-	struct nexus *nx = marks->nx;
-	uint32_t nlb = marks->unit >> nx->dev.block_shift;
-	struct desc *desc = child_use(child);
-	struct io io = { .op = (uint8_t)op,
-			 .flags = op == IO_WRITE ? IO_FUA : 0,
-			 .nlb = op == IO_FLUSH ? 0 : nlb,
-			 .lba = op == IO_FLUSH ? 0
-					       : nx->geometry.meta_start +
-							 (uint64_t)(2 * index + copy) * nlb };
-	uint16_t status = IO_NO_DEVICE;
-	struct handle *h;
-
-	if (desc == NULL)
-		return status;
-	io_set_buf(&io, marks->buf, marks->unit);
-	if (handle_open(desc, reactor_primary(), &h, NULL) == 0)
-		status = child_io_wait(child, h, &io);
-	child_unuse(child);
-	marks->nwrites += op == IO_WRITE;
-	return status;
+	return child->nx->state == NEXUS_OPEN && !child->nx->is_ended && child_is_healthy(child) &&
+	       nexus_nhealthy(child->nx) == 1;
 }
 
-static uint16_t page_io_patient(struct marks *marks, struct child *child, enum io_op op,
-				unsigned index, unsigned copy) MAY_SUSPEND
+/* A request of ours to @child, again where it asks for patience; the last one may ask for more. */
+static uint16_t child_io(struct child *child, const struct io *what) MAY_SUSPEND
 {
-	uint16_t status;
+	uint16_t status = IO_NO_DEVICE;
 
-	for (unsigned i = 0; i < CHILD_AGAIN_MAX; i++) {
-		status = page_io(marks, child, op, index, copy);
-		if (child_verdict(op, status).action != CHILD_AGAIN)
+	for (unsigned i = 0; i < CHILD_AGAIN_MAX || is_last(child); i++) {
+		struct desc *desc = child_use(child);
+		struct io io = *what;
+		struct handle *h;
+
+		if (desc == NULL)
+			return IO_NO_DEVICE;
+		if (what->iov == &what->one)
+			io.iov = &io.one;
+		status = IO_NO_DEVICE;
+		if (handle_open(desc, reactor_primary(), &h, NULL) == 0)
+			status = child_io_wait(child, h, &io);
+		child_unuse(child);
+		if (child_verdict((enum io_op)what->op, status).action != CHILD_AGAIN)
 			break;
 		task_sleep(CHILD_AGAIN_MS * NS_PER_MS);
 	}
 	return status;
 }
 
+/* One copy of one page on one child. */
+static uint16_t page_io(struct marks *marks, struct child *child, enum io_op op, unsigned index,
+			unsigned copy) MAY_SUSPEND
+{
+	struct nexus *nx = marks->nx;
+	uint32_t nlb = marks->unit >> nx->dev.block_shift;
+	struct io io = { .op = (uint8_t)op,
+			 .flags = op == IO_WRITE ? IO_FUA : 0,
+			 .nlb = nlb,
+			 .lba = nx->geometry.meta_start + (uint64_t)(2 * index + copy) * nlb };
+
+	io_set_buf(&io, marks->buf, marks->unit);
+	marks->nwrites += op == IO_WRITE;
+	return child_io(child, &io);
+}
+
 /* A child that cannot be marked is one that cannot be written to. */
 static bool page_done(struct child *child, enum io_op op, uint16_t status)
 {
-	struct child_verdict verdict = child_verdict(op, status);
-
 	if (status == IO_OK)
 		return true;
-	if (verdict.action == CHILD_SHUTDOWN)
-		nexus_shutdown_ring(child->nx);
-	else
-		(void)nexus_child_fail(child, CHILD_FAULTED,
-				       verdict.action == CHILD_RETIRE ? verdict.reason
-								      : NEXUS_REASON_IO_ERROR);
+	if (child->nx->marks != NULL && child_verdict(op, status).reason == NEXUS_REASON_NO_SPACE)
+		child->nx->marks->full |= (uint8_t)(1u << child->slot);
+	nexus_child_blame(child, op, status);
 	return false;
 }
 
@@ -159,7 +173,7 @@ static bool page_write(struct marks *marks, struct child *child, unsigned index,
 
 	memset(marks->buf, 0, marks->unit);
 	intent_page_encode(marks->buf, &id, index, marks->sequence, subject, map);
-	return page_done(child, IO_WRITE, page_io_patient(marks, child, IO_WRITE, index, copy));
+	return page_done(child, IO_WRITE, page_io(marks, child, IO_WRITE, index, copy));
 }
 
 /* The page on every writer. How many have it. */
@@ -177,6 +191,19 @@ static unsigned page_write_all(struct marks *marks, unsigned index, const struct
 			n += page_write(marks, nx->child[slot], index, copy, subject, map);
 	}
 	marks->copy[index] = !copy;
+	marks->is_single[index] = true;
+	return n;
+}
+
+/* Both copies of a page: a newest one that rots later would leave an older one to be believed. */
+static unsigned pair_write_all(struct marks *marks, unsigned index, const struct uuid *subject,
+			       const struct segmap *map) MAY_SUSPEND
+{
+	unsigned n = page_write_all(marks, index, subject, map);
+
+	if (n > 0)
+		n = page_write_all(marks, index, subject, map);
+	marks->is_single[index] = false;
 	return n;
 }
 
@@ -201,6 +228,42 @@ static void unmarked_start(struct nexus_channel *nc, void *arg)
 	nexus_list_start(nc, &nc->unmarked);
 }
 
+static void unmarked_refuse(struct nexus_channel *nc, void *arg)
+{
+	struct msg *msg = msg_list_take_all(&nc->unmarked);
+
+	(void)arg;
+	while (msg != NULL) {
+		struct msg *next = atomic_load_explicit(&msg->next, memory_order_relaxed);
+
+		io_complete(container_of(msg, struct io, msg), IO_NO_SPACE);
+		msg = next;
+	}
+}
+
+/*
+ * Some of those who were asked could not be marked. All channels let go of them: they may be the
+ * source of the next life. Who waits wants his segments again then, of those that are left. The last
+ * child, if it lacks space, is taken back (retire.c), perhaps it was by now, and would lack it
+ * again: that is the host's to know.
+ */
+static void mark_failed(struct marks *marks) MAY_SUSPEND
+{
+	struct nexus *nx = marks->nx;
+	bool lacks_space = false;
+
+	for (unsigned slot = 0; slot < NEXUS_CHILDREN_MAX; slot++) {
+		const struct child *child = marks->full >> slot & 1 ? nx->child[slot] : NULL;
+
+		lacks_space |= child != NULL && (child_is_healthy(child) ||
+						 (child_is_pending(atomic_load(&child->word)) &&
+						  nexus_nhealthy(nx) == 0));
+	}
+	if (lacks_space)
+		nexus_each_channel(nx, unmarked_refuse, NULL);
+	nexus_apply(nx);
+}
+
 /* Bits of @from that are in the words of page @part go to @to, and leave @from. */
 static void move_bits(struct segmap *to, struct segmap *from, unsigned part)
 {
@@ -212,7 +275,8 @@ static void move_bits(struct segmap *to, struct segmap *from, unsigned part)
 
 /*
  * What is wanted becomes durable. The bits enter the map before the pages are written, so channels
- * must not see them: the map that is written is noted, durable follows.
+ * must not see them: the map that is written is noted, durable follows, if all who were asked
+ * have it.
  */
 static void mark_wanted(struct marks *marks) MAY_SUSPEND
 {
@@ -220,8 +284,10 @@ static void mark_wanted(struct marks *marks) MAY_SUSPEND
 
 	segmap_zero(&marks->noted);
 	for (unsigned part = 0; part < npages(&marks->wanted); part++) {
+		uint8_t asked = writers(marks->nx);
 		size_t first = (size_t)part * INTENT_BITS_BYTES / 8;
 		size_t end = MIN(first + INTENT_BITS_BYTES / 8, segmap_nwords(&marks->wanted));
+		unsigned n;
 
 		if (!has_bits(&marks->wanted, part))
 			continue;
@@ -229,8 +295,15 @@ static void mark_wanted(struct marks *marks) MAY_SUSPEND
 		for (size_t i = first; i < end; i++)
 			atomic_fetch_or(&marks->noted.words[i],
 					atomic_load(&marks->durable.words[i]));
-		if (page_write_all(marks, INTENT_PAGE_IN_FLIGHT + part, NULL, &marks->noted) == 0)
-			continue; /* no writer left: whoever waits is held anyway */
+		marks->full = 0;
+		n = page_write_all(marks, INTENT_PAGE_IN_FLIGHT + part, NULL, &marks->noted);
+		if (asked == 0)
+			continue; /* whoever waits is held anyway */
+		if (asked & ~writers(marks->nx) ||
+		    (marks->nx->nchildren > 1 && n < (unsigned)__builtin_popcount(asked))) {
+			mark_failed(marks);
+			continue;
+		}
 		for (size_t i = first; i < end; i++)
 			atomic_store(&marks->durable.words[i], atomic_load(&marks->noted.words[i]));
 		is_any = true;
@@ -254,11 +327,13 @@ static void tick_note(struct nexus_channel *nc, void *arg)
 	struct tick *tick = arg;
 
 	segmap_or(&tick->marks->noted, &nc->hot);
+	if (nc->busy[!nc->parity] != 0) {
+		tick->is_drained =
+			false; /* and what began meanwhile may outlive the next turn, too */
+		return;
+	}
 	segmap_zero(&nc->hot);
-	if (nc->busy[!nc->parity] == 0)
-		nc->parity = !nc->parity;
-	else
-		tick->is_drained = false;
+	nc->parity = !nc->parity;
 }
 
 static void tick_look_again(struct nexus_channel *nc, void *arg)
@@ -271,8 +346,9 @@ static void tick_look_again(struct nexus_channel *nc, void *arg)
 
 		if (kept == 0)
 			continue;
-		atomic_fetch_and(&marks->candidates.words[i], ~kept);
+		/* never in neither: marks_fold_cache() may be looking */
 		atomic_fetch_or(&marks->durable.words[i], kept);
+		atomic_fetch_and(&marks->candidates.words[i], ~kept);
 	}
 }
 
@@ -292,49 +368,35 @@ static void pick_candidates(struct marks *marks)
 static bool is_any_pending(const struct nexus *nx)
 {
 	for (unsigned i = 0; i < nx->nchildren; i++) {
-		if (child_is_pending(atomic_load(&nx->child[nx->order[i]]->word)))
+		const struct child *child = nx->child[nx->order[i]];
+		uint32_t word = atomic_load(&child->word);
+
+		/* or retire.c has not come to it yet, and its missed map is not to be believed */
+		if (child_is_pending(word) || (child_state_of(word) != CHILD_OPEN &&
+					       child->desc != NULL && !child->is_leaving))
 			return true;
 	}
 	return false;
 }
 
-/* Slots of those that writes go to. */
-static uint8_t writers(const struct nexus *nx)
+bool marks_flush(struct child *child)
 {
-	uint8_t slots = 0;
+	struct io io = { .op = IO_FLUSH };
 
-	for (unsigned slot = 0; slot < NEXUS_CHILDREN_MAX; slot++)
-		slots |= (uint8_t)((nx->child[slot] != NULL && is_writer(nx->child[slot])) << slot);
-	return slots;
+	if (child->desc != NULL && !child->desc->dev->has_write_cache)
+		return true;
+	return page_done(child, IO_FLUSH, child_io(child, &io));
 }
 
-static bool flush_writers(struct marks *marks) MAY_SUSPEND
+static bool flush_writers(const struct nexus *nx) MAY_SUSPEND
 {
-	struct nexus *nx = marks->nx;
-
 	for (unsigned slot = 0; slot < NEXUS_CHILDREN_MAX; slot++) {
 		struct child *child = nx->child[slot];
 
-		if (child == NULL || !is_writer(child) || child->desc == NULL ||
-		    !child->desc->dev->has_write_cache)
-			continue;
-		if (!page_done(child, IO_FLUSH, page_io_patient(marks, child, IO_FLUSH, 0, 0)))
+		if (child != NULL && is_writer(child) && !marks_flush(child))
 			return false;
 	}
 	return true;
-}
-
-bool marks_flush(struct child *child)
-{
-	struct marks *marks = child->nx->marks;
-	bool is_ok;
-
-	if (marks == NULL || !child->desc->dev->has_write_cache)
-		return true;
-	task_mutex_lock(&marks->lock);
-	is_ok = page_done(child, IO_FLUSH, page_io_patient(marks, child, IO_FLUSH, 0, 0));
-	task_mutex_unlock(&marks->lock);
-	return is_ok;
 }
 
 /* The map of what @child misses; where that is not known, a page that is about nobody. */
@@ -343,9 +405,9 @@ static bool write_missed(struct marks *marks, const struct child *child) MAY_SUS
 	unsigned first = intent_page_missed(child->slot);
 
 	if (!child->is_missed_known)
-		return page_write_all(marks, first, NULL, NULL) > 0;
+		return pair_write_all(marks, first, NULL, NULL) > 0;
 	for (unsigned part = 0; part < npages(&child->missed); part++) {
-		if (page_write_all(marks, first + part, &child->uuid, &child->missed) == 0)
+		if (pair_write_all(marks, first + part, &child->uuid, &child->missed) == 0)
 			return false;
 	}
 	return true;
@@ -383,6 +445,18 @@ static void candidates_clear(struct marks *marks) MAY_SUSPEND
 	}
 }
 
+/* Marking writes one copy of a page, as somebody waits for it. */
+static void second_copies(struct marks *marks) MAY_SUSPEND
+{
+	for (unsigned part = 0; part < npages(&marks->durable); part++) {
+		unsigned index = INTENT_PAGE_IN_FLIGHT + part;
+
+		if (marks->is_single[index])
+			(void)page_write_all(marks, index, NULL, &marks->durable);
+		marks->is_single[index] = false;
+	}
+}
+
 static void clear_idle(struct marks *marks) MAY_SUSPEND
 {
 	struct tick tick = { .marks = marks, .is_drained = true };
@@ -395,13 +469,14 @@ static void clear_idle(struct marks *marks) MAY_SUSPEND
 		pick_candidates(marks);
 		nexus_each_channel(marks->nx, tick_look_again, &tick);
 		/* who fell meanwhile may have lost what was written to it before */
-		if (!flush_writers(marks) || flushed & ~writers(marks->nx) || !fold_missed(marks) ||
-		    is_any_pending(marks->nx))
+		if (!flush_writers(marks->nx) || flushed & ~writers(marks->nx) ||
+		    !fold_missed(marks) || is_any_pending(marks->nx))
 			candidates_back(marks);
 		else
 			candidates_clear(marks);
 		segmap_zero(&marks->candidates);
 	}
+	second_copies(marks);
 	if (segmap_next(&marks->durable, 0) < marks->durable.nsegments && !marks->nx->is_ended)
 		timer_arm(reactor_primary(), &marks->timer, nexus_settings.intent_idle_ns);
 }
@@ -447,6 +522,8 @@ static bool child_write_all(struct marks *marks, struct child *child) MAY_SUSPEN
 			is_ok = page_write(marks, child, INTENT_PAGE_IN_FLIGHT + part, copy, NULL,
 					   &marks->durable);
 	}
+	if (is_ok)
+		child->head_generation = marks->nx->generation;
 	return is_ok;
 }
 
@@ -464,10 +541,10 @@ static bool child_write_missed(struct marks *marks, struct child *coming) MAY_SU
 		unsigned index = intent_page_missed(slot);
 		bool is_known = child != NULL && child != coming && !is_writer(child) &&
 				child->is_missed_known;
+		unsigned n = is_known ? npages(&marks->durable) : 1;
 
-		for (unsigned part = 0; is_ok && part < (is_known ? npages(&marks->durable) : 1);
-		     part++)
-			is_ok = page_write(marks, coming, index + part, !marks->copy[index + part],
+		for (unsigned i = 0; is_ok && i < 2 * n; i++)
+			is_ok = page_write(marks, coming, index + i / 2, i % 2,
 					   is_known ? &child->uuid : NULL,
 					   is_known ? &child->missed : NULL);
 	}
@@ -529,8 +606,9 @@ void marks_fold_cache(struct child *child)
 
 	if (marks == NULL || child->missed.words == NULL)
 		return;
+	/* of a tick under way; in this order, as bits go from here to there */
+	segmap_or(&child->missed, &marks->candidates);
 	segmap_or(&child->missed, &marks->durable);
-	segmap_or(&child->missed, &marks->candidates); /* of a tick under way */
 }
 
 /* ---- life ----------------------------------------------------------------------------------- */
@@ -582,14 +660,12 @@ bool marks_finish(struct nexus *nx)
 	struct marks *marks = nx->marks;
 	bool is_ok;
 
-	if (marks == NULL)
-		return nexus_nhealthy(nx) > 0;
-	task_mutex_lock(&marks->lock);
+	marks_lock(nx);
 	/* all of them: who fails is out, the rest must be alike also after a loss of power */
-	for (unsigned i = 0; i < NEXUS_CHILDREN_MAX && !flush_writers(marks); i++)
+	for (unsigned i = 0; i < NEXUS_CHILDREN_MAX && !flush_writers(nx); i++)
 		errand_wait(&nx->retire);
-	is_ok = flush_writers(marks) && fold_missed(marks);
-	task_mutex_unlock(&marks->lock);
+	is_ok = flush_writers(nx) && (marks == NULL || fold_missed(marks));
+	marks_unlock(nx);
 	errand_wait(&nx->retire);
 	return is_ok && nexus_nhealthy(nx) > 0;
 }
@@ -721,7 +797,7 @@ static bool pair_read(struct marks *marks, struct child *child, unsigned index,
 	bool is_ok = true;
 
 	for (unsigned copy = 0; copy < 2; copy++) {
-		is_ok &= page_io_patient(marks, child, IO_READ, index, copy) == IO_OK;
+		is_ok &= page_io(marks, child, IO_READ, index, copy) == IO_OK;
 		memcpy(&pair[copy], marks->buf, INTENT_PAGE_SIZE);
 	}
 	return is_ok;
@@ -765,11 +841,12 @@ bool marks_are_on(struct child *child, uint64_t generation)
 	task_mutex_lock(&marks->lock);
 	for (unsigned copy = 0; copy < 2 && !is_ours; copy++) {
 		const struct intent_page *page = marks->buf;
+		struct intent_id id = id_of(marks, child);
 
-		is_ours = page_io_patient(marks, child, IO_READ, INTENT_PAGE_HEAD, copy) == IO_OK &&
+		is_ours = page_io(marks, child, IO_READ, INTENT_PAGE_HEAD, copy) == IO_OK &&
 			  intent_page_is_valid(page, INTENT_PAGE_HEAD) &&
-			  memcmp(page->nexus, child->nx->uuid.b, sizeof(page->nexus)) == 0 &&
-			  memcmp(page->replica, child->uuid.b, sizeof(page->replica)) == 0 &&
+			  memcmp(page->nexus, id.nexus.b, sizeof(page->nexus)) == 0 &&
+			  memcmp(page->replica, id.replica.b, sizeof(page->replica)) == 0 &&
 			  (generation == 0 || le64_get(page->generation) == generation);
 	}
 	task_mutex_unlock(&marks->lock);

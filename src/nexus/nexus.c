@@ -25,6 +25,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/identity.h"
 #include "base/log.h"
 #include "base/units.h"
 #include "device/emulate.h"
@@ -48,6 +49,14 @@ void nexus_settings_set(const struct nexus_settings *settings)
 		nexus_settings.store_timeout_ns = 5 * NS_PER_S;
 	if (nexus_settings.child_timeout_ns == 0)
 		nexus_settings.child_timeout_ns = 30 * NS_PER_S;
+	if (nexus_settings.stall_ns == 0)
+		nexus_settings.stall_ns = 5 * NS_PER_S;
+	if (nexus_settings.slow_ns == 0)
+		nexus_settings.slow_ns = 20 * NS_PER_MS;
+	if (nexus_settings.smart_ns == 0)
+		nexus_settings.smart_ns = 60 * NS_PER_S;
+	if (nexus_settings.health_tick_ns == 0)
+		nexus_settings.health_tick_ns = NS_PER_S;
 	if (nexus_settings.intent_idle_ns == 0)
 		nexus_settings.intent_idle_ns = 5 * NS_PER_S;
 	if (nexus_settings.store == NULL) {
@@ -112,6 +121,23 @@ void nexus_info(struct nexus *nx, struct nexus_info *ret)
 	};
 }
 
+void nexus_child_errors(const struct child *child, uint64_t *ret_reads, uint64_t *ret_writes)
+{
+	const struct nexus *nx = child->nx;
+
+	*ret_reads = child->read_errors;
+	*ret_writes = child->write_errors;
+	for (unsigned i = 0; i < reactor_count(); i++) {
+		const struct leg *leg;
+
+		if (nx->dev.channel[i] == NULL)
+			continue;
+		leg = &container_of(nx->dev.channel[i], struct nexus_channel, ch)->leg[child->slot];
+		*ret_reads += leg->read_errors;
+		*ret_writes += leg->write_errors;
+	}
+}
+
 bool nexus_child_info(struct nexus *nx, unsigned index, struct nexus_child_info *ret)
 {
 	const struct child *child;
@@ -133,20 +159,21 @@ bool nexus_child_info(struct nexus *nx, unsigned index, struct nexus_child_info 
 		.is_local = child->is_local,
 		.has_io_log = !child_is_healthy(child) && child->is_missed_known,
 		.fault_ns = child->fault_ns,
-		.read_errors = child->read_errors,
-		.write_errors = child->write_errors,
 	};
 	if (ret->has_io_log)
 		ret->missed_segments = segmap_count(&child->missed);
-	for (unsigned i = 0; i < reactor_count(); i++) {
-		const struct leg *leg;
+	nexus_child_errors(child, &ret->read_errors, &ret->write_errors);
+	nexus_health_of(child, ret);
+	return true;
+}
 
-		if (nx->dev.channel[i] == NULL)
-			continue;
-		leg = &container_of(nx->dev.channel[i], struct nexus_channel, ch)->leg[child->slot];
-		ret->read_errors += leg->read_errors;
-		ret->write_errors += leg->write_errors;
-	}
+bool nexus_child_stats(struct nexus *nx, unsigned index, enum io_op op, struct op_stats *ret)
+{
+	const struct child *child = index < nx->nchildren ? nx->child[nx->order[index]] : NULL;
+
+	if (child == NULL || child->desc == NULL)
+		return false;
+	device_op_stats(child->desc->dev, op, ret);
 	return true;
 }
 
@@ -159,8 +186,8 @@ static void noop(void *arg)
 
 static void errands_wait(struct nexus *nx)
 {
-	struct nexus_errand *errands[] = { &nx->retire, &nx->monitor, &nx->mend,
-					   &nx->mark,   &nx->rebuild, &nx->end };
+	struct nexus_errand *errands[] = { &nx->retire,  &nx->monitor, &nx->mend, &nx->mark,
+					   &nx->rebuild, &nx->end,     &nx->look, &nx->smart };
 	bool is_idle;
 
 	do {
@@ -178,6 +205,7 @@ static void nexus_free(struct nexus *nx) MAY_SUSPEND
 {
 	nx->state = NEXUS_CLOSED; /* children may fall until they are closed */
 	nx->is_ended = true;
+	nexus_health_stop(nx);
 	marks_stop(nx);
 	errands_wait(nx); /* a mark that hangs on a child wants it cut off */
 	timer_disarm(reactor_primary(), &nx->monitor_timer); /* for children that are closed here */
@@ -195,6 +223,7 @@ static void nexus_free(struct nexus *nx) MAY_SUSPEND
 	nexus_scrub_free(nx);
 	nexus_rebuild_free(nx);
 	record_writer_free(nx->writer);
+	free(nx->health);
 	free(nx->overlap);
 	free(nx);
 }
@@ -303,11 +332,14 @@ static struct nexus *nexus_new(const struct nexus_opts *opts)
 	errand_init(&nx->mark, nx, "mark", nexus_mark_run);
 	errand_init(&nx->rebuild, nx, "rebuild", nexus_rebuild_run);
 	errand_init(&nx->end, nx, "end", nexus_end_run);
+	errand_init(&nx->look, nx, "look", nexus_look_run);
+	errand_init(&nx->smart, nx, "smart", nexus_smart_run);
 	/* what others wait for, be memory as short as it may */
 	nx->retire.rank = nx->monitor.rank = nx->mark.rank = nx->end.rank = TASK_RETIRE;
 	nx->overlap = aligned_alloc(64, sizeof(*nx->overlap));
 	nx->writer = record_writer_new();
-	if (nx->overlap == NULL || nx->writer == NULL) {
+	nx->health = nexus_health_new(nx);
+	if (nx->overlap == NULL || nx->writer == NULL || nx->health == NULL) {
 		nexus_free(nx);
 		return NULL;
 	}
@@ -315,8 +347,9 @@ static struct nexus *nexus_new(const struct nexus_opts *opts)
 	nx->dev.driver = &driver_nexus;
 	(void)snprintf(nx->dev.name, sizeof(nx->dev.name), "%s", opts->name);
 	nx->uuid = opts->uuid;
-	nx->is_uuid_drawn = uuid_is_zero(&nx->uuid);
-	if (nx->is_uuid_drawn)
+	if (uuid_is_zero(&nx->uuid) && opts->info_key != NULL)
+		identity_derive("nexus", opts->info_key, &nx->uuid); /* the same next time */
+	else if (uuid_is_zero(&nx->uuid))
 		uuid_random(&nx->uuid);
 	nx->dev.uuid = uuid_from_text(opts->name, &name_uuid, NULL) == 0 ? name_uuid : nx->uuid;
 	nx->size = opts->size;
@@ -326,6 +359,9 @@ static struct nexus *nexus_new(const struct nexus_opts *opts)
 	nx->is_round_robin = opts->is_round_robin;
 	nx->child_timeout_ns = opts->child_timeout_ns != 0 ? opts->child_timeout_ns
 							   : nexus_settings.child_timeout_ns;
+	nx->stall_ns = opts->stall_ns != 0 ? opts->stall_ns : nexus_settings.stall_ns;
+	nx->slow_ns = opts->slow_ns != 0 ? opts->slow_ns : nexus_settings.slow_ns;
+	nx->smart_ns = opts->smart_ns != 0 ? opts->smart_ns : nexus_settings.smart_ns;
 	nx->monitor_timer.fn = nexus_monitor_due;
 	nx->cntlid_min = opts->cntlid_min != 0 ? opts->cntlid_min : 1;
 	nx->cntlid_max = opts->cntlid_max != 0 ? opts->cntlid_max : NEXUS_CNTLID_MAX;
@@ -492,6 +528,7 @@ static int serve(struct nexus *nx, struct nexus_err *ne) MAY_SUSPEND
 	}
 	nx->is_registered = true;
 	nx->state = NEXUS_OPEN;
+	nexus_retire_early(nx);
 	if (desc_open(&nx->dev, &opts, &nx->self, err) < 0) {
 		(void)nexus_fail(ne, NEXUS_E_INTERNAL, "nexus %s", nx->dev.name);
 		return device_remove(&nx->dev, NULL) < 0 ? -EIO : -ENOMEM;
@@ -521,6 +558,12 @@ static void start_rebuilds(struct nexus *nx) MAY_SUSPEND
 			log_error("nexus %s: child %s stays out of sync: %s", nx->dev.name,
 				  child->uri, err_text(&ne.err));
 	}
+}
+
+static void start_watching(struct nexus *nx)
+{
+	for (unsigned i = 0; i < nx->nchildren; i++)
+		nexus_health_child(nx->child[nx->order[i]]);
 }
 
 int nexus_create(const struct nexus_opts *opts, struct nexus **ret_nexus, struct nexus_err *ne)
@@ -566,6 +609,7 @@ int nexus_create(const struct nexus_opts *opts, struct nexus **ret_nexus, struct
 	*ret_nexus = nx;
 	result = serve(take(nx), ne);
 	if (result == 0) {
+		start_watching(*ret_nexus);
 		control_begin(*ret_nexus);
 		start_rebuilds(*ret_nexus);
 		control_end(*ret_nexus);
@@ -771,6 +815,38 @@ static int resv_of_uri(struct uri *uri, struct nexus_opts *opts, struct err *err
 	return result;
 }
 
+/* Zero turns it off. */
+static int warn_param(struct uri *uri, const char *key, uint64_t *ns, struct err *err)
+{
+	int result = uri_param_duration(uri, key, ns, err);
+
+	if (result == 0 && uri_has(uri, key) && *ns == 0)
+		*ns = UINT64_MAX;
+	return result;
+}
+
+static int warnings_of_uri(struct uri *uri, struct nexus_opts *opts, struct err *err)
+{
+	int result = warn_param(uri, "stall_warn", &opts->stall_ns, err);
+
+	if (result == 0)
+		result = warn_param(uri, "slow_warn", &opts->slow_ns, err);
+	if (result == 0)
+		result = warn_param(uri, "smart_every", &opts->smart_ns, err);
+	return result;
+}
+
+/* No uuid given: the same each time, as hosts, and the notes on the children, know it by it. */
+static void uuid_of_name(void *arg)
+{
+	struct nexus_opts *opts = arg;
+	char machine[IDENTITY_WHAT_MAX], name[DEVICE_NAME_MAX + 8];
+
+	identity_machine(machine, sizeof(machine));
+	(void)snprintf(name, sizeof(name), "nexus:%s", opts->name);
+	identity_derive(machine, name, &opts->uuid);
+}
+
 static int args_of_uri(struct uri *uri, struct create_args *args, struct err *err)
 {
 	static const char *const labels[] = { "v1", "v2" }, *const picks[] = { "load",
@@ -799,6 +875,8 @@ static int args_of_uri(struct uri *uri, struct create_args *args, struct err *er
 		result = uri_param_duration(uri, "child_timeout", &args->opts.child_timeout_ns,
 					    err);
 	if (result == 0)
+		result = warnings_of_uri(uri, &args->opts, err);
+	if (result == 0)
 		result = resv_of_uri(uri, &args->opts, err);
 	if (result == 0)
 		result = uri_reject_unused(uri, err);
@@ -806,9 +884,11 @@ static int args_of_uri(struct uri *uri, struct create_args *args, struct err *er
 		return result;
 	if (children == NULL)
 		return err_set(err, -EINVAL, "a nexus wants children=URI,URI");
-	/* a random uuid would not find the record again */
-	if (args->opts.info_key == NULL && uuid_is_zero(&args->opts.uuid))
-		args->opts.info_key = args->opts.name;
+	if (uuid_is_zero(&args->opts.uuid)) {
+		if (args->opts.info_key == NULL)
+			args->opts.info_key = args->opts.name;
+		task_blocking(uuid_of_name, &args->opts);
+	}
 	args->text = strdup(children);
 	if (args->text == NULL)
 		return err_set(err, -ENOMEM, "no memory for a nexus");
@@ -844,6 +924,7 @@ const struct driver driver_nexus = {
 	.schemes = (const char *const[]){ "nexus", NULL },
 	.help = "nexus:///NAME?size=BYTES&children=URI,URI[&uuid=UUID][&label=v1|v2]"
 		"[&required_size][&read=load|round-robin][&key=KEY][&child_timeout=TIME]"
+		"[&stall_warn=TIME][&slow_warn=TIME][&smart_every=TIME]"
 		"[&resv_key=N][&resv_type=N][&preempt=argkey|holder][&preempt_key=N]",
 	.channel_size = sizeof(struct nexus_channel),
 	.create = nexus_create_uri,

@@ -19,6 +19,7 @@
 
 #include "base/list.h"
 #include "device/driver.h"
+#include "device/nvme_cmds.h"
 #include "nexus/geometry.h"
 #include "nexus/store.h"
 
@@ -178,6 +179,8 @@ struct nexus_opts {
 	bool is_round_robin;  /* reads take turns, whatever is outstanding where */
 	uint64_t
 		child_timeout_ns; /* a child that takes longer to answer is out; 0: the setting's */
+	/* When to warn, and how often to ask for SMART; 0: the setting's, UINT64_MAX: never */
+	uint64_t stall_ns, slow_ns, smart_ns;
 };
 
 int nexus_create(const struct nexus_opts *opts, struct nexus **ret_nexus,
@@ -227,6 +230,23 @@ struct nexus_info {
 	uint64_t mark_writes;        /* pages of the write-intent record, all children */
 };
 
+/* What may be wrong with a child that serves (health.c). Sets of them are 1 << warning. */
+enum nexus_warning {
+	NEXUS_WARN_STALL,        /* it has requests and answers none */
+	NEXUS_WARN_SLOW,         /* it takes several times as long as the others */
+	NEXUS_WARN_ERRORS,       /* it fails requests that others answer */
+	NEXUS_WARN_MEDIA_ERRORS, /* SMART counts more than before */
+	NEXUS_WARN_SPARE,        /* SMART: little spare space is left */
+	NEXUS_WARN_WORN,         /* SMART: as much was written as it was made for */
+	NEXUS_WARN_HOT,          /* SMART: its temperature is out of bounds */
+	NEXUS_WARN_UNRELIABLE,   /* SMART says so */
+	NEXUS_WARN_READ_ONLY,    /* SMART: its medium is */
+	NEXUS_WARN_BACKUP,       /* SMART: what saves its cache without power has failed */
+	NEXUS_WARN_COUNT_,
+};
+
+const char *nexus_warning_name(enum nexus_warning warning); /* "media-errors" */
+
 struct nexus_child_info {
 	const char *uri;
 	const char *device_name; /* "" while it has none */
@@ -241,11 +261,19 @@ struct nexus_child_info {
 	uint32_t missed_segments; /* if so */
 	uint64_t fault_ns;        /* reactor clock at its last fault, 0: none */
 	uint64_t read_errors, write_errors;
+	uint32_t warnings; /* 1 << enum nexus_warning */
+	bool has_smart;
+	struct nvme_health smart; /* as last read */
 };
 
 void nexus_info(struct nexus *nx, struct nexus_info *ret);
 /* for (i = 0; nexus_child_info(nx, i, &info); i++) */
 bool nexus_child_info(struct nexus *nx, unsigned index, struct nexus_child_info *ret);
+/*
+ * What the child's device did since it was opened, with a histogram of latencies; rebuilds, scrubs
+ * and write-intent records included. False: there is no such child, or its device is closed.
+ */
+bool nexus_child_stats(struct nexus *nx, unsigned index, enum io_op op, struct op_stats *ret);
 
 /* ---- events --------------------------------------------------------------------------------- */
 
@@ -262,6 +290,7 @@ enum nexus_event_type {
 	NEXUS_EVENT_SCRUB,    /* one has started, or ended: see its statistics */
 	NEXUS_EVENT_MISMATCH, /* copies differ; child: who is wrong, NULL: nobody knows */
 	NEXUS_EVENT_STORE,    /* the record could not be written, or can be again */
+	NEXUS_EVENT_HEALTH,   /* a warning of `child` begins, or ends (is_ok) */
 };
 
 struct nexus_event {
@@ -272,8 +301,10 @@ struct nexus_event {
 	enum nexus_status status;
 	enum child_health health;
 	enum nexus_reason reason;
-	uint64_t lba, nlb; /* repaired */
-	bool is_ok;        /* store, repaired */
+	uint64_t lba, nlb;          /* repaired */
+	bool is_ok;                 /* store, repaired, health */
+	enum nexus_warning warning; /* health */
+	const char *detail;         /* health: for a person; else NULL */
 };
 
 /* Embedded in who wants to hear; called in a task of the primary, must not suspend. */
@@ -296,6 +327,10 @@ struct nexus_settings {
 	bool is_reserving;         /* nexuses with a key reserve their NVMe children; also when
 			    * NEXUS_NVMF_RESV_ENABLE is in the environment */
 	bool is_resv_persistent;   /* ... and targets keep that over a loss of power */
+	uint64_t stall_ns;         /* without an answer, to warn of it; 0: 5 s, MAX: never */
+	uint64_t slow_ns;          /* no child is slow that is faster; 0: 20 ms, MAX: never */
+	uint64_t smart_ns;         /* between two readings of SMART; 0: 60 s, MAX: never */
+	uint64_t health_tick_ns;   /* between two looks at children's health; 0: 1 s */
 	uint64_t intent_idle_ns; /* how long a segment stays marked after its last write; 0: 5 s */
 };
 

@@ -86,6 +86,28 @@ ENGINE_TEST(compare_and_write_is_made_for_all_legs)
 	nexus_unmake();
 }
 
+/* What a child lends goes on to be seen, and with it writes that other children do not have yet. */
+ENGINE_TEST(what_is_read_is_a_copy)
+{
+	static uint8_t buf[8 * BLOCK], back[8 * BLOCK];
+	struct io_loan loan;
+
+	if (!nexus_make(2))
+		return;
+	fill(buf, sizeof(buf), 4);
+	CHECK_EQ(do_io(&o, IO_WRITE, 100, 8, buf, 0), IO_OK);
+	for (unsigned i = 0; i < 2; i++) { /* of each child */
+		memset(back, 0, sizeof(back));
+		io_offer(&o.io, &loan);
+		CHECK_EQ(do_io(&o, IO_READ, 100, 8, back, IO_BORROW), IO_OK);
+		CHECK(!io_is_lent(&o.io));
+		CHECK(o.io.flags & IO_BORROW); /* the owner's request is as it was */
+		CHECK_MEM(back, buf, sizeof(buf));
+		io_return(&o.io);
+	}
+	nexus_unmake();
+}
+
 /* ---- failing children ----------------------------------------------------------------------- */
 
 ENGINE_TEST(a_failing_leg_is_retired_and_the_host_sees_nothing)
@@ -189,6 +211,24 @@ ENGINE_TEST(a_medium_error_is_repaired_and_the_child_stays)
 	CHECK_EQ(child_do("c1", IO_READ, 10340, 8, back), IO_OK);
 	CHECK_MEM(back, buf, sizeof(buf));
 	CHECK_EQ(fault_remove(fault, NULL), 0);
+	nexus_unmake();
+}
+
+/* One cannot read its medium, the other falls: the blocks are lost, and that is the answer. */
+ENGINE_TEST(who_falls_has_no_say_about_the_blocks)
+{
+	static uint8_t buf[BLOCK];
+
+	if (!nexus_make(2))
+		return;
+	inject("inject://c1?op=read&stage=completion&method=status-nvme-2-81&retries=1");
+	inject("inject://c0?op=read&stage=completion&retries=1");
+	CHECK_EQ(nx->child[0]->is_local, nx->child[1]->is_local); /* so the second is asked first */
+	CHECK_EQ(do_io(&o, IO_READ, 100, 1, buf, 0), IO_READ_ERROR);
+	settle_down();
+	CHECK_EQ(child_info(0).state, CHILD_FAULTED);
+	CHECK_EQ(child_info(1).health, CHILD_HEALTH_ONLINE);
+	fault_remove_all();
 	nexus_unmake();
 }
 
@@ -328,6 +368,114 @@ ENGINE_TEST(where_all_are_full_the_host_hears_it)
 	}
 }
 
+ENGINE_TEST(a_last_child_without_space_may_be_told_to_be_online)
+{
+	static const char fault[] =
+		"inject://c0?op=write&method=status-lvol-nospace&offset=10240&num_blk=8";
+	static uint8_t buf[BLOCK];
+	struct late_io write;
+	struct nexus_err ne = {};
+
+	if (!nexus_make(1))
+		return;
+	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK);
+	inject(fault);
+	late_start(&write, IO_WRITE, 0, 1, buf);
+	CHECK_EQ(child_info(0).state, CHILD_FAULTED); /* and will be taken back */
+	CHECK_EQ(nexus_child_online(nx, uris[0], &ne), 0);
+	CHECK_EQ(child_info(0).state, CHILD_OPEN);
+	task_event_wait(&write.event);
+	CHECK_EQ(write.io.status, IO_NO_SPACE);
+	CHECK_EQ(fault_remove(fault, NULL), 0);
+	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK);
+	nexus_unmake();
+}
+
+/* The last child cannot even note what is about to be written to it. */
+ENGINE_TEST(no_space_for_marks_is_told_too)
+{
+	static const char fault[] =
+		"inject://c0?op=write&method=status-lvol-nospace&offset=2048&num_blk=512";
+	static uint8_t buf[BLOCK];
+	struct nexus_err ne = {};
+	struct late_io write;
+
+	if (!nexus_make(2))
+		return;
+	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK);
+	CHECK_EQ(nexus_child_fault(nx, uris[1], NEXUS_REASON_OFFLINE, &ne), 0);
+	errand_wait(&nx->mark);
+	inject(fault);
+	late_start(&write, IO_WRITE, 1000, 1, buf); /* another segment */
+	turns(1000);
+	CHECK(write.is_done);
+	CHECK_EQ(fault_remove(fault, NULL), 0);
+	task_event_wait(&write.event);
+	CHECK_EQ(write.io.status, IO_NO_SPACE);
+	errand_wait(&nx->retire);
+	CHECK(child_info(0).is_synced);
+	CHECK_EQ(do_io(&o, IO_WRITE, 1000, 1, buf, 0), IO_OK);
+	nexus_unmake();
+}
+
+static void fall(void *arg)
+{
+	(void)nexus_child_fail(arg, CHILD_FAULTED, NEXUS_REASON_IO_ERROR);
+}
+
+/* The other one falls while this is on its way out: the record must not end up without anybody. */
+ENGINE_TEST(who_became_the_last_is_not_removed)
+{
+	struct nexus_err ne = {};
+
+	if (!nexus_make(2))
+		return;
+	CHECK_EQ(task_spawn("fall", fall, nx->child[0]), 0);
+	CHECK(nexus_child_remove(nx, uris[1], &ne) < 0);
+	CHECK_EQ(ne.why, NEXUS_E_REMOVE_LAST_HEALTHY);
+	settle_down();
+	CHECK_EQ(recorded(0) + recorded(1), 1);
+	nexus_unmake();
+}
+
+static int attach_only(struct child *child, struct nexus_err *ne)
+{
+	(void)ne;
+	return nexus_child_attach(child, NULL);
+}
+
+static void leave_alone(struct child *child)
+{
+	(void)child;
+}
+
+/* A rebuild may be past the blocks that only its target has now. */
+ENGINE_TEST(who_is_rebuilt_does_not_keep_what_the_host_was_refused)
+{
+	static const struct nexus_rebuilder rebuilder = { attach_only, leave_alone };
+	static const char fault[] =
+		"inject://c0?op=write&method=status-lvol-nospace&offset=10240&num_blk=8";
+	static uint8_t buf[8 * BLOCK];
+	struct nexus_err ne = {};
+
+	nexus_set_rebuilder(&rebuilder);
+	if (!nexus_make(1))
+		return;
+	CHECK_EQ(nexus_child_add(nx, uris[1], true, &ne), 0);
+	CHECK_EQ(do_io(&o, IO_WRITE, 0, 8, buf, 0), IO_OK);
+	CHECK(child_info(1).state == CHILD_OPEN && !child_info(1).is_synced);
+	inject(fault);
+	CHECK_EQ(do_io(&o, IO_WRITE, 0, 8, buf, 0), IO_NO_SPACE);
+	settle_down();
+	CHECK(child_info(0).is_synced);
+	CHECK_EQ(child_info(1).state, CHILD_FAULTED);
+	CHECK_EQ(child_info(1).reason, NEXUS_REASON_REBUILD_FAILED);
+	CHECK(!child_info(1).has_io_log); /* all of it, next time */
+	CHECK_EQ(fault_remove(fault, NULL), 0);
+	nexus_unmake();
+	nexus_set_rebuilder(&rebuild_jobs);
+}
+
 /* ---- the store ------------------------------------------------------------------------------ */
 
 ENGINE_TEST(nothing_is_acknowledged_while_the_store_is_away)
@@ -337,6 +485,7 @@ ENGINE_TEST(nothing_is_acknowledged_while_the_store_is_away)
 
 	if (!nexus_make(2))
 		return;
+	CHECK_EQ(do_io(&o, IO_WRITE, 100, 8, buf, 0), IO_OK); /* marked, so the next is sent */
 	fill(buf, sizeof(buf), 8);
 	inject("inject://c1?op=write&stage=completion");
 	fake.is_hanging = true;
@@ -386,6 +535,7 @@ ENGINE_TEST(a_store_that_is_lost_ends_the_nexus)
 
 	if (!nexus_make(2))
 		return;
+	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK); /* marked, so the next is sent */
 	inject("inject://c1?op=write&stage=completion");
 	fake.fail_next = 1000;
 	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_ABORTED);
@@ -419,6 +569,33 @@ ENGINE_TEST(a_reservation_conflict_ends_the_nexus)
 	nexus_unmake();
 }
 
+/* What is mended is written, too: the record may be another owner's by then. */
+ENGINE_TEST(a_reservation_conflict_of_a_repair_ends_the_nexus)
+{
+	static uint8_t buf[8 * BLOCK], back[8 * BLOCK];
+	char before[RECORD_TEXT_MAX];
+	struct nexus_info info;
+
+	if (!nexus_make(2))
+		return;
+	CHECK_EQ(do_io(&o, IO_WRITE, 100, 8, buf, 0), IO_OK);
+	memcpy(before, fake.text, sizeof(before));
+	inject("inject://c1?op=read&stage=completion&method=status-nvme-2-81&retries=1");
+	inject("inject://c1?op=write&stage=completion&method=status-nvme-0-83");
+	for (unsigned i = 0; i < 2; i++) {
+		CHECK_EQ(do_io(&o, IO_READ, 100, 8, back, 0), IO_OK);
+		errand_wait(&nx->mend);
+		errand_wait(&nx->retire);
+		nexus_info(nx, &info);
+		if (info.state != NEXUS_OPEN)
+			break;
+	}
+	CHECK_EQ(info.state, NEXUS_SHUTDOWN);
+	CHECK_STR(fake.text, before);
+	fault_remove_all();
+	nexus_unmake();
+}
+
 /* Namespace Not Ready, five times. */
 ENGINE_TEST(patience_with_a_child_that_is_not_ready)
 {
@@ -433,6 +610,73 @@ ENGINE_TEST(patience_with_a_child_that_is_not_ready)
 	CHECK_EQ(status(), NEXUS_ONLINE);
 	fault_remove_all();
 	check_equal("c0", "c1");
+	nexus_unmake();
+}
+
+/* ---- the last child -------------------------------------------------------------------------- */
+
+/* One finds fault with the request, the other one dies of it: nobody has it, and one goes on. */
+ENGINE_TEST(a_request_that_is_refused_does_not_cost_the_last_child)
+{
+	static uint8_t buf[BLOCK];
+
+	if (!nexus_make(2))
+		return;
+	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK);
+	inject("inject://c0?op=write&method=status-nvme-0-2&offset=10240&num_blk=1");
+	inject("inject://c1?op=write&method=status-nvme-0-6&offset=10240&num_blk=1");
+	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_INVALID);
+	settle_down();
+	CHECK_EQ(status(), NEXUS_DEGRADED);
+	CHECK_EQ(recorded(1), 0);
+	CHECK_EQ(do_io(&o, IO_WRITE, 1, 1, buf, 0), IO_OK);
+	fault_remove_all();
+	nexus_unmake();
+}
+
+/* All are short of something for longer than they may be: one is kept, and the host may try again. */
+ENGINE_TEST(a_shortage_everywhere_does_not_freeze)
+{
+	static uint8_t buf[BLOCK];
+	struct nexus_info info;
+
+	if (!nexus_make(2))
+		return;
+	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK);
+	inject("inject://c0?op=rw&method=status-nvme-0-82&offset=10240&num_blk=128");
+	inject("inject://c1?op=rw&method=status-nvme-0-82&offset=10240&num_blk=128");
+	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_NOT_READY);
+	CHECK_EQ(status(), NEXUS_DEGRADED);
+	CHECK_EQ(do_io(&o, IO_READ, 0, 1, buf, 0), IO_NOT_READY);
+	nexus_info(nx, &info);
+	CHECK(!info.is_frozen);
+	fault_remove_all();
+	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK);
+	CHECK_EQ(do_io(&o, IO_READ, 0, 1, buf, 0), IO_OK);
+	nexus_unmake();
+}
+
+/* There is no space for the mark of a write on the last child: the host hears it, as of any write. */
+ENGINE_TEST(no_space_for_a_mark_is_no_space)
+{
+	static uint8_t buf[BLOCK];
+	struct nexus_err ne = {};
+	struct nexus_info info;
+
+	if (!nexus_make(2))
+		return;
+	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK);
+	CHECK_EQ(nexus_child_fault(nx, uris[1], NEXUS_REASON_OFFLINE, &ne), 0);
+	errand_wait(&nx->mark);
+	inject("inject://c0?op=write&method=status-nvme-0-81&offset=2048&num_blk=1168");
+	CHECK_EQ(do_io(&o, IO_WRITE, 1280, 1, buf, 0), IO_NO_SPACE);
+	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK); /* marked before */
+	CHECK_EQ(status(), NEXUS_DEGRADED);
+	nexus_info(nx, &info);
+	CHECK(!info.is_frozen);
+	CHECK_EQ(info.segments_in_flight, 1);
+	fault_remove_all();
+	CHECK_EQ(do_io(&o, IO_WRITE, 1280, 1, buf, 0), IO_OK);
 	nexus_unmake();
 }
 

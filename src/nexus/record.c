@@ -4,9 +4,9 @@
  *
  * What a control plane reads is written as it expects it: clean_shutdown, and children with uuid
  * and healthy. `generation` is ours, sixteen hexadecimal digits as text, because JSON numbers
- * lose bits beyond 2^53; `nexus` is its uuid, `size` the bytes asked. The reader takes what it
- * knows and passes over the rest, so that a newer engine's record can be read; but a member of a known name and a wrong type
- * is an error, not a default: guessing that a child is healthy could lose data.
+ * lose bits beyond 2^53; `size` is the bytes asked. The reader takes what it knows and passes over
+ * the rest, so that a newer engine's record can be read; but a member of a known name and a wrong
+ * type is an error, not a default: guessing that a child is healthy could lose data.
  *
  * Thread: any; no state.
  */
@@ -20,11 +20,10 @@
 /* A member is at most this long: {"uuid": "36 characters", "healthy": false}, and a comma. */
 enum { CHILD_TEXT_MAX = 80 };
 
-static_assert(RECORD_CHILDREN_MAX * CHILD_TEXT_MAX + 192 <= RECORD_TEXT_MAX, "it always fits");
+static_assert(RECORD_CHILDREN_MAX * CHILD_TEXT_MAX + 128 <= RECORD_TEXT_MAX, "it always fits");
 
 void record_format(const struct nexus_record *record, char text[RECORD_TEXT_MAX])
 {
-	char nexus[UUID_TEXT_SIZE];
 	size_t len;
 
 	len = (size_t)snprintf(text, RECORD_TEXT_MAX, "{\"clean_shutdown\": %s, \"children\": [",
@@ -41,9 +40,6 @@ void record_format(const struct nexus_record *record, char text[RECORD_TEXT_MAX]
 	if (record->generation != 0)
 		len += (size_t)snprintf(text + len, RECORD_TEXT_MAX - len,
 					", \"generation\": \"%016" PRIx64 "\"", record->generation);
-	if (!uuid_is_zero(&record->nexus))
-		len += (size_t)snprintf(text + len, RECORD_TEXT_MAX - len, ", \"nexus\": \"%s\"",
-					uuid_to_text(&record->nexus, nexus));
 	if (record->size != 0)
 		len += (size_t)snprintf(text + len, RECORD_TEXT_MAX - len, ", \"size\": %" PRIu64,
 					record->size);
@@ -79,16 +75,6 @@ static int generation_parse(const json_t *json, uint64_t *ret, struct err *err)
 		return err_set(err, -EINVAL,
 			       "the record's generation is not 16 hexadecimal digits");
 	*ret = strtoull(text, &end, 16);
-	return 0;
-}
-
-static int nexus_parse(const json_t *json, struct uuid *ret, struct err *err)
-{
-	if (json == NULL)
-		return 0;
-	if (json_string_value(json) == NULL ||
-	    uuid_from_text(json_string_value(json), ret, err) < 0)
-		return err_set(err, -EINVAL, "the record's nexus is no uuid");
 	return 0;
 }
 
@@ -131,8 +117,6 @@ int record_parse(const char *text, size_t len, struct nexus_record *ret, struct 
 			return result;
 	}
 	result = generation_parse(json_object_get(root, "generation"), &record.generation, err);
-	if (result == 0)
-		result = nexus_parse(json_object_get(root, "nexus"), &record.nexus, err);
 	if (result == 0)
 		result = size_member(json_object_get(root, "size"), &record.size, err);
 	if (result == 0)

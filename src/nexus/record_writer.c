@@ -9,7 +9,9 @@
  *                    by
  *                 HANGING  it, and an old record replace a newer one
  *
- * A writer that is freed while it hangs frees itself when the store lets go of it.
+ * A writer that is freed while it hangs frees itself when the store lets go of it. Until then its
+ * key is taken: a nexus that is made again meanwhile waits for it, too, or the old record would come
+ * last after all.
  *
  * Thread: primary.
  */
@@ -19,6 +21,8 @@
 #include "nexus/internal.h"
 
 struct record_writer {
+	struct list link;    /* in orphans */
+	struct list waiting; /* in waiters */
 	struct task *waiter; /* NULL: nobody waits */
 	struct timer timer;
 	bool is_busy, is_late, is_orphan;
@@ -29,10 +33,35 @@ struct record_writer {
 	char text[RECORD_TEXT_MAX];
 };
 
+static struct list orphans = { &orphans, &orphans }; /* freed, but still at work */
+static struct list waiters = { &waiters, &waiters };
+
+static bool is_taken(const char *key)
+{
+	const struct record_writer *other;
+
+	list_for_each (other, &orphans, link) {
+		if (strcmp(other->key, key) == 0)
+			return true;
+	}
+	return false;
+}
+
 static void writer_wake(struct record_writer *writer)
 {
 	if (writer->waiter != NULL)
 		task_resume(take(writer->waiter));
+}
+
+/* It is over with an orphan: whoever waits looks whether it was the one. */
+static void orphan_end(struct record_writer *writer)
+{
+	struct record_writer *other;
+
+	list_del(&writer->link);
+	free(writer);
+	list_for_each (other, &waiters, waiting)
+		writer_wake(other);
 }
 
 static void writer_task(void *arg)
@@ -47,7 +76,7 @@ static void writer_task(void *arg)
 		writer->result = store->put(store, writer->key, writer->text, &writer->err);
 	writer->is_busy = false;
 	if (writer->is_orphan)
-		free(writer);
+		orphan_end(writer);
 	else
 		writer_wake(writer);
 }
@@ -60,14 +89,17 @@ static void writer_due(struct timer *timer)
 	writer_wake(writer);
 }
 
-/* Until the put under way has ended, or the timer. */
-static void writer_wait(struct record_writer *writer)
+/* Until nothing is under way for @key any more, or the timer. True: nothing is. */
+static bool writer_wait(struct record_writer *writer, const char *key) MAY_SUSPEND
 {
-	while (writer->is_busy && !writer->is_late) {
+	list_add_tail(&waiters, &writer->waiting);
+	while ((writer->is_busy || is_taken(key)) && !writer->is_late) {
 		writer->waiter = task_self();
 		task_suspend();
 	}
 	writer->waiter = NULL;
+	list_del(&writer->waiting);
+	return !writer->is_busy && !is_taken(key);
 }
 
 struct record_writer *record_writer_new(void)
@@ -88,8 +120,7 @@ static int writer_call(struct record_writer *writer, const char *key, const char
 
 	writer->is_late = false;
 	timer_arm(r, &writer->timer, timeout_ns);
-	writer_wait(writer);
-	if (!writer->is_busy) {
+	if (writer_wait(writer, key)) {
 		(void)snprintf(writer->key, sizeof(writer->key), "%s", key);
 		writer->is_get = text == NULL;
 		(void)snprintf(writer->text, sizeof(writer->text), "%s", text != NULL ? text : "");
@@ -98,7 +129,7 @@ static int writer_call(struct record_writer *writer, const char *key, const char
 			writer->is_busy = false;
 			result = err_set(err, -ENOMEM, "no memory for a task");
 		} else {
-			writer_wait(writer);
+			(void)writer_wait(writer, key);
 			result = writer->is_busy ? -ETIMEDOUT : writer->result;
 		}
 	}
@@ -131,8 +162,10 @@ void record_writer_free(struct record_writer *writer)
 {
 	if (writer == NULL)
 		return;
-	if (writer->is_busy)
-		writer->is_orphan = true;
-	else
+	if (!writer->is_busy) {
 		free(writer);
+		return;
+	}
+	writer->is_orphan = true;
+	list_add_tail(&orphans, &writer->link);
 }

@@ -30,6 +30,14 @@
  * Which of several healthy ones is the source does not matter: no host has seen a value that was
  * not on all of them (io.c), and what was never acknowledged may be there or not.
  *
+ * A record speaks of uuids, and a uuid may be a word in a URI. Where some children hold records of
+ * this nexus, a healthy one that holds none is not what it was (a disk was replaced, a memory device
+ * made anew): it is out of sync, and never the source. Where none holds any the store's record alone
+ * counts: not every engine writes them, and not all replicas have room for them.
+ *
+ * Who is in sync is flushed before anything else of it is used. The marks of the last life are
+ * forgotten with it, and only they would tell what a loss of power takes away from a cache.
+ *
  * Thread: tasks on the primary, before the device is registered.
  */
 #include <errno.h>
@@ -39,14 +47,16 @@
 #include "nexus/internal.h"
 #include "nexus/marks.h"
 
-/* What the record says of @uuid: -1 nothing. */
+/* What the record says of @uuid: -1 nothing. Once stale is stale, if it says so twice. */
 static int recorded(const struct nexus_record *record, const struct uuid *uuid)
 {
+	int said = -1;
+
 	for (unsigned i = 0; i < record->nchildren; i++) {
 		if (uuid_equal(&record->child[i].uuid, uuid))
-			return record->child[i].is_healthy;
+			said = record->child[i].is_healthy && said != 0;
 	}
-	return -1;
+	return said;
 }
 
 /* As often as a record is tried to be written. */
@@ -100,10 +110,12 @@ static void child_lacks(struct child *child, struct child *source,
 			const struct nexus_record *record) MAY_SUSPEND
 {
 	struct nexus *nx = child->nx;
+	bool is_healthy = recorded(record, &child->uuid) == 1;
 	bool is_known = record->generation != 0;
 
-	if (is_known && recorded(record, &child->uuid) != 1)
-		is_known = marks_read_missed(nx, source, record->generation, &child->uuid,
+	if (is_known && !is_healthy) /* who is not in it may be so old that nobody noted it */
+		is_known = recorded(record, &child->uuid) == 0 &&
+			   marks_read_missed(nx, source, record->generation, &child->uuid,
 					     &child->missed);
 	if (is_known && !record->is_clean)
 		is_known = marks_read_in_flight(nx, source, record->generation, &child->missed);
@@ -111,21 +123,6 @@ static void child_lacks(struct child *child, struct child *source,
 	child->is_missed_known = is_known;
 	log_info("nexus %s: child %s is out of sync, %s", nx->dev.name, child->uri,
 		 is_known ? "what it lacks is recorded" : "all of it");
-}
-
-/* In sync by the record, but is it the disk that the record means? All who were in sync together
- * hold records of the nexus. */
-static bool is_in_sync(struct child *child, struct child *source,
-		       const struct nexus_record *record) MAY_SUSPEND
-{
-	if (!record->is_clean || recorded(record, &child->uuid) != 1)
-		return false;
-	if (record->generation == 0 || !marks_are_on(source, 0) || marks_are_on(child, 0))
-		return true;
-	log_warn("nexus %s: child %s is healthy by the record, but holds no records of this nexus: "
-		 "it is another disk",
-		 child->nx->dev.name, child->uri);
-	return false;
 }
 
 /* Children of the record that are not given miss what is written from now on. */
@@ -142,32 +139,54 @@ static void note_absent(struct nexus *nx, const struct nexus_record *record)
 	}
 }
 
-/* Hosts know the volume by its uuid, and so do the write-intent records: where none is given it is
- * the one it had, unless another nexus has that. */
-static void uuid_adopt(struct nexus *nx, const struct nexus_record *record)
+/* Healthy in the record, and what is there now is what was there then, 1 << slot. The generation of
+ * the pages is not asked for: a life that ended before its record was written has left its own. */
+static uint8_t believed(struct nexus *nx, const struct nexus_record *record) MAY_SUSPEND
 {
-	struct nexus *other = NULL;
+	uint8_t healthy = 0, same = 0;
 
-	if (!nx->is_uuid_drawn || uuid_is_zero(&record->nexus))
-		return;
-	while ((other = nexus_next(other)) != NULL) {
-		if (uuid_equal(&other->uuid, &record->nexus))
-			return;
+	for (unsigned i = 0; i < nx->nchildren; i++) {
+		struct child *child = nx->child[nx->order[i]];
+
+		healthy |= (uint8_t)((recorded(record, &child->uuid) == 1) << child->slot);
+		same |= (uint8_t)((record->generation != 0 && marks_are_on(child, 0))
+				  << child->slot);
 	}
-	/* else its name is a uuid, and that is the device's */
-	if (uuid_equal(&nx->dev.uuid, &nx->uuid))
-		nx->dev.uuid = record->nexus;
-	nx->uuid = record->nexus;
+	for (unsigned i = 0; i < nx->nchildren && same != 0; i++) {
+		const struct child *child = nx->child[nx->order[i]];
+
+		if (healthy & ~same & 1u << child->slot)
+			log_warn(
+				"nexus %s: child %s is healthy by the record, but holds no records "
+				"of this nexus, as others do: it is another disk",
+				nx->dev.name, child->uri);
+	}
+	return same != 0 ? same & healthy : healthy;
+}
+
+/* What a child has in its cache, marks that are forgotten now may be all that tells of it. */
+static int flush_synced(struct nexus *nx, struct nexus_err *ne) MAY_SUSPEND
+{
+	for (unsigned i = 0; i < nx->nchildren; i++) {
+		struct child *child = nx->child[nx->order[i]];
+
+		if (atomic_load(&child->word) & CHILD_SYNCED && !marks_flush(child))
+			return nexus_fail(ne, NEXUS_E_INCOMPLETE,
+					  "nexus %s: child %s cannot be flushed", nx->dev.name,
+					  child->uri);
+	}
+	return 0;
 }
 
 int nexus_recover(struct nexus *nx, struct nexus_err *ne)
 {
 	struct nexus_record record;
 	struct child *source = NULL;
+	uint8_t good;
 	int result = record_read(nx, &record, ne);
 
 	if (result < 0)
-		return result == -ENOENT ? 0 : result;
+		return result == -ENOENT ? flush_synced(nx, ne) : result;
 	if (nx->size < record.size && nx->is_size_kept)
 		return nexus_fail(ne, NEXUS_E_INVALID_ARGUMENTS,
 				  "nexus %s has size=%lu, and does not shrink to %lu; a new volume "
@@ -176,29 +195,33 @@ int nexus_recover(struct nexus *nx, struct nexus_err *ne)
 	if (nx->size < record.size)
 		log_warn("nexus %s had %lu bytes, and is made with %lu", nx->dev.name, record.size,
 			 nx->size);
-	uuid_adopt(nx, &record);
 	note_absent(nx, &record);
+	good = believed(nx, &record);
 	for (unsigned i = nx->nchildren; i-- > 0;) {
-		if (recorded(&record, &nx->child[nx->order[i]]->uuid) == 1)
+		if (good >> nx->order[i] & 1)
 			source = nx->child[nx->order[i]];
 	}
 	if (source == NULL)
 		return nexus_fail(ne, NEXUS_E_INCOMPLETE,
-				  "nexus %s: its record has none of these children as healthy; add "
-				  "a healthy one, or remove the record",
+				  "nexus %s: its record has none of these children as healthy, or "
+				  "who was healthy has been replaced; add a healthy one, or remove "
+				  "the record",
 				  nx->dev.name);
 	for (unsigned i = 0; i < nx->nchildren; i++) {
 		struct child *child = nx->child[nx->order[i]];
 
-		if (child == source || is_in_sync(child, source, &record))
+		if (child == source || (record.is_clean && good >> child->slot & 1))
 			continue;
 		child->is_healthy = false;
-		atomic_store(&child->word, child_word(CHILD_OPEN, NEXUS_REASON_NONE, false));
-		child_lacks(child, source, &record);
+		/* who fell meanwhile stays out */
+		(void)atomic_fetch_and(&child->word, ~(uint32_t)CHILD_SYNCED);
 	}
-	/* its cache may hold what only the marks of the last life tell, and they are forgotten */
-	if (!record.is_clean && !marks_flush(source))
-		return nexus_fail(ne, NEXUS_E_INCOMPLETE, "nexus %s: child %s cannot be flushed",
-				  nx->dev.name, source->uri);
-	return 0;
+	result = flush_synced(nx, ne);
+	for (unsigned i = 0; i < nx->nchildren && result == 0; i++) {
+		struct child *child = nx->child[nx->order[i]];
+
+		if (!(atomic_load(&child->word) & CHILD_SYNCED))
+			child_lacks(child, source, &record);
+	}
+	return result;
 }

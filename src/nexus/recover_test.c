@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A nexus that is made again, and the marks that tell it what to believe. */
-#include "base/units.h"
 #include "nexus/marks.h"
 #include "nexus/rebuild.h"
 #include "nexus/testing.h"
@@ -102,32 +101,22 @@ ENGINE_TEST(records_of_another_generation_are_void)
 ENGINE_TEST(records_that_were_half_overwritten_are_void)
 {
 	static const char fault[] = "inject://m0?op=write&method=status&offset=2056&num_blk=8";
-	struct nexus_opts opts = { .name = "n0",
-				   .size = 16 << 20,
-				   .children = kept,
-				   .nchildren = 2,
-				   .info_key = "volume" };
-	static uint8_t buf[BLOCK];
 
-	memset(given, 0, sizeof(given));
-	nexus_set_rebuilder(&note_rebuilder);
 	bases_make(false);
+	nexus_set_rebuilder(&note_rebuilder);
 	if (!remake(2))
 		return;
-	for (unsigned i = 0; i < 3; i++) /* the last is in the first copy of its page only */
-		CHECK_EQ(do_io(&o, IO_WRITE, i * 128, 1, buf, 0), IO_OK);
+	touch(0, 3); /* the last is in the first copy of its page only */
 	crash();
 	inject(fault); /* the second copy of the head: the first copies of all have been written */
 	fake.fail_next = 3;
-	CHECK_EQ(uuid_from_text(UUID_3, &opts.uuid, NULL), 0);
-	REFUSED(nexus_create(&opts, &nx, &ne_), NEXUS_E_STORE);
+	REFUSED(kept_create(kept, 2, &ne_), NEXUS_E_STORE);
 	CHECK_EQ(fault_remove(fault, NULL), 0);
 	if (!remake(2))
 		return;
 	CHECK_EQ(given[1].nstarts, 1);
 	CHECK(!given[1].is_known);
 	nexus_unmake_kept();
-	nexus_set_rebuilder(NULL);
 	bases_unmake();
 }
 
@@ -145,25 +134,66 @@ ENGINE_TEST(stale_children_alone_make_no_nexus)
 	bases_unmake();
 }
 
+static void close_when_done(void *arg)
+{
+	struct late_io *late = arg;
+
+	task_event_wait(&late->event);
+	desc_close(take(o.desc));
+}
+
+/* It falls while it is marked, as the last: the record has it as healthy, and it is asked next. */
+ENGINE_TEST(who_could_not_be_marked_is_not_written_to)
+{
+	static uint8_t buf[BLOCK], back[BLOCK];
+	struct nexus_err ne = {};
+	struct late_io write;
+
+	bases_make(false);
+	if (!remake(2))
+		return;
+	inject("inject://m1?op=write&method=delay&delay_us=20000&offset=2048&num_blk=512");
+	inject("inject://m1?op=write&method=status&stage=completion&offset=2048&num_blk=512");
+	fill(buf, sizeof(buf), 11);
+	late_start(&write, IO_WRITE, 0, 1, buf);
+	turns(10); /* the other is marked */
+	CHECK_EQ(nexus_child_fault(nx, kept[0], NEXUS_REASON_OFFLINE, &ne), 0);
+	while (status() != NEXUS_FAULTED)
+		task_yield();
+	settle_down();
+	turns(100);
+	CHECK(!write.is_done);
+	CHECK_EQ(recorded(1), 1);
+	CHECK_EQ(child_do("m1", IO_READ, 10240, 1, back), IO_OK);
+	CHECK(memcmp(back, buf, BLOCK) != 0);
+	fault_remove_all();
+	CHECK_EQ(task_spawn("closer", close_when_done, &write), 0);
+	CHECK_EQ(nexus_destroy(nx, &ne), 0);
+	CHECK(write.io.status != IO_OK);
+	bases_unmake();
+}
+
 ENGINE_TEST(marks_are_kept_and_cleared)
 {
-	static uint8_t buf[BLOCK];
 	struct nexus_info info;
 
 	if (!nexus_make(2))
 		return;
-	nexus_settings.intent_idle_ns = 2000000;
+	nexus_settings.intent_idle_ns = INTENT_IDLE;
 	nexus_info(nx, &info);
 	CHECK_EQ(info.segments_in_flight, 0);
-	for (unsigned i = 0; i < 5; i++)
-		CHECK_EQ(do_io(&o, IO_WRITE, i * 128, 1, buf, 0), IO_OK);
+	touch(0, 5);
+	tick();
 	nexus_info(nx, &info);
-	CHECK_EQ(info.segments_in_flight, 5);
-	while (info.segments_in_flight > 0) {
-		task_yield();
-		nexus_info(nx, &info);
-	}
-	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK);
+	CHECK_EQ(info.segments_in_flight, 5); /* written to since the tick before */
+	touch(0, 1);
+	tick();
+	nexus_info(nx, &info);
+	CHECK_EQ(info.segments_in_flight, 1);
+	tick();
+	nexus_info(nx, &info);
+	CHECK_EQ(info.segments_in_flight, 0);
+	touch(0, 1);
 	nexus_info(nx, &info);
 	CHECK_EQ(info.segments_in_flight, 1);
 	nexus_unmake();
@@ -230,14 +260,14 @@ ENGINE_TEST(who_comes_back_gets_what_others_missed)
 	bases_make(false);
 	if (!remake(3))
 		return;
-	nexus_settings.intent_idle_ns = NS_PER_MS;
+	nexus_settings.intent_idle_ns = INTENT_IDLE;
 	offline(2);
 	touch(0, 2);
 	offline(1);
 	touch(10, 3);
-	while (marks_count(nx) > 0) /* only the pages of what is missed tell of these now */
-		task_yield();
-	nexus_settings.intent_idle_ns = 60 * NS_PER_S;
+	tick();
+	tick();
+	CHECK_EQ(marks_count(nx), 0); /* only the pages of what is missed tell of these now */
 	online(1);
 	nexus_rebuild_wait(nx);
 	crash();
@@ -281,14 +311,6 @@ ENGINE_TEST(what_a_child_missed_stays_known_until_its_rebuild_begins)
 	CHECK_EQ(given[1].nsegments, 6);
 	nexus_unmake_kept();
 	bases_unmake();
-}
-
-static uint64_t flushes(const char *name)
-{
-	struct io_stats stats;
-
-	device_stats(device_lookup(name), &stats);
-	return stats.op[IO_FLUSH].ops;
 }
 
 /* Marks of the last life are forgotten, and what they told of is in the source's cache only. */

@@ -47,6 +47,7 @@ void nexus_repair_ring(struct nexus *nx, uint8_t slot, uint64_t lba, uint32_t nl
 								     .slot = slot };
 	repair_unlock(nx);
 	errand_ring(&nx->mend);
+	nexus_health_wake(nx);
 }
 
 static bool repair_next(struct nexus *nx, struct repair *ret)
@@ -114,7 +115,7 @@ static bool mend_chunk(struct nexus *nx, uint8_t slot, uint64_t lba, uint32_t nl
 		status = child_io(bad, IO_READ, lba, nlb, buf + REPAIR_CHUNK);
 	if (status == IO_OK && memcmp(buf, buf + REPAIR_CHUNK, len) == 0)
 		return true;
-	(void)nexus_child_fail(bad, CHILD_FAULTED, NEXUS_REASON_IO_ERROR);
+	nexus_child_blame(bad, IO_WRITE, status);
 	return false;
 }
 

@@ -60,13 +60,24 @@ void nexus_shutdown_ring(struct nexus *nx)
 	errand_ring(&nx->retire);
 }
 
+void nexus_child_blame(struct child *child, enum io_op op, uint16_t status)
+{
+	struct child_verdict verdict = child_verdict(op, status);
+
+	if (verdict.action == CHILD_SHUTDOWN)
+		nexus_shutdown_ring(child->nx);
+	else
+		(void)nexus_child_fail(child, CHILD_FAULTED,
+				       verdict.action == CHILD_RETIRE ? verdict.reason
+								      : NEXUS_REASON_IO_ERROR);
+}
+
 /* ---- the record ----------------------------------------------------------------------------- */
 
 static void record_of(const struct nexus *nx, bool is_clean, struct nexus_record *record)
 {
 	*record = (struct nexus_record){ .is_clean = is_clean,
 					 .generation = nx->generation,
-					 .nexus = nx->uuid,
 					 .size = nx->size };
 	for (unsigned i = 0; i < nx->nchildren; i++) {
 		const struct child *child = nx->child[nx->order[i]];
@@ -177,7 +188,8 @@ static void revive_last(struct nexus *nx)
 }
 
 /* Who fell leaves, if the monitor is not closing it already. What it misses is known from its last
- * write on, if it was in sync, or was known and nobody had begun to rebuild it. */
+ * write on, if it was in sync, or was known and nobody had begun to rebuild it. Without marks nobody
+ * knows what was in its cache, nor, when it comes back, whether it is what it was. */
 static void children_leave(struct nexus *nx, uint8_t fallen)
 {
 	for (unsigned i = 0; i < nx->nchildren; i++) {
@@ -188,7 +200,7 @@ static void children_leave(struct nexus *nx, uint8_t fallen)
 			continue;
 		child->is_leaving |= child->desc != NULL;
 		if (word & CHILD_SYNCED)
-			child->is_missed_known = child->missed.words != NULL;
+			child->is_missed_known = nx->marks != NULL && child->missed.words != NULL;
 		else if (child->is_writer)
 			child->is_missed_known = false;
 		child->is_writer = false;
@@ -283,6 +295,29 @@ static void retire_at_end(struct nexus *nx, uint8_t fallen)
 	errand_ring(&nx->monitor);
 }
 
+/*
+ * While it is made: nobody was promised anything yet, and the record is about to be read, so none is
+ * written. Who fell is closed, which ends what hangs there; nexus_create() sees it, and what happens
+ * after that is looked at again when the nexus serves (nexus_retire_early()).
+ */
+static void retire_early(struct nexus *nx, uint8_t fallen)
+{
+	nx->fallen_early |= fallen;
+	children_leave(nx, fallen);
+	errand_ring(&nx->monitor);
+}
+
+void nexus_retire_early(struct nexus *nx)
+{
+	uint8_t fallen = nx->fallen_early;
+
+	if (fallen == 0)
+		return;
+	nx->fallen_early = 0;
+	atomic_fetch_or(&nx->fallen, fallen);
+	errand_ring(&nx->retire);
+}
+
 void nexus_retire_run(struct nexus *nx)
 {
 	uint8_t fallen;
@@ -290,8 +325,10 @@ void nexus_retire_run(struct nexus *nx)
 	if (atomic_exchange(&nx->wants_shutdown, false))
 		nexus_self_shutdown(nx, "a child is reserved by another owner");
 	while ((fallen = atomic_exchange(&nx->fallen, 0)) != 0) {
-		if (nx->state == NEXUS_OPEN || nx->state == NEXUS_INIT)
+		if (nx->state == NEXUS_OPEN)
 			retire_round(nx, fallen);
+		else if (nx->state == NEXUS_INIT)
+			retire_early(nx, fallen);
 		else if (nx->state == NEXUS_SHUTTING_DOWN)
 			retire_at_end(nx, fallen);
 	}

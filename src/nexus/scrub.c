@@ -266,15 +266,17 @@ static bool mend(struct scrub_lane *lane, const struct wrong *wrong) MAY_SUSPEND
 	uint8_t *right = chunk_buf(lane, wrong->winner, wrong->chunk) + off;
 	uint8_t *back = lane->buf + (size_t)NEXUS_CHILDREN_MAX * SCRUB_RANGE;
 	uint64_t lba = lane->lba + (uint64_t)wrong->chunk * lane->scrub->chunk_nlb + wrong->first;
+	uint16_t status;
 
 	if (!child_is_healthy(lane->child[wrong->which]) ||
 	    !child_is_healthy(lane->child[wrong->winner]))
 		return false;
-	if (child_do(lane, wrong->which, IO_WRITE, lba, wrong->nlb, right) == IO_OK &&
-	    child_do(lane, wrong->which, IO_READ, lba, wrong->nlb, back) == IO_OK &&
-	    memcmp(back, right, len) == 0)
+	status = child_do(lane, wrong->which, IO_WRITE, lba, wrong->nlb, right);
+	if (status == IO_OK)
+		status = child_do(lane, wrong->which, IO_READ, lba, wrong->nlb, back);
+	if (status == IO_OK && memcmp(back, right, len) == 0)
 		return true;
-	(void)nexus_child_fail(lane->child[wrong->which], CHILD_FAULTED, NEXUS_REASON_IO_ERROR);
+	nexus_child_blame(lane->child[wrong->which], IO_WRITE, status);
 	return false;
 }
 

@@ -172,6 +172,23 @@ ENGINE_TEST(a_child_that_cannot_be_mended_is_out)
 	unmake();
 }
 
+ENGINE_TEST(another_owners_children_are_not_mended)
+{
+	struct nexus_info info;
+
+	if (!make(3))
+		return;
+	damage(1, 500, 1, 0xd0);
+	inject("inject://m1?op=write&stage=completion&method=status-nvme-0-83&offset=10740"
+	       "&num_blk=1");
+	CHECK_EQ(nexus_scrub_start(nx, &(struct scrub_opts){ .is_repairing = true }, NULL), 0);
+	nexus_scrub_wait(nx);
+	errand_wait(&nx->retire);
+	nexus_info(nx, &info);
+	CHECK_EQ(info.state, NEXUS_SHUTDOWN);
+	unmake();
+}
+
 ENGINE_TEST(what_cannot_be_read_is_not_compared)
 {
 	struct scrub_stats stats;

@@ -8,6 +8,7 @@
 #ifndef ASHLAR_NEXUS_TESTING_H
 #define ASHLAR_NEXUS_TESTING_H
 
+#include "base/units.h"
 #include "device/fault.h"
 /* lint: allow includes: only tests include this header */
 #include "drivers/testing.h"
@@ -301,6 +302,15 @@ static inline bool remake(unsigned nchildren)
 	return remake_of(kept, nchildren);
 }
 
+/* How often a device was flushed. */
+static inline uint64_t flushes(const char *name)
+{
+	struct io_stats stats;
+
+	device_stats(device_lookup(name), &stats);
+	return stats.op[IO_FLUSH].ops;
+}
+
 /* Gone like a process that is killed: nothing is cleaned up. */
 static inline void crash(void)
 {
@@ -350,13 +360,16 @@ struct hold {
 static inline void hold_begin(struct hold *hold, const char *name, uint64_t lba, uint64_t nlb)
 {
 	hold->dev = device_lookup(name);
-	if (CHECK(hold->dev != NULL))
-		CHECK_EQ(range_lock(hold->dev, &hold->lock, lba, nlb, NULL), 0);
+	if (!CHECK(hold->dev != NULL))
+		return;
+	device_pin(hold->dev);
+	CHECK_EQ(range_lock(hold->dev, &hold->lock, lba, nlb, NULL), 0);
 }
 
 static inline void hold_end(struct hold *hold)
 {
 	range_unlock(hold->dev, &hold->lock);
+	device_unpin(hold->dev); /* its child may be closed now */
 }
 
 /* Until retirement and closing have ended. */
@@ -449,6 +462,27 @@ static inline void turns(unsigned n)
 {
 	while (n-- > 0)
 		task_yield();
+}
+
+/*
+ * The next look at which marks can be cleared, now and not when it is time. The timer for it is the
+ * one that is due first: INTENT_IDLE is less than what anything else here waits for.
+ */
+#define INTENT_IDLE (500 * NS_PER_MS)
+
+static inline void tick_begin(void)
+{
+	struct reactor *r = reactor_primary();
+
+	if (CHECK(r->timers.root != NULL))
+		timer_arm(r, r->timers.root, 0);
+	turns(2); /* it is due, and has rung */
+}
+
+static inline void tick(void)
+{
+	tick_begin();
+	errand_wait(&nx->mark);
 }
 
 #define REFUSED(call, error)                                                   \

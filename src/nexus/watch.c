@@ -17,7 +17,8 @@
  * hangs among others that are answered is for the device to end.
  *
  * The last healthy child is not timed out. There is nobody to go on with, and a nexus that freezes
- * would help less than an answer that comes late.
+ * would help less than an answer that comes late. While a nexus is made, it is: whoever makes it can
+ * be told.
  *
  * Retirement does not wait for what the child has; what hangs there is ended by force (monitor.c).
  * I/O that tasks send to a child has a timer of its own, child_io_wait().
@@ -38,7 +39,7 @@ enum {
 #define WATCH_TICK_MIN (5 * NS_PER_MS)
 #define WATCH_TICK_MAX (1 * NS_PER_S)
 
-static uint64_t watch_tick_ns(const struct nexus *nx)
+uint64_t nexus_watch_tick_ns(const struct nexus *nx)
 {
 	return CLAMP(nx->child_timeout_ns / WATCH_TICKS, WATCH_TICK_MIN, WATCH_TICK_MAX);
 }
@@ -48,7 +49,8 @@ void nexus_watch_start(struct nexus_channel *nc)
 	nc->is_watching = true;
 	for (uint8_t slot = 0; slot < NEXUS_CHILDREN_MAX; slot++)
 		nc->leg[slot].silent_ns = 0;
-	timer_arm(nc->ch.reactor, &nc->watch_timer, watch_tick_ns(nc->nx));
+	timer_arm(nc->ch.reactor, &nc->watch_timer, nexus_watch_tick_ns(nc->nx));
+	nexus_health_wake(nc->nx);
 }
 
 /* Is somebody else healthy, as far as this reactor can see? */
@@ -90,27 +92,30 @@ static uint8_t late_writers(const struct nexus_channel *nc, uint64_t since_ns)
 	return late;
 }
 
+/* Not what a controller says of itself (health.c): it may do so while its medium hangs. */
 static uint64_t leg_answers(const struct leg *leg)
 {
 	const struct channel *ch = leg->h->ch;
 	uint64_t n = 0;
 
-	for (unsigned op = 0; op < IO_OP_COUNT_; op++)
-		n += ch->count[op].ops + ch->stats->op[op].errors;
+	for (unsigned op = 0; op < IO_OP_COUNT_; op++) {
+		if (op != IO_NVME_ADMIN)
+			n += ch->count[op].ops + ch->stats->op[op].errors;
+	}
 	return n;
 }
 
 /* Has something to answer, and its device has answered nothing since @since_ns? */
 static bool leg_is_silent(struct leg *leg, uint64_t now_ns, uint64_t since_ns)
 {
-	uint64_t n = leg_answers(leg);
+	uint64_t n = leg_answers(leg), silent_ns = leg->silent_ns;
 
-	if (leg->inflight == 0 || leg->silent_ns == 0 || n != leg->nanswered) {
+	if (leg->inflight == 0 || silent_ns == 0 || n != leg->nanswered) {
 		leg->nanswered = n;
-		leg->silent_ns = now_ns;
+		leg->silent_ns = leg->inflight > 0 ? now_ns : 0;
 		return false;
 	}
-	return leg->silent_ns < since_ns;
+	return silent_ns < since_ns;
 }
 
 void nexus_watch_due(struct timer *timer)
@@ -118,7 +123,8 @@ void nexus_watch_due(struct timer *timer)
 	struct nexus_channel *nc = container_of(timer, struct nexus_channel, watch_timer);
 	uint64_t now_ns = nc->ch.reactor->now_ns, timeout_ns = nc->nx->child_timeout_ns;
 	uint64_t since_ns = now_ns > timeout_ns ? now_ns - timeout_ns : 0;
-	uint64_t tick_ns = watch_tick_ns(nc->nx); /* a read may have come just after the last */
+	uint64_t tick_ns = nexus_watch_tick_ns(
+		nc->nx); /* a read may have come just after the last */
 	uint8_t late = 0;
 	uint32_t sum = 0;
 
@@ -138,6 +144,7 @@ void nexus_watch_due(struct timer *timer)
 			leg_time_out(nc, slot);
 	}
 	timer_arm(nc->ch.reactor, &nc->watch_timer, tick_ns);
+	nexus_health_wake(nc->nx);
 }
 
 /* ---- tasks ---------------------------------------------------------------------------------- */
@@ -151,7 +158,8 @@ static void patience_over(struct timer *timer)
 {
 	struct child *child = container_of(timer, struct patience, timer)->child;
 
-	if (child_is_healthy(child) && nexus_nhealthy(child->nx) == 1)
+	if (child->nx->state != NEXUS_INIT && child_is_healthy(child) &&
+	    nexus_nhealthy(child->nx) == 1)
 		timer_arm(reactor_primary(), timer, child->nx->child_timeout_ns);
 	else
 		(void)nexus_child_fail(child, CHILD_FAULTED, NEXUS_REASON_TIMED_OUT);
@@ -163,7 +171,12 @@ uint16_t child_io_wait(struct child *child, struct handle *h, struct io *io)
 	uint16_t status;
 
 	timer_arm(reactor_primary(), &patience.timer, child->nx->child_timeout_ns);
+	if (child->nwaits++ == 0)
+		child->waiting_ns = reactor_primary()->now_ns;
+	nexus_health_wake(child->nx);
 	status = io_wait(h, io);
+	child->nwaits--;
+	child->waiting_ns = reactor_primary()->now_ns;
 	timer_disarm(reactor_primary(), &patience.timer);
 	return status;
 }

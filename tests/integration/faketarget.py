@@ -63,9 +63,9 @@ def identify_ctrl(nqn):
     return page
 
 
-def identify_ns(port):
+def identify_ns(port, blocks=BLOCKS):
     page = bytearray(4096)
-    struct.pack_into("<QQQ", page, 0, BLOCKS, BLOCKS, BLOCKS)
+    struct.pack_into("<QQQ", page, 0, blocks, blocks, blocks)
     page[30], page[104:120] = 1, f"fake {port}".ljust(16).encode()
     struct.pack_into("<I", page, 92, 1)
     struct.pack_into("<HBB", page, 128, 0, 9, 0)
@@ -139,7 +139,7 @@ class Peer:
         if name == "identify-1":
             return bytes(identify_ctrl(self.fake.nqn))
         if name == "identify-0":
-            return bytes(identify_ns(self.fake.port)) if cmd.nsid == 1 else None
+            return bytes(identify_ns(self.fake.port, self.fake.blocks)) if cmd.nsid == 1 else None
         if name == "identify-2":
             return struct.pack("<I", 1).ljust(4096, b"\0")
         if name == "identify-3":
@@ -218,8 +218,9 @@ class Peer:
 class Fake:
     """Listens on a port of its own until stop()."""
 
-    def __init__(self, lies, nqn=None):
+    def __init__(self, lies, nqn=None, blocks=BLOCKS):
         self.lies = dict(lies)
+        self.blocks = blocks
         self.seen = set()  # steps that were reached
         self.socks = []
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=64)

@@ -249,6 +249,39 @@ def test_events_are_numbered_and_bounded(mirror):
     assert len(events) == 256 and events[-1]["number"] - events[0]["number"] == 255
 
 
+def test_latencies_of_each_child(mirror):
+    mirror.write(0, os.urandom(4096))
+    rows = mirror.ok("latency")
+    assert [(r["child"], r["op"]) for r in rows] == [
+        (uri, op) for uri in mirror.uris for op in ("read", "write")]
+    for row in rows:
+        if row["op"] == "write":
+            assert row["ops"] > 0 and row["bytes"] >= 4096 and row["errors"] == 0
+            assert 0 < row["lat_p50_ns"] <= row["lat_p99_ns"] <= row["lat_p999_ns"]
+            assert row["lat_p999_ns"] <= row["lat_max_ns"]
+    writes = [c["write"] for c in mirror.nexus()["children"]]
+    assert [w["lat_p999_ns"] for w in writes] == [
+        r["lat_p999_ns"] for r in rows if r["op"] == "write"]
+    mirror.ok("child-offline", mirror.uris[1])
+    assert {r["child"] for r in mirror.ok("latency", "@vol0")} == {mirror.uris[0]}
+
+
+def test_a_list_is_a_table_too(mirror):
+    mirror.write(0, os.urandom(4096))
+    table = mirror.ashlar("ctl", "--table", mirror.control, "latency").stdout.splitlines()
+    assert table[0].split() == ["nexus", "op", "ops", "bytes", "errors", "lat_mean_ns",
+                                "lat_p50_ns", "lat_p99_ns", "lat_p999_ns", "lat_max_ns", "child"]
+    assert len(table) == 5
+    assert table[2].split()[:2] == ["vol0", "write"] and table[2].split()[-1] == mirror.uris[0]
+    mirror.ok("child-offline", mirror.uris[1])  # an event with more to it than the first one has
+    table = mirror.ashlar("ctl", "--table", mirror.control, "events").stdout
+    assert "reason" in table.splitlines()[0] and "ByClient" in table
+    nothing = mirror.ashlar("ctl", "--table", mirror.control, "events", "100")
+    assert (nothing.returncode, nothing.stdout) == (0, "")
+    refused = mirror.ashlar("ctl", "--table", mirror.control, "rebuilds")
+    assert refused.returncode == 1 and "no list of objects" in refused.stderr
+
+
 def test_which_of_several(ashlar):
     other = "nexus:///vol1?size=8MiB&children=malloc:///m1?size_mb=24"
     mirror = Mirror(ashlar, extra=[other])

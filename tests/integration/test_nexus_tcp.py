@@ -173,6 +173,7 @@ def test_the_second_owner_preempts_the_first(ashlar, first, second):
     _, err = bench.communicate(timeout=60)
     assert bench.returncode == 1, "the old nexus went on writing"
     record = volume.record("old")
+    assert json.loads(old.ok("nexus"))[0]["state"] == "Shutdown"
     result(load(ashlar, new.url(), 1))
     status, err = old.stop()
     assert "ends itself: a child is reserved by another owner" in err
@@ -180,7 +181,52 @@ def test_the_second_owner_preempts_the_first(ashlar, first, second):
     assert new.stop()[0] == 0
 
 
-def test_another_owner_is_not_preempted_without_being_asked(ashlar):
+# Type and key wanted by host 2; who was there before: host, type and key, if any; what is held
+# then. All registrants hold the types 5 and 6.
+TYPES = {1: "write exclusive", 2: "exclusive access", 5: "write exclusive, all registrants"}
+HOLDER = {
+    "nobody": (1, 34, None, 1, ["0x22"]),
+    "ourselves": (1, 34, (2, 1, 34), 1, ["0x22"]),
+    "ourselves, another key": (1, 34, (2, 1, 17), 1, ["0x22"]),
+    "ourselves, another type": (2, 34, (2, 1, 34), 2, ["0x22"]),
+    "all registrants": (1, 34, (1, 5, 17), 1, ["0x22"]),
+    "all registrants, as wanted": (5, 34, (1, 5, 17), 5, ["0x11", "0x22"]),
+    "all registrants, wanted differently": (6, 34, (1, 5, 17), 5, ["0x11", "0x22"]),
+}
+
+
+@pytest.mark.parametrize("case", HOLDER)
+def test_the_policy_holder(ashlar, case):
+    """With preempt=holder, whoever holds the replicas; a nexus that is made again among them."""
+    wanted, key, before, kind, keys = HOLDER[case]
+    volume = Volume(ashlar, 2)
+    old = None
+    if before:
+        old = volume.nexus("old", more=f"&resv_type={before[1]}&resv_key={before[2]}&key=old",
+                           child=host(before[0]))
+        if before[0] == 2:
+            old.kill()
+            old.process.wait()
+    new = volume.nexus("new", more=f"&resv_type={wanted}&resv_key={key}&preempt=holder&key=new",
+                       child=host(2))
+    after = holders(volume)
+    assert after == [(TYPES[kind], keys)] * 2
+    with Host(new.port, new.nqn) as us:
+        us.queue(1).write(1, 0, b"n" * 512)
+    if before and before[0] == 1:
+        with Host(old.port, old.nqn) as them:
+            queue = them.queue(1)
+            if "0x11" in keys:
+                queue.write(1, 8, b"o" * 512)
+            else:
+                with pytest.raises(NvmeError):
+                    queue.write(1, 8, b"o" * 512)
+        state = "Open" if "0x11" in keys else "Shutdown"
+        wait_until(lambda: json.loads(old.ok("nexus"))[0]["state"] == state, what=state)
+    assert json.loads(new.ok("nexus"))[0]["state"] == "Open"
+
+
+def test_another_owner_stays_unless_asked(ashlar):
     volume = Volume(ashlar, 2)
     old = volume.nexus("old", more="&resv_key=17&resv_type=1&key=old", child=host(1))
     children = ",".join(r.url(host(2)) for r in volume.replicas)

@@ -89,17 +89,24 @@ void cover_set_play(enum cover_play play)
 	cover.play = play;
 }
 
+/* Those that some mirrors meet, too: they have replicas on another machine. */
+static bool is_far(enum cover_fault fault)
+{
+	return fault <= COVER_NET_SLOW || fault == COVER_TARGET_RESTART ||
+	       fault == COVER_TARGET_CRASH;
+}
+
 /* Can it be met at all in this play? */
 static bool has_fault(enum cover_fault fault)
 {
 	if (fault >= COVER_NODE_CUT)
 		return cover.play == COVER_MIRROR;
 	if (fault >= COVER_NET_DROP)
-		return cover.play == COVER_PAIR;
+		return cover.play == COVER_PAIR || (cover.play == COVER_MIRROR && is_far(fault));
 	if (cover.play != COVER_MIRROR)
 		return true;
-	/* a mirror's children are cut off and removed one by one; space is not short there */
-	return fault != COVER_POWER_CUT && fault != COVER_HOT_REMOVAL && fault != COVER_NO_SPACE;
+	/* a mirror's children are cut off and removed one by one */
+	return fault != COVER_POWER_CUT && fault != COVER_HOT_REMOVAL;
 }
 
 static bool has_state(enum cover_state state)

@@ -152,6 +152,30 @@ static void op_touch(struct medium *m, struct io *io, uint64_t mask)
 	}
 }
 
+/* Would the request need more blocks than the disk may have? Zeroes on a thin one need none. */
+static bool op_lacks_space(const struct medium *m, const struct io *io)
+{
+	if (m->capacity == 0 || io->op == IO_UNMAP || !(IO_BIT(io->op) & IO_OPS_WRITING) ||
+	    (io->op == IO_WRITE_ZEROES && m->opts.is_thin))
+		return false;
+	return medium_used(m) + medium_unwritten(m, io->lba, io->nlb) > m->capacity;
+}
+
+/* Units that lie where something is written already: these may be written all the same. */
+static uint64_t op_written_units(const struct medium *m, const struct io *io)
+{
+	uint32_t bs = m->opts.block_size;
+	uint64_t off = io->lba * bs, end = off + (uint64_t)io->nlb * bs, mask = 0;
+
+	for (unsigned i = 0; off < end && i < UNITS_MAX - 1; i++) {
+		uint64_t len = MIN(m->unit - off % m->unit, end - off);
+
+		mask |= (uint64_t)(medium_unwritten(m, off / bs, len / bs) == 0) << i;
+		off += len;
+	}
+	return mask;
+}
+
 static bool op_matches(const struct medium *m, const struct io *io)
 {
 	size_t len = (size_t)io->nlb * m->opts.block_size;
@@ -216,6 +240,11 @@ static uint16_t op_finish(struct medium *m, struct io *io, uint64_t early)
 		if (IO_BIT(io->op) & IO_OPS_WRITING && io->op != IO_COMPARE_WRITE)
 			op_touch(m, io, late & world_rand(UINT64_MAX));
 		return IO_BIT(io->op) & IO_OPS_WRITING ? IO_WRITE_ERROR : IO_READ_ERROR;
+	}
+	if (op_lacks_space(m, io)) {
+		if (io->op != IO_COMPARE_WRITE)
+			op_touch(m, io, late & op_written_units(m, io) & world_rand(UINT64_MAX));
+		return IO_NO_SPACE;
 	}
 	switch (io->op) {
 	case IO_FLUSH:
@@ -322,7 +351,7 @@ static void op_start(struct disk_op *op)
 		latency_ns *= SLOW_FACTOR;
 	latency_ns = MIN(latency_ns, (uint64_t)LATENCY_MAX_NS);
 	if (op_units(m, op->io) > 0 && m->has_power && op->io->op != IO_COMPARE &&
-	    op->io->op != IO_COMPARE_WRITE &&
+	    op->io->op != IO_COMPARE_WRITE && !op_lacks_space(m, op->io) &&
 	    !medium_is_bad(m, op->io->op, op->io->lba, op->io->nlb)) {
 		op->early = world_chance(1, 2) ? 0 : world_rand(UINT64_MAX);
 		op_touch(m, op->io, op->early);

@@ -475,7 +475,7 @@ static void request_count(struct request *req)
 
 	scene->nrequests++;
 	scene->nfailed += req->io.status != IO_OK;
-	if (req->io.status == IO_NO_SPACE && !scene->is_full) {
+	if (req->io.status == IO_NO_SPACE && !scene->is_full && !scene->is_mirror) {
 		scene->is_full = true;
 		cover_fault_begin(COVER_NO_SPACE);
 	}

@@ -97,6 +97,22 @@ void medium_free_all(void)
 		medium_free(m);
 }
 
+/* ---- space -------------------------------------------------------------------------------- */
+
+uint64_t medium_unwritten(const struct medium *m, uint64_t lba, uint64_t nlb)
+{
+	uint64_t count = 0;
+
+	for (uint64_t i = lba; i < lba + nlb; i++)
+		count += m->written[i] == 0;
+	return count;
+}
+
+uint64_t medium_used(const struct medium *m)
+{
+	return m->nblocks - medium_unwritten(m, 0, m->nblocks);
+}
+
 /* ---- bad blocks --------------------------------------------------------------------------- */
 
 bool medium_is_bad(const struct medium *m, unsigned op, uint64_t lba, uint64_t nlb)
@@ -259,6 +275,7 @@ void medium_power_on(struct medium *m)
 	m->has_power = true;
 	m->sticky = 0;
 	m->flush_failures = 0;
+	m->capacity = 0;
 }
 
 static struct piece *piece_beyond(struct medium *m, uint64_t off)

@@ -61,7 +61,8 @@ struct medium {
 	unsigned flush_failures; /* so many next flushes fail */
 	unsigned sticky;         /* so many next requests never end by themselves */
 	bool is_slow;
-	bool is_broken; /* the scenario is breaking it in some way */
+	uint64_t capacity; /* blocks that may be written in all; 0: no limit */
+	bool is_broken;    /* the scenario is breaking it in some way */
 	bool has_power;
 	void (*resized)(struct medium *m); /* the scenario's, after every change of nblocks */
 	void *owner;                       /* the scenario's */
@@ -73,6 +74,9 @@ void medium_free(struct medium *m);
 struct medium *medium_find(const char *name);
 void medium_free_all(void);
 
+/* How many blocks of the range are not written; of the whole disk, how many are. */
+uint64_t medium_unwritten(const struct medium *m, uint64_t lba, uint64_t nlb);
+uint64_t medium_used(const struct medium *m);
 /* Is some block of the range bad for @op? */
 bool medium_is_bad(const struct medium *m, unsigned op, uint64_t lba, uint64_t nlb);
 void medium_bad_add(struct medium *m, uint64_t lba, uint64_t nlb, uint32_t ops);

@@ -46,12 +46,15 @@
 #include "guard.h"
 #include "nexus/rebuild.h"
 #include "nexus/scrub.h"
+#include "pair.h"
 #include "reactor/task.h"
 #include "store_sim.h"
 
 enum {
 	POLL_NS = 50 * 1000,
 	SETTLE_STEPS = 100000,
+	STEP_NS = 10 * 1000,
+	FAR_STEP_NS = 200 * 1000,
 };
 
 struct mirror mirror;
@@ -98,9 +101,16 @@ bool replica_attach(struct replica *replica)
 	struct err err = {};
 	struct device *dev;
 
+	if (replica->is_far)
+		return far_attach(replica);
 	if (!replica->is_layered || device_lookup(replica->disk) != NULL)
 		return true;
 	return device_create(replica->disk_uri, &dev, &err) == 0;
+}
+
+uint64_t mirror_step_ns(void)
+{
+	return mirror.has_far ? FAR_STEP_NS : STEP_NS;
 }
 
 void replica_bad_begin(struct replica *replica)
@@ -112,6 +122,17 @@ void replica_bad_end(struct replica *replica)
 {
 	replica->nbad--;
 	replica->last_bad_ns = world_now();
+}
+
+void replica_full_begin(struct replica *replica)
+{
+	replica->nfull++;
+}
+
+void replica_full_end(struct replica *replica)
+{
+	replica->nfull--;
+	replica->last_full_ns = world_now();
 }
 
 /* ---- the record ----------------------------------------------------------------------------- */
@@ -206,7 +227,8 @@ static void replica_make(struct replica *replica, unsigned index, bool is_thin)
 
 	(void)snprintf(replica->disk, sizeof(replica->disk), "disk%u", index);
 	(void)snprintf(replica->top, sizeof(replica->top), "disk%u", index);
-	replica->is_layered = world_chance(1, 3);
+	replica->is_far = mirror.has_far && world_chance(1, 2);
+	replica->is_layered = !replica->is_far && world_chance(1, 3);
 	replica->offset = replica->is_layered ? world_rand(3) : 0;
 	opts.nblocks = mirror.data_start + replica->offset + mirror.nblocks + world_rand(4) +
 		       mirror.tail;
@@ -219,6 +241,8 @@ static void replica_make(struct replica *replica, unsigned index, bool is_thin)
 	(void)uuid_to_text(&replica->uuid, uuid);
 	(void)snprintf(replica->disk_uri, SCENE_URI_MAX, "simdisk:///disk%u?uuid=%s", index, uuid);
 	memcpy(replica->uri, replica->disk_uri, sizeof(replica->uri));
+	if (replica->is_far)
+		far_replica(replica, index);
 	if (!replica->is_layered)
 		return;
 	(void)snprintf(replica->top, sizeof(replica->top), "layer%u", index);
@@ -240,6 +264,8 @@ static void mirror_configure(struct scene *scene)
 	mirror.label = world_chance(1, 2) ? NEXUS_LABEL_V1 : NEXUS_LABEL_V2;
 	mirror.is_exact = world_chance(1, 2);
 	mirror.is_round_robin = world_chance(1, 2);
+	if (world_chance(1, 4))
+		mirror.child_timeout_ns = MSEC + world_rand(20 * MSEC);
 	mirror.nblocks = scene->block_size == 512 ? 100 + world_rand(400) : 30 + world_rand(90);
 	mirror.room = mirror.nblocks;
 	mirror.data_start = (mirror.label == NEXUS_LABEL_V1 ? 5 : 4) * MIB / scene->block_size;
@@ -248,6 +274,8 @@ static void mirror_configure(struct scene *scene)
 	mirror.size = mirror.nblocks * scene->block_size;
 	uuid_random(&mirror.uuid);
 	mirror.nreplicas = 2 + (unsigned)world_rand(REPLICAS_MAX - 1);
+	mirror.has_far = world_chance(1, 4);
+	far_configure();
 	for (unsigned i = 0; i < mirror.nreplicas; i++)
 		replica_make(&mirror.replica[i], i, is_thin);
 	scene->nblocks = mirror.nblocks + mirror.room;
@@ -289,6 +317,22 @@ static bool nobody_could_read(uint64_t since_ns)
 	return true;
 }
 
+/* All children that are in sync lacked space: one that did not would have taken the write. */
+static bool nobody_had_space(uint64_t since_ns)
+{
+	struct nexus *nx = nexus_lookup(MIRROR_NAME);
+	struct nexus_child_info info;
+
+	for (unsigned i = 0; nx != NULL && i < mirror.nreplicas; i++) {
+		const struct replica *replica = &mirror.replica[i];
+
+		if (mirror_child(nx, replica, &info) && info.is_synced && replica->nfull == 0 &&
+		    replica->last_full_ns < since_ns)
+			return false;
+	}
+	return true;
+}
+
 bool mirror_has_cause(const struct request *req)
 {
 	switch ((enum io_status)req->io.status) {
@@ -296,6 +340,9 @@ bool mirror_has_cause(const struct request *req)
 		return true;
 	case IO_READ_ERROR:
 		return nobody_could_read(req->submit_ns);
+	case IO_NO_SPACE:
+		mirror_stats.told_full++;
+		return IO_BIT(req->io.op) & IO_OPS_WRITING && nobody_had_space(req->submit_ns);
 	case IO_ABORTED:
 	case IO_NO_DEVICE:
 		return cause_since(mirror.scene, CAUSE_GONE, req->submit_ns);
@@ -347,6 +394,19 @@ static void rebuild_event(struct nexus *nx)
 	cover_set(&is_rebuilding, is_now, COVER_REBUILDING);
 }
 
+/* A child is said to lack space: it must have. */
+static void space_event(const struct nexus_event *event)
+{
+	mirror_stats.full_children++;
+	for (unsigned i = 0; i < mirror.nreplicas; i++) {
+		const struct replica *replica = &mirror.replica[i];
+
+		if (strcmp(replica->uri, event->child) == 0 && replica->nfull == 0 &&
+		    replica->last_full_ns == 0 && !mirror.scene->is_dead)
+			world_fail("%s is retired for want of space, which it had", replica->top);
+	}
+}
+
 static void mirror_event(struct nexus_listener *listener, const struct nexus_event *event)
 {
 	(void)listener;
@@ -357,6 +417,10 @@ static void mirror_event(struct nexus_listener *listener, const struct nexus_eve
 	cover_set(&is_frozen,
 		  event->type != NEXUS_EVENT_DESTROYED && event->status == NEXUS_FAULTED,
 		  COVER_FROZEN);
+	if (event->type == NEXUS_EVENT_CHILD_STATE && event->reason == NEXUS_REASON_NO_SPACE)
+		space_event(event);
+	mirror_stats.timeouts += event->type == NEXUS_EVENT_CHILD_STATE &&
+				 event->reason == NEXUS_REASON_TIMED_OUT;
 	if (event->type == NEXUS_EVENT_REBUILD)
 		rebuild_event(event->nx);
 	if (event->type == NEXUS_EVENT_DESTROYED)
@@ -434,6 +498,7 @@ static void power_on(void)
 		replica->lost_cache = false;
 		replica->is_busy = false;
 		replica->medium->nbad = 0;
+		replica->last_full_ns = 0;
 		medium_power_on(replica->medium);
 	}
 	if (may_lose && !mirror.scene->is_dead) /* else it was told at that instant */
@@ -482,6 +547,25 @@ static unsigned pick(struct making *making, const struct nexus_record *record, i
 	return making->count - before;
 }
 
+static struct task *builder; /* whose allocations fail, but for what is another machine's */
+static bool is_attaching;
+
+static bool builder_runs(void)
+{
+	return task_self() == builder && !is_attaching;
+}
+
+static bool attach_all(void) MAY_SUSPEND
+{
+	bool is_ok = true;
+
+	is_attaching = true;
+	for (unsigned i = 0; i < mirror.nreplicas; i++)
+		is_ok &= replica_attach(&mirror.replica[i]);
+	is_attaching = false;
+	return is_ok;
+}
+
 static int create(const struct making *making, struct nexus_err *ne)
 {
 	struct nexus_opts opts = {
@@ -493,15 +577,14 @@ static int create(const struct making *making, struct nexus_err *ne)
 		.label = mirror.label,
 		.is_size_required = mirror.is_exact,
 		.is_round_robin = mirror.is_round_robin,
+		.child_timeout_ns = mirror.child_timeout_ns,
 		.info_key = "volume",
 	};
 	struct nexus *nx;
 	int result;
 
-	for (unsigned i = 0; i < mirror.nreplicas; i++) {
-		if (!replica_attach(&mirror.replica[i]))
-			return -EIO;
-	}
+	if (!attach_all())
+		return -EIO;
 	world_trace("create", making->count, 0);
 	result = nexus_create(&opts, &nx, ne);
 	world_trace("created", (uint64_t)-result, 0);
@@ -517,16 +600,11 @@ static void destroy(void)
 		world_fail("cannot destroy the nexus: %s", err_text(&ne.err));
 }
 
-static struct task *builder;
-
-static bool builder_runs(void)
-{
-	return task_self() == builder;
-}
-
 static void disks_remove(void)
 {
 	struct err err = {};
+
+	far_stop();
 
 	for (unsigned i = 0; i < mirror.nreplicas; i++) {
 		const struct replica *replica = &mirror.replica[i];
@@ -538,7 +616,7 @@ static void disks_remove(void)
 	for (unsigned i = 0; device_next(NULL) != NULL && !world_failed(); i++) {
 		if (i == SETTLE_STEPS)
 			world_fail("%s does not go away", device_next(NULL)->name);
-		task_sleep(10 * USEC);
+		task_sleep(mirror_step_ns());
 	}
 }
 
@@ -860,7 +938,7 @@ static void mirror_play(void)
 	mirror.nblocks = scene->top->nblocks;
 	if (world_failed() || !scene_open(scene))
 		return;
-	scene_watch();
+	guard_watch(scene->top); /* far children come and go */
 	scene_verify(scene);
 	if (world_failed())
 		return;
@@ -886,7 +964,7 @@ static void mirror_take_down(void)
 	for (unsigned i = 0; (simstore_is_busy() || task_count() > 1) && !world_failed(); i++) {
 		if (i == SETTLE_STEPS)
 			world_fail("%u tasks are left", task_count() - 1);
-		task_sleep(10 * USEC);
+		task_sleep(mirror_step_ns());
 	}
 }
 
@@ -903,6 +981,7 @@ static void mirror_epoch(void)
 	(void)simstore_had_trouble();
 	world_trace("epoch", mirror.nreplicas, 0);
 	power_on();
+	far_begin();
 	nexus_listen(&listener);
 	if (mirror_make() && !world_failed())
 		mirror_play();
@@ -910,6 +989,7 @@ static void mirror_epoch(void)
 		return;
 	mirror.is_expected = true;
 	mirror_take_down();
+	far_end();
 	nexus_unlisten(&listener);
 	if (scene->is_active[CAUSE_GONE] > 0)
 		cause_end(scene, CAUSE_GONE);
@@ -929,6 +1009,7 @@ void mirror_run(void *arg)
 
 	(void)arg;
 	cover_restart();
+	pair_states_restart();
 	is_degraded = is_frozen = is_rebuilding = false;
 	last_rebuilt_ns = 0;
 	mirror_configure(scene);

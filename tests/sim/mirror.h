@@ -4,6 +4,7 @@
  *
  *   mirror.c          makes the nexus from its record, runs an epoch, ends it in one of four ways
  *   mirror_chaos.c    what happens to replicas, store and nexus meanwhile
+ *   mirror_far.c      replicas on another machine, behind our initiator and our target
  *   store_sim.c       the record of who is healthy, on another machine
  *
  * Owner:  mirror_run() owns everything; it is one at a time.
@@ -21,7 +22,7 @@
 
 enum {
 	REPLICAS_MAX = 5,
-	REPLICA_NAME_MAX = 16,
+	REPLICA_NAME_MAX = SCENE_NAME_MAX,
 };
 
 #define MIRROR_NAME "nexus0"
@@ -35,12 +36,15 @@ struct replica {
 	char disk_uri[SCENE_URI_MAX];
 	struct uuid uuid;
 	bool is_layered;
+	bool is_far;     /* its disk is another machine's; the child is an nvmf device */
 	uint64_t offset; /* of the layer, blocks */
 	bool is_safe;    /* nothing happens to it in this epoch */
 	bool is_busy;    /* somebody is at it */
 	bool lost_cache; /* its power was cut while the record may have it as healthy */
 	unsigned nbad;   /* reasons for which it cannot be read now */
 	uint64_t last_bad_ns;
+	unsigned nfull; /* reasons for which it lacks space now */
+	uint64_t last_full_ns;
 };
 
 struct mirror {
@@ -50,6 +54,8 @@ struct mirror {
 	struct uuid uuid;
 	enum nexus_label label;
 	bool is_exact, is_round_robin;
+	bool has_far;              /* some replica is far */
+	uint64_t child_timeout_ns; /* 0: longer than anything takes here */
 	uint64_t size;             /* bytes asked */
 	uint64_t nblocks;          /* of the nexus, as it was last seen */
 	uint64_t data_start, tail; /* of a child, blocks */
@@ -67,7 +73,8 @@ extern struct mirror mirror;
 struct mirror_stats {
 	uint64_t epochs, quiet, shutdowns, destroys, kills, kill_cuts, self_ends, frozen;
 	uint64_t cuts, removals, child_ops, rebuilds, partial, rebuild_ops, scrubs;
-	uint64_t resizes, repairs, overlaps;
+	uint64_t resizes, repairs, overlaps, shortages, full_children, told_full;
+	uint64_t drops, restarts, crashes, timeouts;
 };
 extern struct mirror_stats mirror_stats;
 
@@ -87,15 +94,37 @@ bool replica_attach(struct replica *replica) MAY_SUSPEND;
 /* Its device is gone, and comes back as another connection. */
 void replica_bad_begin(struct replica *replica);
 void replica_bad_end(struct replica *replica);
+void replica_full_begin(struct replica *replica);
+void replica_full_end(struct replica *replica);
 /* The process dies; with it the machines of those replicas in @cuts (1 << index). */
 void mirror_kill(unsigned cuts);
 
+/* What is waited for comes a little later where a network is in between. */
+uint64_t mirror_step_ns(void);
+
 /* mirror_chaos.c */
 void mirror_chaos_start(void);
+/* As long as the dice say, but not past the end of the epoch. */
+void mirror_linger(uint64_t ns) MAY_SUSPEND;
+/* The child's device, or the disk below it, is removed. */
+void mirror_pull(const struct replica *replica, bool is_bottom) MAY_SUSPEND;
 /* In a task, when nobody disturbs any more: all children back, and in sync. */
 void mirror_heal(void) MAY_SUSPEND;
 /* All children in sync are compared by the nexus itself. */
 void mirror_scrub(struct nexus *nx) MAY_SUSPEND;
+
+/* mirror_far.c */
+void far_configure(void);
+/* This one lives there. Its uuid and its disk are chosen. */
+void far_replica(struct replica *replica, unsigned index);
+/* An epoch: the network; no far device, no target; the network goes. */
+void far_begin(void);
+void far_stop(void) MAY_SUSPEND;
+void far_end(void);
+/* The disk of a far replica is served. False: it cannot be. */
+bool far_attach(struct replica *replica) MAY_SUSPEND;
+/* Something happens to the far machine or on the way there, if it may. */
+void far_act(void) MAY_SUSPEND;
 
 /* plant_nexus.c */
 void plant_nexus(void);

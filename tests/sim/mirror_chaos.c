@@ -4,7 +4,7 @@
  *
  *   replica   bad blocks (healed by writing, or not), failing writes and flushes, stuck requests, a
  *             slow disk, faults of the engine's own kind, its device quiesced or pulled, its
- *             machine without power for a while
+ *             machine without power for a while, no space, on one or on all at once
  *   store     slow, failing, hanging
  *   client    add, remove, offline, fault, retire, online; resize; and what fits any device
  *             (chaos_act_any(): quiesce, nested; range locks; openings; injection)
@@ -46,8 +46,8 @@ static bool is_over(void)
 	return mirror.scene->is_ending || mirror.scene->is_dead || world_failed();
 }
 
-/* As long as the dice say, which now and then is seconds, but not past the end of the epoch. */
-static void linger(uint64_t ns) MAY_SUSPEND
+/* Now and then the dice say seconds. */
+void mirror_linger(uint64_t ns)
 {
 	uint64_t until_ns = world_now() + ns;
 
@@ -90,7 +90,7 @@ static void break_blocks(struct replica *replica)
 		       is_read ? IO_BIT(IO_READ) | IO_BIT(IO_COMPARE) : IO_OPS_WRITING);
 	m->bad[m->nbad - 1].heals = is_read && world_chance(3, 4);
 	world_trace("bad blocks", is_read, m->bad[m->nbad - 1].lba);
-	linger(world_latency(10 * USEC, 500 * USEC));
+	mirror_linger(world_latency(10 * USEC, 500 * USEC));
 	m->nbad = 0;
 	if (is_read)
 		replica_bad_end(replica);
@@ -101,7 +101,7 @@ static void break_flush(struct replica *replica)
 {
 	cover_fault_begin(COVER_FLUSH_ERROR);
 	replica->medium->flush_failures = 1;
-	linger(world_latency(10 * USEC, 500 * USEC));
+	mirror_linger(world_latency(10 * USEC, 500 * USEC));
 	replica->medium->flush_failures = 0;
 	cover_fault_end(COVER_FLUSH_ERROR);
 }
@@ -112,7 +112,7 @@ static void break_stuck(struct replica *replica)
 
 	cover_fault_begin(COVER_STUCK);
 	m->sticky = 1 + (unsigned)world_rand(6);
-	linger(world_latency(100 * USEC, 2 * MSEC));
+	mirror_linger(world_latency(100 * USEC, 2 * MSEC));
 	m->sticky = 0;
 	(void)disk_unstick(m);
 	cover_fault_end(COVER_STUCK);
@@ -122,7 +122,7 @@ static void break_slow(struct replica *replica)
 {
 	cover_fault_begin(COVER_SLOW);
 	replica->medium->is_slow = true;
-	linger(world_latency(0, 2 * MSEC));
+	mirror_linger(world_latency(0, 2 * MSEC));
 	replica->medium->is_slow = false;
 	cover_fault_end(COVER_SLOW);
 }
@@ -143,19 +143,22 @@ static void act_break(void)
 static const struct {
 	const char *params;
 	enum cover_fault cover;
-	bool is_bad; /* reads may fail of it, so that a client may hear of it */
+	bool is_bad;  /* reads may fail of it, so that a client may hear of it */
+	bool is_full; /* the same for want of space */
 } injections[] = {
-	{ "op=write&method=status", COVER_INJECT_STATUS, false },
-	{ "op=read&method=status-nvme-2-81", COVER_INJECT_STATUS, true },
-	{ "op=all&stage=completion&method=status", COVER_INJECT_STATUS, true },
-	{ "op=flush&method=status", COVER_INJECT_STATUS, false },
-	{ "op=all&method=delay&delay_us=1-900", COVER_INJECT_DELAY, false },
-	{ "op=all&stage=completion&method=delay&delay_us=1-900", COVER_INJECT_DELAY, false },
-	{ "op=write&method=torn", COVER_INJECT_TORN, false },
-	{ "domain=child&op=write&method=status", COVER_INJECT_STATUS, false },
-	{ "domain=child&op=write&stage=completion&method=status", COVER_INJECT_STATUS, false },
+	{ "op=write&method=status", COVER_INJECT_STATUS, false, false },
+	{ "op=read&method=status-nvme-2-81", COVER_INJECT_STATUS, true, false },
+	{ "op=all&stage=completion&method=status", COVER_INJECT_STATUS, true, false },
+	{ "op=flush&method=status", COVER_INJECT_STATUS, false, false },
+	{ "op=all&method=delay&delay_us=1-900", COVER_INJECT_DELAY, false, false },
+	{ "op=all&stage=completion&method=delay&delay_us=1-900", COVER_INJECT_DELAY, false, false },
+	{ "op=write&method=torn", COVER_INJECT_TORN, false, false },
+	{ "domain=child&op=write&method=status", COVER_INJECT_STATUS, false, false },
+	{ "domain=child&op=write&stage=completion&method=status", COVER_INJECT_STATUS, false,
+	  false },
 	{ "domain=child&op=read&stage=completion&method=status-nvme-2-81", COVER_INJECT_STATUS,
-	  true },
+	  true, false },
+	{ "op=write&method=status-lvol-nospace", COVER_NO_SPACE, false, true },
 };
 
 static void act_inject(void)
@@ -175,21 +178,25 @@ static void act_inject(void)
 	cover_fault_begin(injections[at].cover);
 	if (injections[at].is_bad)
 		replica_bad_begin(replica);
+	if (injections[at].is_full)
+		replica_full_begin(replica);
 	if (fault_add(uri, &err) < 0) {
 		if (err.code != -EEXIST)
 			world_fail("%s: %s", uri, err.msg);
 	} else {
-		linger(world_latency(10 * USEC, 400 * USEC));
+		mirror_linger(world_latency(10 * USEC, 400 * USEC));
 		if (fault_remove(uri, &err) < 0)
 			world_fail("cannot remove %s: %s", uri, err.msg);
 	}
 	if (injections[at].is_bad)
 		replica_bad_end(replica);
+	if (injections[at].is_full)
+		replica_full_end(replica);
 	cover_fault_end(injections[at].cover);
 	victim_give(replica);
 }
 
-static void device_pull(const struct replica *replica, bool is_bottom)
+void mirror_pull(const struct replica *replica, bool is_bottom)
 {
 	struct device *dev = device_lookup(is_bottom ? replica->disk : replica->top);
 	struct err err = {};
@@ -211,7 +218,7 @@ static void act_pull(void)
 	cover_fault_begin(COVER_CHILD_GONE);
 	mirror_stats.removals++;
 	(void)disk_unstick(replica->medium);
-	device_pull(replica, world_chance(1, 2));
+	mirror_pull(replica, world_chance(1, 2));
 	cover_fault_end(COVER_CHILD_GONE);
 	victim_give(replica);
 }
@@ -226,12 +233,46 @@ static void act_cut(void)
 	mirror_stats.cuts++;
 	replica->lost_cache = true;
 	disk_power_cut(replica->medium);
-	device_pull(replica, true);
-	linger(world_latency(0, MSEC));
+	mirror_pull(replica, true);
+	mirror_linger(world_latency(0, MSEC));
 	if (!mirror.scene->is_dead)
 		medium_power_on(replica->medium);
 	cover_fault_end(COVER_NODE_CUT);
 	victim_give(replica);
+}
+
+/* Blocks that are not written yet find no room for a while; on one disk, or on all of a pool. */
+static void act_fill(void)
+{
+	bool is_pool = world_chance(1, 3);
+	struct replica *full[REPLICAS_MAX];
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < mirror.nreplicas && is_pool; i++) {
+		if (!mirror.replica[i].is_busy && mirror.replica[i].medium->has_power)
+			full[n++] = &mirror.replica[i];
+	}
+	if (!is_pool && (full[0] = victim_take()) != NULL)
+		n = 1;
+	if (n == 0)
+		return;
+	cover_fault_begin(COVER_NO_SPACE);
+	mirror_stats.shortages++;
+	for (unsigned i = 0; i < n; i++) {
+		full[i]->is_busy = true;
+		full[i]->medium->capacity = medium_used(full[i]->medium) + 1 + world_rand(8);
+		world_trace("full", (uint64_t)(full[i] - mirror.replica),
+			    full[i]->medium->capacity);
+		replica_full_begin(full[i]);
+	}
+	mirror_linger(world_latency(100 * USEC, MSEC));
+	for (unsigned i = 0; i < n; i++) {
+		full[i]->medium->capacity = 0;
+		replica_full_end(full[i]);
+		victim_give(full[i]);
+	}
+	world_trace("no longer full", n, 0);
+	cover_fault_end(COVER_NO_SPACE);
 }
 
 /* All I/O of one child is held for a while. */
@@ -247,7 +288,7 @@ static void act_quiesce_child(void)
 		return;
 	device_quiesce(dev);
 	guard_quiesced(dev);
-	linger(world_latency(0, 200 * USEC));
+	mirror_linger(world_latency(0, 200 * USEC));
 	guard_resuming(dev);
 	device_resume(dev);
 	desc_close(desc);
@@ -268,7 +309,7 @@ static void act_store(void)
 	is_busy = true;
 	cover_fault_begin(covers[mode]);
 	simstore_set(mode);
-	linger(world_latency(0, world_chance(1, 4) ? 10 * MSEC : 500 * USEC));
+	mirror_linger(world_latency(0, world_chance(1, 4) ? 10 * MSEC : 500 * USEC));
 	simstore_set(SIMSTORE_UP);
 	cover_fault_end(covers[mode]);
 	is_busy = false;
@@ -421,7 +462,7 @@ static void rebuild_once(struct nexus *nx, const struct replica *child,
 		break;
 	default:
 		result = nexus_rebuild_pause(nx, child->uri, &ne);
-		linger(world_latency(0, 300 * USEC));
+		mirror_linger(world_latency(0, 300 * USEC));
 		if (result == 0) /* it may have ended meanwhile */
 			result = nexus_rebuild_resume(nx, child->uri, &(struct nexus_err){});
 		break;
@@ -452,7 +493,7 @@ static void scrub(struct nexus *nx, bool is_repairing) MAY_SUSPEND
 		return;
 	mirror_stats.scrubs++;
 	if (world_chance(1, 3)) {
-		linger(world_latency(0, 300 * USEC));
+		mirror_linger(world_latency(0, 300 * USEC));
 		nexus_scrub_stop(nx);
 	}
 	nexus_scrub_wait(nx);
@@ -556,7 +597,8 @@ static const struct {
 } actions[] = {
 	{ act_any, 30 },   { act_break, 25 },         { act_inject, 20 }, { act_pull, 5 },
 	{ act_cut, 8 },    { act_quiesce_child, 10 }, { act_store, 8 },   { act_child, 40 },
-	{ act_resize, 4 }, { act_rebuild, 10 },       { act_scrub, 4 },
+	{ act_resize, 4 }, { act_rebuild, 10 },       { act_scrub, 4 },   { act_fill, 8 },
+	{ far_act, 20 },
 };
 
 static void disturber(void *arg)
@@ -569,7 +611,7 @@ static void disturber(void *arg)
 	while (!is_over()) {
 		unsigned roll = (unsigned)world_rand(total), i = 0;
 
-		linger(world_latency(0, mirror.pace_us * USEC));
+		mirror_linger(world_latency(0, mirror.pace_us * USEC));
 		if (is_over())
 			break;
 		while (roll >= actions[i].weight)
@@ -671,7 +713,7 @@ void mirror_heal(void)
 			break;
 		if (step == HEAL_STEPS)
 			world_fail("%u children do not come to be in sync", left);
-		task_sleep(HEAL_STEP_NS);
+		task_sleep(HEAL_STEP_NS + mirror_step_ns());
 	}
 	if (nx != NULL)
 		mirror_put(nx);

@@ -834,6 +834,7 @@ void pair_end(struct scene *scene)
 		task_sleep(STEP_NS);
 	pair_stats.bytes += simnet_stats()->bytes;
 	pair_stats.connects += simnet_stats()->connects;
+	pair_process_ends(); /* nobody is left who could be told */
 	left = simnet_stop();
 	if (left > 0)
 		world_fail("both ends are gone and left %u streams or listeners open", left);

@@ -48,8 +48,9 @@ bool pair_may_be_lost(uint64_t since_ns);
 /* The target's machine is off, or on its way. */
 bool pair_is_down(void);
 
-/* plant_nvmf.c: a new world has no controllers. */
+/* plant_nvmf.c: a new world has no controllers; a new process knows nothing of lost writes. */
 void pair_states_restart(void);
+void pair_process_ends(void);
 
 struct pair_stats {
 	uint64_t epochs, two_paths, calm, drops, half_opens, partitions, restarts, crashes, late,

@@ -160,6 +160,11 @@ void pair_states_restart(void)
 	memset(is_on, 0, sizeof(is_on));
 }
 
+void pair_process_ends(void)
+{
+	fence_drop_all();
+}
+
 void __wrap_head_refresh(struct nvmf_head *head)
 {
 	bool is_live = false, is_resetting = false;

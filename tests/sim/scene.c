@@ -24,6 +24,7 @@
 #include "disk.h"
 #include "guard.h"
 #include "layer.h"
+#include "mirror.h"
 #include "pair.h"
 #include "reactor/task.h"
 #include "schemes.h"
@@ -415,7 +416,9 @@ void scene_watchdog(struct event *event)
 
 void scene_wait_chaos(struct scene *scene)
 {
-	uint64_t step_ns = scene->remote > 0 ? MSEC : 10 * USEC;
+	uint64_t step_ns = scene->remote > 0  ? MSEC
+			   : scene->is_mirror ? mirror_step_ns()
+					      : 10 * USEC;
 
 	for (unsigned i = 0; scene->nchaos > 0 && !world_failed(); i++) {
 		if (i == 100000)

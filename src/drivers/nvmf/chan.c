@@ -920,7 +920,7 @@ static bool has_commands_of(struct queue *q, const struct nvmf_chan *chan)
 	     slot = queue_next_inflight(q, slot)) {
 		struct io *io = slot->owner;
 
-		if (io_top(io)->ch == &chan->ch)
+		if (io != NULL && io_top(io)->ch == &chan->ch) /* NULL: the queue's own Connect */
 			return true;
 	}
 	return false;

@@ -202,6 +202,11 @@ int fence_begin(struct nvmf_ctrlr *c, struct err *err) WARN_UNUSED;
 void fence_end(struct nvmf_ctrlr *c);
 /* A controller is about to be freed. */
 void fence_forget(struct nvmf_ctrlr *c);
+/* In a task: until no lost write of the subsystem and host of @opts can be carried out any more, or
+ * for connect_timeout: -EBUSY. A controller of them is LIVE. */
+int fence_settle(const struct nvmf_opts *opts, struct err *err) MAY_SUSPEND WARN_UNUSED;
+/* The end of a process, for those who play several in one. No controller is left. */
+void fence_drop_all(void);
 /* A controller became LIVE: fences may be asked for through it. */
 void fence_kick(void);
 struct nvmf_view;

@@ -16,6 +16,11 @@
  * A target that does not know the command (Identify Controller: CCRL 0) gets writes again at once,
  * as it would from Linux; the risk is then what it is there.
  *
+ * A device that was given up and is made again (a child of a mirror) begins with new writes, and
+ * lost ones of its former life must not land on them either. So fences outlive their controllers,
+ * and a new device of the same subsystem and host is there only when none is left
+ * (fence_settle()).
+ *
  * What channels may do again they learn with their view: the serials of associations that may still
  * act (those that live and those behind a fence), and the newest serial that the list knows about.
  * A lost write of another serial is free. A view that is on its way while an association comes or
@@ -28,7 +33,8 @@
  *      forgotten.
  *   2. At most FENCES_MAX for one subsystem and host; beyond that nothing connects.
  *   3. A task at work counts in ctrlr->fencing, and the controller is not freed before it has gone.
- *   4. Fences go with the last controller of their subsystem and host: nobody is left who waits.
+ *   4. A fence without a controller waits for the next one of its subsystem and host. Of those at
+ *      most ORPHANS_MAX are kept; the oldest goes first, and says so.
  *
  * Thread: primary reactor.
  *
@@ -45,6 +51,7 @@
 
 enum {
 	FENCE_TASKS_MAX = 8, /* fences that are asked for at once */
+	ORPHANS_MAX = 1024,  /* fences for which no controller is left that could ask */
 	AGAIN_MS = 100,      /* when a target was too busy, or we had no task */
 	CCR_IMMEDIATE = 1,   /* dword 0: the reset is complete */
 	CCR_CIU_SHIFT = 16,  /* dword 10: CNTLID below it */
@@ -63,7 +70,16 @@ struct nvmf_fence {
 	bool is_busy;          /* a task asks for it */
 };
 
+/* A device that is being made. */
+struct fence_waiter {
+	struct list link;
+	const struct nvmf_opts *opts;
+	struct timer timer;
+	struct task_event event;
+};
+
 static struct list fences = { &fences, &fences };
+static struct list waiters = { &waiters, &waiters };
 static uint32_t last_serial;
 static unsigned ntasks;
 static struct timer again;
@@ -82,6 +98,65 @@ static void family_refresh(const struct nvmf_opts *opts)
 		if (is_same_family(&c->opts, opts))
 			ctrlr_refresh_heads(c);
 	}
+}
+
+/* ---- devices that are made again ------------------------------------------------------------ */
+
+static bool is_on_its_way(const struct nvmf_ctrlr *c)
+{
+	return c->serial != 0 && (c->is_leaving || c->state == CTRLR_DEAD);
+}
+
+/* May a write of an association that is over, or is just being ended, still be carried out? */
+static bool is_any_left(const struct nvmf_opts *opts)
+{
+	const struct nvmf_fence *fence;
+	const struct nvmf_ctrlr *c;
+
+	for (c = ctrlr_next(NULL); c != NULL; c = ctrlr_next(c)) {
+		if (is_on_its_way(c) && is_same_family(&c->opts, opts))
+			return true;
+	}
+	list_for_each (fence, &fences, link) {
+		if (is_same_family(&fence->opts, opts))
+			return true;
+	}
+	return false;
+}
+
+static void waiters_look(void)
+{
+	struct fence_waiter *waiter;
+
+	list_for_each (waiter, &waiters, link) {
+		if (!waiter->event.is_fired && !is_any_left(waiter->opts))
+			task_event_fire(&waiter->event);
+	}
+}
+
+static void waiter_due(struct timer *timer)
+{
+	struct fence_waiter *waiter = container_of(timer, struct fence_waiter, timer);
+
+	if (!waiter->event.is_fired)
+		task_event_fire(&waiter->event);
+}
+
+int fence_settle(const struct nvmf_opts *opts, struct err *err)
+{
+	struct fence_waiter waiter = { .opts = opts, .timer.fn = waiter_due };
+
+	if (!is_any_left(opts))
+		return 0;
+	list_add_tail(&waiters, &waiter.link);
+	timer_arm(reactor_self(), &waiter.timer, opts->connect_timeout_ns);
+	task_event_wait(&waiter.event);
+	timer_disarm(reactor_self(), &waiter.timer);
+	list_del(&waiter.link);
+	if (!is_any_left(opts))
+		return 0;
+	return err_set(err, -EBUSY,
+		       "writes of an earlier connection are still with the target; try again");
 }
 
 /* ---- what may still act --------------------------------------------------------------------- */
@@ -141,6 +216,7 @@ static void fence_free(struct nvmf_fence *fence)
 {
 	list_del(&fence->link);
 	free(fence);
+	waiters_look();
 }
 
 static void again_due(struct timer *timer)
@@ -268,22 +344,45 @@ void fence_end(struct nvmf_ctrlr *c)
 	}
 	c->has_lost_write = false;
 	family_refresh(&c->opts);
+	waiters_look();
+}
+
+static bool has_ctrlr(const struct nvmf_fence *fence, const struct nvmf_ctrlr *but)
+{
+	const struct nvmf_ctrlr *c;
+
+	for (c = ctrlr_next(NULL); c != NULL; c = ctrlr_next(c)) {
+		if (c != but && is_same_family(&c->opts, &fence->opts))
+			return true;
+	}
+	return false;
 }
 
 void fence_forget(struct nvmf_ctrlr *c)
 {
-	struct nvmf_fence *fence, *next;
-	const struct nvmf_ctrlr *other;
+	struct nvmf_fence *fence, *oldest = NULL;
+	unsigned norphans = 0;
 
 	free(take(c->spare));
-	for (other = ctrlr_next(NULL); other != NULL; other = ctrlr_next(other)) {
-		if (other != c && is_same_family(&other->opts, &c->opts))
-			return;
+	list_for_each (fence, &fences, link) {
+		if (has_ctrlr(fence, c))
+			continue;
+		oldest = oldest == NULL ? fence : oldest;
+		norphans++;
 	}
-	list_for_each_safe (fence, next, &fences, link) {
-		if (is_same_family(&fence->opts, &c->opts))
-			fence_free(fence);
+	if (norphans > ORPHANS_MAX) {
+		log_warn("%s: too many connections were lost for good: it is forgotten that "
+			 "writes of one may still be with the target",
+			 oldest->opts.subnqn);
+		fence_free(oldest);
 	}
-	if (list_empty(&fences))
-		timer_disarm(reactor_self(), &again);
+}
+
+void fence_drop_all(void)
+{
+	struct nvmf_fence *fence;
+
+	while ((fence = list_first_entry(&fences, struct nvmf_fence, link)) != NULL)
+		fence_free(fence);
+	timer_disarm(reactor_self(), &again);
 }

@@ -512,6 +512,9 @@ static int path_new(const struct nvmf_opts *opts, const char *uri, struct nvmf_p
 	result = ctrlr_get(opts, &path->ctrlr, err);
 	if (result < 0)
 		return result;
+	result = fence_settle(opts, err);
+	if (result < 0)
+		return result;
 	result = ctrlr_read_ns(path->ctrlr, opts->nsid, &path->ns, &why);
 	if (result == -ENODEV)
 		return list_active(path->ctrlr, opts->nsid, err);
