@@ -348,14 +348,11 @@ static void read_it(void)
 	task_yield();
 }
 
-ENGINE_TEST(a_fault_fires_within_its_time)
+/* Reads through a window; how often the fault fired before, within and after it. */
+static void read_through(uint64_t nfired[3])
 {
-	uint64_t earliest_ms = 0, latest_ms, before_ms = 0, last = 0, nfired[3] = {};
+	uint64_t earliest_ms = 0, latest_ms, before_ms = 0, last = 0, n;
 
-	if (!nexus_make(2))
-		return;
-	fill(buf, sizeof(buf), 3);
-	CHECK_EQ(do_io(&o, IO_WRITE, 64, 8, buf, 0), IO_OK);
 	inject(WINDOW);
 	/* the clock starts with the first request to the child that matches */
 	while (fault(WINDOW).hits == 0) {
@@ -364,8 +361,6 @@ ENGINE_TEST(a_fault_fires_within_its_time)
 	}
 	latest_ms = now_ms();
 	while (before_ms <= latest_ms + END_MS + 30) {
-		uint64_t n;
-
 		before_ms = now_ms();
 		read_it();
 		n = fault(WINDOW).fired - last;
@@ -378,12 +373,25 @@ ENGINE_TEST(a_fault_fires_within_its_time)
 		else
 			nfired[1] += n;
 	}
+	CHECK(fault(WINDOW).hits > last);
+	fault_remove_all();
+}
+
+ENGINE_TEST(a_fault_fires_within_its_time)
+{
+	uint64_t nfired[3] = {};
+
+	if (!nexus_make(2))
+		return;
+	fill(buf, sizeof(buf), 3);
+	CHECK_EQ(do_io(&o, IO_WRITE, 64, 8, buf, 0), IO_OK);
+	/* a machine that is busy elsewhere may miss a window */
+	for (unsigned i = 0; i < 5 && nfired[1] == 0; i++)
+		read_through(nfired);
 	CHECK_EQ(nfired[0], 0);
 	CHECK(nfired[1] > 0);
 	CHECK_EQ(nfired[2], 0);
-	CHECK(fault(WINDOW).hits > last);
 	CHECK_EQ(status(), NEXUS_ONLINE);
-	fault_remove_all();
 	nexus_unmake();
 }
 

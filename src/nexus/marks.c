@@ -706,21 +706,6 @@ static void convert(struct segmap *to, const struct segmap *from)
 		segmap_set_range(to, (uint64_t)seg << from->shift, 1ull << from->shift);
 }
 
-/* The map in another shape. It is larger, so that no bit falls off its end. */
-static int reshape(struct segmap *map, uint64_t nblocks, uint8_t shift)
-{
-	struct segmap next;
-
-	if (map->words == NULL)
-		return 0;
-	if (segmap_init(&next, nblocks, shift) < 0)
-		return -ENOMEM;
-	convert(&next, map);
-	segmap_done(map);
-	*map = next;
-	return 0;
-}
-
 struct reshape {
 	uint64_t nblocks;
 	uint8_t shift;
@@ -737,20 +722,46 @@ static void hot_swap(struct nexus_channel *nc, void *arg)
 	*next = old;
 }
 
-static int reshape_all(struct nexus *nx, uint64_t nblocks, uint8_t shift)
+enum { MAPS_MAX = 4 + NEXUS_CHILDREN_MAX };
+
+static unsigned maps_of(struct nexus *nx, struct segmap *maps[MAPS_MAX])
 {
 	struct marks *marks = nx->marks;
-	int result = 0;
+	unsigned n = 0;
 
 	if (marks != NULL) {
-		struct segmap *maps[] = { &marks->durable, &marks->wanted, &marks->noted,
-					  &marks->candidates };
-
-		for (size_t i = 0; i < ARRAY_LEN(maps) && result == 0; i++)
-			result = reshape(maps[i], nblocks, shift);
+		maps[n++] = &marks->durable;
+		maps[n++] = &marks->wanted;
+		maps[n++] = &marks->noted;
+		maps[n++] = &marks->candidates;
 	}
-	for (unsigned i = 0; i < nx->nchildren && result == 0; i++)
-		result = reshape(&nx->child[nx->order[i]]->missed, nblocks, shift);
+	for (unsigned i = 0; i < nx->nchildren; i++) {
+		if (nx->child[nx->order[i]]->missed.words != NULL)
+			maps[n++] = &nx->child[nx->order[i]]->missed;
+	}
+	return n;
+}
+
+/* All maps in another shape, or none: they are looked at side by side. The shape is larger, so that
+ * no bit falls off its end. */
+static int reshape_all(struct nexus *nx, uint64_t nblocks, uint8_t shift)
+{
+	struct segmap *maps[MAPS_MAX], next[MAPS_MAX] = {};
+	unsigned n = maps_of(nx, maps);
+	int result = 0;
+
+	for (unsigned i = 0; i < n && result == 0; i++)
+		result = segmap_init(&next[i], nblocks, shift);
+	for (unsigned i = 0; i < n; i++) {
+		struct segmap old = *maps[i];
+
+		if (result == 0) {
+			convert(&next[i], &old);
+			*maps[i] = next[i];
+			next[i] = old;
+		}
+		segmap_done(&next[i]);
+	}
 	return result;
 }
 

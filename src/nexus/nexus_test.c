@@ -7,6 +7,7 @@
 ENGINE_TEST(writes_reach_all_children)
 {
 	static uint8_t buf[8 * BLOCK], back[8 * BLOCK];
+	struct io_stats stats;
 
 	if (!nexus_make(3))
 		return;
@@ -27,6 +28,8 @@ ENGINE_TEST(writes_reach_all_children)
 	CHECK_EQ(do_io(&o, IO_WRITE, NBLOCKS - 7, 8, buf, 0), IO_OUT_OF_RANGE);
 	CHECK_EQ(do_io(&o, IO_FLUSH, 0, 0, NULL, 0), IO_OK);
 	CHECK_EQ(do_io(&o, IO_RESET, 0, 0, NULL, 0), IO_OK);
+	device_stats(device_lookup("c0"), &stats);
+	CHECK_EQ(stats.op[IO_RESET].ops, 0); /* no child is connected anew in silence */
 	CHECK_EQ(status(), NEXUS_ONLINE);
 	nexus_unmake();
 }

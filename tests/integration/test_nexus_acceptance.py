@@ -132,7 +132,8 @@ def test_a_child_that_fails(ashlar, op):
     wait_until(lambda: mirror.child(1)["health"] == "Faulted", what="the child is closed")
     child = mirror.child(1)
     assert (child["state"], child["reason"]) == ("Faulted", "IoFailure")
-    assert child["missed_segments"] == 1  # its log has begun; a file may lose what it caches
+    # its log has begun; what a file caches it may have lost, as long as nobody has flushed it
+    assert child["missed_segments"] in ([1] if op == "write" else [0, 1])
     assert mirror.nexus()["status"] == "Degraded"
     assert [c["healthy"] for c in mirror.record()["children"]] == [True, False]
 

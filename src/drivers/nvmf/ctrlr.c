@@ -22,8 +22,8 @@
  * The first attempt after a loss follows at once, further ones after reconnect_delay, until
  * ctrl_loss has passed since the loss; then the controller is DEAD, its devices fail
  * (DEVICE_FAILED), and only making them again helps. With ctrl_loss=0 the loss is the end: that is
- * what a mirror asks for, since what a lost target had not flushed may be gone. A reset that
- * someone asked for is tried once even then.
+ * what a mirror asks for, since what a lost target had not flushed may be gone. Silence is a loss,
+ * too (chan.c). A reset that someone asked for is tried once even then.
  *
  * Each controller has at most one task at work, its worker, made when there is something to do and
  * gone when there is not: kick bits say what. So a thousand controllers cost no stacks while they
