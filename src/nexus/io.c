@@ -586,8 +586,8 @@ static bool fork_again(struct nexus_channel *nc, struct fork *fork)
 }
 
 /*
- * Each copy says that the request itself is at fault: then nobody has missed anything. So it is when
- * there is but one copy, which has no patience left to ask for: the host may come again.
+ * Each copy says that the request itself is at fault: then nobody has missed anything. So it is
+ * when there is but one copy, which has no patience left to ask for: the host may come again.
  */
 static bool fork_is_refused(struct fork *fork)
 {
@@ -920,7 +920,8 @@ static inline enum io_result start(struct nexus_channel *nc, struct io *io)
 	case IO_FLUSH:
 		return all_start(nc, io);
 	case IO_RESET:
-		/* ours alone: a remote child that is connected anew may have lost its cache between */
+		/* ours alone: a remote child that is connected anew may have lost its cache
+		 * between */
 		return end(io, nc->is_ended ? IO_NO_DEVICE : IO_OK);
 	case IO_SEEK_DATA:
 	case IO_SEEK_HOLE:

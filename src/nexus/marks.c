@@ -243,8 +243,8 @@ static void unmarked_refuse(struct nexus_channel *nc, void *arg)
 
 /*
  * Some of those who were asked could not be marked. All channels let go of them: they may be the
- * source of the next life. Who waits wants his segments again then, of those that are left. The last
- * child, if it lacks space, is taken back (retire.c), perhaps it was by now, and would lack it
+ * source of the next life. Who waits wants his segments again then, of those that are left. The
+ * last child, if it lacks space, is taken back (retire.c), perhaps it was by now, and would lack it
  * again: that is the host's to know.
  */
 static void mark_failed(struct marks *marks) MAY_SUSPEND

@@ -31,9 +31,9 @@
  * not on all of them (io.c), and what was never acknowledged may be there or not.
  *
  * A record speaks of uuids, and a uuid may be a word in a URI. Where some children hold records of
- * this nexus, a healthy one that holds none is not what it was (a disk was replaced, a memory device
- * made anew): it is out of sync, and never the source. Where none holds any the store's record alone
- * counts: not every engine writes them, and not all replicas have room for them.
+ * this nexus, a healthy one that holds none is not what it was (a disk was replaced, a memory
+ * device made anew): it is out of sync, and never the source. Where none holds any the store's
+ * record alone counts: not every engine writes them, and not all replicas have room for them.
  *
  * Who is in sync is flushed before anything else of it is used. The marks of the last life are
  * forgotten with it, and only they would tell what a loss of power takes away from a cache.
