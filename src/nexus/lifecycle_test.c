@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What a client does with children and rebuilds while something else happens. */
+#include "base/units.h"
 #include "nexus/rebuild.h"
 #include "nexus/rebuild_testing.h"
 
@@ -280,6 +281,31 @@ ENGINE_TEST(a_size_that_is_shown_holds)
 	CHECK(!call.is_over);
 	put(NBLOCKS + 10, 1, 1);
 	call_end(&call);
+	CHECK(are_equal(0, 1));
+	all_unmake();
+}
+
+/* Whether it is the disk that left is asked of a disk that may take its time. */
+ENGINE_TEST(hosts_do_not_wait_for_a_child_that_comes)
+{
+	struct call call = { .fn = nexus_child_online, .uri = uris[1] };
+	uint64_t start_ns;
+
+	if (!all_make(2))
+		return;
+	offline(1);
+	inject("inject://m1?op=read&method=delay&delay_us=1000000&retries=1");
+	start_ns = reactor_self()->now_ns;
+	call_start(&call);
+	while (nx->child[nx->order[1]]->nwaits == 0)
+		task_yield();
+	touch(7, 1, 1); /* not marked yet */
+	CHECK(reactor_self()->now_ns - start_ns < NS_PER_S / 2);
+	CHECK(!call.is_over);
+	call_end(&call);
+	CHECK_EQ(call.ne.why, NEXUS_OK);
+	nexus_rebuild_wait(nx);
+	CHECK(last()->stats.is_partial);
 	CHECK(are_equal(0, 1));
 	all_unmake();
 }

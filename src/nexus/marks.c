@@ -141,7 +141,7 @@ static uint16_t child_io(struct child *child, const struct io *what) MAY_SUSPEND
 
 /* One copy of one page on one child. */
 static uint16_t page_io(struct marks *marks, struct child *child, enum io_op op, unsigned index,
-			unsigned copy) MAY_SUSPEND
+			unsigned copy, void *buf) MAY_SUSPEND
 {
 	struct nexus *nx = marks->nx;
 	uint32_t nlb = marks->unit >> nx->dev.block_shift;
@@ -150,7 +150,7 @@ static uint16_t page_io(struct marks *marks, struct child *child, enum io_op op,
 			 .nlb = nlb,
 			 .lba = nx->geometry.meta_start + (uint64_t)(2 * index + copy) * nlb };
 
-	io_set_buf(&io, marks->buf, marks->unit);
+	io_set_buf(&io, buf, marks->unit);
 	marks->nwrites += op == IO_WRITE;
 	return child_io(child, &io);
 }
@@ -173,7 +173,7 @@ static bool page_write(struct marks *marks, struct child *child, unsigned index,
 
 	memset(marks->buf, 0, marks->unit);
 	intent_page_encode(marks->buf, &id, index, marks->sequence, subject, map);
-	return page_done(child, IO_WRITE, page_io(marks, child, IO_WRITE, index, copy));
+	return page_done(child, IO_WRITE, page_io(marks, child, IO_WRITE, index, copy, marks->buf));
 }
 
 /* The page on every writer. How many have it. */
@@ -840,7 +840,7 @@ static bool pair_read(struct marks *marks, struct child *child, unsigned index,
 	bool is_ok = true;
 
 	for (unsigned copy = 0; copy < 2; copy++) {
-		is_ok &= page_io(marks, child, IO_READ, index, copy) == IO_OK;
+		is_ok &= page_io(marks, child, IO_READ, index, copy, marks->buf) == IO_OK;
 		memcpy(&pair[copy], marks->buf, INTENT_PAGE_SIZE);
 	}
 	return is_ok;
@@ -877,22 +877,22 @@ static bool map_read(struct nexus *nx, struct child *child, uint64_t generation,
 bool marks_are_on(struct child *child, uint64_t generation)
 {
 	struct marks *marks = child->nx->marks;
+	/* no lock: hosts do not wait for a child that is not there yet */
+	struct intent_page *page = marks != NULL ? dma_alloc(marks->unit) : NULL;
 	bool is_ours = false;
 
-	if (marks == NULL)
+	if (page == NULL)
 		return false;
-	task_mutex_lock(&marks->lock);
 	for (unsigned copy = 0; copy < 2 && !is_ours; copy++) {
-		const struct intent_page *page = marks->buf;
 		struct intent_id id = id_of(marks, child);
 
-		is_ours = page_io(marks, child, IO_READ, INTENT_PAGE_HEAD, copy) == IO_OK &&
+		is_ours = page_io(marks, child, IO_READ, INTENT_PAGE_HEAD, copy, page) == IO_OK &&
 			  intent_page_is_valid(page, INTENT_PAGE_HEAD) &&
 			  memcmp(page->nexus, id.nexus.b, sizeof(page->nexus)) == 0 &&
 			  memcmp(page->replica, id.replica.b, sizeof(page->replica)) == 0 &&
 			  (generation == 0 || le64_get(page->generation) == generation);
 	}
-	task_mutex_unlock(&marks->lock);
+	dma_free(page, marks->unit);
 	return is_ours;
 }
 
