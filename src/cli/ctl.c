@@ -219,6 +219,16 @@ static void print_answer(const char *text)
 		printf("\n");
 }
 
+/* A line for each command, as a person reads it. */
+static void print_help(const char *text)
+{
+	const char *end;
+
+	for (; (end = strstr(text, "); ")) != NULL; text = end + 3)
+		printf("%.*s)\n", (int)(end - text), text);
+	printf("%s\n", text);
+}
+
 static int ctl_ask(const struct opt_args *args, const struct ctl_opts *opts, const char *line,
 		   struct err *err)
 {
@@ -240,7 +250,10 @@ static int ctl_ask(const struct opt_args *args, const struct ctl_opts *opts, con
 			       args->items[0], answer);
 	if (opts->is_table)
 		return print_table(answer[2] == ' ' ? answer + 3 : "", err);
-	print_answer(answer[2] == ' ' ? answer + 3 : "");
+	if (strcmp(line, "help\n") == 0)
+		print_help(answer[2] == ' ' ? answer + 3 : "");
+	else
+		print_answer(answer[2] == ' ' ? answer + 3 : "");
 	return 0;
 }
 

@@ -11,18 +11,18 @@
  * for its owner only (mode 0600): who may open it may do all of that. A file that is left over from
  * a process that was killed is replaced; one on which somebody still listens is not.
  *
- * A thread of its own waits in accept, and each client, up to CONTROL_CLIENTS_MAX, has one that reads
- * lines and carries them into the engine with engine_call(), so that commands are tasks like any
- * other control work. They cost nothing while nobody connects or speaks. A command may have to wait
- * for a device that does not answer, for ever if it must (a host is disconnected whose writes a
- * nexus without a child holds): its client waits with it, and the others go on, for one of them may
- * have what ends the wait. Commands of one client are in order; those of several are ordered by
- * what they change. A client that sends garbage, too long a line, or does not read its answers loses
- * its connection, nothing else.
+ * A thread of its own waits for clients, and each of them, up to CONTROL_CLIENTS_MAX, has one that
+ * reads lines and carries them into the engine with engine_call(), so that commands are tasks like
+ * any other control work. They cost nothing while nobody connects or speaks. A command may have to
+ * wait for a device that does not answer, for ever if it must (a host is disconnected whose writes
+ * a nexus without a child holds): its client waits with it, and the others go on, for one of them
+ * may have what ends the wait. Commands of one client are in order; those of several are ordered by
+ * what they change. A client that sends garbage, too long a line, or does not read its answers
+ * loses its connection, nothing else.
  *
  * To stop, a byte in a pipe wakes the thread; it lets nobody in any more, hangs up on the clients,
- * and joins their threads when the commands that run have ended. Who stops it does not wait blindly,
- * but lets go what those commands may be waiting for (export_close()).
+ * and joins their threads when the commands that run have ended. Who stops it does not wait
+ * blindly, but lets go what those commands may be waiting for (control_end() in export.c).
  *
  *   client place: FREE --accept: thread--> USED --its thread is at its end--> OVER --joined--> FREE
  *

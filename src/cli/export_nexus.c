@@ -302,12 +302,12 @@ static void latency_of(struct nexus *nx, json_t *rows)
 	for (unsigned i = 0; nexus_child_info(nx, i, &child); i++) {
 		for (unsigned j = 0; j < ARRAY_LEN(latency_ops); j++) {
 			json_t *latency = json_latency(nx, i, latency_ops[j].op);
-			json_t *row = json_pack("{s:s, s:s}", "nexus", info.name, "op",
+			json_t *row = json_pack("{s:o, s:s}", "nexus", json_text(info.name), "op",
 						latency_ops[j].name);
 
 			if (latency != NULL && row != NULL &&
 			    json_object_update(row, latency) == 0 &&
-			    json_object_set_new(row, "child", json_string(child.uri)) == 0)
+			    json_object_set_new(row, "child", json_text(child.uri)) == 0)
 				(void)json_array_append(rows, row);
 			json_decref(row);
 			json_decref(latency);

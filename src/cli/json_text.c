@@ -1,5 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* json_text.c - the header says why. Thread: any. */
+/*
+ * json_text.c - names of files and URIs are bytes, and JSON wants UTF-8.
+ *
+ * The library refuses what is none, and with it goes the whole object around it: a child of a
+ * mirror was missing from an answer because of its name. So what is no UTF-8 is shown with
+ * question marks in the place of its bytes above 127. Whoever has to name such a thing uses its
+ * URI, where bytes are percent-encoded.
+ *
+ * Rejected: escapes of our own (a reader would take them for the name).
+ *
+ * Thread: any; no state.
+ */
 #include "cli/json_text.h"
 
 #include <string.h>

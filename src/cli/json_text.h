@@ -1,10 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * json_text.h - text that came from somewhere, as JSON.
- *
- * Names of files and URIs are bytes, and JSON wants UTF-8: the library refuses what is none, and
- * then the whole object around it would be missing from an answer. So what is no UTF-8 is shown
- * with question marks in the place of its bytes above 127.
+ * json_text.h - text that came from somewhere, as JSON; json_text.c says why that is a question.
  *
  * Owner:  the caller gets a reference.
  * Thread: any.

@@ -187,6 +187,17 @@ static void resize_here(struct channel *ch, void *arg)
 	ch->nblocks = *(uint64_t *)arg;
 }
 
+/* Quiesced. Who reads the size of the device may use all of it at once: channels hold what comes
+ * instead of refusing it. So they grow before it, and shrink after it. */
+static void size_set(struct device *dev, uint64_t nblocks) MAY_SUSPEND
+{
+	task_mutex_lock(&dev->control);
+	dev->nblocks = MIN(dev->nblocks, nblocks);
+	device_each_channel(dev, resize_here, &nblocks);
+	dev->nblocks = nblocks;
+	task_mutex_unlock(&dev->control);
+}
+
 int device_resize(struct device *dev, uint64_t nblocks, struct err *err)
 {
 	struct device_event event = { .type = DEVICE_RESIZED,
@@ -201,14 +212,11 @@ int device_resize(struct device *dev, uint64_t nblocks, struct err *err)
 	device_pin(dev);
 	device_quiesce(dev);
 	event.old_nblocks = dev->nblocks;
-	dev->nblocks = nblocks;
+	size_set(dev, nblocks);
 	if (dev->driver->resized != NULL)
 		result = dev->driver->resized(dev, event.old_nblocks, err);
 	if (result < 0)
-		dev->nblocks = event.old_nblocks;
-	task_mutex_lock(&dev->control);
-	device_each_channel(dev, resize_here, &dev->nblocks);
-	task_mutex_unlock(&dev->control);
+		size_set(dev, event.old_nblocks);
 	device_resume(dev);
 	if (result == 0)
 		device_announce_event(dev, &event);

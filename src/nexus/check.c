@@ -13,6 +13,9 @@
  * taken as in sync but for what was in flight. Different generations cannot be ordered: then only
  * the record can tell, and this says so.
  *
+ * A replica without records of the source's nexus is not the disk that the record, or the others,
+ * speak of, whatever its uuid is: it would be given everything.
+ *
  * It is a statement about what is written there, not proof: a replica that fell so late that nobody
  * could write another page looks as good as the rest. With the record that cannot happen.
  *
@@ -220,13 +223,20 @@ static void say(struct check_replica *replica, enum check_verdict verdict, const
 	(void)snprintf(replica->why, sizeof(replica->why), "%s", why);
 }
 
+/* Does it hold records of another nexus than the source, or none, where the source has some? */
+static bool is_stranger(const struct check_replica *replica, const struct reading *source)
+{
+	return !uuid_is_zero(&source->replica->nexus) &&
+	       !uuid_equal(&replica->nexus, &source->replica->nexus);
+}
+
 /* What @replica would be given from @source: what it missed, if it was stale, and what was in
  * flight, if it did not end in order. */
 static void plan(struct check_replica *replica, const struct reading *source, bool has_missed,
 		 bool has_flight)
 {
 	struct segmap map;
-	bool is_known = source->replica->has_marks;
+	bool is_known = source->replica->has_marks && !is_stranger(replica, source);
 
 	replica->rebuild = CHECK_REBUILD_FULL;
 	if (!is_known || segmap_init(&map, (uint64_t)source->id.nsegments << source->id.shift,
@@ -273,7 +283,7 @@ static void judge_by_record(struct check_report *report, struct reading *reading
 	for (unsigned i = 0; i < report->nreplicas; i++) {
 		struct check_replica *replica = &report->replica[i];
 		struct reading *source = report->source < 0 ? NULL : &readings[report->source];
-		bool is_stale = replica->recorded != 1;
+		bool is_stale = replica->recorded != 1, is_strange;
 
 		if (replica->verdict == CHECK_UNREADABLE)
 			continue;
@@ -281,8 +291,12 @@ static void judge_by_record(struct check_report *report, struct reading *reading
 			say(replica, CHECK_SOURCE, "the record has it as healthy");
 			continue;
 		}
+		is_strange = source != NULL && replica->recorded == 1 && record->generation != 0 &&
+			     is_stranger(replica, source);
+		is_stale |= is_strange;
 		say(replica, is_stale ? CHECK_STALE : CHECK_IN_SYNC,
-		    replica->recorded == 0    ? "the record has it as stale"
+		    is_strange ? "it holds no records of this nexus: it is another disk"
+		    : replica->recorded == 0  ? "the record has it as stale"
 		    : replica->recorded == -1 ? "the record does not know it"
 		    : record->is_clean
 			    ? "the record has it as healthy"

@@ -108,6 +108,32 @@ ENGINE_TEST(after_a_crash_who_is_stale_and_by_how_much)
 	all_unmake();
 }
 
+/* An empty disk under the name and the uuid of one that was there. */
+ENGINE_TEST(another_disk_is_no_replica)
+{
+	struct check_report report;
+	struct nexus_record record;
+	struct device *dev;
+
+	for (unsigned i = 0; i < 2; i++) {
+		if (!all_make(2))
+			return;
+		touch(3, 2, 1);
+		if (i == 0)
+			nexus_unmake();
+		else
+			crash();
+		record = record_now();
+		CHECK_EQ(device_destroy(bases[1], NULL), 0);
+		CHECK_EQ(device_create(bases[1], &dev, NULL), 0);
+		report = check(2, &record);
+		CHECK_EQ(report.replica[1].verdict, CHECK_STALE);
+		CHECK_EQ(report.replica[1].rebuild, CHECK_REBUILD_FULL);
+		CHECK_HAS(report.replica[1].why, "another disk");
+		bases_unmake();
+	}
+}
+
 ENGINE_TEST(damage_and_strangers)
 {
 	static uint8_t zero[16 * BLOCK];

@@ -343,7 +343,8 @@ static enum copy_step slot_read_failed(struct copy_slot *slot, bool *ret_is_put_
 		}
 		slot->tried |= (uint8_t)(1u << i);
 		copy->source[i].is_out |= verdict != IO_VERDICT_ELSEWHERE;
-		if (copy->opts.source_failed != NULL)
+		/* whoever dropped it may have it back already */
+		if (copy->opts.source_failed != NULL && !copy->source[i].is_dropped)
 			copy->opts.source_failed(copy->opts.source[i].owner, status,
 						 verdict == IO_VERDICT_ELSEWHERE, slot->lba,
 						 slot->nlb);

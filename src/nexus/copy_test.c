@@ -255,7 +255,7 @@ ENGINE_TEST(holes_within_a_chunk)
 	TAP_ROW(NULL);
 }
 
-/* Under a hole of the source what the destination has does not matter, nor whether it can be read. */
+/* Under a hole what the destination has does not matter, nor whether it can be read. */
 ENGINE_TEST(a_bad_block_under_a_hole_is_cleared)
 {
 	struct copy_opts opts;

@@ -372,8 +372,9 @@ static void store_goes_on(void)
 }
 
 /*
- * A nexus that cannot be made, for a child has fallen, is freed while a mark is being written to the
- * other one. Whenever the monitor is called it sees the request, and would look again after a while.
+ * A nexus that cannot be made, for a child has fallen, is freed while a mark is being written to
+ * the other one. Whenever the monitor is called it sees the request, and would look again after a
+ * while.
  */
 ENGINE_TEST(no_look_of_the_monitor_after_the_end)
 {

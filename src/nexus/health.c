@@ -52,8 +52,8 @@
  * load); one limit of latency for all (a disk and a memory device differ by more than any fault
  * does); acting on it after a grace time (that is retiring, only later).
  *
- * Invariants: warnings of a child exist only while its device is open; each begins and ends once, by
- * one event; no timer is armed after nexus_health_stop().
+ * Invariants: warnings of a child exist only while its device is open; each begins and ends once,
+ * by one event, or ends with the device; no timer is armed after nexus_health_stop().
  *
  * Thread: tasks of the primary; nexus_health_wake() (internal.h) anywhere.
  */

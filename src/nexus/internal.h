@@ -135,6 +135,7 @@ struct child {
 	uint64_t fault_ns;       /* reactor clock */
 
 	/* What it misses. Set by channels from the failing write on; exact if is_missed_known. */
+	bool has_room; /* for the pages of what others miss, marks.c */
 	struct segmap missed;
 	bool is_missed_known;               /* false: everything */
 	uint64_t head_generation;           /* its pages carry it if it is what it was; 0: any */
@@ -260,7 +261,7 @@ struct nexus {
 	struct uuid uuid;
 	uint64_t size; /* bytes asked */
 	enum nexus_label label;
-	bool is_size_required, is_round_robin;
+	bool is_size_required, is_size_kept, is_round_robin;
 	uint64_t child_timeout_ns;
 	uint64_t stall_ns, slow_ns, smart_ns; /* of health.c; UINT64_MAX: never */
 	uint16_t cntlid_min, cntlid_max;

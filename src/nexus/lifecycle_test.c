@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What a client does with children and rebuilds while something else happens. */
+#include "base/units.h"
 #include "nexus/rebuild.h"
 #include "nexus/rebuild_testing.h"
 
@@ -108,6 +109,42 @@ ENGINE_TEST(a_replica_is_taken_once)
 		CHECK(device_lookup("m0") != NULL && device_lookup("a") == NULL);
 	}
 	all_unmake();
+}
+
+/* ---- how large was it? ---------------------------------------------------------------------- */
+
+ENGINE_TEST(what_has_grown_is_not_made_again_smaller)
+{
+	struct nexus_err ne = {};
+	struct nexus_opts opts = { .name = "n0",
+				   .size = 16 << 20,
+				   .children = uris,
+				   .nchildren = 2,
+				   .info_key = "volume",
+				   .is_size_kept = true };
+	struct nexus *made;
+
+	if (!all_make(2))
+		return;
+	CHECK_EQ(nexus_resize(nx, 20 << 20, &ne), 0);
+	nexus_unmake();
+	CHECK(nexus_create(&opts, &made, &ne) < 0);
+	CHECK_EQ(ne.why, NEXUS_E_INVALID_ARGUMENTS);
+	CHECK_HAS(err_text(&ne.err), "size=20971520");
+	ne = (struct nexus_err){};
+	opts.size = 20 << 20;
+	CHECK_EQ(nexus_create(&opts, &made, &ne), 0);
+	CHECK_EQ(nexus_destroy(made, &ne), 0);
+	opts.size = 16 << 20;
+	opts.is_size_kept = false; /* who asks knows */
+	CHECK_EQ(nexus_create(&opts, &made, &ne), 0);
+	CHECK_EQ(nexus_destroy(made, &ne), 0);
+	opts.size = 21 << 20; /* replicas may have grown meanwhile */
+	CHECK_EQ(nexus_create(&opts, &made, &ne), 0);
+	CHECK_EQ(nexus_destroy(made, &ne), 0);
+	device_remove_all();
+	nexus_settings_set(&(struct nexus_settings){});
+	store_free(store);
 }
 
 /* ---- what happens while a call waits -------------------------------------------------------- */
@@ -221,6 +258,55 @@ ENGINE_TEST(a_child_comes_online_when_all_is_over)
 	CHECK_EQ(call.ne.why, NEXUS_E_NOT_ALLOWED);
 	settle_down();
 	CHECK(nx->child[nx->order[1]]->desc == NULL);
+	all_unmake();
+}
+
+static int grow(struct nexus *of, const char *uri, struct nexus_err *ne)
+{
+	(void)uri;
+	return nexus_resize(of, 20 << 20, ne);
+}
+
+/* Who has seen the new size may use it, though the records on the children are still written. */
+ENGINE_TEST(a_size_that_is_shown_holds)
+{
+	struct call call = { .fn = grow };
+
+	if (!all_make(2))
+		return;
+	inject("inject://m1?op=write&method=delay&delay_us=5000&retries=4");
+	call_start(&call);
+	while (o.dev->nblocks == NBLOCKS)
+		task_yield();
+	CHECK(!call.is_over);
+	put(NBLOCKS + 10, 1, 1);
+	call_end(&call);
+	CHECK(are_equal(0, 1));
+	all_unmake();
+}
+
+/* Whether it is the disk that left is asked of a disk that may take its time. */
+ENGINE_TEST(hosts_do_not_wait_for_a_child_that_comes)
+{
+	struct call call = { .fn = nexus_child_online, .uri = uris[1] };
+	uint64_t start_ns;
+
+	if (!all_make(2))
+		return;
+	offline(1);
+	inject("inject://m1?op=read&method=delay&delay_us=1000000&retries=1");
+	start_ns = reactor_self()->now_ns;
+	call_start(&call);
+	while (nx->child[nx->order[1]]->nwaits == 0)
+		task_yield();
+	touch(7, 1, 1); /* not marked yet */
+	CHECK(reactor_self()->now_ns - start_ns < NS_PER_S / 2);
+	CHECK(!call.is_over);
+	call_end(&call);
+	CHECK_EQ(call.ne.why, NEXUS_OK);
+	nexus_rebuild_wait(nx);
+	CHECK(last()->stats.is_partial);
+	CHECK(are_equal(0, 1));
 	all_unmake();
 }
 

@@ -637,7 +637,8 @@ ENGINE_TEST(a_request_that_is_refused_does_not_cost_the_last_child)
 	nexus_unmake();
 }
 
-/* All are short of something for longer than they may be: one is kept, and the host may try again. */
+/* All are short of something for longer than they may be: one is kept, and the host may try
+ * again. */
 ENGINE_TEST(a_shortage_everywhere_does_not_freeze)
 {
 	static uint8_t buf[BLOCK];
@@ -659,7 +660,8 @@ ENGINE_TEST(a_shortage_everywhere_does_not_freeze)
 	nexus_unmake();
 }
 
-/* There is no space for the mark of a write on the last child: the host hears it, as of any write. */
+/* There is no space for the mark of a write on the last child: the host hears it, as of any
+ * write. */
 ENGINE_TEST(no_space_for_a_mark_is_no_space)
 {
 	static uint8_t buf[BLOCK];

@@ -3,12 +3,12 @@
  * pace.h - how fast work in the background may go beside the hosts of a device.
  *
  * A rate is bytes per second, on average: what was lost while a range waited for its lock or its
- * device is made good, as far as it is not older than PACE_CREDIT_NS. The governor looks at what requests to the device took since its last
- * look, on average, and compares that with what they may take: too slow, half the speed; else a
- * tenth more. Speed is the share of time in which the work goes on, PACE_SPEED_MIN to 100 percent.
- * Work begins with the least. A device that answered nothing does not mind: all of it. What a
- * request waits at a locked range is not in the device's statistics; whoever locks ranges keeps
- * that short himself.
+ * device is made good, as far as it is not older than PACE_CREDIT_NS. The governor looks at what
+ * requests to the device took since its last look, on average, and compares that with what they may
+ * take: too slow, half the speed; else a tenth more. Speed is the share of time in which the work
+ * goes on, PACE_SPEED_MIN to 100 percent. Work begins with the least. A device that answered
+ * nothing does not mind: all of it. What a request waits at a locked range is not in the device's
+ * statistics; whoever locks ranges keeps that short himself.
  *
  * Owner:  embedded; pace_done() frees what it keeps.
  * Thread: primary.
@@ -22,7 +22,7 @@ enum {
 	PACE_SPEED_MIN = 10,        /* percent */
 	PACE_LOOK_NS = 10000000,    /* between two looks of the governor */
 	PACE_CREDIT_NS = 250000000, /* of unused rate, at most */
-	PACE_AUTO_MIN_NS = 10000,   /* what a request may take at least, if nobody said */
+	PACE_AUTO_MIN_NS = 5000,    /* what a request may take at least, if nobody said */
 	PACE_AUTO_FACTOR = 2,       /* times what it took before the work began */
 	PACE_AUTO_NS = 2000000,     /* where that is not known */
 	PACE_AUTO_OPS = 100,        /* answers it takes to know it */

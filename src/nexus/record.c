@@ -4,9 +4,9 @@
  *
  * What a control plane reads is written as it expects it: clean_shutdown, and children with uuid
  * and healthy. `generation` is ours, sixteen hexadecimal digits as text, because JSON numbers
- * lose bits beyond 2^53. The reader takes what it knows and passes over the rest, so that a newer
- * engine's record can be read; but a member of a known name and a wrong type is an error, not a
- * default: guessing that a child is healthy could lose data.
+ * lose bits beyond 2^53; `size` is the bytes asked. The reader takes what it knows and passes over
+ * the rest, so that a newer engine's record can be read; but a member of a known name and a wrong
+ * type is an error, not a default: guessing that a child is healthy could lose data.
  *
  * Thread: any; no state.
  */
@@ -40,6 +40,9 @@ void record_format(const struct nexus_record *record, char text[RECORD_TEXT_MAX]
 	if (record->generation != 0)
 		len += (size_t)snprintf(text + len, RECORD_TEXT_MAX - len,
 					", \"generation\": \"%016" PRIx64 "\"", record->generation);
+	if (record->size != 0)
+		len += (size_t)snprintf(text + len, RECORD_TEXT_MAX - len, ", \"size\": %" PRIu64,
+					record->size);
 	(void)snprintf(text + len, RECORD_TEXT_MAX - len, "}");
 }
 
@@ -75,6 +78,16 @@ static int generation_parse(const json_t *json, uint64_t *ret, struct err *err)
 	return 0;
 }
 
+static int size_member(const json_t *json, uint64_t *ret, struct err *err)
+{
+	if (json == NULL)
+		return 0;
+	if (!json_is_integer(json) || json_integer_value(json) <= 0)
+		return err_set(err, -EINVAL, "the record's size is no number of bytes");
+	*ret = (uint64_t)json_integer_value(json);
+	return 0;
+}
+
 static void json_freep(json_t **json)
 {
 	json_decref(*json);
@@ -104,6 +117,8 @@ int record_parse(const char *text, size_t len, struct nexus_record *ret, struct 
 			return result;
 	}
 	result = generation_parse(json_object_get(root, "generation"), &record.generation, err);
+	if (result == 0)
+		result = size_member(json_object_get(root, "size"), &record.size, err);
 	if (result == 0)
 		*ret = record;
 	return result;

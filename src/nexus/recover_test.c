@@ -101,32 +101,22 @@ ENGINE_TEST(records_of_another_generation_are_void)
 ENGINE_TEST(records_that_were_half_overwritten_are_void)
 {
 	static const char fault[] = "inject://m0?op=write&method=status&offset=2056&num_blk=8";
-	struct nexus_opts opts = { .name = "n0",
-				   .size = 16 << 20,
-				   .children = kept,
-				   .nchildren = 2,
-				   .info_key = "volume" };
-	static uint8_t buf[BLOCK];
 
-	memset(given, 0, sizeof(given));
-	nexus_set_rebuilder(&note_rebuilder);
 	bases_make(false);
+	nexus_set_rebuilder(&note_rebuilder);
 	if (!remake(2))
 		return;
-	for (unsigned i = 0; i < 3; i++) /* the last is in the first copy of its page only */
-		CHECK_EQ(do_io(&o, IO_WRITE, i * 128, 1, buf, 0), IO_OK);
+	touch(0, 3); /* the last is in the first copy of its page only */
 	crash();
 	inject(fault); /* the second copy of the head: the first copies of all have been written */
 	fake.fail_next = 3;
-	CHECK_EQ(uuid_from_text(UUID_3, &opts.uuid, NULL), 0);
-	REFUSED(nexus_create(&opts, &nx, &ne_), NEXUS_E_STORE);
+	REFUSED(kept_create(kept, 2, &ne_), NEXUS_E_STORE);
 	CHECK_EQ(fault_remove(fault, NULL), 0);
 	if (!remake(2))
 		return;
 	CHECK_EQ(given[1].nstarts, 1);
 	CHECK(!given[1].is_known);
 	nexus_unmake_kept();
-	nexus_set_rebuilder(NULL);
 	bases_unmake();
 }
 

@@ -29,11 +29,15 @@ TEST(a_record_as_a_control_plane_reads_it)
 			"{\"uuid\": \"00000000-0000-4000-8000-00000000000a\", \"healthy\": true}, "
 			"{\"uuid\": \"00000000-0000-4000-8000-00000000000b\", \"healthy\": false}"
 			"], \"generation\": \"00000000000000ab\"}");
+	record.size = 1ull << 40;
+	record_format(&record, text);
+	CHECK_HAS(text, ", \"size\": 1099511627776}");
 	CHECK_EQ(record_parse(text, strlen(text), &back, NULL), 0);
 	CHECK_EQ(back.nchildren, 2);
 	CHECK(!back.is_clean && back.child[0].is_healthy && !back.child[1].is_healthy);
 	CHECK_EQ(back.generation, 0xab);
 	CHECK(uuid_equal(&back.child[1].uuid, &record.child[1].uuid));
+	CHECK_EQ(back.size, record.size);
 }
 
 TEST(the_largest_record_fits)
@@ -42,6 +46,7 @@ TEST(the_largest_record_fits)
 			    back;
 	char text[RECORD_TEXT_MAX];
 
+	record.size = INT64_MAX;
 	record_format(&record, text);
 	CHECK_EQ(record_parse(text, strlen(text), &back, NULL), 0);
 	CHECK_EQ(back.nchildren, RECORD_CHILDREN_MAX);
@@ -70,6 +75,8 @@ TEST(a_record_is_not_guessed_at)
 		{ "{\"clean_shutdown\": true, \"children\": [{\"healthy\": true}]}", -EINVAL },
 		{ "{\"clean_shutdown\": true, \"children\": [], \"generation\": 5}", -EINVAL },
 		{ "{\"clean_shutdown\": true, \"children\": [], \"generation\": \"5\"}", -EINVAL },
+		{ "{\"clean_shutdown\": true, \"children\": [], \"size\": \"5\"}", -EINVAL },
+		{ "{\"clean_shutdown\": true, \"children\": [], \"size\": -5}", -EINVAL },
 		{ "{\"clean_shutdown\": true, \"clean_shutdown\": false, \"children\": []}",
 		  -EINVAL },
 		{ "{\"clean_shutdown\": true, \"children\": [" CHILD "]", -EINVAL },

@@ -224,6 +224,10 @@ def test_resize(mirror):
     seen = mirror.nexus()
     assert seen["size_asked"] == 2 * SIZE_MB * MIB and seen["size"] > before + 16 * MIB
     assert mirror.ok("list")[0]["blocks"] * 4096 == seen["size"]
+    mirror.stop()
+    done = mirror.ashlar("bench", f"nexus:///vol0?size={SIZE_MB}MiB&children="
+                         + ",".join(mirror.uris).replace("&", "%26"), "--ops", 1)
+    assert done.returncode == 1 and f"has size={2 * SIZE_MB * MIB}" in done.stderr
 
 
 def test_events_are_numbered_and_bounded(mirror):
@@ -394,7 +398,8 @@ def test_ctl_says_who_is_missing(ashlar):
 
 def test_ctl_tells_ok_from_error(mirror):
     assert mirror.ctl("rescan").stdout == ""
-    assert mirror.ctl("help").stdout.startswith("add URI (")
+    told = mirror.ctl("help").stdout.splitlines()
+    assert told[0].startswith("add URI (") and len(told) > 20 and all(t[-1] == ")" for t in told)
     done = mirror.ctl("dance")
     assert done.returncode == 1 and "'help' lists them" in done.stderr
 

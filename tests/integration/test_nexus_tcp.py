@@ -181,8 +181,8 @@ def test_the_second_owner_preempts_the_first(ashlar, first, second):
     assert new.stop()[0] == 0
 
 
-# type and key wanted by host 2; who was there before: host, type and key, if any; what is held then.
-# All registrants hold the types 5 and 6.
+# Type and key wanted by host 2; who was there before: host, type and key, if any; what is held
+# then. All registrants hold the types 5 and 6.
 TYPES = {1: "write exclusive", 2: "exclusive access", 5: "write exclusive, all registrants"}
 HOLDER = {
     "nobody": (1, 34, None, 1, ["0x22"]),
@@ -226,7 +226,7 @@ def test_the_policy_holder(ashlar, case):
     assert json.loads(new.ok("nexus"))[0]["state"] == "Open"
 
 
-def test_another_owner_is_not_preempted_without_being_asked(ashlar):
+def test_another_owner_stays_unless_asked(ashlar):
     volume = Volume(ashlar, 2)
     old = volume.nexus("old", more="&resv_key=17&resv_type=1&key=old", child=host(1))
     children = ",".join(r.url(host(2)) for r in volume.replicas)

@@ -265,7 +265,8 @@ static void mirror_configure(struct scene *scene)
 	mirror.is_exact = world_chance(1, 2);
 	mirror.is_round_robin = world_chance(1, 2);
 	if (world_chance(1, 4))
-		mirror.child_timeout_ns = MSEC + world_rand(20 * MSEC);
+		mirror.child_timeout_ns = 21 * MSEC +
+					  world_rand(40 * MSEC); /* no disk is as slow */
 	mirror.nblocks = scene->block_size == 512 ? 100 + world_rand(400) : 30 + world_rand(90);
 	mirror.room = mirror.nblocks;
 	mirror.data_start = (mirror.label == NEXUS_LABEL_V1 ? 5 : 4) * MIB / scene->block_size;
@@ -725,6 +726,7 @@ static bool mirror_make(void)
 		for (unsigned i = 0; i < count; i++)
 			making.child[making.count++] = mirror.replica[i].uri;
 	} else {
+		mirror.size = MAX(mirror.size, record.size); /* it died before it said so */
 		while (pick(&making, &record, 1, 9, 10) == 0)
 			;
 		(void)pick(&making, &record, 0, 1, 2);

@@ -112,7 +112,7 @@ static void break_stuck(struct replica *replica)
 
 	cover_fault_begin(COVER_STUCK);
 	m->sticky = 1 + (unsigned)world_rand(6);
-	mirror_linger(world_latency(100 * USEC, 2 * MSEC));
+	mirror_linger(world_latency(100 * USEC, MAX(2 * MSEC, mirror.child_timeout_ns)));
 	m->sticky = 0;
 	(void)disk_unstick(m);
 	cover_fault_end(COVER_STUCK);
@@ -405,8 +405,8 @@ static void op_once(enum op op, struct replica *replica) MAY_SUSPEND
 {
 	struct nexus *nx = mirror_get();
 	struct nexus_err ne = {};
-	bool is_alone = mirror.nops == 0;
 	struct before before;
+	bool is_alone;
 	uint64_t nop;
 	int result;
 
@@ -418,6 +418,7 @@ static void op_once(enum op op, struct replica *replica) MAY_SUSPEND
 	mirror_stats.child_ops++;
 	world_trace("child op", op, (uint64_t)(replica - mirror.replica));
 	before_note(nx, replica, &before);
+	is_alone = mirror.nops == 0;
 	nop = ++mirror.nop;
 	mirror.nops++;
 	result = op_do(nx, op, replica->uri, &ne);

@@ -374,8 +374,8 @@ void ioq_late(struct queue *q, struct slot *slot)
 		reactor_post(reactor_primary(), &ioq->abort_msg);
 		return;
 	}
-	/* where the loss of a connection is the end, silence is one: who answers when it is made again
-	 * may have lost power meanwhile, and with it what was not flushed */
+	/* where the loss of a connection is the end, silence is one: who answers when it is made
+	 * again may have lost power meanwhile, and with it what was not flushed */
 	ioq_kick(ioq, opts->ctrl_loss_ns == 0 ? KICK_RESET | KICK_LOST : KICK_RESET);
 }
 

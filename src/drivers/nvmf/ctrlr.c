@@ -194,10 +194,18 @@ static void ctrlr_back(struct nvmf_ctrlr *c)
 	fence_kick();
 }
 
+/* A target may stay away for days: the first attempts are told, then ever fewer, and those that
+ * failed for another reason. */
+static bool is_worth_a_line(const struct nvmf_ctrlr *c, const struct err *err)
+{
+	return (c->attempt & (c->attempt - 1)) == 0 || strcmp(err->msg, c->why.msg) != 0;
+}
+
 static void ctrlr_attempt(struct nvmf_ctrlr *c)
 {
 	char text[UNITS_TEXT_MAX];
 	struct err err = {};
+	bool is_told;
 
 	c->attempt++;
 	c->stats.attempts++;
@@ -206,6 +214,7 @@ static void ctrlr_attempt(struct nvmf_ctrlr *c)
 		ctrlr_back(c);
 		return;
 	}
+	is_told = is_worth_a_line(c, &err);
 	c->why = err;
 	ctrlr_disconnect(c, -ECONNABORTED);
 	ctrlr_go(c, CTRLR_RESETTING);
@@ -216,8 +225,9 @@ static void ctrlr_attempt(struct nvmf_ctrlr *c)
 	ctrlr_attempted(c);
 	if (c->is_leaving)
 		return;
-	log_warn("%s: %s; reconnecting in %s (attempt %u)", c->name, err_text(&err),
-		 duration_format(c->opts.reconnect_delay_ns, text), c->attempt + 1);
+	if (is_told)
+		log_warn("%s: %s; reconnecting in %s (attempt %u)", c->name, err_text(&err),
+			 duration_format(c->opts.reconnect_delay_ns, text), c->attempt + 1);
 	timer_arm(reactor_self(), &c->retry, c->opts.reconnect_delay_ns);
 }
 
