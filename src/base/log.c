@@ -6,6 +6,12 @@
  * so that lines of several threads never mix and no lock is needed. Under systemd or in a container
  * the reader adds the date; on a terminal the day is known.
  *
+ * A reader that does not read must not hold up a reactor: a line is written only where stderr takes
+ * it without waiting. Lines that it did not take are counted, and the next one that is written
+ * comes with their number. Before a write the thread asks poll(); a pipe that has room has a page
+ * of it, so LOG_WRITERS_MAX threads may write at once, and more wait for each other, never for the
+ * reader. What is left is another process that fills the same pipe between the two calls.
+ *
  * A call site that fires in a loop must not bury the line that explains the loop. Each call site
  * (the macro's static struct log_site) may write LOG_BURST lines per LOG_INTERVAL_S; what exceeds
  * that is counted, and the site's first line of a later interval says how many were kept back. The
@@ -22,11 +28,14 @@
  * Thread rule: log_write from any thread; the setters before threads start.
  *
  * Rejected: syslog and journald protocols (stderr reaches both); a log thread (a crash would lose
- * the lines that explain it); JSON lines (the text already carries key=value).
+ * the lines that explain it); JSON lines (the text already carries key=value); O_NONBLOCK on stderr
+ * (it is shared with whoever started us, and with our children).
  */
 #include "base/log.h"
 
 #include <errno.h>
+#include <poll.h>
+#include <sched.h>
 #include <string.h>
 #include <time.h>
 
@@ -39,6 +48,17 @@ static const char *const level_colours[] = { "\033[31m", "\033[33m", "", "\033[2
 
 static_assert(ARRAY_LEN(level_names) == LOG_LEVEL_COUNT_, "a name for each level");
 static_assert(ARRAY_LEN(level_colours) == LOG_LEVEL_COUNT_, "a colour for each level");
+
+enum {
+	LOG_HEAD_MAX = 64,   /* bytes of time, level and colours */
+	LOG_WRITERS_MAX = 3, /* threads that write at once */
+	LOG_PAGE = 4096,     /* bytes that a pipe takes which is ready for some: PIPE_BUF */
+};
+static_assert(LOG_WRITERS_MAX * (LOG_LINE_MAX + 2 * LOG_HEAD_MAX) <= LOG_PAGE,
+	      "what all of them write has room");
+
+static atomic_uint writers;
+static _Atomic uint64_t lines_lost; /* since the last that was written */
 
 static log_sink_fn sink_fn;   /* NULL: stderr */
 static void *sink_ctx;        /* borrowed */
@@ -102,12 +122,37 @@ static uint64_t now_ns(void)
 	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
+static bool stderr_takes_some(void)
+{
+	struct pollfd pfd = { .fd = STDERR_FILENO, .events = POLLOUT };
+
+	return poll(&pfd, 1, 0) > 0 && (pfd.revents & POLLOUT) != 0;
+}
+
+/* All or nothing of it; false: nobody reads. */
+static bool write_if_read(const char *line, size_t len)
+{
+	bool is_read;
+
+	while (atomic_fetch_add(&writers, 1) >= LOG_WRITERS_MAX) {
+		atomic_fetch_sub(&writers, 1);
+		(void)sched_yield();
+	}
+	is_read = stderr_takes_some();
+	if (is_read && write(STDERR_FILENO, line, len) < 0)
+		is_read = true; /* nobody is left to tell when stderr itself fails */
+	atomic_fetch_sub(&writers, 1);
+	return is_read;
+}
+
 static void write_stderr(enum log_level level, uint64_t at_ns, const char *text)
 {
 	static _Atomic int terminal = -1;
-	char line[LOG_LINE_MAX + 64];
+	char line[LOG_LINE_MAX + 2 * LOG_HEAD_MAX];
+	uint64_t lost = atomic_exchange(&lines_lost, 0);
 	time_t at_s = (time_t)(at_ns / 1000000000u);
 	struct tm tm;
+	int used = 0;
 	int is_terminal = atomic_load_explicit(&terminal, memory_order_relaxed);
 	int len;
 
@@ -117,13 +162,16 @@ static void write_stderr(enum log_level level, uint64_t at_ns, const char *text)
 	}
 	if (localtime_r(&at_s, &tm) == NULL)
 		tm = (struct tm){};
-	len = snprintf(line, sizeof(line), "%02d:%02d:%02d.%03u %s%-5s%s %s\n", tm.tm_hour,
-		       tm.tm_min, tm.tm_sec, (unsigned)(at_ns / 1000000u % 1000u),
+	if (lost > 0)
+		used = snprintf(line, sizeof(line), "(%llu lines lost: nobody read them)\n",
+				(unsigned long long)lost);
+	len = snprintf(line + used, sizeof(line) - (size_t)used,
+		       "%02d:%02d:%02d.%03u %s%-5s%s %s\n", tm.tm_hour, tm.tm_min, tm.tm_sec,
+		       (unsigned)(at_ns / 1000000u % 1000u),
 		       is_terminal ? level_colours[level] : "", level_names[level],
 		       is_terminal ? "\033[0m" : "", text);
-	/* Nobody is left to tell when stderr itself fails. */
-	if (write(STDERR_FILENO, line, (size_t)MIN(len, (int)sizeof(line) - 1)) < 0)
-		return;
+	if (!write_if_read(line, (size_t)MIN(used + len, (int)sizeof(line) - 1)))
+		atomic_fetch_add(&lines_lost, lost + 1);
 }
 
 /* Whether the site may write; *@ret_kept_back counts lines of an earlier interval not yet told. */

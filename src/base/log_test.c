@@ -245,6 +245,42 @@ TEST(lines_of_threads_do_not_mix)
 	regfree(&shape);
 }
 
+/* A pipe that is full, and nobody reads: no line may wait. */
+TEST(nobody_reads)
+{
+	int ends[2], saved = dup(STDERR_FILENO);
+	char buf[65536];
+	ssize_t len;
+
+	log_set_level(LOG_WARN);
+	CHECK_EQ(pipe(ends), 0);
+	CHECK_EQ(fcntl(ends[0], F_SETFL, O_NONBLOCK), 0);
+	CHECK_EQ(fcntl(ends[1], F_SETFL, O_NONBLOCK), 0);
+	memset(buf, '.', sizeof(buf));
+	while (write(ends[1], buf, sizeof(buf)) > 0)
+		;
+	CHECK_EQ(fcntl(ends[1], F_SETFL, 0), 0);
+	dup2(ends[1], STDERR_FILENO);
+	alarm(20); /* ends a test that waits */
+	log_warn("one");
+	log_warn("two");
+	while (read(ends[0], buf, sizeof(buf)) > 0)
+		;
+	log_warn("three");
+	log_warn("four");
+	len = read(ends[0], buf, sizeof(buf) - 1);
+	alarm(0);
+	dup2(saved, STDERR_FILENO);
+	buf[MAX(len, 0)] = '\0';
+	CHECK_HAS(buf, "(2 lines lost: nobody read them)\n");
+	CHECK_HAS(buf, " three\n");
+	CHECK_HAS(buf, " four\n");
+	CHECK(strstr(buf, "one") == NULL);
+	close(saved);
+	close(ends[0]);
+	close(ends[1]);
+}
+
 static void log_by_env(void)
 {
 	atomic_store(&log_level_now, -1); /* as at program start */

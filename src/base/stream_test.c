@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* stream_copy() against memcpy(): every length of a few lines, from any alignment, nothing beyond. */
+/* stream_copy() against memcpy(): lengths of a few lines, from any alignment, nothing beyond. */
 #include "base/stream.h"
 
 #include "base/rng.h"

@@ -13,7 +13,13 @@
  * number. A device's URI is kept: it is what undoes it.
  *
  * Operations come from the control socket, from signals and from start and stop; a lock that
- * suspends keeps them one at a time, since each of them waits for I/O to end somewhere.
+ * suspends keeps them one at a time, since each of them waits for I/O to end somewhere. Listings
+ * take no lock: they look at what is there while nothing else runs, and answer while a device
+ * hangs.
+ *
+ * At the end a device may hang. What hosts have with it is waited for as long as any change waits
+ * (--limit device-time); then it is named, everything else is closed in order, and the process ends
+ * without it: its memory goes with the process, so that nothing is freed under a driver.
  *
  * Rejected: a configuration file. What a command line cannot hold is the daemon's business.
  *
@@ -77,7 +83,8 @@ static const struct opt export_options[] = {
 	  OPT_TEXT, FIELD(crdt) },
 	{ "limit", "NAME=VALUE",
 	  "connections, connections-per-host, connections-per-subsystem,\n"
-	  "hosts, memory, connect-time, idle-time; see ashlar-export(1)",
+	  "hosts, memory, connect-time, idle-time, device-time; see\n"
+	  "ashlar-export(1)",
 	  OPT_LIST, FIELD(limits) },
 	{ "cores", "MASK", "one reactor per bit, pinned (one, not pinned)", OPT_MASK,
 	  FIELD(cores) },
@@ -296,9 +303,10 @@ int export_remove(struct export *e, uint32_t nsid, struct err *err)
 	if (rc == 0)
 		rc = subsystem_remove_ns(e->subsystem, nsid, err);
 	if (rc == 0) {
-		ns_destroy_device(ns->uri);
-		free(ns->uri);
-		*ns = (struct export_ns){};
+		CLEANUP(freep) char *uri = take(ns->uri);
+
+		*ns = (struct export_ns){}; /* listings do not see what is half gone */
+		ns_destroy_device(uri);
 	}
 	task_mutex_unlock(&e->lock);
 	return rc;
@@ -345,14 +353,16 @@ int export_rescan(struct export *e, struct err *err)
 	return first;
 }
 
-/* The lock is not kept while it waits: what ends a wait for ever is an operation, too. */
+/* The lock is not kept while it waits: what ends a wait is an operation, too. */
 int export_pause(struct export *e, struct err *err)
 {
-	export_lock(e);
-	e->paused++;
-	task_mutex_unlock(&e->lock);
-	subsystem_pause(e->subsystem);
-	return 0;
+	int rc = subsystem_pause(e->subsystem, err);
+
+	if (rc == 0)
+		e->paused++;
+	else if (rc == -ETIMEDOUT)
+		(void)err_hint(err, "nothing is paused");
+	return rc;
 }
 
 int export_resume(struct export *e, struct err *err)
@@ -409,7 +419,7 @@ static json_t *json_namespaces(struct export *e, bool has_stats)
 	for (uint32_t nsid = 1; nsid <= TARGET_NAMESPACES_MAX; nsid++) {
 		const struct export_ns *ns = ns_find(e, nsid);
 
-		if (ns != NULL)
+		if (ns != NULL && device_lookup(ns->uri) == ns->dev)
 			(void)json_array_append_new(list, json_ns(ns, has_stats));
 	}
 	return list;
@@ -425,12 +435,7 @@ static char *json_line(json_t *object)
 
 char *export_list(struct export *e)
 {
-	char *text;
-
-	export_lock(e);
-	text = json_line(json_namespaces(e, false));
-	task_mutex_unlock(&e->lock);
-	return text;
+	return json_line(json_namespaces(e, false));
 }
 
 static json_t *json_registrants(const struct resv *r)
@@ -454,9 +459,7 @@ static json_t *json_registrants(const struct resv *r)
 char *export_reservations(struct export *e)
 {
 	json_t *list = json_array();
-	char *text;
 
-	export_lock(e);
 	for (uint32_t nsid = 1; nsid <= TARGET_NAMESPACES_MAX; nsid++) {
 		const struct resv *r = subsystem_reservations(e->subsystem, nsid);
 
@@ -468,18 +471,14 @@ char *export_reservations(struct export *e)
 					  r->is_persistent, "generation", (json_int_t)r->generation,
 					  "registrants", json_registrants(r)));
 	}
-	text = json_line(list);
-	task_mutex_unlock(&e->lock);
-	return text;
+	return json_line(list);
 }
 
 char *export_stats(struct export *e)
 {
 	struct target_stats s = {};
 	json_t *object;
-	char *text;
 
-	export_lock(e);
 	target_stats(e->target, &s);
 	object = json_pack(
 		"{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, "
@@ -496,9 +495,7 @@ char *export_stats(struct export *e)
 		(json_int_t)s.commands, "buffer_waits", (json_int_t)s.buffer_waits, "digest_errors",
 		(json_int_t)s.digest_errors, "paused", e->paused > 0, "namespaces",
 		json_namespaces(e, true));
-	text = json_line(object);
-	task_mutex_unlock(&e->lock);
-	return text;
+	return json_line(object);
 }
 
 /* ---- start ----------------------------------------------------------------------------------- */
@@ -673,6 +670,23 @@ static void control_stop_job(void *arg)
 	control_stop(arg);
 }
 
+static void give_up(const char *why)
+{
+	log_error("ending although something does not answer: %s", why);
+	(void)fflush(NULL);
+	_exit(CLI_FAILED);
+}
+
+/* Something hangs: close what does not, for its clean end must not depend on that. */
+static void export_close_others(struct export *e)
+{
+	for (unsigned i = 0; i < TARGET_NAMESPACES_MAX; i++) {
+		if (e->ns[i].uri != NULL &&
+		    subsystem_remove_ns(e->subsystem, e->ns[i].nsid, NULL) == 0)
+			ns_destroy_device(e->ns[i].uri);
+	}
+}
+
 /* Commands that run may wait for what a nexus without a child holds: let it go until they ended. */
 static void control_end(struct export *e)
 {
@@ -680,7 +694,9 @@ static void control_end(struct export *e)
 	if (e->target != NULL)
 		target_hang_up(e->target); /* hosts must not hear how what is held ends */
 	export_nexus_release_all();
-	while (!control_is_over(e)) {
+	for (uint64_t ns = 0; !control_is_over(e); ns += CONTROL_LOOK_NS) {
+		if (ns >= CONTROL_STOP_S * NS_PER_S)
+			give_up("a command of the control socket");
 		task_sleep(CONTROL_LOOK_NS);
 		export_nexus_release_all();
 	}
@@ -689,6 +705,8 @@ static void control_end(struct export *e)
 
 static void export_close(struct export *e)
 {
+	struct err err = {};
+
 	control_end(e);
 	export_lock(e);
 	while (e->paused > 0) {
@@ -696,6 +714,10 @@ static void export_close(struct export *e)
 		subsystem_resume(e->subsystem);
 	}
 	export_nexus_release_all();
+	if (e->target != NULL && target_drain(e->target, &err) < 0) {
+		export_close_others(e);
+		give_up(err_text(&err));
+	}
 	target_stop(e->target);
 	for (unsigned i = 0; i < TARGET_NAMESPACES_MAX; i++) {
 		if (e->ns[i].uri != NULL)

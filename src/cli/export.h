@@ -7,9 +7,9 @@
  *   export_control.c  the unix socket and its lines
  *   export_nexus.c    what a nexus can be told there, and its events
  *
- * Thread: operations (export_*) run in tasks; those on the list of namespaces one at a time
- *         (export.lock). The control socket has threads of its own outside the engine, which reach
- *         it through engine_call().
+ * Thread: operations (export_*) run in tasks; those that change the list of namespaces one at a
+ *         time (export.lock). The control socket has threads of its own outside the engine, which
+ *         reach it through engine_call().
  */
 #ifndef ASHLAR_CLI_EXPORT_H
 #define ASHLAR_CLI_EXPORT_H
@@ -24,6 +24,7 @@
 enum {
 	CONTROL_LINE_MAX = 8192, /* bytes of a command, line feed included */
 	CONTROL_CLIENTS_MAX = 16,
+	CONTROL_STOP_S = 10, /* that a stop waits for commands that run */
 };
 
 struct export_ns {

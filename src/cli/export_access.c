@@ -103,6 +103,7 @@ static const struct limit {
 	{ "memory", offsetof(struct target_opts, conn_memory_max), LIMIT_BYTES, false },
 	{ "connect-time", offsetof(struct target_opts, connect_timeout_ms), LIMIT_TIME, false },
 	{ "idle-time", offsetof(struct target_opts, idle_timeout_ms), LIMIT_TIME, true },
+	{ "device-time", offsetof(struct target_opts, device_timeout_ms), LIMIT_TIME, false },
 };
 
 static int limit_value(const struct limit *limit, const char *text, struct target_opts *opts)
@@ -152,7 +153,7 @@ static int limit_parse(const char *text, struct target_opts *opts, struct err *e
 	return err_set(err, -EINVAL,
 		       "--limit %s: write NAME=VALUE; the names are connections, "
 		       "connections-per-host, connections-per-subsystem, hosts, memory, "
-		       "connect-time and idle-time",
+		       "connect-time, idle-time and device-time",
 		       text);
 }
 

@@ -17,14 +17,22 @@
  * Thread: the main thread; no engine runs.
  */
 #include <errno.h>
+#include <jansson.h>
+#include <stddef.h>
 
 #include "base/uri.h"
 #include "cli/cli.h"
+#include "cli/json_text.h"
 #include "cli/opt.h"
 #include "device/driver.h"
 #include "schemes.h"
 
+struct uri_opts {
+	bool json;
+};
+
 static const struct opt uri_options[] = {
+	{ "json", NULL, "print JSON", OPT_FLAG, offsetof(struct uri_opts, json) },
 	{ NULL },
 };
 
@@ -47,7 +55,52 @@ static void print_schemes(void)
 	printf("\nQuote URIs in a shell: '?' and '&' mean something to it. More: ashlar-uri(7).\n");
 }
 
-static int print_parts(const char *text)
+static int print_json(json_t *value)
+{
+	int rc = value != NULL ? json_dumpf(value, stdout, JSON_INDENT(2)) : -1;
+
+	json_decref(value);
+	if (rc != 0)
+		cli_error("no memory for the answer");
+	putchar('\n');
+	return rc == 0 ? CLI_DONE : CLI_FAILED;
+}
+
+static json_t *json_driver(const struct driver *driver)
+{
+	json_t *schemes = json_array();
+
+	for (const char *const *scheme = driver->schemes; *scheme != NULL; scheme++)
+		(void)json_array_append_new(schemes, json_string(*scheme));
+	return json_pack("{s:s, s:s, s:o, s:s}", "driver", driver->name, "product", driver->product,
+			 "schemes", schemes, "usage", driver->help);
+}
+
+static int print_schemes_json(void)
+{
+	json_t *list = json_array();
+
+	for (const struct driver *const *d = drivers(); *d != NULL; d++)
+		(void)json_array_append_new(list, json_driver(*d));
+	return print_json(list);
+}
+
+static int print_parts_json(const struct driver *driver, const struct uri *uri)
+{
+	json_t *parts = json_driver(driver), *params = json_array();
+
+	for (unsigned i = 0; i < uri->nparams; i++)
+		(void)json_array_append_new(
+			params, json_pack("{s:o, s:o}", "key", json_text(uri->params[i].key),
+					  "value", json_text(uri->params[i].value)));
+	(void)json_object_set_new(parts, "scheme", json_text(uri->scheme));
+	(void)json_object_set_new(parts, "authority", json_text(uri->authority));
+	(void)json_object_set_new(parts, "path", json_text(uri->path));
+	(void)json_object_set_new(parts, "parameters", params);
+	return print_json(parts);
+}
+
+static int print_parts(const char *text, bool is_json)
 {
 	CLEANUP(uri_freep) struct uri *uri = NULL;
 	const struct driver *driver;
@@ -63,6 +116,8 @@ static int print_parts(const char *text)
 			  uri->scheme);
 		return CLI_FAILED;
 	}
+	if (is_json)
+		return print_parts_json(driver, uri);
 	printf("driver     %s (%s)\n", driver->name, driver->product);
 	if (uri->authority[0] != '\0')
 		printf("authority  %s\n", uri->authority);
@@ -77,18 +132,19 @@ static int print_parts(const char *text)
 
 static int uri_run(int argc, char **argv)
 {
+	struct uri_opts opts = {};
 	struct opt_args args;
-	char no_values;
 	int rc;
 
-	if (!opt_parse_or_tell(&uri_spec, argc, argv, &no_values, &args, &rc))
+	if (!opt_parse_or_tell(&uri_spec, argc, argv, &opts, &args, &rc))
 		return rc;
 	drivers_set(scheme_table);
-	if (args.count == 0) {
-		print_schemes();
-		return CLI_DONE;
-	}
-	return print_parts(args.items[0]);
+	if (args.count > 0)
+		return print_parts(args.items[0], opts.json);
+	if (opts.json)
+		return print_schemes_json();
+	print_schemes();
+	return CLI_DONE;
 }
 
 const struct cli_command cli_uri = {

@@ -57,8 +57,8 @@ enum {
 	/* Bytes of discards that one turn of the reactor pays for; more goes to the worker pool. A
 	 * host may send 256 ranges in each of many commands at once. */
 	SPACE_INLINE_MAX = 256 * 1024,
-	/* Bytes written from which on a device does not count on the caches: more than a core's share
-	 * of them is anywhere. */
+	/* Bytes written from which on a device does not count on the caches: more than a core's
+	 * share of them is anywhere. */
 	STREAM_FROM = 64 << 20,
 };
 

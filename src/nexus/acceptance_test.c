@@ -4,6 +4,7 @@
  * the head of tests/integration/test_nexus_acceptance.py.
  */
 #include "base/units.h"
+#include "nexus/rebuild.h"
 #include "nexus/testing.h"
 
 static uint8_t buf[8 * BLOCK], back[8 * BLOCK];
@@ -162,6 +163,46 @@ ENGINE_TEST(the_last_healthy_child)
 	}
 	fault_remove_all();
 	nexus_unmake();
+}
+
+/* ---- row 15 --------------------------------------------------------------------------------- */
+
+/* Full to the last page, and of what hosts have deleted since it was told nothing: there is room
+ * for what has to be noted on it, and the rebuild gives back the rest. */
+ENGINE_TEST(a_child_that_is_full_to_the_last_page_comes_back)
+{
+	static const char *const thin[] = { "malloc:///f0?size_mb=16",
+					    "malloc:///f1?size_mb=16&capacity_mb=2" };
+	static const char *const children[] = { "bdev:///f0", "bdev:///f1" };
+	struct nexus_opts opts = {
+		.name = "n0", .size = 8 * MIB, .children = children, .nchildren = 2
+	};
+	struct desc_opts how = { .flags = DESC_WRITE };
+	struct nexus_err ne = {};
+	struct device *dev;
+
+	fake_start();
+	for (unsigned i = 0; i < 2; i++)
+		CHECK_EQ(device_create(thin[i], &dev, NULL), 0);
+	if (!CHECK_EQ(nexus_create(&opts, &nx, &ne), 0))
+		return;
+	o = (struct opened){ .dev = nexus_device(nx) };
+	CHECK_EQ(desc_open(o.dev, &how, &o.desc, NULL), 0);
+	CHECK_EQ(handle_open(o.desc, reactor_primary(), &o.h, NULL), 0);
+	for (uint64_t lba = 0; lba < 8 * 1024 && status() == NEXUS_ONLINE; lba += 8)
+		CHECK_EQ(do_io(&o, IO_WRITE, lba, 8, buf, 0), IO_OK);
+	settle_down();
+	CHECK_EQ(child_info(1).reason, NEXUS_REASON_NO_SPACE);
+	CHECK_EQ(child_info(1).health, CHILD_HEALTH_DEGRADED);
+	CHECK_EQ(do_io(&o, IO_UNMAP, 0, 8 * 1024 - 8, NULL, 0), IO_OK);
+	if (nexus_child_online(nx, children[1], &ne) < 0)
+		CHECK_STR(err_text(&ne.err), "online");
+	nexus_rebuild_wait(nx);
+	CHECK_EQ(status(), NEXUS_ONLINE);
+	CHECK_EQ(recorded(1), 1);
+	nexus_unmake_kept();
+	device_remove_all();
+	nexus_settings_set(&(struct nexus_settings){});
 }
 
 /* ---- row 19 --------------------------------------------------------------------------------- */
@@ -348,14 +389,11 @@ static void read_it(void)
 	task_yield();
 }
 
-ENGINE_TEST(a_fault_fires_within_its_time)
+/* Reads through a window; how often the fault fired before, within and after it. */
+static void read_through(uint64_t nfired[3])
 {
-	uint64_t earliest_ms = 0, latest_ms, before_ms = 0, last = 0, nfired[3] = {};
+	uint64_t earliest_ms = 0, latest_ms, before_ms = 0, last = 0, n;
 
-	if (!nexus_make(2))
-		return;
-	fill(buf, sizeof(buf), 3);
-	CHECK_EQ(do_io(&o, IO_WRITE, 64, 8, buf, 0), IO_OK);
 	inject(WINDOW);
 	/* the clock starts with the first request to the child that matches */
 	while (fault(WINDOW).hits == 0) {
@@ -364,8 +402,6 @@ ENGINE_TEST(a_fault_fires_within_its_time)
 	}
 	latest_ms = now_ms();
 	while (before_ms <= latest_ms + END_MS + 30) {
-		uint64_t n;
-
 		before_ms = now_ms();
 		read_it();
 		n = fault(WINDOW).fired - last;
@@ -378,12 +414,25 @@ ENGINE_TEST(a_fault_fires_within_its_time)
 		else
 			nfired[1] += n;
 	}
+	CHECK(fault(WINDOW).hits > last);
+	fault_remove_all();
+}
+
+ENGINE_TEST(a_fault_fires_within_its_time)
+{
+	uint64_t nfired[3] = {};
+
+	if (!nexus_make(2))
+		return;
+	fill(buf, sizeof(buf), 3);
+	CHECK_EQ(do_io(&o, IO_WRITE, 64, 8, buf, 0), IO_OK);
+	/* a machine that is busy elsewhere may miss a window */
+	for (unsigned i = 0; i < 5 && nfired[1] == 0; i++)
+		read_through(nfired);
 	CHECK_EQ(nfired[0], 0);
 	CHECK(nfired[1] > 0);
 	CHECK_EQ(nfired[2], 0);
-	CHECK(fault(WINDOW).hits > last);
 	CHECK_EQ(status(), NEXUS_ONLINE);
-	fault_remove_all();
 	nexus_unmake();
 }
 

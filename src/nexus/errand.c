@@ -50,8 +50,8 @@ static void errand_task(void *arg)
 
 static void errand_start(struct nexus_errand *errand)
 {
-	if (errand->is_running) {
-		errand->is_again = true;
+	if (errand->is_running || errand->is_over) {
+		errand->is_again = !errand->is_over;
 		return;
 	}
 	errand->is_running = true;
@@ -87,6 +87,16 @@ void errand_init(struct nexus_errand *errand, struct nexus *nx, const char *name
 		.nx = nx, .name = name, .run = run, .msg.fn = errand_arrived, .timer.fn = errand_due
 	};
 	list_init(&errand->waiters);
+}
+
+void errand_end(struct nexus_errand *errand)
+{
+	errand->is_over = true;
+	errand->is_again = false;
+	if (!errand->timer.is_armed)
+		return;
+	timer_disarm(reactor_primary(), &errand->timer);
+	atomic_store(&errand->is_rung, false);
 }
 
 void errand_ring(struct nexus_errand *errand)

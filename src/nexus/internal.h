@@ -135,6 +135,7 @@ struct child {
 	uint64_t fault_ns;       /* reactor clock */
 
 	/* What it misses. Set by channels from the failing write on; exact if is_missed_known. */
+	bool has_room; /* for the pages of what others miss, marks.c */
 	struct segmap missed;
 	bool is_missed_known;               /* false: everything */
 	uint64_t head_generation;           /* its pages carry it if it is what it was; 0: any */
@@ -240,6 +241,7 @@ struct nexus_errand {
 	atomic_bool is_rung;
 	bool is_running;    /* the task; the primary's, as is the next */
 	bool is_again;      /* rung while it ran */
+	bool is_over;       /* no task is made any more */
 	struct timer timer; /* tries again where no task could be had */
 	const char *name;
 	enum task_rank rank; /* of the task; ordinary, unless changed after errand_init() */
@@ -259,7 +261,7 @@ struct nexus {
 	struct uuid uuid;
 	uint64_t size; /* bytes asked */
 	enum nexus_label label;
-	bool is_size_required, is_round_robin;
+	bool is_size_required, is_size_kept, is_round_robin;
 	uint64_t child_timeout_ns;
 	uint64_t stall_ns, slow_ns, smart_ns; /* of health.c; UINT64_MAX: never */
 	uint16_t cntlid_min, cntlid_max;
@@ -370,6 +372,8 @@ void errand_init(struct nexus_errand *errand, struct nexus *nx, const char *name
 		 void (*run)(struct nexus *nx));
 /* Any reactor: the task runs once more after this. */
 void errand_ring(struct nexus_errand *errand);
+/* It is not needed any more: nobody waits for memory for its task. */
+void errand_end(struct nexus_errand *errand);
 /* Until nothing is rung and nothing runs. */
 void errand_wait(struct nexus_errand *errand) MAY_SUSPEND;
 static inline bool errand_is_idle(struct nexus_errand *errand)

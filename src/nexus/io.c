@@ -22,7 +22,7 @@
  * kept in frame.priv. A write's parts are requests of a fork, which the channel allocated when it
  * was opened, by slot, so that a part's place tells its leg. Parts share the caller's iovec. The
  * parent waits for all of them, even for those on a leg that was dropped: they point to its memory.
- * A leg costs three cache lines of the fork, whose free list is a stack, so that they are still near.
+ * A leg costs three cache lines of the fork; the free list is a stack, so that they are near.
  *
  * Nothing is borrowed from a child (io_offer()): what is lent goes on to be seen, and a write shows
  * in it that is on one leg and not on another yet. The reader gets a copy, taken while the blocks
@@ -490,7 +490,7 @@ static inline enum io_result write_start(struct nexus_channel *nc, struct io *io
 	return fork_send(nc, io, true);
 }
 
-/* Flush, reset: the whole device. */
+/* Flush: the whole device. */
 static enum io_result all_start(struct nexus_channel *nc, struct io *io)
 {
 	if (unlikely(nc->is_waiting))
@@ -586,8 +586,8 @@ static bool fork_again(struct nexus_channel *nc, struct fork *fork)
 }
 
 /*
- * Each copy says that the request itself is at fault: then nobody has missed anything. So it is when
- * there is but one copy, which has no patience left to ask for: the host may come again.
+ * Each copy says that the request itself is at fault: then nobody has missed anything. So it is
+ * when there is but one copy, which has no patience left to ask for: the host may come again.
  */
 static bool fork_is_refused(struct fork *fork)
 {
@@ -918,8 +918,11 @@ static inline enum io_result start(struct nexus_channel *nc, struct io *io)
 	case IO_UNMAP:
 		return write_start(nc, io);
 	case IO_FLUSH:
-	case IO_RESET:
 		return all_start(nc, io);
+	case IO_RESET:
+		/* ours alone: a remote child that is connected anew may have lost its cache
+		 * between */
+		return end(io, nc->is_ended ? IO_NO_DEVICE : IO_OK);
 	case IO_SEEK_DATA:
 	case IO_SEEK_HOLE:
 		return seek_start(nc, io);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What a client does with children and rebuilds while something else happens. */
+#include "base/units.h"
 #include "nexus/rebuild.h"
 #include "nexus/rebuild_testing.h"
 
@@ -119,7 +120,8 @@ ENGINE_TEST(what_has_grown_is_not_made_again_smaller)
 				   .size = 16 << 20,
 				   .children = uris,
 				   .nchildren = 2,
-				   .info_key = "volume" };
+				   .info_key = "volume",
+				   .is_size_kept = true };
 	struct nexus *made;
 
 	if (!all_make(2))
@@ -131,6 +133,10 @@ ENGINE_TEST(what_has_grown_is_not_made_again_smaller)
 	CHECK_HAS(err_text(&ne.err), "size=20971520");
 	ne = (struct nexus_err){};
 	opts.size = 20 << 20;
+	CHECK_EQ(nexus_create(&opts, &made, &ne), 0);
+	CHECK_EQ(nexus_destroy(made, &ne), 0);
+	opts.size = 16 << 20;
+	opts.is_size_kept = false; /* who asks knows */
 	CHECK_EQ(nexus_create(&opts, &made, &ne), 0);
 	CHECK_EQ(nexus_destroy(made, &ne), 0);
 	opts.size = 21 << 20; /* replicas may have grown meanwhile */
@@ -275,6 +281,31 @@ ENGINE_TEST(a_size_that_is_shown_holds)
 	CHECK(!call.is_over);
 	put(NBLOCKS + 10, 1, 1);
 	call_end(&call);
+	CHECK(are_equal(0, 1));
+	all_unmake();
+}
+
+/* Whether it is the disk that left is asked of a disk that may take its time. */
+ENGINE_TEST(hosts_do_not_wait_for_a_child_that_comes)
+{
+	struct call call = { .fn = nexus_child_online, .uri = uris[1] };
+	uint64_t start_ns;
+
+	if (!all_make(2))
+		return;
+	offline(1);
+	inject("inject://m1?op=read&method=delay&delay_us=1000000&retries=1");
+	start_ns = reactor_self()->now_ns;
+	call_start(&call);
+	while (nx->child[nx->order[1]]->nwaits == 0)
+		task_yield();
+	touch(7, 1, 1); /* not marked yet */
+	CHECK(reactor_self()->now_ns - start_ns < NS_PER_S / 2);
+	CHECK(!call.is_over);
+	call_end(&call);
+	CHECK_EQ(call.ne.why, NEXUS_OK);
+	nexus_rebuild_wait(nx);
+	CHECK(last()->stats.is_partial);
 	CHECK(are_equal(0, 1));
 	all_unmake();
 }

@@ -141,7 +141,7 @@ static uint16_t child_io(struct child *child, const struct io *what) MAY_SUSPEND
 
 /* One copy of one page on one child. */
 static uint16_t page_io(struct marks *marks, struct child *child, enum io_op op, unsigned index,
-			unsigned copy) MAY_SUSPEND
+			unsigned copy, void *buf) MAY_SUSPEND
 {
 	struct nexus *nx = marks->nx;
 	uint32_t nlb = marks->unit >> nx->dev.block_shift;
@@ -150,7 +150,7 @@ static uint16_t page_io(struct marks *marks, struct child *child, enum io_op op,
 			 .nlb = nlb,
 			 .lba = nx->geometry.meta_start + (uint64_t)(2 * index + copy) * nlb };
 
-	io_set_buf(&io, marks->buf, marks->unit);
+	io_set_buf(&io, buf, marks->unit);
 	marks->nwrites += op == IO_WRITE;
 	return child_io(child, &io);
 }
@@ -173,7 +173,7 @@ static bool page_write(struct marks *marks, struct child *child, unsigned index,
 
 	memset(marks->buf, 0, marks->unit);
 	intent_page_encode(marks->buf, &id, index, marks->sequence, subject, map);
-	return page_done(child, IO_WRITE, page_io(marks, child, IO_WRITE, index, copy));
+	return page_done(child, IO_WRITE, page_io(marks, child, IO_WRITE, index, copy, marks->buf));
 }
 
 /* The page on every writer. How many have it. */
@@ -243,8 +243,8 @@ static void unmarked_refuse(struct nexus_channel *nc, void *arg)
 
 /*
  * Some of those who were asked could not be marked. All channels let go of them: they may be the
- * source of the next life. Who waits wants his segments again then, of those that are left. The last
- * child, if it lacks space, is taken back (retire.c), perhaps it was by now, and would lack it
+ * source of the next life. Who waits wants his segments again then, of those that are left. The
+ * last child, if it lacks space, is taken back (retire.c), perhaps it was by now, and would lack it
  * again: that is the host's to know.
  */
 static void mark_failed(struct marks *marks) MAY_SUSPEND
@@ -551,6 +551,37 @@ static bool child_write_missed(struct marks *marks, struct child *coming) MAY_SU
 	return is_ok;
 }
 
+/*
+ * Room for what others may miss, on a child that may run out of room: else a full one could not be
+ * attached again, nor say what another misses. Zeroes are the page of nobody. If there is no room
+ * even now, whoever needs it will find out.
+ */
+static void child_reserve(struct marks *marks, struct child *child) MAY_SUSPEND
+{
+	const struct nexus *nx = marks->nx;
+	uint32_t n = 2 * npages(&marks->durable), nlb = marks->unit >> nx->dev.block_shift;
+	size_t len = (size_t)n * marks->unit;
+	void *buf = NULL;
+	bool is_ok = true;
+
+	if (child->desc != NULL && child->desc->dev->is_thin)
+		buf = dma_alloc(len);
+	child->has_room = true;
+	if (buf == NULL)
+		return;
+	memset(buf, 0, len);
+	for (unsigned slot = 0; slot < INTENT_SUBJECTS_MAX && is_ok; slot++) {
+		struct io io = { .op = IO_WRITE,
+				 .nlb = n * nlb,
+				 .lba = nx->geometry.meta_start +
+					2ull * intent_page_missed(slot) * nlb };
+
+		io_set_buf(&io, buf, len);
+		is_ok = child_io(child, &io) == IO_OK;
+	}
+	dma_free(buf, len);
+}
+
 void marks_lock(struct nexus *nx)
 {
 	if (nx->marks != NULL)
@@ -566,7 +597,6 @@ void marks_unlock(struct nexus *nx)
 bool marks_write_children(struct nexus *nx, struct child *coming)
 {
 	struct marks *marks = nx->marks;
-	bool is_ok = true;
 
 	if (marks == NULL || nx->nchildren < 2)
 		return true;
@@ -576,14 +606,16 @@ bool marks_write_children(struct nexus *nx, struct child *coming)
 
 		/* the second child of all: the first has no pages yet */
 		if (child != NULL && child != coming && is_writer(child) &&
-		    (coming == NULL || nx->nchildren == 2))
-			(void)child_write_all(marks, child);
+		    (coming == NULL || nx->nchildren == 2) && child_write_all(marks, child) &&
+		    !child->has_room)
+			child_reserve(marks, child);
 	}
-	if (coming != NULL)
-		is_ok = child_write_all(marks, coming) && child_write_missed(marks, coming);
-	else
-		is_ok = fold_missed(marks);
-	return is_ok;
+	if (coming == NULL)
+		return fold_missed(marks);
+	if (!child_write_all(marks, coming))
+		return false;
+	child_reserve(marks, coming);
+	return child_write_missed(marks, coming);
 }
 
 void marks_note_missed(struct child *child)
@@ -706,21 +738,6 @@ static void convert(struct segmap *to, const struct segmap *from)
 		segmap_set_range(to, (uint64_t)seg << from->shift, 1ull << from->shift);
 }
 
-/* The map in another shape. It is larger, so that no bit falls off its end. */
-static int reshape(struct segmap *map, uint64_t nblocks, uint8_t shift)
-{
-	struct segmap next;
-
-	if (map->words == NULL)
-		return 0;
-	if (segmap_init(&next, nblocks, shift) < 0)
-		return -ENOMEM;
-	convert(&next, map);
-	segmap_done(map);
-	*map = next;
-	return 0;
-}
-
 struct reshape {
 	uint64_t nblocks;
 	uint8_t shift;
@@ -737,20 +754,46 @@ static void hot_swap(struct nexus_channel *nc, void *arg)
 	*next = old;
 }
 
-static int reshape_all(struct nexus *nx, uint64_t nblocks, uint8_t shift)
+enum { MAPS_MAX = 4 + NEXUS_CHILDREN_MAX };
+
+static unsigned maps_of(struct nexus *nx, struct segmap *maps[MAPS_MAX])
 {
 	struct marks *marks = nx->marks;
-	int result = 0;
+	unsigned n = 0;
 
 	if (marks != NULL) {
-		struct segmap *maps[] = { &marks->durable, &marks->wanted, &marks->noted,
-					  &marks->candidates };
-
-		for (size_t i = 0; i < ARRAY_LEN(maps) && result == 0; i++)
-			result = reshape(maps[i], nblocks, shift);
+		maps[n++] = &marks->durable;
+		maps[n++] = &marks->wanted;
+		maps[n++] = &marks->noted;
+		maps[n++] = &marks->candidates;
 	}
-	for (unsigned i = 0; i < nx->nchildren && result == 0; i++)
-		result = reshape(&nx->child[nx->order[i]]->missed, nblocks, shift);
+	for (unsigned i = 0; i < nx->nchildren; i++) {
+		if (nx->child[nx->order[i]]->missed.words != NULL)
+			maps[n++] = &nx->child[nx->order[i]]->missed;
+	}
+	return n;
+}
+
+/* All maps in another shape, or none: they are looked at side by side. The shape is larger, so that
+ * no bit falls off its end. */
+static int reshape_all(struct nexus *nx, uint64_t nblocks, uint8_t shift)
+{
+	struct segmap *maps[MAPS_MAX], next[MAPS_MAX] = {};
+	unsigned n = maps_of(nx, maps);
+	int result = 0;
+
+	for (unsigned i = 0; i < n && result == 0; i++)
+		result = segmap_init(&next[i], nblocks, shift);
+	for (unsigned i = 0; i < n; i++) {
+		struct segmap old = *maps[i];
+
+		if (result == 0) {
+			convert(&next[i], &old);
+			*maps[i] = next[i];
+			next[i] = old;
+		}
+		segmap_done(&next[i]);
+	}
 	return result;
 }
 
@@ -797,7 +840,7 @@ static bool pair_read(struct marks *marks, struct child *child, unsigned index,
 	bool is_ok = true;
 
 	for (unsigned copy = 0; copy < 2; copy++) {
-		is_ok &= page_io(marks, child, IO_READ, index, copy) == IO_OK;
+		is_ok &= page_io(marks, child, IO_READ, index, copy, marks->buf) == IO_OK;
 		memcpy(&pair[copy], marks->buf, INTENT_PAGE_SIZE);
 	}
 	return is_ok;
@@ -834,22 +877,22 @@ static bool map_read(struct nexus *nx, struct child *child, uint64_t generation,
 bool marks_are_on(struct child *child, uint64_t generation)
 {
 	struct marks *marks = child->nx->marks;
+	/* no lock: hosts do not wait for a child that is not there yet */
+	struct intent_page *page = marks != NULL ? dma_alloc(marks->unit) : NULL;
 	bool is_ours = false;
 
-	if (marks == NULL)
+	if (page == NULL)
 		return false;
-	task_mutex_lock(&marks->lock);
 	for (unsigned copy = 0; copy < 2 && !is_ours; copy++) {
-		const struct intent_page *page = marks->buf;
 		struct intent_id id = id_of(marks, child);
 
-		is_ours = page_io(marks, child, IO_READ, INTENT_PAGE_HEAD, copy) == IO_OK &&
+		is_ours = page_io(marks, child, IO_READ, INTENT_PAGE_HEAD, copy, page) == IO_OK &&
 			  intent_page_is_valid(page, INTENT_PAGE_HEAD) &&
 			  memcmp(page->nexus, id.nexus.b, sizeof(page->nexus)) == 0 &&
 			  memcmp(page->replica, id.replica.b, sizeof(page->replica)) == 0 &&
 			  (generation == 0 || le64_get(page->generation) == generation);
 	}
-	task_mutex_unlock(&marks->lock);
+	dma_free(page, marks->unit);
 	return is_ours;
 }
 

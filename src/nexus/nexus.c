@@ -190,6 +190,11 @@ static void errands_wait(struct nexus *nx)
 					   &nx->rebuild, &nx->end,     &nx->look, &nx->smart };
 	bool is_idle;
 
+	/* these have no reserve, and nothing to do for one that goes */
+	errand_end(&nx->mend);
+	errand_end(&nx->rebuild);
+	errand_end(&nx->look);
+	errand_end(&nx->smart);
 	do {
 		is_idle = true;
 		for (size_t i = 0; i < ARRAY_LEN(errands); i++) {
@@ -355,6 +360,7 @@ static struct nexus *nexus_new(const struct nexus_opts *opts)
 	nx->size = opts->size;
 	nx->label = opts->label != 0 ? opts->label : NEXUS_LABEL_V1;
 	nx->is_size_required = opts->is_size_required;
+	nx->is_size_kept = opts->is_size_kept;
 	nx->is_round_robin = opts->is_round_robin;
 	nx->child_timeout_ns = opts->child_timeout_ns != 0 ? opts->child_timeout_ns
 							   : nexus_settings.child_timeout_ns;
@@ -426,7 +432,7 @@ static int open_children(struct nexus *nx, const struct nexus_opts *opts, struct
 	return 0;
 }
 
-static int fit_children(struct nexus *nx, struct nexus_err *ne)
+static int fit_children(struct nexus *nx, uint64_t size, struct nexus_err *ne)
 {
 	static const struct {
 		enum nexus_error why;
@@ -447,7 +453,7 @@ static int fit_children(struct nexus *nx, struct nexus_err *ne)
 
 		shapes[i] = (struct geometry_child){ dev->nblocks, dev->block_size };
 	}
-	error = geometry_of(nx->label, shapes, nx->nchildren, nx->size, nx->is_size_required,
+	error = geometry_of(nx->label, shapes, nx->nchildren, size, nx->is_size_required,
 			    &nx->geometry, &which);
 	if (error != GEOMETRY_OK)
 		return nexus_fail(ne, texts[error].why, "nexus %s: child %s %s", nx->dev.name,
@@ -584,7 +590,7 @@ int nexus_create(const struct nexus_opts *opts, struct nexus **ret_nexus, struct
 		return nexus_fail(ne, NEXUS_E_NO_MEMORY, "no memory for nexus %s", opts->name);
 	result = open_children(nx, opts, ne);
 	if (result == 0)
-		result = fit_children(nx, ne);
+		result = fit_children(nx, nx->size, ne);
 	if (result < 0)
 		return result;
 	inherit(nx);
@@ -709,10 +715,11 @@ static void nexus_free_device(struct device *dev)
 }
 
 /* It has another size: the record, too, so that it is not made again with the old one. */
-static void resized(struct nexus *nx) MAY_SUSPEND
+static void resized(struct nexus *nx, uint64_t size) MAY_SUSPEND
 {
 	struct err err = {};
 
+	nx->size = size;
 	nexus_tell(nx, NEXUS_EVENT_RESIZED, NULL);
 	if (nexus_persist(nx, false, &err) < 0)
 		log_warn("nexus %s: the record does not say that it has grown: %s", nx->dev.name,
@@ -723,13 +730,11 @@ int nexus_resize(struct nexus *nx, uint64_t size, struct nexus_err *ne)
 {
 	struct geometry old;
 	struct nexus_err unread = {};
-	uint64_t old_size;
 	int result = 0;
 
 	ne = ne != NULL ? ne : &unread;
 	control_begin(nx);
 	old = nx->geometry;
-	old_size = nx->size;
 	if (nx->state != NEXUS_OPEN || nx->is_frozen)
 		result = nexus_fail(ne, NEXUS_E_NOT_ALLOWED, "nexus %s is %s", nx->dev.name,
 				    nx->is_frozen ? "frozen" : nexus_state_name(nx->state));
@@ -739,11 +744,9 @@ int nexus_resize(struct nexus *nx, uint64_t size, struct nexus_err *ne)
 					    "nexus %s: child %s is not open, its size is not known",
 					    nx->dev.name, nx->child[nx->order[i]]->uri);
 	}
-	if (result == 0) {
-		nx->size = size;
-		result = fit_children(nx, ne);
-	}
-	if (result == 0 && size != old_size && nx->geometry.nblocks <= old.nblocks)
+	if (result == 0)
+		result = fit_children(nx, size, ne);
+	if (result == 0 && size != nx->size && nx->geometry.nblocks <= old.nblocks)
 		result = nexus_fail(ne, NEXUS_E_CHILD_TOO_SMALL,
 				    "nexus %s has %lu blocks and would have %lu: it only grows, "
 				    "after its replicas",
@@ -753,12 +756,10 @@ int nexus_resize(struct nexus *nx, uint64_t size, struct nexus_err *ne)
 		if (result < 0)
 			result = nexus_fail(ne, NEXUS_E_RESIZE, "nexus %s", nx->dev.name);
 		else
-			resized(nx);
+			resized(nx, size);
 	}
-	if (result < 0) {
+	if (result < 0)
 		nx->geometry = old;
-		nx->size = old_size;
-	}
 	control_end(nx);
 	return result;
 }
@@ -898,6 +899,7 @@ static int args_of_uri(struct uri *uri, struct create_args *args, struct err *er
 		return err_set(err, -ENOMEM, "no memory for a nexus");
 	args->opts.label = label == 0 ? NEXUS_LABEL_V1 : NEXUS_LABEL_V2;
 	args->opts.is_round_robin = pick == 1;
+	args->opts.is_size_kept = true;
 	args->opts.children = args->children;
 	args->opts.nchildren = split_children(args->text, args->children);
 	return 0;

@@ -168,6 +168,7 @@ struct nexus_opts {
 	unsigned nchildren;
 	enum nexus_label label; /* 0: V1 */
 	bool is_size_required;  /* exactly `size`, or fail */
+	bool is_size_kept;      /* fail if it was larger once: the record has that */
 	/* version 2 of the request */
 	uint16_t cntlid_min, cntlid_max; /* 0: 1 and NEXUS_CNTLID_MAX */
 	uint64_t resv_key, preempt_key;

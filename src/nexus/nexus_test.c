@@ -7,6 +7,7 @@
 ENGINE_TEST(writes_reach_all_children)
 {
 	static uint8_t buf[8 * BLOCK], back[8 * BLOCK];
+	struct io_stats stats;
 
 	if (!nexus_make(3))
 		return;
@@ -27,6 +28,8 @@ ENGINE_TEST(writes_reach_all_children)
 	CHECK_EQ(do_io(&o, IO_WRITE, NBLOCKS - 7, 8, buf, 0), IO_OUT_OF_RANGE);
 	CHECK_EQ(do_io(&o, IO_FLUSH, 0, 0, NULL, 0), IO_OK);
 	CHECK_EQ(do_io(&o, IO_RESET, 0, 0, NULL, 0), IO_OK);
+	device_stats(device_lookup("c0"), &stats);
+	CHECK_EQ(stats.op[IO_RESET].ops, 0); /* no child is connected anew in silence */
 	CHECK_EQ(status(), NEXUS_ONLINE);
 	nexus_unmake();
 }
@@ -634,7 +637,8 @@ ENGINE_TEST(a_request_that_is_refused_does_not_cost_the_last_child)
 	nexus_unmake();
 }
 
-/* All are short of something for longer than they may be: one is kept, and the host may try again. */
+/* All are short of something for longer than they may be: one is kept, and the host may try
+ * again. */
 ENGINE_TEST(a_shortage_everywhere_does_not_freeze)
 {
 	static uint8_t buf[BLOCK];
@@ -656,7 +660,8 @@ ENGINE_TEST(a_shortage_everywhere_does_not_freeze)
 	nexus_unmake();
 }
 
-/* There is no space for the mark of a write on the last child: the host hears it, as of any write. */
+/* There is no space for the mark of a write on the last child: the host hears it, as of any
+ * write. */
 ENGINE_TEST(no_space_for_a_mark_is_no_space)
 {
 	static uint8_t buf[BLOCK];

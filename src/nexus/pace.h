@@ -22,7 +22,7 @@ enum {
 	PACE_SPEED_MIN = 10,        /* percent */
 	PACE_LOOK_NS = 10000000,    /* between two looks of the governor */
 	PACE_CREDIT_NS = 250000000, /* of unused rate, at most */
-	PACE_AUTO_MIN_NS = 10000,   /* what a request may take at least, if nobody said */
+	PACE_AUTO_MIN_NS = 5000,    /* what a request may take at least, if nobody said */
 	PACE_AUTO_FACTOR = 2,       /* times what it took before the work began */
 	PACE_AUTO_NS = 2000000,     /* where that is not known */
 	PACE_AUTO_OPS = 100,        /* answers it takes to know it */

@@ -10,8 +10,8 @@
  *                 HANGING  it, and an old record replace a newer one
  *
  * A writer that is freed while it hangs frees itself when the store lets go of it. Until then its
- * key is taken: a nexus that is made again meanwhile waits for it, too, or the old record would come
- * last after all.
+ * key is taken: a nexus that is made again meanwhile waits for it, too, or the old record would
+ * come last after all.
  *
  * Thread: primary.
  */

@@ -20,8 +20,9 @@
  * A child that the record knows and that is not given stays in the record, as stale: it misses what
  * is written without it, and must not be taken for a new volume when it comes alone.
  *
- * A size smaller than the last one makes none either. Hosts would find their volume cut off, and
- * what lies behind the end would be stale on some children when it grows once more.
+ * A size smaller than the last one makes none, if a URI asks: it was written before the volume
+ * grew. Hosts would find their volume cut off, and what lies behind the end would be stale on some
+ * children when it grows once more. A control plane knows the size; it is only told.
  *
  * Children that are all stale make no nexus: the volume would go back in time without a word. A
  * record that cannot be read or understood makes none either.
@@ -30,9 +31,9 @@
  * not on all of them (io.c), and what was never acknowledged may be there or not.
  *
  * A record speaks of uuids, and a uuid may be a word in a URI. Where some children hold records of
- * this nexus, a healthy one that holds none is not what it was (a disk was replaced, a memory device
- * made anew): it is out of sync, and never the source. Where none holds any the store's record alone
- * counts: not every engine writes them, and not all replicas have room for them.
+ * this nexus, a healthy one that holds none is not what it was (a disk was replaced, a memory
+ * device made anew): it is out of sync, and never the source. Where none holds any the store's
+ * record alone counts: not every engine writes them, and not all replicas have room for them.
  *
  * Who is in sync is flushed before anything else of it is used. The marks of the last life are
  * forgotten with it, and only they would tell what a loss of power takes away from a cache.
@@ -186,12 +187,14 @@ int nexus_recover(struct nexus *nx, struct nexus_err *ne)
 
 	if (result < 0)
 		return result == -ENOENT ? flush_synced(nx, ne) : result;
+	if (nx->size < record.size && nx->is_size_kept)
+		return nexus_fail(ne, NEXUS_E_INVALID_ARGUMENTS,
+				  "nexus %s has size=%lu, and does not shrink to %lu; a new volume "
+				  "on these children wants the record removed",
+				  nx->dev.name, record.size, nx->size);
 	if (nx->size < record.size)
-		return nexus_fail(
-			ne, NEXUS_E_INVALID_ARGUMENTS,
-			"nexus %s was made, or has grown, to size=%lu, and does not shrink "
-			"to %lu; a new volume on these children wants the record removed",
-			nx->dev.name, record.size, nx->size);
+		log_warn("nexus %s had %lu bytes, and is made with %lu", nx->dev.name, record.size,
+			 nx->size);
 	note_absent(nx, &record);
 	good = believed(nx, &record);
 	for (unsigned i = nx->nchildren; i-- > 0;) {

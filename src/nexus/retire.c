@@ -188,8 +188,8 @@ static void revive_last(struct nexus *nx)
 }
 
 /* Who fell leaves, if the monitor is not closing it already. What it misses is known from its last
- * write on, if it was in sync, or was known and nobody had begun to rebuild it. Without marks nobody
- * knows what was in its cache, nor, when it comes back, whether it is what it was. */
+ * write on, if it was in sync, or was known and nobody had begun to rebuild it. Without marks
+ * nobody knows what was in its cache, nor, when it comes back, whether it is what it was. */
 static void children_leave(struct nexus *nx, uint8_t fallen)
 {
 	for (unsigned i = 0; i < nx->nchildren; i++) {
@@ -296,9 +296,9 @@ static void retire_at_end(struct nexus *nx, uint8_t fallen)
 }
 
 /*
- * While it is made: nobody was promised anything yet, and the record is about to be read, so none is
- * written. Who fell is closed, which ends what hangs there; nexus_create() sees it, and what happens
- * after that is looked at again when the nexus serves (nexus_retire_early()).
+ * While it is made: nobody was promised anything yet, and the record is about to be read, so none
+ * is written. Who fell is closed, which ends what hangs there; nexus_create() sees it, and what
+ * happens after that is looked at again when the nexus serves (nexus_retire_early()).
  */
 static void retire_early(struct nexus *nx, uint8_t fallen)
 {

@@ -17,8 +17,8 @@
  * hangs among others that are answered is for the device to end.
  *
  * The last healthy child is not timed out. There is nobody to go on with, and a nexus that freezes
- * would help less than an answer that comes late. While a nexus is made, it is: whoever makes it can
- * be told.
+ * would help less than an answer that comes late. While a nexus is made, it is: whoever makes it
+ * can be told.
  *
  * Retirement does not wait for what the child has; what hangs there is ended by force (monitor.c).
  * I/O that tasks send to a child has a timer of its own, child_io_wait().

@@ -23,7 +23,7 @@
 
 struct look_up {
 	const char *host;
-	char addr[RESOLVE_ADDR_MAX];
+	struct resolved found;
 	struct err err;
 	int result;
 };
@@ -35,7 +35,7 @@ static int errno_of(int eai)
 	return eai == EAI_AGAIN ? -EAGAIN : -ENOENT;
 }
 
-static int system_resolve(const char *host, char addr[RESOLVE_ADDR_MAX], struct err *err)
+static int system_resolve(const char *host, struct resolved *ret, struct err *err)
 {
 	struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = AI_ADDRCONFIG };
 	struct addrinfo *info;
@@ -48,8 +48,14 @@ static int system_resolve(const char *host, char addr[RESOLVE_ADDR_MAX], struct 
 	if (result != 0)
 		return err_set(err, errno_of(result), "host '%s' cannot be found: %s", host,
 			       gai_strerror(result));
-	result = getnameinfo(info->ai_addr, info->ai_addrlen, addr, RESOLVE_ADDR_MAX, NULL, 0,
-			     NI_NUMERICHOST);
+	for (const struct addrinfo *at = info; at != NULL && ret->count < RESOLVE_MAX;
+	     at = at->ai_next) {
+		result = getnameinfo(at->ai_addr, at->ai_addrlen, ret->addr[ret->count],
+				     RESOLVE_ADDR_MAX, NULL, 0, NI_NUMERICHOST);
+		if (result != 0)
+			break;
+		ret->count++;
+	}
 	freeaddrinfo(info);
 	if (result != 0)
 		return err_set(err, errno_of(result), "host '%s' has an address without text: %s",
@@ -68,7 +74,7 @@ static void look_up_blocking(void *arg)
 {
 	struct look_up *look = arg;
 
-	look->result = resolver(look->host, look->addr, &look->err);
+	look->result = resolver(look->host, &look->found, &look->err);
 }
 
 static bool is_numeric(const char *host)
@@ -78,19 +84,20 @@ static bool is_numeric(const char *host)
 	return inet_pton(AF_INET, host, &addr) == 1 || strchr(host, ':') != NULL;
 }
 
-int resolve_host(const char *host, char addr[RESOLVE_ADDR_MAX], struct err *err)
+int resolve_host(const char *host, struct resolved *ret, struct err *err)
 {
 	struct look_up look = { .host = host };
 
 	if (is_numeric(host)) {
 		if (strlen(host) >= RESOLVE_ADDR_MAX)
 			return err_set(err, -EINVAL, "'%s' is no address", host);
-		memcpy(addr, host, strlen(host) + 1);
+		ret->count = 1;
+		memcpy(ret->addr[0], host, strlen(host) + 1);
 		return 0;
 	}
 	task_blocking(look_up_blocking, &look);
 	if (look.result < 0)
 		return err_set(err, look.result, "%s", err_text(&look.err));
-	memcpy(addr, look.addr, sizeof(look.addr));
+	*ret = look.found;
 	return 0;
 }

@@ -13,17 +13,25 @@
 #include "base/err.h"
 #include "reactor/task.h"
 
-enum { RESOLVE_ADDR_MAX = 64 }; /* "fe80::1%eth0" and its NUL */
+enum {
+	RESOLVE_ADDR_MAX = 64, /* "fe80::1%eth0" and its NUL */
+	RESOLVE_MAX = 8,       /* addresses of one name that are told; more are left out */
+};
+
+/* In the order in which they should be tried, as text without brackets. */
+struct resolved {
+	unsigned count; /* at least 1 */
+	char addr[RESOLVE_MAX][RESOLVE_ADDR_MAX];
+};
 
 /* Look @host up; may block. 0, or a negative errno and the resolver's reason in @err. */
-typedef int (*resolve_fn)(const char *host, char addr[RESOLVE_ADDR_MAX], struct err *err);
+typedef int (*resolve_fn)(const char *host, struct resolved *ret, struct err *err);
 
 /*
- * The first address of @host, as text without brackets; a numeric address is its own answer.
- * -ENOENT: nobody knows the name; -EAGAIN: nobody who would know it answers; -ENOMEM.
+ * The addresses of @host; a numeric address is its own answer. -ENOENT: nobody knows the name;
+ * -EAGAIN: nobody who would know it answers; -ENOMEM.
  */
-int resolve_host(const char *host, char addr[RESOLVE_ADDR_MAX],
-		 struct err *err) MAY_SUSPEND WARN_UNUSED;
+int resolve_host(const char *host, struct resolved *ret, struct err *err) MAY_SUSPEND WARN_UNUSED;
 
 /* Replace the system's resolver, for a simulator or a test; NULL gives it back. */
 void resolve_set(resolve_fn fn);

@@ -205,12 +205,16 @@ static void announce(struct subsystem *ss, uint32_t listeners)
 	}
 }
 
-/* Wait for what is with devices now. */
-static void drain(struct subsystem *ss) MAY_SUSPEND;
-static void drain(struct subsystem *ss)
+/* Wait for what is with devices now; hosts see the change already. */
+static int drain(struct subsystem *ss, uint32_t group, struct err *err) MAY_SUSPEND;
+static int drain(struct subsystem *ss, uint32_t group, struct err *err)
 {
-	subsystem_pause(ss);
-	subsystem_resume(ss);
+	int result = subsystem_drain(ss, group == 0 ? 0 : 1u << (group - 1), err);
+
+	if (result == -ETIMEDOUT)
+		(void)err_hint(err, "the change is made, but what a device held before it may "
+				    "still be carried out");
+	return result;
 }
 
 int subsystem_set_ana(struct subsystem *ss, int listener, uint32_t group, enum ana_state state,
@@ -232,20 +236,22 @@ int subsystem_set_ana(struct subsystem *ss, int listener, uint32_t group, enum a
 			       listener, target_listener_count(ss->target));
 	if (listener != TARGET_LISTENER_ALL)
 		where = target_listener_addr(ss->target, (unsigned)listener);
-	task_mutex_lock(&ss->control);
+	result = subsystem_enter(ss, err);
+	if (result < 0)
+		return result;
 	changed = states_set(ss->ana, listener, group, state);
 	for (unsigned i = 0; i < TARGET_LISTENERS_MAX; i++)
 		masks[i] = masks_of(ss->ana, i);
 	if (changed != 0)
 		swap_all(ss, masks, NULL);
-	task_mutex_unlock(&ss->control);
 	announce(ss, changed);
 	if (changed != 0)
 		log_info("path state nqn=%s listener=%s group=%s state=%s", ss->nqn, where, groups,
 			 ana_state_name(state));
 	if (!is_served(state))
-		drain(ss);
-	return 0;
+		result = drain(ss, group, err);
+	subsystem_leave(ss);
+	return result;
 }
 
 enum ana_state subsystem_ana(const struct subsystem *ss, unsigned listener, uint32_t group)
@@ -266,7 +272,9 @@ int subsystem_set_ns_group(struct subsystem *ss, uint32_t nsid, uint32_t group, 
 		result = err_set(err, -EINVAL, "group 0: the smallest number is 1");
 	if (result < 0)
 		return result;
-	task_mutex_lock(&ss->control);
+	result = subsystem_enter(ss, err);
+	if (result < 0)
+		return result;
 	ns = subsystem_ns(ss, nsid);
 	if (ns == NULL) {
 		result = err_set(err, -ENOENT, "subsystem '%s' has no namespace %u", ss->nqn, nsid);
@@ -279,9 +287,9 @@ int subsystem_set_ns_group(struct subsystem *ss, uint32_t nsid, uint32_t group, 
 			ctrlr_ns_changed(ctrlr, nsid); /* ANAGRPID of Identify Namespace */
 		announce(ss, UINT32_MAX);
 	}
-	task_mutex_unlock(&ss->control);
 	if (result == 0)
-		drain(ss);
+		result = drain(ss, group, err);
+	subsystem_leave(ss);
 	return result;
 }
 

@@ -20,7 +20,9 @@
  *
  * A closed connection may still have commands with a device. The fence waits until all of those
  * that are closing are dead: after it nothing that was sent before reaches a device any more. It
- * takes in whoever was closing already for other reasons, since their commands count too.
+ * takes in whoever was closing already for other reasons, since their commands count too. For a
+ * device that hangs it waits only so long (wait_for()); then it names the device. The connections
+ * stay what they are, and are freed when the device lets go of their memory.
  *
  * Invariants
  *   1. A connection counts for at most one fence; ss->fence_lock lets one task wait at a time.
@@ -40,8 +42,13 @@
 #include "target/internal.h"
 
 struct fence {
-	struct task_event gone;
-	unsigned left;
+	struct wait wait;
+};
+
+struct stuck_call {
+	const struct subsystem *ss;
+	struct core *core;
+	struct stuck *stuck;
 };
 
 /* ---- the fence ------------------------------------------------------------------------------ */
@@ -51,10 +58,43 @@ static bool conn_is_ending(const struct conn *conn)
 	return conn->ctrlr == NULL || conn->ctrlr->is_closing;
 }
 
-void fence_wait(struct subsystem *ss)
+/* On a reactor: what its closed connections have with devices. */
+static void core_find_stuck(void *arg)
+{
+	struct stuck_call *call = arg;
+	struct conn *conn;
+
+	list_for_each (conn, &call->core->conns, link) {
+		if (conn->state != CONN_CLOSED || conn->sc == NULL ||
+		    conn->sc->subsystem != call->ss)
+			continue;
+		for (unsigned i = 0; i < conn->ncmds; i++) {
+			const struct cmd *cmd = &conn->slots[i].cmd;
+
+			if (cmd->state == CMD_DEVICE)
+				stuck_add(call->stuck, cmd->ns->ns->nsid, 1);
+		}
+	}
+}
+
+void fence_find_stuck(struct subsystem *ss, struct stuck *stuck)
+{
+	struct target *target = ss->target;
+
+	for (unsigned i = 0; i < target->core_count; i++) {
+		struct stuck_call call = { ss, &target->cores[i], stuck };
+
+		task_call(target->cores[i].reactor, core_find_stuck, &call);
+	}
+}
+
+int fence_wait(struct subsystem *ss, struct err *err)
 {
 	struct fence fence = {};
+	struct stuck stuck = {};
+	uint32_t limit_ms = wait_limit_ms(ss->target), drain_ms = 0;
 	struct conn *conn;
+	int result = 0;
 
 	ss->tasks++;
 	task_mutex_lock(&ss->fence_lock);
@@ -62,18 +102,26 @@ void fence_wait(struct subsystem *ss)
 		if (!conn_is_ending(conn))
 			continue;
 		conn->fence = &fence;
-		fence.left++;
+		fence.wait.left++;
+		if (conn->ctrlr != NULL && conn->ctrlr->is_draining)
+			drain_ms = DRAIN_MS; /* it is closed no later than that */
 	}
-	if (fence.left > 0)
-		task_event_wait(&fence.gone);
+	if (!wait_for(ss->target, &fence.wait, limit_ms + drain_ms)) {
+		list_for_each (conn, &ss->conn_list, counted_link)
+			conn->fence = NULL;
+		fence_find_stuck(ss, &stuck);
+		stuck.waited_ms = fence.wait.limit_ms;
+		result = stuck_tell(ss, &stuck, err);
+	}
 	task_mutex_unlock(&ss->fence_lock);
 	subsystem_put_task(ss);
+	return result;
 }
 
 void fence_conn_gone(struct conn *conn)
 {
-	if (conn->fence != NULL && --conn->fence->left == 0)
-		task_event_fire(&conn->fence->gone);
+	if (conn->fence != NULL)
+		wait_one(&conn->fence->wait);
 	if (conn->counted == NULL)
 		return;
 	list_del(&conn->counted_link);
@@ -146,6 +194,7 @@ int subsystem_disconnect(struct subsystem *ss, const char *hostnqn, uint16_t cnt
 {
 	struct ctrlr *ctrlr;
 	unsigned count = 0;
+	int result;
 
 	list_for_each (ctrlr, &ss->ctrlrs, link) {
 		if (!is_meant(ctrlr, hostnqn, cntlid))
@@ -164,9 +213,13 @@ int subsystem_disconnect(struct subsystem *ss, const char *hostnqn, uint16_t cnt
 	if (count == 0)
 		return err_set(err, -ENOENT, "subsystem '%s' has no controller %u", ss->nqn,
 			       cntlid);
-	fence_wait(ss);
-	*ret_count = count;
-	return 0;
+	result = fence_wait(ss, err);
+	if (result == 0)
+		*ret_count = count;
+	if (result == -ETIMEDOUT)
+		(void)err_hint(err, "the controllers are closed, but what the device holds may "
+				    "still be carried out");
+	return result;
 }
 
 unsigned subsystem_controllers(const struct subsystem *ss, struct controller_info *infos,

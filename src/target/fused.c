@@ -18,7 +18,7 @@
  * host is asked for no data before its second half is there. So no time limit is needed.
  *
  * Both halves have their data in their slots. The first carries the request; the vector of two lies
- * in its loan, which only reads use. A paused subsystem holds the first; the second rests in
+ * in its loan, which only reads use. A namespace on hold holds the first; the second rests in
  * CMD_FUSED. With a device both are CMD_DEVICE and busy, as the request reads from both slots.
  *
  * Invariants
@@ -82,11 +82,12 @@ static void pair_done(struct io *io)
 {
 	struct cmd *first = container_of(io, struct cmd, io);
 	struct conn *conn = first->conn;
+	struct ns_core *ns = first->ns;
 
 	first->state = first->mate->state = CMD_SEND;
 	pair_finish(first, io->status);
 	conn->busy--;
-	io_cmd_left(conn);
+	io_cmd_left(conn, ns);
 }
 
 /* ---- running -------------------------------------------------------------------------------- */
@@ -129,7 +130,7 @@ static void pair_run(struct cmd *first)
 		pair_end(first, first_status, failed);
 	else if (second_status != 0)
 		pair_end(first, failed, second_status);
-	else if (first->conn->sc->is_paused)
+	else if (first->ns->hold != HOLD_NO)
 		io_cmd_hold(first);
 	else
 		pair_submit(first);

@@ -127,9 +127,11 @@ void hosts_done(struct subsystem *ss)
 /* ---- changes -------------------------------------------------------------------------------- */
 
 /* The list is another one: out with those who are not on it. */
-static void hosts_changed(struct subsystem *ss, bool is_shorter)
+static int hosts_changed(struct subsystem *ss, bool is_shorter, struct err *err) MAY_SUSPEND;
+static int hosts_changed(struct subsystem *ss, bool is_shorter, struct err *err)
 {
 	struct ctrlr *ctrlr;
+	int result = 0;
 
 	list_for_each (ctrlr, &ss->ctrlrs, link) {
 		if (subsystem_allows(ss, ctrlr->hostnqn) ||
@@ -142,7 +144,11 @@ static void hosts_changed(struct subsystem *ss, bool is_shorter)
 	}
 	target_discovery_changed(ss->target);
 	if (is_shorter)
-		fence_wait(ss);
+		result = fence_wait(ss, err);
+	if (result == -ETIMEDOUT)
+		(void)err_hint(err, "the list is changed and those hosts are out, but what the "
+				    "device holds may still be carried out");
+	return result;
 }
 
 int subsystem_set_hosts(struct subsystem *ss, const char *const *hosts, unsigned count,
@@ -164,8 +170,7 @@ int subsystem_set_hosts(struct subsystem *ss, const char *const *hosts, unsigned
 		return result;
 	}
 	list_free(old, old_count);
-	hosts_changed(ss, true);
-	return 0;
+	return hosts_changed(ss, true, err);
 }
 
 int subsystem_allow_host(struct subsystem *ss, const char *hostnqn, struct err *err)
@@ -180,8 +185,7 @@ int subsystem_allow_host(struct subsystem *ss, const char *hostnqn, struct err *
 	if (result < 0)
 		return result;
 	ss->is_any_host = false;
-	hosts_changed(ss, was_any);
-	return 0;
+	return hosts_changed(ss, was_any, err);
 }
 
 int subsystem_disallow_host(struct subsystem *ss, const char *hostnqn, struct err *err)
@@ -198,6 +202,5 @@ int subsystem_disallow_host(struct subsystem *ss, const char *hostnqn, struct er
 			       hostnqn);
 	free(ss->allowed_hosts[at]);
 	ss->allowed_hosts[at] = ss->allowed_hosts[--ss->allowed_host_count];
-	hosts_changed(ss, true);
-	return 0;
+	return hosts_changed(ss, true, err);
 }

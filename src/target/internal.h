@@ -46,13 +46,16 @@ enum {
 	CONN_LINGER_MS = 1000, /* to let a terminated host read why */
 	PRESSURE_MS = 1000,    /* while commands wait for buffers, look who sits on them */
 	DRAIN_MS = 5000,       /* that a graceful disconnect waits for commands in flight */
+	HANG_UP_MS = 100,      /* that a change waits for a device once the target stops */
 	STALL_MS = 5000,       /* ... without having taken or sent a byte of data for so long */
 	R2T_MS = 20000,        /* ... or with data asked for so long ago */
 	KATO_GRANULARITY_MS = 1000, /* KAS; timeouts are rounded up to it */
 	KATO_DISCOVERY_MS = 120000, /* of a discovery controller that asked for none */
 	SMALL_BUF = 4096,           /* bytes each slot of an I/O queue owns at least */
 	BOOT_DATA = 1024,           /* bytes the Connect command carries */
-	RESV_LOG_MAX = 32, /* unread reservation notifications of a controller; older ones go */
+	RESV_LINES_MAX = 5, /* lines in our log about changes of one namespace's reservations ... */
+	RESV_LINES_S = 60,  /* ... within so many seconds */
+	RESV_LOG_MAX = 32,  /* unread reservation notifications of a controller; older ones go */
 	TAIL_MAX = PDU_HEADER_MAX + 256 + 16384, /* the longest capsule that is kept in parts */
 	ERROR_LOG_MAX = 64,                      /* entries of a controller's error log */
 	ERROR_NOTES = 8,                         /* of a connection, on their way there */
@@ -317,23 +320,31 @@ struct subsys_core {
 	struct ana_masks ana[TARGET_LISTENERS_MAX]; /* all zero without ANA */
 	struct ns_core *ns[TARGET_NAMESPACES_MAX];  /* by NSID - 1; owned by struct ns */
 	uint32_t ns_generation;                     /* counts changes of ns[] */
-	bool is_paused;
-	uint32_t inflight; /* commands with devices */
-	struct list held;
-	struct msg idle_msg; /* to the primary: inflight reached 0 while paused */
-	bool is_idle_awaited;
+	struct list held;                           /* commands of namespaces that are on hold */
+};
+
+/* What becomes of commands that would go to a namespace's device, see hold.c. */
+enum hold {
+	HOLD_NO,    /* they go there */
+	HOLD_STAY,  /* they are held until somebody says so */
+	HOLD_DRAIN, /* they are held until those before them have ended */
 };
 
 struct ns_core {
 	struct handle *handle; /* borrowed from the ns' desc */
+	uint32_t inflight;     /* commands with the device */
 	uint32_t copy_left;    /* writes to copy before lending again */
 	uint16_t write_flags;  /* added to every write */
 	uint8_t shift;         /* log2 of the block size */
 	bool never_lend;       /* device wants aligned memory */
 	bool fills_reads;      /* proven: a read overwrites the whole buffer */
 	bool is_reserved;      /* some hosts may not do everything: look at conn->denied */
-	uint32_t generation;   /* of the table when it came in */
-	uint32_t ana_bit;      /* of its group, as in conn.ana_blocked */
+	uint8_t hold;          /* enum hold */
+	bool is_idle_awaited;
+	uint32_t generation; /* of the table when it came in */
+	uint32_t ana_bit;    /* of its group, as in conn.ana_blocked */
+	struct ns *ns;
+	struct msg idle_msg; /* to the primary: inflight reached 0 while that was awaited */
 };
 
 /* ---- the primary's half --------------------------------------------------------------------- */
@@ -342,7 +353,11 @@ struct ns_core {
 struct ns_resv {
 	struct resv state;
 	char *path;         /* owned; NULL: does not survive a restart */
+	int lock_fd;        /* owned, while there is a path; -1: none */
 	uint8_t notice_off; /* feature 82h: bit n masks notices of type n */
+	/* lines about changes: when the interval began, how many are written, and kept back */
+	uint64_t lines_since_ns;
+	uint32_t lines, lines_kept;
 };
 
 struct ns {
@@ -353,7 +368,9 @@ struct ns {
 	struct ns_core *cores; /* owned, one per reactor */
 	struct ns_resv resv;
 	uint32_t ana_group; /* 1 ... TARGET_ANA_GROUPS_MAX */
-	bool is_lost;       /* its device was removed; a task takes it out */
+	unsigned holds;
+	struct wait *wait; /* of a hold that begins; NULL: none does */
+	bool is_lost;      /* its device was removed; a task takes it out */
 };
 
 struct subsystem {
@@ -383,9 +400,7 @@ struct subsystem {
 	bool is_resv_running;    /* a task works on them */
 	struct task_event *gone; /* fired when conns and tasks reached 0 */
 	struct task_mutex control;
-	unsigned pause_count;
-	unsigned idle_left;
-	struct task_event idle;
+	unsigned pause_count;      /* holds that namespaces get which are added */
 	struct subsys_core *cores; /* owned, one per reactor */
 };
 
@@ -401,7 +416,8 @@ struct target {
 	uint64_t genctr; /* of the discovery log */
 	unsigned conns;
 	bool is_stopping;
-	struct task_event *gone; /* fired when conns reached 0 */
+	struct wait *gone;       /* for conns to reach 0; NULL: nobody waits */
+	struct list waits;       /* struct wait */
 	struct timer reap_timer; /* tries again to spawn a clean-up task */
 	uint64_t conns_accepted, conns_refused, keep_alive_timeouts;
 	uint64_t connects_refused, idle_timeouts;
@@ -478,16 +494,63 @@ void subsystem_put_conn(struct subsystem *ss);
 void subsystem_put_task(struct subsystem *ss);
 /* Primary: take out the namespaces whose devices are gone. */
 void subsystem_reap(struct target *target);
-/* With ss->control held: hold new I/O commands and wait for those with devices; let them go on. */
-void subsystem_hold(struct subsystem *ss) MAY_SUSPEND;
-void subsystem_let_go(struct subsystem *ss) MAY_SUSPEND;
-/* A command that counted in sc->inflight ended. */
-void subsys_core_idle(struct subsys_core *sc);
+/*
+ * For who changes @ss: take ss->control, and count in ss->tasks until it is given back. -ENODEV: it
+ * is being removed. Behind subsystem_leave() @ss may be gone.
+ */
+int subsystem_enter(struct subsystem *ss, struct err *err) MAY_SUSPEND WARN_UNUSED;
+void subsystem_leave(struct subsystem *ss);
 
 static inline struct ns *subsystem_ns(const struct subsystem *ss, uint32_t nsid)
 {
 	return nsid - 1 < TARGET_NAMESPACES_MAX ? ss->ns[nsid - 1] : NULL;
 }
+
+/* ---- hold.c --------------------------------------------------------------------------------- */
+
+/* A task waits until something was counted down, but no longer than devices may take. */
+struct wait {
+	unsigned left;
+	uint32_t limit_ms; /* 0: it was ended before */
+	bool is_late;
+	struct task_event event;
+	struct timer timer;
+	struct list link; /* in target.waits */
+};
+
+/* True: left reached 0. False: it took longer than @limit_ms, or the target stops. */
+bool wait_for(struct target *target, struct wait *wait, uint32_t limit_ms) MAY_SUSPEND WARN_UNUSED;
+/* How long devices may take: device_timeout_ms, little once the target stops. */
+uint32_t wait_limit_ms(const struct target *target);
+void wait_one(struct wait *wait);
+/* Whoever waits gives up. */
+void wait_end_all(struct target *target);
+
+/* Commands that a device did not let go of, by NSID - 1. */
+struct stuck {
+	uint32_t commands[TARGET_NAMESPACES_MAX];
+	uint64_t total;
+	uint32_t waited_ms; /* for the text; 0: not said */
+};
+void stuck_add(struct stuck *stuck, uint32_t nsid, uint32_t commands);
+/* -ETIMEDOUT with the device's name in @err. */
+int stuck_tell(const struct subsystem *ss, const struct stuck *stuck, struct err *err);
+
+/*
+ * With ss->control held: hold new commands of @ns and wait for those with its device. They nest.
+ * -ETIMEDOUT: its device does not let go of some; nothing is on hold then.
+ */
+int ns_hold(struct ns *ns, struct err *err) MAY_SUSPEND WARN_UNUSED;
+void ns_let_go(struct ns *ns) MAY_SUSPEND;
+/*
+ * With ss->control held: wait for what is with devices now of namespaces in @groups (bit 0 is group
+ * 1; 0: all). -ETIMEDOUT.
+ */
+int subsystem_drain(struct subsystem *ss, uint32_t groups, struct err *err) MAY_SUSPEND WARN_UNUSED;
+/* On the reactor: the last command left the device, and that is awaited. And: @nc is not on hold
+ * any more, also because it has left the table. */
+void ns_core_idle(struct subsys_core *sc, struct ns_core *nc);
+void ns_core_go_on(struct subsys_core *sc, struct ns_core *nc);
 
 /* ---- ctrlr.c -------------------------------------------------------------------------------- */
 
@@ -552,8 +615,11 @@ void cross_abort(struct ctrlr *ctrlr, struct conn *conn);
 
 /* ---- disconnect.c --------------------------------------------------------------------------- */
 
-/* Primary: wait until no connection of a controller that is closing is left. */
-void fence_wait(struct subsystem *ss) MAY_SUSPEND;
+/* Primary: wait until no connection of a controller that is closing is left. -ETIMEDOUT: a device
+ * does not let go of a command of theirs. */
+int fence_wait(struct subsystem *ss, struct err *err) MAY_SUSPEND WARN_UNUSED;
+/* Count what devices hold of connections of @ss that are closed. */
+void fence_find_stuck(struct subsystem *ss, struct stuck *stuck) MAY_SUSPEND;
 /* Primary: a connection is dead. */
 void fence_conn_gone(struct conn *conn);
 /* On the reactor of a connection that drains: is there anything left? */
@@ -657,7 +723,7 @@ void io_cmd_hold(struct cmd *cmd);
 uint16_t io_cmd_recheck(struct cmd *cmd);
 /* It is with the device. And: one that was is not any more, and answered. */
 void io_cmd_pending(struct cmd *cmd);
-void io_cmd_left(struct conn *conn);
+void io_cmd_left(struct conn *conn, struct ns_core *ns);
 
 /* ---- fused pairs: fused.c ------------------------------------------------------------------- */
 

@@ -25,7 +25,7 @@
  * costs it a sixth of its throughput (tests/bench/borrow): it is how cluster software reads the
  * block that another host changes by compare-and-write on another reactor, and must see whole.
  *
- * A paused subsystem holds what has its data and would go to a device; what is on its way in may
+ * A namespace on hold holds what has its data and would go to a device; what is on its way in may
  * arrive. Held data never stays in the receive buffer. What may not go on is told so at once, for a
  * device may take its time: only what may is held, and is asked again when it goes on.
  *
@@ -198,29 +198,27 @@ static void io_cmd_finish(struct cmd *cmd, uint16_t status)
 }
 
 /* The command was pending and is not any more. */
-void io_cmd_left(struct conn *conn)
+void io_cmd_left(struct conn *conn, struct ns_core *ns)
 {
-	struct subsys_core *sc = conn->sc;
-
-	if (--sc->inflight == 0 && unlikely(sc->is_idle_awaited))
-		subsys_core_idle(sc);
+	if (--ns->inflight == 0 && unlikely(ns->is_idle_awaited))
+		ns_core_idle(conn->sc, ns);
 	conn_put_busy(conn);
 }
 
 static void io_cmd_leave(struct cmd *cmd, uint16_t status)
 {
 	struct conn *conn = cmd->conn;
-	struct subsys_core *sc = conn->sc;
+	struct ns_core *ns = cmd->ns;
 
 	cmd->state = CMD_SEND;
 	if (io_is_lent(&cmd->io)) {
-		if (unlikely(sc->is_paused))
+		if (unlikely(ns->hold != HOLD_NO))
 			io_unlend(&cmd->io); /* the device may be taken out next */
 		else
 			conn->core->stats.reads_lent++;
 	}
 	io_cmd_finish(cmd, status);
-	io_cmd_left(conn);
+	io_cmd_left(conn, ns);
 }
 
 static void io_cmd_done(struct io *io)
@@ -239,7 +237,7 @@ void io_cmd_pending(struct cmd *cmd)
 {
 	cmd->state = CMD_DEVICE;
 	cmd->conn->busy++;
-	cmd->conn->sc->inflight++;
+	cmd->ns->inflight++;
 }
 
 static void dsm_submit(struct cmd *cmd)
@@ -297,7 +295,7 @@ void io_cmd_submit(struct cmd *cmd)
 		cmd_complete(cmd, status);
 		return;
 	}
-	if (unlikely(cmd->conn->sc->is_paused)) {
+	if (unlikely(cmd->ns->hold != HOLD_NO)) {
 		io_cmd_hold(cmd);
 		return;
 	}

@@ -10,6 +10,8 @@
  *   silence        idle_timeout_ms, where the host wanted no       closed
  *                  keep alive
  *   list of hosts  hosts_max                                       the operation fails
+ *   a change       device_timeout_ms for a device to end what it    the operation fails
+ *                  has (hold.c)
  *
  * The memory of a connection is known from the depth its host asks for, so it is judged and counted
  * before any of it is taken, and given back when the connection is dead. Memory of a reactor
@@ -33,8 +35,10 @@
 
 int limits_check(const struct target_opts *o, struct err *err)
 {
-	if (o->conns_max < 1 || o->connect_timeout_ms < 1)
-		return err_set(err, -EINVAL, "conns_max and connect_timeout_ms must not be 0");
+	if (o->conns_max < 1 || o->connect_timeout_ms < 1 || o->device_timeout_ms < 1)
+		return err_set(err, -EINVAL,
+			       "conns_max, connect_timeout_ms and device_timeout_ms must not be "
+			       "0");
 	if (o->conns_per_host_max < 1 || o->conns_per_subsystem_max < 1)
 		return err_set(err, -EINVAL,
 			       "conns_per_host_max and conns_per_subsystem_max must not be 0");

@@ -95,6 +95,12 @@ const char *resv_type_name(unsigned type);
 /* Make the folder for states, and the making durable; one that is there is fine. */
 int resv_file_folder(const char *folder, struct err *err) WARN_UNUSED;
 /*
+ * Nobody else may keep the state of the device with @uuid in @folder until *@ret_fd is closed.
+ * -EBUSY: another process does, or this one already.
+ */
+int resv_file_lock(const char *folder, const struct uuid *uuid, int *ret_fd,
+		   struct err *err) WARN_UNUSED;
+/*
  * Read the state of the device with @uuid. No file: an empty state. -EINVAL for a file that is
  * damaged, belongs to another device, or holds what no command can bring about; @ret is untouched.
  */

@@ -16,19 +16,28 @@
  * It is replaced as a whole: write beside it, fsync, rename, fsync of the directory. A state that
  * is not persistent leaves no file.
  *
+ * Two processes that keep one device's state would each undo what the other has promised. So who
+ * serves the device holds a lock, one byte of the folder's file ".lock" at a place that follows
+ * from the uuid: processes may share a folder, not a device. The kernel takes the lock back when
+ * the process ends, however it does.
+ *
  * Thread: worker pool, or a test; everything here blocks.
  *
- * Rejected: a file per subsystem (devices move from one to another and take theirs along).
+ * Rejected: a file per subsystem (devices move from one to another and take theirs along); a lock
+ * on the state's own file (it is replaced, and often there is none); a lock file per device (they
+ * would stay behind).
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <jansson.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/crc32c.h"
+#include "base/rng.h"
 #include "target/resv.h"
 
 enum {
@@ -284,6 +293,36 @@ int resv_file_folder(const char *folder, struct err *err)
 	if (errno == EEXIST)
 		return 0;
 	return err_set_sys(err, -errno, "cannot make the folder %s for reservations", folder);
+}
+
+int resv_file_lock(const char *folder, const struct uuid *uuid, int *ret_fd, struct err *err)
+{
+	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_len = 1 };
+	size_t size = strlen(folder) + sizeof("/.lock");
+	CLEANUP(freep) char *path = malloc(size);
+	CLEANUP(closep) int fd = -1;
+	uint64_t half[2];
+
+	if (path == NULL)
+		return err_set(err, -ENOMEM, "no memory for a file name");
+	(void)snprintf(path, size, "%s/.lock", folder);
+	memcpy(half, uuid->b, sizeof(half));
+	half[1] ^= splitmix64(&half[0]);
+	lock.l_start = (off_t)(splitmix64(&half[1]) >> 2); /* positive, and so is the end */
+	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, FILE_MODE);
+	if (fd < 0)
+		return err_set_sys(err, -errno, "cannot lock the reservations in %s", path);
+	if (fcntl(fd, F_OFD_SETLK, &lock) != 0) {
+		if (errno != EAGAIN && errno != EACCES)
+			return err_set_sys(err, -errno, "cannot lock the reservations in %s", path);
+		return err_set(err, -EBUSY,
+			       "another process serves this device and keeps its reservations in "
+			       "%s; end it, or take another folder",
+			       folder);
+	}
+	*ret_fd = fd;
+	fd = -1;
+	return 0;
 }
 
 static bool write_all(int fd, const char *text)

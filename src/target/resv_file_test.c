@@ -240,4 +240,27 @@ TEST(too_large_a_file_is_refused)
 	end();
 }
 
+TEST(one_device_is_kept_once)
+{
+	const struct uuid other = { .b = { 1, 2, 3, 4, [15] = 1 } };
+	CLEANUP(closep) int fd = -1;
+	int second = -1, third = -1;
+	struct err err = {};
+	char lock[80];
+
+	begin();
+	CHECK_EQ(resv_file_lock(folder, &device, &fd, NULL), 0);
+	CHECK_EQ(resv_file_lock(folder, &device, &second, &err), -EBUSY);
+	CHECK_HAS(err.msg, "another process");
+	CHECK_HAS(err.msg, folder);
+	CHECK_EQ(resv_file_lock(folder, &other, &third, NULL), 0);
+	closep(&fd);
+	CHECK_EQ(resv_file_lock(folder, &device, &second, NULL), 0);
+	closep(&second);
+	closep(&third);
+	(void)snprintf(lock, sizeof(lock), "%s/.lock", folder);
+	CHECK_EQ(unlink(lock), 0);
+	end();
+}
+
 TAP_MAIN()

@@ -4,9 +4,10 @@
  *
  *   command (reactor) --msg--> primary: queue of its controller --one task, controllers in turn-->
  *     try the rules on a copy -> refused: nothing happened
+ *       -> rights of some host change: hold the namespace (hold.c); also where that host is not
+ *            connected any more: its last commands may still be with the device
+ *            -> too late: nothing happened
  *       -> the file, if the state is to survive loss of power -> failed: nothing happened
- *       -> rights of some host change: hold new I/O, wait for those with devices; also where
- *            that host is not connected any more: its last commands may still be with one
  *            -> take the copy over; rights per controller; every reactor: is anything reserved
  *            -> Preempt and Abort: end what waits of the hosts that went
  *            -> let I/O go on; what was held is checked again
@@ -50,6 +51,7 @@
 #include <stdlib.h>
 
 #include "base/log.h"
+#include "base/units.h"
 #include "target/internal.h"
 
 /* A change that is being made: too large for the stack to be a matter of course. */
@@ -220,17 +222,12 @@ static void mark_aborting(const struct ns *ns, const struct resv_effects *fx)
 	}
 }
 
-/* Make @change the state of the namespace, and what hosts may do follow it. */
+/* Make @change the state of the namespace, which is on hold, and what hosts may do follow it. */
 static void rights_swap(struct ns *ns, const struct change *change) MAY_SUSPEND;
 static void rights_swap(struct ns *ns, const struct change *change)
 {
 	struct subsystem *ss = ns->subsystem;
 
-	if (!change->fx.is_abort && !resv_rights_differ(&ns->resv.state, &change->next)) {
-		ns->resv.state = change->next;
-		return;
-	}
-	subsystem_hold(ss);
 	ns->resv.state = change->next;
 	ns_set_rights(ns);
 	if (change->fx.is_abort)
@@ -245,7 +242,6 @@ static void rights_swap(struct ns *ns, const struct change *change)
 		task_call(ss->cores[i].reactor, core_swap_rights, &swap);
 	}
 	ns_set_rights(ns); /* the marks go */
-	subsystem_let_go(ss);
 }
 
 /* ---- disk ----------------------------------------------------------------------------------- */
@@ -255,6 +251,7 @@ struct file_job {
 	const struct uuid *uuid;
 	struct resv *state;      /* load: filled; save: what it was */
 	const struct resv *next; /* save */
+	int lock_fd;             /* load: taken */
 	int rc;
 	struct err err;
 };
@@ -264,6 +261,8 @@ static void load_blocking(void *arg)
 	struct file_job *job = arg;
 
 	job->rc = resv_file_folder(job->folder, &job->err);
+	if (job->rc == 0)
+		job->rc = resv_file_lock(job->folder, job->uuid, &job->lock_fd, &job->err);
 	if (job->rc == 0)
 		job->rc = resv_file_load(job->path, job->uuid, job->state, &job->err);
 }
@@ -297,7 +296,8 @@ int resv_ns_open(struct ns *ns, struct err *err)
 	const struct target *target = ns->subsystem->target;
 	struct file_job job = { .folder = target->opts.ptpl_dir,
 				.uuid = &ns->dev->uuid,
-				.state = &ns->resv.state };
+				.state = &ns->resv.state,
+				.lock_fd = -1 };
 	char uuid[UUID_TEXT_SIZE];
 	size_t size;
 
@@ -315,17 +315,17 @@ int resv_ns_open(struct ns *ns, struct err *err)
 		return err_set(err, -ENOMEM, "no memory for a namespace");
 	(void)snprintf(ns->resv.path, size, "%s/%s.json", job.folder, uuid_to_text(job.uuid, uuid));
 	job.path = ns->resv.path;
-	task_blocking(load_blocking, &job);
-	if (job.rc != 0)
-		return err_set(err, job.rc, "%s", err_text(&job.err));
 	if (is_path_used(target, job.path))
 		return err_set(err, -EBUSY, "'%s': another namespace keeps its reservations in %s",
 			       ns->dev->name, job.path);
-	return 0;
+	task_blocking(load_blocking, &job);
+	ns->resv.lock_fd = job.lock_fd;
+	return job.rc != 0 ? err_set(err, job.rc, "%s", err_text(&job.err)) : 0;
 }
 
 void resv_ns_done(struct ns *ns)
 {
+	closep(&ns->resv.lock_fd);
 	free(take(ns->resv.path));
 }
 
@@ -401,27 +401,79 @@ static void announce(const struct ns *ns, const struct resv_effects *fx)
 
 /* ---- carrying out --------------------------------------------------------------------------- */
 
-static uint16_t commit(struct ns *ns, const struct change *change) MAY_SUSPEND;
-static uint16_t commit(struct ns *ns, const struct change *change)
+static int save(struct ns *ns, const struct change *change, struct err *err) MAY_SUSPEND;
+static int save(struct ns *ns, const struct change *change, struct err *err)
 {
 	struct file_job job = { .path = ns->resv.path,
 				.uuid = &ns->dev->uuid,
 				.state = &ns->resv.state,
 				.next = &change->next };
 
-	if (change->fx.is_changed && (ns->resv.state.is_persistent || change->next.is_persistent)) {
-		task_blocking(save_blocking, &job);
-		if (job.rc != 0) {
-			log_error("reservation refused nqn=%s nsid=%u: %s", ns->subsystem->nqn,
-				  ns->nsid, err_text(&job.err));
-			return NVME_SC_INTERNAL_ERROR;
-		}
+	if (!change->fx.is_changed ||
+	    (!ns->resv.state.is_persistent && !change->next.is_persistent))
+		return 0;
+	task_blocking(save_blocking, &job);
+	if (err != NULL && job.rc != 0)
+		*err = job.err;
+	return job.rc;
+}
+
+/* Onto disk and into force. The disk comes last but one: what it says, nothing may undo. */
+static int take_over(struct ns *ns, const struct change *change, struct err *err) MAY_SUSPEND;
+static int take_over(struct ns *ns, const struct change *change, struct err *err)
+{
+	int result;
+
+	if (!change->fx.is_abort && !resv_rights_differ(&ns->resv.state, &change->next)) {
+		result = save(ns, change, err);
+		if (result == 0)
+			ns->resv.state = change->next;
+		return result;
 	}
-	rights_swap(ns, change);
-	if (change->fx.count > 0) /* some host lost something */
-		log_info("reservation changed nqn=%s nsid=%u type=\"%s\" registrants=%u told=%u",
-			 ns->subsystem->nqn, ns->nsid, resv_type_name(change->next.type),
-			 change->next.count, change->fx.count);
+	result = ns_hold(ns, err);
+	if (result < 0)
+		return result;
+	result = save(ns, change, err);
+	if (result == 0)
+		rights_swap(ns, change);
+	ns_let_go(ns);
+	return result;
+}
+
+/* Some host lost something. Hosts may take a reservation from each other all day long. */
+static void log_change(struct ns *ns, const struct change *change)
+{
+	uint64_t now_ns = reactor_primary()->now_ns;
+	struct ns_resv *r = &ns->resv;
+
+	if (r->lines == 0 || now_ns - r->lines_since_ns >= RESV_LINES_S * NS_PER_S) {
+		r->lines_since_ns = now_ns;
+		r->lines = 0;
+	}
+	if (r->lines == RESV_LINES_MAX) {
+		r->lines_kept++;
+		return;
+	}
+	r->lines++;
+	log_info("reservation changed nqn=%s nsid=%u type=\"%s\" registrants=%u told=%u "
+		 "not-shown=%u",
+		 ns->subsystem->nqn, ns->nsid, resv_type_name(change->next.type),
+		 change->next.count, change->fx.count, r->lines_kept);
+	r->lines_kept = 0;
+}
+
+static uint16_t commit(struct ns *ns, const struct change *change) MAY_SUSPEND;
+static uint16_t commit(struct ns *ns, const struct change *change)
+{
+	struct err err = {};
+
+	if (take_over(ns, change, &err) < 0) {
+		log_error("reservation refused nqn=%s nsid=%u: %s", ns->subsystem->nqn, ns->nsid,
+			  err_text(&err));
+		return NVME_SC_INTERNAL_ERROR;
+	}
+	if (change->fx.count > 0)
+		log_change(ns, change);
 	announce(ns, &change->fx);
 	return 0;
 }

@@ -6,8 +6,9 @@
  * held, how many are with devices. The data path reads only that, without locks; the primary
  * changes it by calling into each reactor.
  *
- *   change a namespace:  pause (hold new commands on every reactor, wait until none is with a
- *                        device) -> swap the table entry on every reactor -> resume
+ *   add     the table entry on every reactor
+ *   remove  hold the namespace (hold.c): new commands wait, none is with its device -> clear the
+ *           table entry on every reactor -> what was held ends with Invalid Namespace -> close
  *
  * Commands that were held, or still wait for their data, look their namespace up again when they
  * go on: a generation in the table tells them whether they must, and one in the entry whether it is
@@ -21,8 +22,9 @@
  * paths to one volume show the same.
  *
  * Invariants
- *   1. ss->control is held by whoever changes namespaces or pauses; it is a task_mutex.
- *   2. A subsystem is freed when no connection (conns) and no clean-up task (tasks) knows it.
+ *   1. ss->control is held by whoever changes namespaces or holds them; it is a task_mutex.
+ *   2. A subsystem is freed when no connection (conns) and no task that changes it, or waits for
+ *      its turn to, knows it (tasks). Whose turn comes after the removal began is refused.
  *
  * Thread: the primary reactor, in tasks; sc_* on the reactor named in the subsys_core.
  */
@@ -32,6 +34,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "base/units.h"
 #include "target/internal.h"
 
 #define CLAIM "NVMe-oF Target" /* what listings show as the one who writes */
@@ -52,97 +55,32 @@ void subsystem_serial(const struct uuid *uuid, char serial[SUBSYSTEM_SERIAL_SIZE
 	serial[at] = '\0';
 }
 
-/* ---- pause and resume ----------------------------------------------------------------------- */
+/* ---- who may change it ---------------------------------------------------------------------- */
 
-static void subsystem_idle_one(struct subsystem *ss)
+static int refuse_going(const struct subsystem *ss, struct err *err)
 {
-	if (--ss->idle_left == 0)
-		task_event_fire(&ss->idle);
+	return err_set(err, -ENODEV, "subsystem '%s' is being removed", ss->nqn);
 }
 
-static void primary_idle(struct msg *msg)
+int subsystem_enter(struct subsystem *ss, struct err *err)
 {
-	subsystem_idle_one(container_of(msg, struct subsys_core, idle_msg)->subsystem);
-}
+	int result;
 
-void subsys_core_idle(struct subsys_core *sc)
-{
-	sc->is_idle_awaited = false;
-	sc->idle_msg.fn = primary_idle;
-	reactor_post(reactor_primary(), &sc->idle_msg);
-}
-
-static void sc_pause(void *arg)
-{
-	struct subsys_core *sc = arg;
-
-	sc->is_paused = true;
-	sc->is_idle_awaited = true;
-	for (unsigned i = 0; i < TARGET_NAMESPACES_MAX; i++) {
-		if (sc->ns[i] != NULL) /* hosts may take their time, devices may go now */
-			handle_recall(sc->ns[i]->handle);
-	}
-	if (sc->inflight == 0)
-		subsys_core_idle(sc);
-}
-
-static void sc_resume(void *arg)
-{
-	struct subsys_core *sc = arg;
-	struct list held;
-
-	sc->is_paused = false;
-	list_init(&held);
-	list_splice_tail(&held, &sc->held);
-	while (!list_empty(&held)) {
-		struct cmd *cmd = list_first_entry(&held, struct cmd, link);
-
-		list_del(&cmd->link);
-		io_cmd_submit(cmd);
-	}
-}
-
-static void pause_locked(struct subsystem *ss)
-{
-	if (ss->pause_count++ > 0)
-		return;
-	ss->idle = (struct task_event){};
-	ss->idle_left = reactor_count();
-	for (unsigned i = 0; i < reactor_count(); i++)
-		task_call(ss->cores[i].reactor, sc_pause, &ss->cores[i]);
-	task_event_wait(&ss->idle);
-}
-
-static void resume_locked(struct subsystem *ss)
-{
-	if (--ss->pause_count > 0)
-		return;
-	for (unsigned i = 0; i < reactor_count(); i++)
-		task_call(ss->cores[i].reactor, sc_resume, &ss->cores[i]);
-}
-
-void subsystem_hold(struct subsystem *ss)
-{
-	pause_locked(ss);
-}
-
-void subsystem_let_go(struct subsystem *ss)
-{
-	resume_locked(ss);
-}
-
-void subsystem_pause(struct subsystem *ss)
-{
+	if (ss->is_removing)
+		return refuse_going(ss, err);
+	ss->tasks++;
 	task_mutex_lock(&ss->control);
-	pause_locked(ss);
-	task_mutex_unlock(&ss->control);
+	if (!ss->is_removing)
+		return 0;
+	result = refuse_going(ss, err);
+	subsystem_leave(ss);
+	return result;
 }
 
-void subsystem_resume(struct subsystem *ss)
+void subsystem_leave(struct subsystem *ss)
 {
-	task_mutex_lock(&ss->control);
-	resume_locked(ss);
 	task_mutex_unlock(&ss->control);
+	subsystem_put_task(ss);
 }
 
 /* ---- the tables of the reactors ------------------------------------------------------------- */
@@ -150,28 +88,29 @@ void subsystem_resume(struct subsystem *ss)
 struct ns_swap {
 	struct subsys_core *sc;
 	uint32_t nsid;
-	struct ns_core *nc;
+	struct ns_core *nc; /* NULL: what is there goes, and was on hold */
 };
 
 static void sc_swap_ns(void *arg)
 {
 	struct ns_swap *swap = arg;
+	struct ns_core *old = swap->sc->ns[swap->nsid - 1];
 
 	swap->sc->ns[swap->nsid - 1] = swap->nc;
 	swap->sc->ns_generation++;
 	if (swap->nc != NULL)
 		swap->nc->generation = swap->sc->ns_generation;
+	else
+		ns_core_go_on(swap->sc, old); /* to learn that it is gone */
 }
 
 static void swap_ns(struct subsystem *ss, uint32_t nsid, struct ns_core *cores)
 {
-	pause_locked(ss);
 	for (unsigned i = 0; i < reactor_count(); i++) {
 		struct ns_swap swap = { &ss->cores[i], nsid, cores == NULL ? NULL : &cores[i] };
 
 		task_call(ss->cores[i].reactor, sc_swap_ns, &swap);
 	}
-	resume_locked(ss);
 }
 
 static void announce_ns(struct subsystem *ss, uint32_t nsid)
@@ -258,6 +197,8 @@ static int ns_open(struct ns *ns, struct device *dev, struct err *err)
 		result = handle_open(ns->desc, reactor_get(i), &nc->handle, err);
 		if (result < 0)
 			return result;
+		nc->ns = ns;
+		nc->hold = ns->holds > 0 ? HOLD_STAY : HOLD_NO;
 		nc->shift = dev->block_shift;
 		nc->never_lend = dev->buf_align > 1;
 		nc->ana_bit = 1u << (ns->ana_group - 1);
@@ -296,6 +237,8 @@ static int add_ns_locked(struct subsystem *ss, struct device *dev, uint32_t nsid
 		return err_set(err, -ENOMEM, "no memory for a namespace");
 	ns->nsid = nsid;
 	ns->ana_group = 1;
+	ns->resv.lock_fd = -1;
+	ns->holds = ss->pause_count;
 	ns->subsystem = ss;
 	ns->cores = calloc(reactor_count(), sizeof(*ns->cores));
 	result = ns->cores == NULL ? err_set(err, -ENOMEM, "no memory for a namespace")
@@ -325,38 +268,47 @@ static int add_ns_locked(struct subsystem *ss, struct device *dev, uint32_t nsid
 int subsystem_add_ns(struct subsystem *ss, struct device *dev, uint32_t nsid, uint32_t *ret_nsid,
 		     struct err *err)
 {
-	int result;
+	int result = subsystem_enter(ss, err);
 
-	task_mutex_lock(&ss->control);
+	if (result < 0)
+		return result;
 	result = add_ns_locked(ss, dev, nsid, ret_nsid, err);
-	task_mutex_unlock(&ss->control);
+	subsystem_leave(ss);
 	return result;
 }
 
-static void remove_ns_locked(struct subsystem *ss, struct ns *ns)
+static int remove_ns_locked(struct subsystem *ss, struct ns *ns, struct err *err) MAY_SUSPEND;
+static int remove_ns_locked(struct subsystem *ss, struct ns *ns, struct err *err)
 {
 	uint32_t nsid = ns->nsid;
+	int result = ns_hold(ns, err);
 
+	if (result < 0)
+		return result;
 	ss->ns[nsid - 1] = NULL;
 	ana_ns_changed(ns);
 	swap_ns(ss, nsid, NULL);
 	ns_free(ns);
 	announce_ns(ss, nsid);
 	log_info("namespace removed nqn=%s nsid=%u", ss->nqn, nsid);
+	return 0;
 }
 
 int subsystem_remove_ns(struct subsystem *ss, uint32_t nsid, struct err *err)
 {
+	int result = subsystem_enter(ss, err);
 	struct ns *ns;
-	int result = 0;
 
-	task_mutex_lock(&ss->control);
+	if (result < 0)
+		return result;
 	ns = subsystem_ns(ss, nsid);
 	if (ns == NULL)
 		result = err_set(err, -ENOENT, "subsystem '%s' has no namespace %u", ss->nqn, nsid);
 	else
-		remove_ns_locked(ss, ns);
-	task_mutex_unlock(&ss->control);
+		result = remove_ns_locked(ss, ns, err);
+	if (result == -ETIMEDOUT)
+		(void)err_hint(err, "the namespace stays");
+	subsystem_leave(ss);
 	return result;
 }
 
@@ -374,17 +326,29 @@ void subsystem_put_task(struct subsystem *ss)
 	subsystem_maybe_gone(ss);
 }
 
+static void reap_later(struct target *target)
+{
+	enum { RETRY_MS = 100 };
+
+	timer_arm(reactor_primary(), &target->reap_timer, RETRY_MS * NS_PER_MS);
+}
+
 static void reap_task(void *arg)
 {
 	struct subsystem *ss = arg;
 
 	task_mutex_lock(&ss->control);
 	for (unsigned i = 0; i < TARGET_NAMESPACES_MAX; i++) {
-		if (ss->ns[i] != NULL && ss->ns[i]->is_lost)
-			remove_ns_locked(ss, ss->ns[i]);
+		struct err err = {};
+
+		if (ss->ns[i] == NULL || !ss->ns[i]->is_lost ||
+		    remove_ns_locked(ss, ss->ns[i], &err) == 0)
+			continue;
+		log_warn("namespace stays, its device was removed nqn=%s: %s, trying again",
+			 ss->nqn, err_text(&err));
+		reap_later(ss->target);
 	}
-	task_mutex_unlock(&ss->control);
-	subsystem_put_task(ss);
+	subsystem_leave(ss);
 }
 
 static bool subsystem_has_lost(const struct subsystem *ss)
@@ -398,7 +362,6 @@ static bool subsystem_has_lost(const struct subsystem *ss)
 
 void subsystem_reap(struct target *target)
 {
-	enum { RETRY_MS = 100 };
 	struct subsystem *ss;
 
 	list_for_each (ss, &target->subsystems, link) {
@@ -407,7 +370,7 @@ void subsystem_reap(struct target *target)
 		if (task_spawn("namespace-reap", reap_task, ss) == 0)
 			ss->tasks++;
 		else
-			timer_arm(reactor_primary(), &target->reap_timer, RETRY_MS * 1000000ull);
+			reap_later(target);
 	}
 }
 
@@ -529,14 +492,14 @@ void subsystem_remove(struct subsystem *ss)
 	struct task_event gone = {};
 	struct ctrlr *ctrlr;
 
-	if (ss == NULL)
+	if (ss == NULL || ss->is_removing)
 		return;
-	task_mutex_lock(&ss->control); /* whoever changes it now comes to an end first */
 	ss->is_removing = true;
 	list_del(&ss->link);
 	ss->target->subsystem_count--;
 	if (ss->target->discovery == ss)
 		ss->target->discovery = NULL;
+	task_mutex_lock(&ss->control); /* whoever changes it now comes to an end first */
 	task_mutex_unlock(&ss->control);
 	target_discovery_changed(ss->target);
 	list_for_each (ctrlr, &ss->ctrlrs, link)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The serial number, with values taken from outside (sha256sum); namespaces with a cache.
+ * The serial number, with values taken from outside (sha256sum); namespaces with a cache; removal
+ * while changes are under way.
  */
 #include "device/ram_test.h"
 #include "target/internal.h"
@@ -85,6 +86,63 @@ TEST(cached_namespace_writes_through_for_hosts_that_do_not_flush)
 	ram_run(cache_joins);
 	ram.has_cache = ram.is_late = true;
 	ram_run(cache_joins_late);
+}
+
+/* ---- removal -------------------------------------------------------------------------------- */
+
+enum { CHANGES = 3 };
+
+static struct change {
+	int result;
+	bool is_done;
+} changes[CHANGES];
+
+static void change_task(void *arg)
+{
+	struct change *change = arg;
+
+	change->result = subsystem_add_ns(tested, ram_dev, 0, NULL, NULL);
+	change->is_done = true;
+}
+
+static void late_change_task(void *arg)
+{
+	struct subsystem *ss = tested;
+
+	while (!ss->is_removing)
+		task_yield();
+	change_task(arg);
+}
+
+/* One change is under way, one waits for its turn, one comes while the removal waits. */
+static void removal_meets_changes(void)
+{
+	struct subsystem_opts opts = { .nqn = "nqn.2019-05.io.openebs:test" };
+	struct target_opts target_opts;
+	struct target *target;
+
+	target_opts_init(&target_opts);
+	CHECK_EQ(target_start(&target_opts, &target, NULL), 0);
+	CHECK_EQ(subsystem_add(target, &opts, &tested, NULL), 0);
+	memset(changes, 0, sizeof(changes));
+	CHECK_EQ(task_spawn("change", change_task, &changes[0]), 0);
+	CHECK_EQ(task_spawn("queued", change_task, &changes[1]), 0);
+	CHECK_EQ(task_spawn("late", late_change_task, &changes[2]), 0);
+	while (tested->control.owner == NULL)
+		task_yield();
+	CHECK(!changes[0].is_done);
+	subsystem_remove(tested);
+	CHECK(changes[0].is_done && changes[1].is_done && changes[2].is_done);
+	CHECK_EQ(changes[0].result, 0);
+	CHECK_EQ(changes[1].result, -ENODEV);
+	CHECK_EQ(changes[2].result, -ENODEV);
+	target_stop(target);
+}
+
+TEST(removal_waits_for_changes)
+{
+	ram.is_late = true;
+	ram_run(removal_meets_changes);
 }
 
 TAP_MAIN()

@@ -39,6 +39,7 @@ void target_opts_init(struct target_opts *opts)
 		.conn_memory_max = 2ull << 30,
 		.connect_timeout_ms = 10000,
 		.idle_timeout_ms = 3600000,
+		.device_timeout_ms = 10000,
 		.borrow_min = 16 << 10,
 	};
 }
@@ -252,7 +253,7 @@ void target_conn_gone(struct conn *conn)
 	if (ss != NULL)
 		subsystem_put_conn(ss);
 	if (--target->conns == 0 && target->gone != NULL)
-		task_event_fire(target->gone);
+		wait_one(target->gone);
 }
 
 /* ---- start and stop ------------------------------------------------------------------------- */
@@ -279,6 +280,7 @@ static int target_init(struct target *target, struct err *err)
 	int result;
 
 	list_init(&target->subsystems);
+	list_init(&target->waits);
 	target->reap_timer.fn = target_reap_again;
 	target->core_count = reactor_count();
 	target->cores = calloc(target->core_count, sizeof(*target->cores));
@@ -331,22 +333,54 @@ void target_hang_up(struct target *target)
 		list_for_each (ctrlr, &ss->ctrlrs, link)
 			ctrlr_close(ctrlr);
 	}
+	wait_end_all(target);
+}
+
+static void close_strangers(struct target *target) MAY_SUSPEND;
+static void close_strangers(struct target *target)
+{
+	for (unsigned i = 0; i < target->core_count; i++)
+		task_call(target->cores[i].reactor, core_close_all, &target->cores[i]);
+}
+
+int target_drain(struct target *target, struct err *err)
+{
+	struct wait gone = { .left = 1 };
+	struct subsystem *ss;
+	bool is_late;
+
+	target_hang_up(target);
+	close_strangers(target);
+	if (target->conns == 0)
+		return 0;
+	target->gone = &gone;
+	is_late = !wait_for(target, &gone, target->opts.device_timeout_ms);
+	target->gone = NULL;
+	if (!is_late)
+		return 0;
+	list_for_each (ss, &target->subsystems, link) {
+		struct stuck stuck = { .waited_ms = gone.limit_ms };
+
+		fence_find_stuck(ss, &stuck);
+		if (stuck.total > 0)
+			return stuck_tell(ss, &stuck, err);
+	}
+	return err_set(err, -ETIMEDOUT, "%u connections do not end", target->conns);
 }
 
 void target_stop(struct target *target)
 {
-	struct task_event gone = {};
+	struct wait gone = { .left = 1 };
 
 	if (target == NULL)
 		return;
 	target_hang_up(target);
 	while (!list_empty(&target->subsystems))
 		subsystem_remove(list_first_entry(&target->subsystems, struct subsystem, link));
-	for (unsigned i = 0; i < target->core_count; i++)
-		task_call(target->cores[i].reactor, core_close_all, &target->cores[i]);
+	close_strangers(target);
 	if (target->conns > 0) {
 		target->gone = &gone;
-		task_event_wait(&gone);
+		task_event_wait(&gone.event);
 	}
 	for (unsigned i = 0; i < target->core_count; i++)
 		task_call(target->cores[i].reactor, core_quiet, &target->cores[i]);

@@ -53,6 +53,8 @@ struct target_opts {
 	uint32_t idle_timeout_ms;
 	/* CRDT1 to 3 of Identify Controller, units of 100 ms, at most TARGET_CRDT_MAX: see crd.c */
 	uint16_t crdt[3];
+	/* How long a change waits for commands that a device does not end, see hold.c; 10000. */
+	uint32_t device_timeout_ms;
 	/* Reads of so many bytes or more are sent from the device's memory, if it lends it; 16384.
 	 * UINT32_MAX: none. Never with data digests. */
 	uint32_t borrow_min;
@@ -75,7 +77,14 @@ int target_start(const struct target_opts *opts, struct target **ret_target,
  * For who has to let go of held I/O before target_stop(), which waits for it.
  */
 void target_hang_up(struct target *target);
-/* Close listeners and connections, remove the subsystems, free everything. NULL is fine. */
+/*
+ * Hang up, and wait until nothing of any host is with a device, at most device_timeout_ms.
+ * -ETIMEDOUT: a device hangs, @err names it. Then target_stop() would wait for it; namespaces with
+ * other devices can still be removed.
+ */
+int target_drain(struct target *target, struct err *err) MAY_SUSPEND WARN_UNUSED;
+/* Close listeners and connections, remove the subsystems, free everything. NULL is fine. Waits for
+ * devices however long they take. */
 void target_stop(struct target *target) MAY_SUSPEND;
 
 /*
@@ -120,7 +129,12 @@ struct subsystem_opts {
 /* -EINVAL for a bad NQN, -EEXIST, -ENOSPC. Hosts may connect at once, also before a namespace. */
 int subsystem_add(struct target *target, const struct subsystem_opts *opts,
 		  struct subsystem **ret_subsystem, struct err *err) MAY_SUSPEND WARN_UNUSED;
-/* Ends its controllers, waits for their I/O, closes the namespaces. NULL is fine. */
+/*
+ * Ends its controllers, waits for their I/O however long it takes, closes the namespaces. Changes
+ * that are under way or queued come to an end first, those whose turn comes later with -ENODEV, as
+ * does whatever begins while this waits. Who removes what is being removed returns at once. NULL is
+ * fine.
+ */
 void subsystem_remove(struct subsystem *subsystem) MAY_SUSPEND;
 /* By NQN; NULL: not found. */
 struct subsystem *subsystem_find(struct target *target, const char *nqn);
@@ -135,7 +149,7 @@ unsigned subsystem_controller_count(const struct subsystem *subsystem);
  */
 int subsystem_add_ns(struct subsystem *subsystem, struct device *dev, uint32_t nsid,
 		     uint32_t *ret_nsid, struct err *err) MAY_SUSPEND WARN_UNUSED;
-/* -ENOENT. Waits for its I/O to end; later commands get Invalid Namespace. */
+/* -ENOENT. Waits for its I/O to end; later commands get Invalid Namespace. -ETIMEDOUT: stays. */
 int subsystem_remove_ns(struct subsystem *subsystem, uint32_t nsid,
 			struct err *err) MAY_SUSPEND WARN_UNUSED;
 
@@ -145,8 +159,9 @@ const struct resv *subsystem_reservations(const struct subsystem *subsystem, uin
 /*
  * Hold new I/O commands and wait for those in flight; let the held ones go. Calls nest. Admin
  * commands and connects are served all the time, so hosts stay connected for as long as it takes.
+ * -ETIMEDOUT: a device does not end what it has, see hold.c; then nothing is held.
  */
-void subsystem_pause(struct subsystem *subsystem) MAY_SUSPEND;
+int subsystem_pause(struct subsystem *subsystem, struct err *err) MAY_SUSPEND WARN_UNUSED;
 void subsystem_resume(struct subsystem *subsystem) MAY_SUSPEND;
 
 /* ---- asymmetric namespace access (ana.c) ----------------------------------------------------- */
@@ -159,7 +174,7 @@ int ana_state_parse(const char *text, enum ana_state *ret_state, struct err *err
  * Set the state of @group (0: all) for hosts that came over @listener (TARGET_LISTENER_ALL: every
  * one, also those to come). What comes later sees the new state, and hosts are told; where that
  * closed a path, what was in flight has ended when the call returns. -EOPNOTSUPP without has_ana,
- * -EINVAL.
+ * -EINVAL; -ETIMEDOUT: the state is set, but a device hangs with what was in flight.
  */
 enum { TARGET_LISTENER_ALL = -1 };
 int subsystem_set_ana(struct subsystem *subsystem, int listener, uint32_t group,
@@ -174,7 +189,8 @@ int subsystem_set_ns_group(struct subsystem *subsystem, uint32_t nsid, uint32_t 
 /*
  * Change the list of a subsystem that is served. The hosts that may not connect any more have lost
  * their controllers, and everything they had sent has ended, when the call returns: nothing of
- * theirs reaches a device afterwards.
+ * theirs reaches a device afterwards. -ETIMEDOUT: the list is changed, but a device hangs with what
+ * they had sent.
  *
  * The first name that is added to a subsystem of any host shuts all others out. A list that became
  * empty lets nobody in; only subsystem_set_hosts() with count 0 opens it to any host again.
@@ -209,7 +225,8 @@ unsigned subsystem_controllers(const struct subsystem *subsystem, struct control
 /*
  * End the controllers of @hostnqn, or if that is NULL the one with @cntlid. Without @is_forced new
  * commands are left unanswered, those in flight are finished and answered, within a few seconds.
- * When it returns nothing of theirs is in flight. *ret_count: how many. -ENOENT: there is none.
+ * When it returns nothing of theirs is in flight. *ret_count: how many. -ENOENT: there is none;
+ * -ETIMEDOUT: they are ended, but a device hangs with what they had sent.
  */
 int subsystem_disconnect(struct subsystem *subsystem, const char *hostnqn, uint16_t cntlid,
 			 bool is_forced, unsigned *ret_count,

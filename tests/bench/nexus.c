@@ -7,9 +7,9 @@
  * null: 4 KiB at a queue depth of 128 over 2 and 3 devices that store nothing, records and
  * write-intent marks on, so all time is the engine's; and one such device bare, the floor. malloc:
  * 4 KiB writes over 2 and 3 memory devices against as many copies of a bare memcpy loop between the
- * same number of regions, each copy of a block after the other. Regions and devices are as large as
- * each other and on huge pages, and the loop's addresses are as random. What a plain loop does not
- * have is the device's way to copy (base/stream.h); so the same loop with that copy is printed, too:
+ * same number of regions, each copy of a block after the other. Regions and devices are equally
+ * large and on huge pages, and the loop's addresses are as random. What a plain loop does not have
+ * is the device's way to copy (base/stream.h); so the same loop with that copy is printed, too, and
  * what is beyond it is the engine's. What is compared takes turns in one process; a row is the
  * median.
  *

@@ -12,10 +12,12 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/log.h"
 #include "base/units.h"
 #include "device/nvme_cmds.h"
 #include "drivers/nvme/spec.h"
 #include "drivers/testing.h"
+#include "reactor/resolve.h"
 #include "target/target.h"
 
 #define NQN "nqn.2019-05.io.openebs:nvmf"
@@ -366,6 +368,49 @@ static int port_hold(uint16_t *ret_port)
 	return fd;
 }
 
+static int two_addresses(const char *host, struct resolved *ret, struct err *err)
+{
+	static const char *const addr[] = { "127.0.0.2", "127.0.0.3" };
+
+	if (strcmp(host, "two.example") != 0)
+		return err_set(err, -ENOENT, "no such host");
+	ret->count = ARRAY_LEN(addr);
+	for (size_t i = 0; i < ARRAY_LEN(addr); i++)
+		memcpy(ret->addr[i], addr[i], strlen(addr[i]) + 1);
+	return 0;
+}
+
+ENGINE_TEST(nvmf_tries_each_address_of_a_name)
+{
+	static uint8_t buf[LBA_SIZE];
+	struct err err = {};
+	struct opened o;
+	char uri[320];
+
+	if (!rig_up("malloc:///m?size_mb=8"))
+		return;
+	CHECK_EQ(target_listen(rig.target, "127.0.0.3", 0, &err), 0);
+	(void)snprintf(uri, sizeof(uri), "nvmf://two.example:%u/" NQN,
+		       target_listener_port(rig.target, LISTENERS));
+	resolve_set(two_addresses);
+	if (open_remote(&o, uri)) {
+		CHECK_EQ(do_io(&o, IO_READ, 0, 1, buf, 0), IO_OK);
+		opened_close(&o);
+	}
+	/* a controller that says no is an answer */
+	(void)snprintf(uri, sizeof(uri), "nvmf://two.example:%u/nqn.wrong:one",
+		       target_listener_port(rig.target, LISTENERS));
+	CHECK(device_create(uri, &o.dev, &err) < 0);
+	CHECK_HAS(err.msg, "no such subsystem");
+	err_clear(&err);
+	(void)snprintf(uri, sizeof(uri), "nvmf://two.example:1/" NQN);
+	CHECK_EQ(device_create(uri, &o.dev, &err), -ECONNREFUSED);
+	CHECK_HAS(err.msg, "127.0.0.2");
+	CHECK_HAS(err.msg, "1 tried");
+	resolve_set(NULL);
+	rig_down();
+}
+
 ENGINE_TEST(nvmf_path_that_comes_later)
 {
 	static uint8_t buf[LBA_SIZE];
@@ -394,6 +439,47 @@ ENGINE_TEST(nvmf_path_that_comes_later)
 	CHECK_EQ(do_io(&o, IO_READ, 0, 1, buf, 0), IO_OK);
 	opened_close(&o);
 	CHECK_EQ(subsystem_controller_count(rig.subsystem), 0);
+	rig_down();
+}
+
+ENGINE_TEST(nvmf_first_path_comes_later)
+{
+	static uint8_t buf[LBA_SIZE];
+	struct device *dev = NULL;
+	struct err err = {};
+	struct opened o;
+	uint16_t port;
+	char uri[400];
+	int fd = port_hold(&port);
+
+	if (!rig_up("malloc:///m?size_mb=8"))
+		return;
+	(void)snprintf(uri, sizeof(uri),
+		       "nvmf://127.0.0.1:%u/" NQN "?paths=127.0.0.1:%u,127.0.0.1:%u"
+		       "&reconnect_delay=20ms",
+		       port, target_listener_port(rig.target, 0),
+		       target_listener_port(rig.target, 1));
+	if (!open_remote(&o, uri))
+		return;
+	(void)snprintf(uri + 300, 100, "127.0.0.1:%u/" NQN "n1", port);
+	CHECK_STR(o.dev->name, uri + 300); /* named as it would be with all of them */
+	CHECK_EQ(subsystem_controller_count(rig.subsystem), 2);
+	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK);
+	(void)close(fd);
+	CHECK_EQ(target_listen(rig.target, "127.0.0.1", port, &err), 0);
+	for (unsigned i = 0; i < 500 && subsystem_controller_count(rig.subsystem) < 3; i++)
+		task_sleep(10 * NS_PER_MS);
+	CHECK_EQ(subsystem_controller_count(rig.subsystem), 3);
+	for (int i = 0; i < LISTENERS; i++)
+		CHECK_EQ(subsystem_set_ana(rig.subsystem, i, 0, ANA_INACCESSIBLE, &err), 0);
+	CHECK_STR(err.msg, "");
+	CHECK_EQ(do_io(&o, IO_READ, 0, 1, buf, 0), IO_OK);
+	opened_close(&o);
+	CHECK_EQ(subsystem_controller_count(rig.subsystem), 0);
+	(void)snprintf(uri, sizeof(uri), "nvmf://127.0.0.1:1/" NQN "?paths=127.0.0.1:2");
+	CHECK_EQ(device_create(uri, &dev, &err), -ECONNREFUSED);
+	CHECK_HAS(err.msg, "127.0.0.1:1");
+	CHECK_HAS(err.msg, "nor can any place of paths=");
 	rig_down();
 }
 
@@ -497,6 +583,45 @@ ENGINE_TEST(nvmf_removal_does_not_wait_for_the_target)
 	desc_close(o.desc);
 	while (device_lookup(uri) != NULL)
 		task_yield();
+	rig_down();
+}
+
+static unsigned lines, attempt;
+
+static void count_line(void *ctx, enum log_level level, uint64_t now_ns, const char *text)
+{
+	const char *at = strstr(text, "reconnecting in ");
+
+	(void)ctx;
+	(void)level;
+	(void)now_ns;
+	if (at != NULL && (at = strstr(at, "(attempt ")) != NULL) {
+		lines++;
+		attempt = (unsigned)strtoul(at + strlen("(attempt "), NULL, 10);
+	}
+}
+
+/* Of many attempts in vain a few are told, and late ones among them. */
+ENGINE_TEST(nvmf_reconnects_quietly)
+{
+	char uri[320];
+	struct opened o;
+
+	if (!rig_up("malloc:///m?size_mb=8"))
+		return;
+	(void)snprintf(uri, sizeof(uri), "%s?reconnect_delay=1ms", rig.uri[0]);
+	if (!open_remote(&o, uri))
+		return;
+	lines = attempt = 0;
+	log_set_sink(count_line, NULL);
+	target_stop(rig.target);
+	rig.target = NULL;
+	for (unsigned i = 0; i < 5000 && attempt < 65; i++)
+		task_sleep(NS_PER_MS);
+	log_set_sink(NULL, NULL);
+	CHECK_EQ(attempt, 65); /* that is, 64 were made */
+	CHECK_EQ(lines, 7);
+	opened_close(&o);
 	rig_down();
 }
 

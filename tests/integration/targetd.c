@@ -173,8 +173,7 @@ static int do_pause(struct line *line, struct err *err)
 
 	if (ss == NULL)
 		return -ENOENT;
-	subsystem_pause(ss);
-	return 0;
+	return subsystem_pause(ss, err);
 }
 
 static int do_resume(struct line *line, struct err *err)

@@ -259,3 +259,12 @@ def test_too_few_open_files_is_explained(ashlar):
                           capture_output=True, text=True, timeout=20)
     assert done.returncode == 1
     assert "ulimit -n" in done.stderr
+
+
+def test_uri_in_json(ashlar):
+    drivers = ashlar.json("uri")
+    assert {"malloc", "nvmf", "aio"} <= {d["driver"] for d in drivers}
+    assert all(d["schemes"] and d["usage"] for d in drivers)
+    parts = ashlar.json("uri", "nvmf://h:1/nqn.a?nsid=2&hdgst")
+    assert (parts["scheme"], parts["authority"], parts["path"]) == ("nvmf", "h:1", "/nqn.a")
+    assert parts["parameters"] == [{"key": "nsid", "value": "2"}, {"key": "hdgst", "value": None}]

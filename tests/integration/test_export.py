@@ -411,11 +411,38 @@ def test_reservations_are_shown_and_kept(ashlar):
     assert after[0] == before[0] | {"generation": 0}
     assert after[1]["registrants"] == []
     export.stop()
-    [file] = folder.iterdir()
+    [file] = folder.glob("*.json")
     file.write_text(file.read_text().replace('"type": 1', '"type": 2'))
     status = ashlar("export", *export.uris, "--ptpl-dir", folder, "--listen", "127.0.0.1:0")
     assert status.returncode == 1
     assert str(file) in status.stderr and "remove it if no host" in status.stderr
+
+
+def test_a_reservation_that_goes_to_and_fro_fills_no_log(export):
+    with Host(export.port, NQN) as one, Host(export.port, NQN, hostid=bytes(range(16)),
+                                             hostnqn="nqn.2014-08.org.example:two") as two:
+        queues = [one.queue(1), two.queue(1)]
+        for key, queue in enumerate(queues):
+            queue.register(1, key + 1)
+        queues[0].acquire(1, 1, 1)
+        for turn in range(20):
+            mine = (turn + 1) % 2
+            queues[mine].preempt(1, 1, mine + 1, 2 - mine)
+            queues[1 - mine].register(1, 2 - mine)
+    _, _, err = export.stop()
+    assert err.count("reservation changed") == 5, err
+
+
+def test_one_process_keeps_the_reservations_of_a_device(ashlar):
+    uri = "malloc:///m?size_mb=1&uuid=12345678-9abc-4def-8012-3456789abcde"
+    words = ["--ptpl-dir", ashlar.dir / "resv"]
+    export = Export(ashlar, *words, uris=[uri])
+    second = ashlar("export", uri, *words, "--listen", "127.0.0.1:0")
+    assert second.returncode == 1
+    assert "another process serves this device" in second.stderr
+    export.process.kill()
+    export.process.wait()
+    Export(ashlar, *words, uris=[uri]).stop()
 
 
 # ---- what a person is told -----------------------------------------------------------------------

@@ -31,6 +31,7 @@ case of tests/hosts/ with Linux' own host. The last test looks whether all of th
  14  retry delay               hosts: nexus-retry-delay
                                test_nexus_tcp.py: test_retry_delay_is_that_of_the_class
  15  no space                  here: test_no_space
+                               acceptance_test.c: a_child_that_is_full_to_the_last_page_comes_back
                                nexus_test.c: where_all_are_full_the_host_hears_it
                                hosts: nexus-no-space
  16  reservation preempted     test_nexus_tcp.py: test_the_second_owner_preempts_the_first
@@ -132,7 +133,8 @@ def test_a_child_that_fails(ashlar, op):
     wait_until(lambda: mirror.child(1)["health"] == "Faulted", what="the child is closed")
     child = mirror.child(1)
     assert (child["state"], child["reason"]) == ("Faulted", "IoFailure")
-    assert child["missed_segments"] == 1  # its log has begun; a file may lose what it caches
+    # its log has begun; what a file caches it may have lost, as long as nobody has flushed it
+    assert child["missed_segments"] in ([1] if op == "write" else [0, 1])
     assert mirror.nexus()["status"] == "Degraded"
     assert [c["healthy"] for c in mirror.record()["children"]] == [True, False]
 
@@ -307,7 +309,7 @@ def test_the_store_is_away_for_a_while(ashlar):
 # ---- row 12
 
 def test_the_life_of_a_record(ashlar):
-    """The text after each step, byte for byte; `generation' is ours, and stays for a life."""
+    """The text after each step, byte for byte; what follows the children is ours, and stays."""
     mirror = Mirror(ashlar, query="&uuid=5a0c3b1e-7d52-4c0a-9f5b-d2f1a4c0e6b7&key=vol0")
     path = ashlar.dir / "state" / "ashlar" / "nexus" / "vol0.json"
     generation = json.loads(path.read_text())["generation"]
@@ -318,7 +320,8 @@ def test_the_life_of_a_record(ashlar):
         children = ", ".join(f'{{"uuid": "00000000-0000-4000-8000-00000000000{n}", '
                              f'"healthy": {str(ok).lower()}}}' for n, ok in healthy.items())
         assert path.read_text() == (f'{{"clean_shutdown": {str(clean).lower()}, "children": '
-                                    f'[{children}], "generation": "{generation}"}}')
+                                    f'[{children}], "generation": "{generation}", '
+                                    f'"size": {SIZE_MB * MIB}}}')
 
     expect({0: True, 1: True})
     mirror.paths.append(ashlar.file("r2", (SIZE_MB + 16) * MIB))

@@ -224,6 +224,10 @@ def test_resize(mirror):
     seen = mirror.nexus()
     assert seen["size_asked"] == 2 * SIZE_MB * MIB and seen["size"] > before + 16 * MIB
     assert mirror.ok("list")[0]["blocks"] * 4096 == seen["size"]
+    mirror.stop()
+    done = mirror.ashlar("bench", f"nexus:///vol0?size={SIZE_MB}MiB&children="
+                         + ",".join(mirror.uris).replace("&", "%26"), "--ops", 1)
+    assert done.returncode == 1 and f"has size={2 * SIZE_MB * MIB}" in done.stderr
 
 
 def test_events_are_numbered_and_bounded(mirror):

@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The control socket of an export whose mirror holds I/O: no command holds up another."""
 
+import concurrent.futures
 import json
+import os
+import random
 import socket
 import subprocess
+import time
 
 import pytest
 from conftest import wait_until
 from nvmetcp import HOSTNQN, Host
-from test_nexus_cli import NQN, SIZE_MB, Mirror
+from test_nexus_cli import MIB, NQN, SIZE_MB, Mirror
 
 
 class Frozen(Mirror):
@@ -116,4 +120,67 @@ def test_names_that_are_no_utf8_are_shown_all_the_same(ashlar):
             if answer.startswith(b"ok "):
                 json.loads(answer[3:].decode())
             assert b"no memory" not in answer, answer
+    mirror.stop()
+
+
+def ask(control, line):
+    """One command over a connection of its own; the answer, whatever it is."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(60)
+        client.connect(str(control))
+        client.sendall(line.encode() + b"\n")
+        answer = b""
+        while not answer.endswith(b"\n"):
+            more = client.recv(65536)
+            assert more, f"{line}: the socket was closed"
+            answer += more
+    return answer
+
+
+def change_at_random(mirror, uris, dice, end):
+    while time.monotonic() < end:
+        uri = dice.choice(uris)
+        answer = ask(mirror.control, dice.choice([
+            f"child-offline {uri}", f"child-online {uri}", f"child-online {uri}",
+            f"child-add {uri}", f"child-add {uri} norebuild", f"child-remove {uri}",
+            f"rebuild {uri} start", f"rebuild {uri} stop", f"rebuild {uri} pause",
+            f"rebuild {uri} resume", "scrub start", "scrub stop", "scrub", "rebuilds", "nexus",
+            "events", "stats", "list", "pause", "resume", "resume",
+            f"rebuild-limits rate={dice.choice(['0', '4M', '50M'])}",
+            f"nexus-resize {dice.randrange(SIZE_MB, SIZE_MB + 8)}MiB"]))
+        assert answer.startswith((b"ok", b"error ")), answer
+
+
+def test_many_clients_at_once(ashlar):
+    """Whatever they do to the mirror at the same time, under load: the copies are equal."""
+    mirror = Mirror(ashlar, count=3)
+    uris = mirror.uris + [f"aio://{ashlar.file(name, (SIZE_MB + 16) * MIB)}?blk_size=4096"
+                          for name in ("x", "y")]
+    seed = int.from_bytes(os.urandom(4), "little")
+    load = ashlar.start("bench", f"nvmf://127.0.0.1:{mirror.port}/{NQN}", "--rw", "randrw", "--qd",
+                        "8", "--time", "4", "--verify")
+    with concurrent.futures.ThreadPoolExecutor(6) as pool:
+        jobs = [pool.submit(change_at_random, mirror, uris, random.Random(seed + n),
+                            time.monotonic() + 4) for n in range(6)]
+        for job in jobs:
+            job.result()
+    while ask(mirror.control, "resume").startswith(b"ok"):
+        pass
+    out, err = load.communicate(timeout=60)
+    assert load.returncode == 0, f"seed {seed}: {out} {err}"
+    mirror.ok("rebuild-limits", "rate=0")
+
+    def is_online():
+        seen = mirror.nexus()
+        for child in seen["children"]:
+            for words in (f"child-online {child['uri']}", f"rebuild {child['uri']} resume",
+                          f"rebuild {child['uri']} start"):
+                ask(mirror.control, words)
+        return seen["status"] == "Online" and not seen["rebuilds"]
+    wait_until(is_online, what=f"seed {seed}: all children are in sync")
+    mirror.ok("scrub", "stop")
+    if len(mirror.nexus()["children"]) > 1:
+        mirror.ok("scrub", "start")
+        wait_until(lambda: mirror.ok("scrub")["state"] == "completed", what="the scrub")
+        assert mirror.ok("scrub")["blocks_differ"] == 0, f"seed {seed}"
     mirror.stop()

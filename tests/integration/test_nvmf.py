@@ -480,6 +480,16 @@ def test_late_commands_are_not_waited_for(ashlar, action):
     assert "is not answered after 300 ms" in done.stderr
 
 
+def test_silence_is_a_loss_for_who_keeps_other_copies(ashlar):
+    target = export(ashlar)
+    target.ok(f"inject inject://{target.disk}?op=read&method=delay&delay_us=3000000&retries=1")
+    done = ashlar("bench", url(target.port, "?io_timeout=300ms&on_timeout=reset&ctrl_loss=0"),
+                  "--time", 1)
+    assert done.returncode == 1
+    assert "connection lost: a command was not answered in time" in done.stderr
+    assert "back after" not in done.stderr
+
+
 def test_namespace_grows_under_io(ashlar, tmp_path):
     target = export(ashlar)
     front_dir = tmp_path / "front"

@@ -637,7 +637,7 @@ def test_restart_finds_reservations(tmp_path, rtype):
     a.acquire(rtype)
     assert a.q.report(1).ptpls == 1 and a.admin.get_feature(0x83, nsid=1).dw0 == 1
     killed(t)
-    assert [f.name for f in tmp_path.iterdir()] == [f"{UUID}.json"]
+    assert [f.name for f in tmp_path.glob("*.json")] == [f"{UUID}.json"]
     with start(*options) as t:
         t("add", NQN, URI)
         a, b, c = (Party(t.port, hostid) for hostid in (A, B, C))
@@ -652,7 +652,7 @@ def test_restart_finds_reservations(tmp_path, rtype):
         a.q.release(1, rtype, KEY[A])
         # Taken back: nothing is left on disk.
         b.register(cptpl=2)
-        assert list(tmp_path.iterdir()) == []
+        assert list(tmp_path.glob("*.json")) == []
         assert c.q.report(1).ptpls == 0
 
 
@@ -663,7 +663,7 @@ def test_restart_forgets_what_was_not_to_last(tmp_path):
     a = Party(t.port, A)
     a.register()
     a.acquire(WE)
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.glob("*.json")) == []
     killed(t)
     with start(*options) as t:
         t("add", NQN, URI)
@@ -673,7 +673,7 @@ def test_restart_forgets_what_was_not_to_last(tmp_path):
         a.register()
         a.acquire(WE)
         a.admin.set_feature(0x83, 1, nsid=1)
-        assert len(list(tmp_path.iterdir())) == 1
+        assert len(list(tmp_path.glob("*.json"))) == 1
         # A namespace that leaves and comes back finds its reservation.
         t("remove", NQN, 1)
         t("destroy", URI)
@@ -682,7 +682,7 @@ def test_restart_forgets_what_was_not_to_last(tmp_path):
         assert b.q.report(1).hosts == {A: (KEY[A], True)}
         assert status_of(b.q.write, 1, 0, b"\0" * 512) == CONFLICT
         a.admin.set_feature(0x83, 0, nsid=0xFFFFFFFF)
-        assert list(tmp_path.iterdir()) == []
+        assert list(tmp_path.glob("*.json")) == []
 
 
 def test_what_cannot_be_written_did_not_happen(tmp_path):

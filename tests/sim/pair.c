@@ -104,6 +104,7 @@ static void pair_choose_target(void)
 	target_opts_init(&pair.opts);
 	pair.opts.buffers = 2 + (uint32_t)world_rand(8);
 	pair.opts.conns_max = 64;
+	pair.opts.device_timeout_ms = 3600000; /* devices are slow here, but none hangs */
 	pair.opts.queues_max = WORLD_REACTORS_MAX + (uint32_t)world_rand(4); /* one per reactor */
 	pair.opts.queue_depth_max = 2 + (uint32_t)world_rand(31);
 	pair.opts.in_capsule_size = 4096 * (1 + (uint32_t)world_rand(2));
@@ -493,9 +494,10 @@ static void far_pause(struct scene *scene)
 {
 	(void)scene;
 	world_trace("pause", 0, 0);
-	subsystem_pause(pair.subsystem);
-	task_sleep(world_latency(0, 300 * USEC));
-	subsystem_resume(pair.subsystem);
+	if (subsystem_pause(pair.subsystem, NULL) == 0) {
+		task_sleep(world_latency(0, 300 * USEC));
+		subsystem_resume(pair.subsystem);
+	}
 	world_trace("unpause", 0, 0);
 }
 

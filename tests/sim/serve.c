@@ -485,9 +485,10 @@ static void trouble_once(void)
 static void pause_once(void)
 {
 	world_trace("pause", 0, 0);
-	subsystem_pause(serve.subsystem);
-	task_sleep(world_latency(0, 300 * USEC));
-	subsystem_resume(serve.subsystem);
+	if (subsystem_pause(serve.subsystem, NULL) == 0) {
+		task_sleep(world_latency(0, 300 * USEC));
+		subsystem_resume(serve.subsystem);
+	}
 	world_trace("unpause", 0, 0);
 }
 
@@ -544,6 +545,7 @@ static int serve_make(struct scene *scene, struct target **ret_target, struct er
 	target_opts_init(&opts);
 	opts.buffers = 2 + (uint32_t)world_rand(8);
 	opts.conns_max = 64;
+	opts.device_timeout_ms = 3600000; /* devices are slow here, but none hangs */
 	opts.queue_depth_max = 32;
 	opts.no_success_flag = world_chance(1, 3);
 	opts.borrow_min = world_chance(1, 3) ? UINT32_MAX : 1;

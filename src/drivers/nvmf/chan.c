@@ -346,7 +346,7 @@ static void ioq_count(_Atomic uint64_t *counter)
  * A command has been in flight for io_timeout (again). The first time it is aborted, the second
  * time, or when another abort is under way, the controller is reset: then it is lost, and the rules
  * for lost commands hold. Who prefers to wait, or to be rid of such a controller at once, says so;
- * the latter also by ctrl_loss=0.
+ * with ctrl_loss=0 there is no way back from it.
  */
 void ioq_late(struct queue *q, struct slot *slot)
 {
@@ -374,8 +374,9 @@ void ioq_late(struct queue *q, struct slot *slot)
 		reactor_post(reactor_primary(), &ioq->abort_msg);
 		return;
 	}
-	/* who wants no connection back may meet a target that forgot what was not flushed */
-	ioq_kick(ioq, opts->ctrl_loss_ns == 0 ? KICK_GIVE_UP : KICK_RESET);
+	/* where the loss of a connection is the end, silence is one: who answers when it is made
+	 * again may have lost power meanwhile, and with it what was not flushed */
+	ioq_kick(ioq, opts->ctrl_loss_ns == 0 ? KICK_RESET | KICK_LOST : KICK_RESET);
 }
 
 /* ---- the way back ------------------------------------------------------------------------- */

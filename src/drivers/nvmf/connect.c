@@ -2,9 +2,9 @@
 /*
  * connect.c - from a URI to a controller that takes I/O, and back.
  *
- *   resolve the name -> admin queue -> CAP, VS -> CC.EN -> CSTS.RDY -> Identify Controller
- *     -> number of queues -> events configured, requested, keep alive -> ANA log
- *     -> the namespaces of our paths, checked against what they were -> I/O queues
+ *   resolve the name -> admin queue, at each address in turn -> CAP, VS -> CC.EN -> CSTS.RDY
+ *     -> Identify Controller -> number of queues -> events configured, requested, keep alive
+ *     -> ANA log -> the namespaces of our paths, checked against what they were -> I/O queues
  *
  * The same sequence brings a controller up the first time and after every loss. What differs after
  * a loss is that there is something to compare with: a controller that came back smaller than it
@@ -69,12 +69,18 @@ static struct queue_target target_of(const struct nvmf_ctrlr *c, bool is_admin)
 	};
 }
 
+/* Did a controller answer, with no? */
+static bool is_refusal(uint16_t status)
+{
+	return status != 0 && !(status & NVMF_LOST);
+}
+
 /* What a refused Connect means, and what to look at. */
 static void connect_explain(const struct nvmf_ctrlr *c, uint16_t status, struct err *err)
 {
 	bool is_v6 = strchr(c->opts.host, ':') != NULL;
 
-	if (status == 0 || (status & NVMF_LOST))
+	if (!is_refusal(status))
 		return;
 	(void)err_hint(err, "%s", nvmf_status_text(status));
 	if ((status & 0x7ff) == NVME_SC_CONNECT_INVALID_HOST)
@@ -364,16 +370,48 @@ static int connect_io(struct nvmf_ctrlr *c, struct err *err)
 	return result == 0 ? connect_ioqs(c, err) : result;
 }
 
+/*
+ * A name may have several addresses, some of which lead nowhere: each is tried, in the resolver's
+ * order, until one lets us in or a controller there says no. The first failure is told.
+ */
+static int admin_connect_any(struct nvmf_ctrlr *c, const struct resolved *found, struct err *err)
+{
+	struct err first = {};
+
+	for (unsigned i = 0; i < found->count; i++) {
+		struct err why = {};
+		int result;
+
+		if (c->is_leaving)
+			return err_set(err, -ECANCELED, "not wanted any more");
+		memcpy(c->addr, found->addr[i], sizeof(found->addr[i]));
+		result = admin_connect(c, &why);
+		if (result == 0)
+			return 0;
+		if (is_refusal(queue_connect_status(c->admin)))
+			return err_set(err, result, "%s", err_text(&why));
+		if (first.code == 0)
+			first = why;
+		admin_disconnect(c, -ECONNABORTED);
+	}
+	(void)err_set(err, first.code, "%s", err_text(&first));
+	if (found->count > 1)
+		(void)err_hint(err, "other addresses of '%s' lead nowhere, either: %u tried",
+			       c->opts.host, found->count - 1);
+	return first.code;
+}
+
 int ctrlr_connect(struct nvmf_ctrlr *c, struct err *err)
 {
-	int result = resolve_host(c->opts.host, c->addr, err);
+	struct resolved found = {};
+	int result = resolve_host(c->opts.host, &found, err);
 
 	if (result == 0 && c->is_leaving)
 		result = err_set(err, -ECANCELED, "not wanted any more");
 	if (result == 0 && !c->is_discovery)
 		result = fence_begin(c, err);
 	if (result == 0)
-		result = admin_connect(c, err);
+		result = admin_connect_any(c, &found, err);
 	if (result < 0)
 		return result;
 	c->cntlid = queue_cntlid(c->admin);

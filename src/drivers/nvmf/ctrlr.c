@@ -22,8 +22,8 @@
  * The first attempt after a loss follows at once, further ones after reconnect_delay, until
  * ctrl_loss has passed since the loss; then the controller is DEAD, its devices fail
  * (DEVICE_FAILED), and only making them again helps. With ctrl_loss=0 the loss is the end: that is
- * what a mirror asks for, since what a lost target had not flushed may be gone. A reset that
- * someone asked for is tried once even then.
+ * what a mirror asks for, since what a lost target had not flushed may be gone. Silence is a loss,
+ * too (chan.c). A reset that someone asked for is tried once even then.
  *
  * Each controller has at most one task at work, its worker, made when there is something to do and
  * gone when there is not: kick bits say what. So a thousand controllers cost no stacks while they
@@ -194,10 +194,18 @@ static void ctrlr_back(struct nvmf_ctrlr *c)
 	fence_kick();
 }
 
+/* A target may stay away for days: the first attempts are told, then ever fewer, and those that
+ * failed for another reason. */
+static bool is_worth_a_line(const struct nvmf_ctrlr *c, const struct err *err)
+{
+	return (c->attempt & (c->attempt - 1)) == 0 || strcmp(err->msg, c->why.msg) != 0;
+}
+
 static void ctrlr_attempt(struct nvmf_ctrlr *c)
 {
 	char text[UNITS_TEXT_MAX];
 	struct err err = {};
+	bool is_told;
 
 	c->attempt++;
 	c->stats.attempts++;
@@ -206,6 +214,7 @@ static void ctrlr_attempt(struct nvmf_ctrlr *c)
 		ctrlr_back(c);
 		return;
 	}
+	is_told = is_worth_a_line(c, &err);
 	c->why = err;
 	ctrlr_disconnect(c, -ECONNABORTED);
 	ctrlr_go(c, CTRLR_RESETTING);
@@ -216,8 +225,9 @@ static void ctrlr_attempt(struct nvmf_ctrlr *c)
 	ctrlr_attempted(c);
 	if (c->is_leaving)
 		return;
-	log_warn("%s: %s; reconnecting in %s (attempt %u)", c->name, err_text(&err),
-		 duration_format(c->opts.reconnect_delay_ns, text), c->attempt + 1);
+	if (is_told)
+		log_warn("%s: %s; reconnecting in %s (attempt %u)", c->name, err_text(&err),
+			 duration_format(c->opts.reconnect_delay_ns, text), c->attempt + 1);
 	timer_arm(reactor_self(), &c->retry, c->opts.reconnect_delay_ns);
 }
 

@@ -777,29 +777,50 @@ static int head_also_later(struct device *dev, const struct nvmf_opts *opts, con
 	return result;
 }
 
+/* The places of a URI: its own, then those of paths=. */
+static struct nvmf_opts opts_at(const struct nvmf_opts *opts, unsigned place)
+{
+	struct nvmf_opts at = *opts;
+
+	if (place == 0)
+		return at;
+	memcpy(at.host, opts->also[place - 1].host, sizeof(at.host));
+	at.port = opts->also[place - 1].port;
+	return at;
+}
+
+struct attempt {
+	int result;
+	struct err why;
+};
+
 /*
- * One of the places of paths=. There is another path already, so what cannot be reached now may
- * come later, as a lost path may, unless losing a path is the end of it (ctrl_loss=0).
+ * A place that cannot be had. There is another path already, so what cannot be reached now may come
+ * later, as a lost path may, unless losing a path is the end of it (ctrl_loss=0).
  */
-static int head_also(struct device *dev, const struct nvmf_opts *opts, unsigned i, const char *uri,
+static int head_without(struct device *dev, const struct nvmf_opts *at, const char *uri,
+			const struct attempt *attempt, struct err *err)
+{
+	if (attempt->result != -ENODEV && attempt->result != -EINVAL && at->ctrl_loss_ns > 0)
+		return head_also_later(dev, at, uri, &attempt->why, err);
+	log_warn("%s: goes without the path %s:%u: %s", dev->name, at->host, at->port,
+		 err_text(&attempt->why));
+	return 0;
+}
+
+/* One more place of a device that has a path. */
+static int head_also(struct device *dev, const struct nvmf_opts *at, const char *uri,
 		     struct err *err)
 {
 	CLEANUP(path_freep) struct nvmf_path *path = NULL;
-	struct nvmf_opts also = *opts;
+	struct nvmf_opts also = *at;
+	struct attempt attempt = {};
 	struct device *joined;
-	struct err why = {};
 	int result;
 
-	memcpy(also.host, opts->also[i].host, sizeof(also.host));
-	also.port = opts->also[i].port;
-	result = path_new(&also, uri, &path, &why);
-	if (result < 0 && result != -ENODEV && result != -EINVAL && also.ctrl_loss_ns > 0)
-		return head_also_later(dev, &also, uri, &why, err);
-	if (result < 0) {
-		log_warn("%s: goes without the path %s:%u: %s", dev->name, also.host, also.port,
-			 err_text(&why));
-		return 0;
-	}
+	attempt.result = path_new(&also, uri, &path, &attempt.why);
+	if (attempt.result < 0)
+		return head_without(dev, &also, uri, &attempt, err);
 	if (head_find(path, &also) != head_of(dev))
 		return err_set(err, -EINVAL,
 			       "paths: %s:%u leads to another namespace, or to one that is not "
@@ -827,13 +848,56 @@ static bool has_path(const struct device *dev, const struct nvmf_opts *opts)
 	return false;
 }
 
+/*
+ * A path to the first place that can be had; *@ret_place says which that is, and @attempts how
+ * those before it failed. What the first one says is told when there is none.
+ */
+static int path_first(const struct nvmf_opts *opts, const char *uri, struct nvmf_path **ret,
+		      unsigned *ret_place, struct attempt attempts[PATHS_MAX], struct err *err)
+{
+	for (unsigned place = 0; place <= opts->nalso; place++) {
+		struct nvmf_opts at = opts_at(opts, place);
+		struct attempt *attempt = &attempts[place];
+
+		attempt->result = path_new(&at, uri, ret, &attempt->why);
+		if (attempt->result == 0) {
+			*ret_place = place;
+			return 0;
+		}
+	}
+	(void)err_set(err, attempts[0].result, "%s", err_text(&attempts[0].why));
+	if (opts->nalso > 0)
+		(void)err_hint(err, "nor can any place of paths= be had");
+	return attempts[0].result;
+}
+
+/* The other places: those that were tried in vain, and those that were not tried. */
+static int head_add_places(struct device *dev, const struct nvmf_opts *opts, const char *uri,
+			   unsigned first, const struct attempt attempts[PATHS_MAX],
+			   struct err *err)
+{
+	int result = 0;
+
+	for (unsigned place = 0; result == 0 && place <= opts->nalso; place++) {
+		struct nvmf_opts at = opts_at(opts, place);
+
+		if (place < first)
+			result = head_without(dev, &at, uri, &attempts[place], err);
+		else if (place > first)
+			result = head_also(dev, &at, uri, err);
+	}
+	return result;
+}
+
 int head_create(struct uri *uri, struct device **ret_dev, struct err *err)
 {
 	CLEANUP(path_freep) struct nvmf_path *path = NULL;
 	char name[DEVICE_NAME_MAX];
 	bool is_ours;
+	struct attempt attempts[PATHS_MAX] = {};
 	struct nvmf_opts opts;
 	struct device *dev;
+	unsigned place = 0;
 	int result = nvmf_opts_parse(uri, &opts, err);
 
 	if (result == 0)
@@ -843,7 +907,7 @@ int head_create(struct uri *uri, struct device **ret_dev, struct err *err)
 	dev = device_lookup(name);
 	if (device_lookup(uri->text) != NULL || (dev != NULL && has_path(dev, &opts)))
 		return err_set(err, -EEXIST, "a device named '%s' exists already", name);
-	result = path_new(&opts, uri->text, &path, err);
+	result = path_first(&opts, uri->text, &path, &place, attempts, err);
 	if (result == -ECONNREFUSED && uri->port[0] == '\0')
 		(void)err_hint(err,
 			       "the URI names no port, which means %d; ashlar export listens "
@@ -854,8 +918,7 @@ int head_create(struct uri *uri, struct device **ret_dev, struct err *err)
 	if (result < 0)
 		return result;
 	path = NULL;
-	for (unsigned i = 0; result == 0 && i < opts.nalso; i++)
-		result = head_also(dev, &opts, i, uri->text, err);
+	result = head_add_places(dev, &opts, uri->text, place, attempts, err);
 	if (result == 0 && dev->is_removed)
 		result = err_set(err, -ENODEV, "%s was removed while it was made", name);
 	is_ours = result < 0 && !dev->is_removed && head_leave(dev, uri->text) != 0 &&

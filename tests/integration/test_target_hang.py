@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A device that hangs: what it keeps, what goes on, and how a change that needs it ends."""
+
+import json
+import signal
+import struct
+import threading
+import time
+
+import pytest
+from conftest import wait_until
+from nvmetcp import HOSTNQN, READ, Host, NvmeError, sqe
+from test_export import NQN, Export
+
+LIMIT_S = 0.4
+NS_HANGS, NS_WELL = 1, 2
+
+
+@pytest.fixture(name="export")
+def make_export(ashlar):
+    return Export(ashlar, "--limit", f"device-time={int(LIMIT_S * 1000)}ms", "--ana")
+
+
+def hang(export, queue, for_s=3600, commands=3):
+    """So many reads that the first namespace's device does not end."""
+    export.ok(f"inject inject://{export.disk}?op=read&method=delay&delay_us={int(for_s * 1e6)}"
+              f"&retries={commands}")
+    cids = [queue.submit(queue.rw(READ, NS_HANGS, i, 1), expect=512) for i in range(commands)]
+    queue.read(NS_WELL, 0, 1, bs=4096)  # commands are taken in order: those are with the device
+    return cids
+
+
+def refused(export, line, limit_s=LIMIT_S):
+    started = time.monotonic()
+    answer = export.one(line)
+    assert limit_s * 0.9 < time.monotonic() - started < limit_s + 5, answer
+    assert answer.startswith("error device '"), answer
+    assert str(export.disk) in answer and "(namespace 1) holds 3 commands" in answer
+    assert "waited for" in answer
+    return answer
+
+
+def test_a_change_gives_up_and_changes_nothing(export):
+    with Host(export.port, NQN) as host:
+        q = host.queue(1)
+        cids = hang(export, q, for_s=3)
+        assert "the namespace stays" in refused(export, "remove 1")
+        assert "nothing is paused" in refused(export, "pause")
+        held = q.submit(q.rw(READ, NS_HANGS, 9, 1), expect=512)
+        assert len(json.loads(export.ok("list"))) == 2
+        for cid in cids + [held]:
+            q.wait(cid)  # the device was slow, not dead: every answer comes
+        assert not json.loads(export.ok("stats"))["paused"]
+        assert export.ok("remove 1") == ""
+        with pytest.raises(NvmeError, match="status 0x400b"):
+            q.read(NS_HANGS, 0, 1)
+
+
+def test_others_go_on_meanwhile(export):
+    """The other namespace is served, and the other clients of the control socket, while a change
+    waits for the one that hangs."""
+    with Host(export.port, NQN) as host:
+        q = host.queue(1)
+        hang(export, q)
+        waiting = threading.Thread(target=refused, args=(export, "remove 1"))
+        waiting.start()
+        rounds = 0
+        while waiting.is_alive():
+            started = time.monotonic()
+            q.read(NS_WELL, 0, 1, bs=4096)
+            assert len(json.loads(export.ok("list"))) == 2
+            assert json.loads(export.ok("stats"))["controllers"] == 1
+            assert time.monotonic() - started < LIMIT_S * 0.8
+            rounds += 1
+        waiting.join()
+        assert rounds > 5
+        assert export.ok("remove 2") == ""  # it waits for nobody
+        assert export.ok("add malloc:///n?size_mb=1") == "nsid=2"
+
+
+@pytest.mark.parametrize("line, drain_s, says", [
+    ("disconnect {host} force", 0, "controllers are closed"),
+    ("disconnect {host}", 5, "controllers are closed"),
+    ("host-add nqn.2014-08.org.example:other", 0, "those hosts are out"),
+    ("ana inaccessible", 0, "the change is made"),
+])
+def test_what_cannot_be_undone_is_done_and_told(export, line, drain_s, says):
+    with Host(export.port, NQN) as host:
+        hang(export, host.queue(1))
+        answer = refused(export, line.format(host=HOSTNQN), drain_s + LIMIT_S)
+        assert says in answer and "may still be carried out" in answer
+        with Host(export.port, NQN, hostnqn="nqn.2014-08.org.example:other") as other:
+            assert len(json.loads(export.ok("list"))) == 2
+            other.queue(1)
+
+
+def test_a_reservation_needs_the_device_to_be_quiet(export):
+    """Rights change only where nothing of those who lose them is under way."""
+    with Host(export.port, NQN) as host, Host(
+            export.port, NQN, hostnqn="nqn.2014-08.org.example:other",
+            hostid=bytes(range(16))) as other:
+        q, theirs = host.queue(1), other.queue(1)
+        hang(export, q)
+        for nsid in (NS_HANGS, NS_WELL):
+            register = sqe(0x0D, nsid, cdw10=0)
+            acquire = sqe(0x11, nsid, cdw10=1 << 8)
+            theirs.command(register, struct.pack("<QQ", 0, 7))
+            if nsid == NS_WELL:
+                theirs.command(acquire, struct.pack("<QQ", 7, 0))
+                continue
+            with pytest.raises(NvmeError, match="status 0x6"):
+                theirs.command(acquire, struct.pack("<QQ", 7, 0))
+        types = {r["nsid"]: r["type"] for r in json.loads(export.ok("reservations"))}
+        assert types[NS_HANGS] != types[NS_WELL]
+
+
+def test_the_end_does_not_wait_for_ever(export):
+    with Host(export.port, NQN) as host:
+        hang(export, host.queue(1))
+        started = time.monotonic()
+        status, _, err = export.stop(signal.SIGTERM)
+        assert time.monotonic() - started < LIMIT_S + 5
+    assert status == 1
+    assert "ending although something does not answer" in err and str(export.disk) in err
+    assert "(namespace 1) holds 3 commands" in err
+    assert not export.control.exists() and not export.port_file.exists()
+
+
+def test_the_end_while_a_change_waits(ashlar):
+    """The change is given up at once: it does not add its time to that of the end."""
+    export = Export(ashlar, "--limit", "device-time=20s")
+    with Host(export.port, NQN) as host:
+        hang(export, host.queue(1), for_s=2)
+        answers = []
+        waiting = threading.Thread(target=lambda: answers.append(export.one("remove 1")))
+        waiting.start()
+        wait_until(lambda: waiting.is_alive() and json.loads(export.ok("list")), what="a list")
+        started = time.monotonic()
+        status, _, err = export.stop(signal.SIGTERM)
+        waiting.join()
+        assert time.monotonic() - started < 10
+    assert status == 0, err
+    assert "does not answer" not in err.split("asked to end")[0]
