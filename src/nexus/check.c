@@ -14,9 +14,9 @@
  * the record can tell, and this says so.
  *
  * Who came back, or came new, is a writer from then on, long before its rebuild has ended. It has
- * pages about what others missed that are as old as its head (marks.c, child_write_missed()), which
- * those that were there from the start have not. When it is in sync, all writers note that it misses
- * nothing: until then it is stale, and no source.
+ * pages about what others missed that are as old as its head (child_write_missed() of marks.c), and
+ * those that were there from the start have none. When it is in sync, all writers note that it
+ * misses nothing: until then it is stale, and no source.
  *
  * A replica without records of the source's nexus is not the disk that the record, or the others,
  * speak of, whatever its uuid is: it would be given everything, and it is never the source where
