@@ -128,8 +128,8 @@ static void print_missing(const struct check_report *report)
 	char uuid[UUID_TEXT_SIZE];
 
 	for (unsigned i = 0; i < report->nmissing; i++)
-		printf("%-10s %s\n           it is a replica, too, and is not among those that could be read: "
-		       "it may be newer than these, or stale\n",
+		printf("%-10s %s\n           it is a replica, too, and is not among those that "
+		       "could be read: it may be newer than these, or stale\n",
 		       "missing", uuid_to_text(&report->missing[i], uuid));
 }
 
