@@ -381,6 +381,29 @@ static int run_rebuilds(struct request *req, struct err *err)
 
 /* ---- children -------------------------------------------------------------------------------- */
 
+/* What has become of the child that was meant, or has begun; all may have changed meanwhile. */
+static int say_child(struct request *req, const struct words *w, struct err *err)
+{
+	struct err unread = {};
+	struct nexus *nx = nexus_meant(w, w->word[0], &unread);
+	struct nexus_child_info child;
+
+	for (unsigned i = 0; nx != NULL && nexus_child_info(nx, i, &child); i++) {
+		if (strcmp(child.uri, w->word[0]) != 0)
+			continue;
+		if (nexus_rebuild_progress(nx, child.uri) >= 0)
+			return request_say(req, err,
+					   "a rebuild of %s has begun; 'rebuilds' tells of it",
+					   child.uri);
+		return request_say(req, err, "%s is %s%s", child.uri,
+				   child.reason == NEXUS_REASON_OFFLINE ? "offline, "
+				   : child.is_synced                    ? "in sync, "
+									: "",
+				   child_state_name(child.state));
+	}
+	return request_say(req, err, "%s is gone", w->word[0]);
+}
+
 static int run_child_add(struct request *req, struct err *err)
 {
 	CLEANUP(words_done) struct words w;
@@ -396,7 +419,8 @@ static int run_child_add(struct request *req, struct err *err)
 	nx = nexus_meant(&w, NULL, err);
 	if (nx == NULL)
 		return -ENOENT;
-	return told(nexus_child_add(nx, w.word[0], w.count == 1, &ne), &ne, err);
+	rc = told(nexus_child_add(nx, w.word[0], w.count == 1, &ne), &ne, err);
+	return rc != 0 ? rc : say_child(req, &w, err);
 }
 
 /* What takes a child's URI and nothing else. */
@@ -413,7 +437,8 @@ static int on_child(struct request *req, struct err *err,
 	if (rc != 0)
 		return rc;
 	nx = nexus_meant(&w, w.word[0], err);
-	return nx == NULL ? -ENOENT : told(fn(nx, w.word[0], &ne), &ne, err);
+	rc = nx == NULL ? -ENOENT : told(fn(nx, w.word[0], &ne), &ne, err);
+	return rc != 0 ? rc : say_child(req, &w, err);
 }
 
 static int run_child_remove(struct request *req, struct err *err)
@@ -467,6 +492,7 @@ static int run_resize(struct request *req, struct err *err)
 	CLEANUP(words_done) struct words w;
 	struct nexus_err ne = {};
 	int rc = words_split(req, &w, err);
+	char text[UNITS_TEXT_MAX];
 	uint64_t size = 0;
 	struct nexus *nx;
 
@@ -482,7 +508,8 @@ static int run_resize(struct request *req, struct err *err)
 		nx = nexus_meant(&w, NULL, err);
 	if (rc != 0 || nx == NULL)
 		return rc != 0 ? rc : -ENOENT;
-	return told(nexus_resize(nx, size, &ne), &ne, err);
+	rc = told(nexus_resize(nx, size, &ne), &ne, err);
+	return rc != 0 ? rc : request_say(req, err, "the size is %s", size_format(size, text));
 }
 
 /* ---- rebuild and scrub ----------------------------------------------------------------------- */
@@ -509,8 +536,11 @@ static int run_rebuild(struct request *req, struct err *err)
 	if (nx == NULL)
 		return -ENOENT;
 	for (unsigned i = 0; i < ARRAY_LEN(verbs); i++) {
-		if (strcmp(verbs[i].name, w.word[1]) == 0)
-			return told(verbs[i].fn(nx, w.word[0], &ne), &ne, err);
+		if (strcmp(verbs[i].name, w.word[1]) != 0)
+			continue;
+		rc = told(verbs[i].fn(nx, w.word[0], &ne), &ne, err);
+		return rc != 0 ? rc
+			       : request_say(req, err, "rebuild of %s: %s", w.word[0], w.word[1]);
 	}
 	return usage(req, err);
 }
@@ -605,13 +635,16 @@ static int run_scrub(struct request *req, struct err *err)
 		return rc != 0 ? rc : -ENOENT;
 	if (strcmp(verb, "start") == 0) {
 		rc = scrub_opts_parse(req, &w, &opts, err);
-		return rc != 0 ? rc : told(nexus_scrub_start(nx, &opts, &ne), &ne, err);
+		rc = rc != 0 ? rc : told(nexus_scrub_start(nx, &opts, &ne), &ne, err);
+		return rc != 0 ? rc
+			       : request_say(req, err,
+					     "a scrub has begun; 'scrub status' tells of it");
 	}
 	if (w.count > 1)
 		return usage(req, err);
 	if (strcmp(verb, "stop") == 0) {
 		nexus_scrub_stop(nx);
-		return 0;
+		return request_say(req, err, "no scrub runs");
 	}
 	if (strcmp(verb, "status") != 0)
 		return usage(req, err);

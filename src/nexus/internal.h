@@ -132,7 +132,9 @@ struct child {
 	bool is_cut;         /* leaving, and device_abort() was called */
 	bool is_healthy;     /* as the record has it */
 	char why[CHILD_WHY_MAX]; /* what its device said when it failed; "": nothing */
-	uint64_t fault_ns;       /* reactor clock */
+	const char *logged;      /* of what it is, last; NULL: nothing yet */
+	enum nexus_reason logged_reason;
+	uint64_t fault_ns; /* reactor clock */
 
 	/* What it misses. Set by channels from the failing write on; exact if is_missed_known. */
 	bool has_room; /* for the pages of what others miss, marks.c */
@@ -274,6 +276,7 @@ struct nexus {
 
 	enum nexus_state state;
 	enum nexus_status told; /* status of the last event */
+	bool is_told;           /* there was one */
 	/* Changed under dev.control, because channels read them. */
 	struct child *child[NEXUS_CHILDREN_MAX]; /* by slot; NULL: free */
 	uint8_t order[NEXUS_CHILDREN_MAX];       /* slots, as they were added */
@@ -489,7 +492,7 @@ struct child *child_find(struct nexus *nx, const char *uri);
 
 /* ---- events.c ------------------------------------------------------------------------------- */
 
-void nexus_tell(struct nexus *nx, enum nexus_event_type type, const struct child *child);
+void nexus_tell(struct nexus *nx, enum nexus_event_type type, struct child *child);
 void nexus_tell_event(struct nexus_event *event);
 /* State or status changed? Then say so. */
 void nexus_tell_status(struct nexus *nx);

@@ -382,7 +382,6 @@ static struct nexus *nexus_new(const struct nexus_opts *opts)
 	do
 		nx->generation = reactor_random(reactor_primary());
 	while (nx->generation == 0);
-	nx->told = NEXUS_DEGRADED;
 	list_add_tail(&all, &nx->link);
 	return nx;
 }
