@@ -11,7 +11,7 @@
  *
  *   a page:  magic, version, index, generation, nexus uuid, replica uuid (of the child it is on),
  *            subject uuid (of the child that missed, else zero), sequence, crc32c, 4,000 bytes of
- *            bits; in a head also whether the child is in the middle of a rebuild
+ *            bits; in a head also whether the child is in the middle of a rebuild, and the label
  *
  * Of a pair the copy with the older sequence is overwritten, so a torn write leaves the other
  * one. A reader takes the valid copy with the higher sequence. So that a copy that rots later brings
@@ -79,7 +79,8 @@ struct intent_page {
 	struct le32 nsegments;
 	uint8_t shift;         /* log2 of blocks per segment */
 	uint8_t is_incomplete; /* head: a rebuild of this child is not over */
-	uint8_t reserved[10];
+	uint8_t label;         /* head: enum nexus_label; 0: it does not say */
+	uint8_t reserved[9];
 	uint8_t bits[INTENT_BITS_BYTES];
 };
 
@@ -91,7 +92,9 @@ struct intent_id {
 	uint64_t generation;
 	uint32_t nsegments;
 	uint8_t shift;
-	bool is_incomplete; /* for who writes them; nothing is bound to it */
+	/* for who writes them; nothing is bound to these */
+	bool is_incomplete;
+	uint8_t label;
 };
 
 /* Fill @page. @bits: the map, of which this page's part is taken; NULL: none (head). */

@@ -147,6 +147,55 @@ ENGINE_TEST(what_has_grown_is_not_made_again_smaller)
 	store_free(store);
 }
 
+/* Data begins elsewhere there. With and without a record that says so, and with one that does not. */
+ENGINE_TEST(a_volume_keeps_its_label)
+{
+	static const char *const labels[] = { "", "v1", "v2" };
+	struct nexus_opts opts = { .name = "n0",
+				   .size = 16 << 20,
+				   .children = uris,
+				   .nchildren = 2,
+				   .info_key = "volume" };
+	char text[RECORD_TEXT_MAX];
+	struct nexus_err ne = {};
+	struct nexus *made;
+
+	CHECK_EQ(uuid_from_text("00000000-0000-4000-8000-0000000000ff", &opts.uuid, NULL), 0);
+	if (!all_make(2))
+		return;
+	nexus_unmake();
+	for (unsigned label = NEXUS_LABEL_V1; label <= NEXUS_LABEL_V2; label++) {
+		char hint[32];
+
+		TAP_ROW(labels[label]);
+		(void)snprintf(hint, sizeof(hint), "give label=%s", labels[label]);
+		for (unsigned is_lost = 0; is_lost < 2; is_lost++) {
+			ne = (struct nexus_err){};
+			opts.label = NEXUS_LABEL_V1 + NEXUS_LABEL_V2 - label;
+			CHECK_EQ(nexus_create(&opts, &made, &ne), -EINVAL);
+			CHECK_EQ(ne.why, NEXUS_E_INVALID_ARGUMENTS);
+			CHECK_HAS(err_text(&ne.err), hint);
+			opts.label = label;
+			CHECK_EQ(nexus_create(&opts, &made, &ne), 0);
+			CHECK_EQ(nexus_destroy(made, &ne), 0);
+			CHECK_EQ(store->get(store, "volume", text, NULL), 0);
+			CHECK_EQ(store->del(store, "volume", NULL), 0);
+		}
+		/* a record as it was, of children that do not say: as it is told */
+		opts.uuid.b[0] = 1;
+		CHECK(strstr(text, ", \"label\"") != NULL);
+		(void)snprintf(strstr(text, ", \"label\""), 2, "}");
+		CHECK_EQ(store->put(store, "volume", text, NULL), 0);
+		opts.label = NEXUS_LABEL_V1 + NEXUS_LABEL_V2 - label;
+		CHECK_EQ(nexus_create(&opts, &made, &ne), 0);
+		CHECK_EQ(nexus_destroy(made, &ne), 0);
+	}
+	TAP_ROW(NULL);
+	device_remove_all();
+	nexus_settings_set(&(struct nexus_settings){});
+	store_free(store);
+}
+
 /* ---- what happens while a call waits -------------------------------------------------------- */
 
 struct call {

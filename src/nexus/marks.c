@@ -107,6 +107,7 @@ static struct intent_id id_of(const struct marks *marks, const struct child *chi
 				   .generation = marks->nx->generation,
 				   .nsegments = marks->durable.nsegments,
 				   .shift = marks->durable.shift,
+				   .label = (uint8_t)marks->nx->label,
 				   .is_incomplete = !(atomic_load(&child->word) & CHILD_SYNCED) };
 }
 
@@ -934,6 +935,7 @@ static void look_at(struct marks *marks, const struct child *child, unsigned fir
 		if (index != INTENT_PAGE_HEAD)
 			continue;
 		seen->is_incomplete |= page->is_incomplete != 0;
+		seen->label = page->label;
 		if (i == 0)
 			seen->generation = le64_get(page->generation);
 		seen->is_whole &= seen->generation == le64_get(page->generation);

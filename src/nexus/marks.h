@@ -69,6 +69,7 @@ bool marks_are_on(struct child *child, uint64_t generation) MAY_SUSPEND;
 struct marks_seen {
 	uint64_t sequence;   /* the highest; 0: there are none */
 	uint64_t generation; /* of the head */
+	uint8_t label;       /* enum nexus_label; 0: they do not say */
 	bool is_incomplete;  /* the child was being rebuilt */
 	bool is_whole;       /* heads and all pages of what is in flight are there, both copies */
 };

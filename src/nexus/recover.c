@@ -25,6 +25,9 @@
  * grew. Hosts would find their volume cut off, and what lies behind the end would be stale on some
  * children when it grows once more. A control plane knows the size; it is only told.
  *
+ * Another label makes none either: data would be read from where it is not, and written over what
+ * is there.
+ *
  * Children that are all stale make no nexus: the volume would go back in time without a word. A
  * record that cannot be read or understood makes none either.
  *
@@ -239,6 +242,18 @@ static void warn_unrecorded(const struct nexus *nx, unsigned best, unsigned nreb
 			 nx->dev.name, uri, nrebuilt, nx->nchildren);
 }
 
+/* Data is not looked for where it is not, nor written over. 0: @label is not known. */
+static int check_label(const struct nexus *nx, unsigned label, const char *who_says,
+		       struct nexus_err *ne)
+{
+	if (label == 0 || label == nx->label)
+		return 0;
+	return nexus_fail(ne, NEXUS_E_INVALID_ARGUMENTS,
+			  "nexus %s was made with label=v%u, %s; with label=v%u its data would begin "
+			  "elsewhere: give label=v%u",
+			  nx->dev.name, label, who_says, (unsigned)nx->label, label);
+}
+
 /* There is no record: what the children say of themselves, if this nexus has written to them. */
 static int recover_unrecorded(struct nexus *nx, const struct marks_seen *seen, bool is_read,
 			      struct nexus_err *ne) MAY_SUSPEND
@@ -262,6 +277,8 @@ static int recover_unrecorded(struct nexus *nx, const struct marks_seen *seen, b
 				  "those of rebuilds that were not over: give the one that they "
 				  "were rebuilt from. Is --store right?",
 				  nx->dev.name);
+	if (check_label(nx, seen[best].label, "as its replicas say", ne) < 0)
+		return ne->err.code;
 	is_best_clear = is_clear(nx->child[nx->order[best]], &seen[best]);
 	for (unsigned i = 0; i < nx->nchildren; i++) {
 		struct child *child = nx->child[nx->order[i]];
@@ -291,6 +308,8 @@ int nexus_recover(struct nexus *nx, struct nexus_err *ne)
 		is_read &= marks_look(nx->child[nx->order[i]], &seen[i]);
 	if (result < 0)
 		return result == -ENOENT ? recover_unrecorded(nx, seen, is_read, ne) : result;
+	if (check_label(nx, record.label, "as its record says", ne) < 0)
+		return ne->err.code;
 	if (nx->size < record.size && nx->is_size_kept)
 		return nexus_fail(ne, NEXUS_E_INVALID_ARGUMENTS,
 				  "nexus %s has size=%lu, and does not shrink to %lu; a new volume "
