@@ -312,9 +312,9 @@ int nexus_recover(struct nexus *nx, struct nexus_err *ne)
 		return ne->err.code;
 	if (nx->size < record.size && nx->is_size_kept)
 		return nexus_fail(ne, NEXUS_E_INVALID_ARGUMENTS,
-				  "nexus %s has size=%lu, and does not shrink to %lu; a new volume "
-				  "on these children wants the record removed",
-				  nx->dev.name, record.size, nx->size);
+				  "nexus %s has size=%lu and does not shrink to %lu, as hosts would "
+				  "find its end missing: give size=%lu",
+				  nx->dev.name, record.size, nx->size, record.size);
 	if (nx->size < record.size)
 		log_warn("nexus %s had %lu bytes, and is made with %lu", nx->dev.name, record.size,
 			 nx->size);
