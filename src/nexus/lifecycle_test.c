@@ -212,7 +212,7 @@ ENGINE_TEST(it_grows_to_what_it_can_be_made_with_again)
 	TAP_ROW(NULL);
 }
 
-/* Data begins elsewhere there. With and without a record that says so, and with one that does not. */
+/* Data begins elsewhere there. With a record that says so, without one, and with an older one. */
 ENGINE_TEST(a_volume_keeps_its_label)
 {
 	static const char *const labels[] = { "", "v1", "v2" };

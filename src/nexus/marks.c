@@ -25,8 +25,10 @@
  *
  * A nexus of one child has nobody to differ from: its marks are kept in memory only, and written
  * when a second child is attached. If it was one of several before, its head is written, as it may
- * be compared with those that went on without it. Where the area is too small for the pages (blocks above 16 KiB),
- * no marks are kept, every segment is hot, and every rebuild is full.
+ * be compared with those that it went on without.
+ *
+ * Where the area is too small for the pages (blocks above 16 KiB), no marks are kept, every segment
+ * is hot, and every rebuild is full.
  *
  * Invariants
  *   1. hot on a channel implies durable, but between steps 2 and 3.

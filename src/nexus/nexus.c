@@ -768,11 +768,12 @@ static int refuse_size(const struct nexus *nx, uint64_t size, const char *why, s
 	uint64_t min, max;
 
 	if (!growth(nx, &min, &max, &smallest))
-		return nexus_fail(ne, NEXUS_E_CHILD_TOO_SMALL,
-				  "nexus %s: %s %s: child %s has %s and no room left; it grows after "
-				  "its replicas",
-				  nx->dev.name, size_format(size, asked), why, smallest->uri,
-				  size_format(device_size(smallest->desc->dev), has));
+		return nexus_fail(
+			ne, NEXUS_E_CHILD_TOO_SMALL,
+			"nexus %s: %s %s: child %s has %s and no room left; it grows after "
+			"its replicas",
+			nx->dev.name, size_format(size, asked), why, smallest->uri,
+			size_format(device_size(smallest->desc->dev), has));
 	return nexus_fail(ne, NEXUS_E_CHILD_TOO_SMALL,
 			  "nexus %s: %s %s: child %s has %s; sizes from %lu to %lu bytes would do",
 			  nx->dev.name, size_format(size, asked), why, smallest->uri,

@@ -4,9 +4,11 @@
  *
  * What a control plane reads is written as it expects it: clean_shutdown, and children with uuid
  * and healthy. `generation` is ours, sixteen hexadecimal digits as text, because JSON numbers
- * lose bits beyond 2^53; `size` is the bytes asked, `label` is v1 or v2. The reader takes what it knows and passes over
- * the rest, so that a newer engine's record can be read; but a member of a known name and a wrong
- * type is an error, not a default: guessing that a child is healthy could lose data.
+ * lose bits beyond 2^53; `size` is the bytes asked, `label` is v1 or v2.
+ *
+ * The reader takes what it knows and passes over the rest, so that a newer engine's record can be
+ * read; but a member of a known name and a wrong type is an error, not a default: guessing that a
+ * child is healthy could lose data.
  *
  * Thread: any; no state.
  */

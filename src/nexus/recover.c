@@ -43,8 +43,8 @@
  * forgotten with it, and only they would tell what a loss of power takes away from a cache.
  *
  * Where there is no record, but some children hold pages of this nexus, the record is elsewhere: in
- * the store of another user, or lost. To take all as in sync would lose what one of them missed. The
- * sequence of the pages grows over all lives of a nexus, so whose is the highest was a writer
+ * the store of another user, or lost. To take all as in sync would lose what one of them missed.
+ * The sequence of the pages grows over all lives of a nexus, so whose is the highest was a writer
  * longest: it is the source, the others are given everything. Those with the same sequence and the
  * generation of the source, and nothing in flight on any, are alike. A child that was being rebuilt
  * says so in its head and is never the source. It is no proof as a record is: who fell in the
@@ -248,10 +248,11 @@ static int check_label(const struct nexus *nx, unsigned label, const char *who_s
 {
 	if (label == 0 || label == nx->label)
 		return 0;
-	return nexus_fail(ne, NEXUS_E_INVALID_ARGUMENTS,
-			  "nexus %s was made with label=v%u, %s; with label=v%u its data would begin "
-			  "elsewhere: give label=v%u",
-			  nx->dev.name, label, who_says, (unsigned)nx->label, label);
+	return nexus_fail(
+		ne, NEXUS_E_INVALID_ARGUMENTS,
+		"nexus %s was made with label=v%u, %s; with label=v%u its data would begin "
+		"elsewhere: give label=v%u",
+		nx->dev.name, label, who_says, (unsigned)nx->label, label);
 }
 
 /* There is no record: what the children say of themselves, if this nexus has written to them. */
@@ -311,10 +312,11 @@ int nexus_recover(struct nexus *nx, struct nexus_err *ne)
 	if (check_label(nx, record.label, "as its record says", ne) < 0)
 		return ne->err.code;
 	if (nx->size < record.size && nx->is_size_kept)
-		return nexus_fail(ne, NEXUS_E_INVALID_ARGUMENTS,
-				  "nexus %s has size=%lu and does not shrink to %lu, as hosts would "
-				  "find its end missing: give size=%lu",
-				  nx->dev.name, record.size, nx->size, record.size);
+		return nexus_fail(
+			ne, NEXUS_E_INVALID_ARGUMENTS,
+			"nexus %s has size=%lu and does not shrink to %lu, as hosts would "
+			"find its end missing: give size=%lu",
+			nx->dev.name, record.size, nx->size, record.size);
 	if (nx->size < record.size)
 		log_warn("nexus %s had %lu bytes, and is made with %lu", nx->dev.name, record.size,
 			 nx->size);

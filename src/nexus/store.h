@@ -13,8 +13,8 @@
  * (intent.h) carry the same number, and are void if it differs. An engine that rewrites the record
  * without it makes them void, which is right: it did not keep them. The fourth is the bytes
  * that were asked for, last: a volume that grew is not made again as it was, since hosts would see
- * its end missing, and what lies there would not be rebuilt. The fifth says where the data begins on
- * each child (geometry.h): read from elsewhere it is garbage, and written there it is lost.
+ * its end missing, and what lies there would not be rebuilt. The fifth says where the data begins
+ * on each child (geometry.h): read from elsewhere it is garbage, and written there it is lost.
  *
  * Owner:  whoever makes a store; it outlives every nexus that uses it.
  * Thread: put() and get() in a task on the primary; they may take as long as they like, the nexus
