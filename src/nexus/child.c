@@ -507,8 +507,13 @@ int nexus_child_synced(struct child *child, struct err *err)
 	child->is_healthy = true;
 	nexus_apply(nx);
 	result = nexus_persist(nx, false, err);
-	if (result < 0)
+	if (result < 0) {
 		nexus_self_shutdown(nx, "its record cannot be written");
+	} else {
+		marks_lock(nx);
+		marks_note_synced(child);
+		marks_unlock(nx);
+	}
 	nexus_tell(nx, NEXUS_EVENT_CHILD_STATE, child);
 	nexus_tell_status(nx);
 	return result;

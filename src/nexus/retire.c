@@ -78,7 +78,8 @@ static void record_of(const struct nexus *nx, bool is_clean, struct nexus_record
 {
 	*record = (struct nexus_record){ .is_clean = is_clean,
 					 .generation = nx->generation,
-					 .size = nx->size };
+					 .size = nx->size,
+					 .label = (uint8_t)nx->label };
 	for (unsigned i = 0; i < nx->nchildren; i++) {
 		const struct child *child = nx->child[nx->order[i]];
 
