@@ -351,7 +351,7 @@ def test_a_volume_without_uuid_stays_the_same_disk(ashlar):
 def test_store_in_a_directory_of_choice(ashlar):
     store = ashlar.dir / "deep" / "store"
     mirror = Mirror(ashlar, "--store", store)
-    assert [path.name for path in store.iterdir()] == ["vol0.json"]
+    assert sorted(path.name for path in store.iterdir()) == ["vol0.json", "vol0.lock"]
     assert not (ashlar.dir / "state").exists()
     assert "memory" not in mirror.stop()
 
