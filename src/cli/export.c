@@ -2,8 +2,8 @@
 /*
  * export.c - `ashlar export`: serve devices over NVMe/TCP until told to stop.
  *
- *	store, target, ports, control socket -> devices -> subsystem -> namespaces 1, 2, ... -> let in
- *	   -> tell -> wait
+ *	store, target, ports, control socket -> devices -> subsystem -> namespaces 1, 2, ...
+ *	   -> let in -> tell -> wait
  *	   wait:  SIGHUP, "rescan"  read sizes again        SIGINT, SIGTERM  stop, in reverse order
  *
  * What is named on this machine is taken first: a port in use, or a control socket of another

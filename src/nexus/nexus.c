@@ -2,7 +2,8 @@
 /*
  * nexus.c - a nexus as a device: made, found, grown, shut down, taken away.
  *
- *   nexus_create --> INIT: record locked, children made and opened, geometry, record --> device_register --> OPEN
+ *   nexus_create --> INIT: record locked, children made and opened, geometry, record read
+ *                    --> device_register --> OPEN
  *   OPEN --nexus_shutdown--> SHUTTING_DOWN: I/O ended, children closed, record clean --> SHUTDOWN
  *   OPEN --self-shutdown (retire.c)--> SHUTDOWN, nothing recorded
  *   any --device removed--> end errand: I/O ended, own descriptor closed --> nexus_free_device:

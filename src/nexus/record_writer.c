@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * record_writer.c - one put, get or lock at a time, by a task of its own, so that a store that hangs
- * holds nobody for longer than a time limit.
+ * record_writer.c - one put, get or lock at a time, by a task of its own, so that a store that
+ * hangs holds nobody for longer than a time limit.
  *
  *   IDLE --put--> task: store->put() --> IDLE          the caller waits for it, or for the limit
  *                    | limit passed: the caller gets -ETIMEDOUT and may come again: he then waits

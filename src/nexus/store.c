@@ -14,13 +14,13 @@
  * A put that failed after the rename is reported as failed though the new record may be there.
  * That is safe: who puts again puts the same or a newer one.
  *
- * A record's lock is one of the kernel's on KEY.lock, so it ends with its owner, kill -9 or not. It is
- * bound to the open file (F_OFD_SETLK), not to the process: a second nexus in this process is kept
- * out as well, and no other close() gives it up. A fork inherits it until it executes something;
- * so it is given up in so many words, not by a close() alone. Who gives it up removes the file
- * first, and who has locked a file looks whether it still is the one of that name. A process that was
- * killed may be gone a little before its locks are, and one that is replaced ends while the next
- * one starts: a lock that is taken is looked at for LOCK_WAIT_MS.
+ * A record's lock is one of the kernel's on KEY.lock, so it ends with its owner, kill -9 or not. It
+ * is bound to the open file (F_OFD_SETLK), not to the process: a second nexus in this process is
+ * kept out as well, and no other close() gives it up. A fork inherits it until it executes
+ * something; so it is given up in so many words, not by a close() alone. Who gives it up removes
+ * the file first, and who has locked a file looks whether it still is the one of that name. A
+ * process that was killed may be gone a little before its locks are, and one that is replaced ends
+ * while the next one starts: a lock that is taken is looked at for LOCK_WAIT_MS.
  *
  * Thread: tasks on the primary, one call per store and key at a time (record_writer.c).
  *

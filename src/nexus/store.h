@@ -16,9 +16,9 @@
  *
  * A record has one writer: two processes that serve the same replicas would each overwrite what the
  * other wrote, and the second would take the life of the first for a crash. Where others can reach
- * the same record the store has a lock for it. A nexus takes it before it touches a child, and keeps
- * it until it writes no record any more (record_writer.c). It ends with the process, however that
- * ends.
+ * the same record the store has a lock for it. A nexus takes it before it touches a child, and
+ * keeps it until it writes no record any more (record_writer.c). It ends with the process, however
+ * that ends.
  *
  * Owner:  whoever makes a store; it outlives every nexus that uses it.
  * Thread: all calls in a task on the primary; they may take as long as they like, the nexus
@@ -59,8 +59,8 @@ struct store_lock; /* the store's own */
 struct nexus_store {
 	const char *name; /* for messages */
 	/*
-	 * Both or neither; neither: nobody else can reach the records. -EBUSY: another nexus has it,
-	 * @err says who. Other errors: the store is of no use.
+	 * Both or neither; neither: nobody else can reach the records. -EBUSY: another nexus has
+	 * it, @err says who. Other errors: the store is of no use.
 	 */
 	int (*lock)(struct nexus_store *store, const char *key, struct store_lock **ret,
 		    struct err *err) MAY_SUSPEND;
