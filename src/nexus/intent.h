@@ -14,9 +14,9 @@
  *            bits
  *
  * Of a pair the copy with the older sequence is overwritten, so a torn write leaves the other
- * one. A reader takes the valid copy with the higher sequence. So that a copy that rots later brings
- * no older map back, both say the same soon: pages about what was missed at once, those in flight
- * with the next tick.
+ * one. A reader takes the valid copy with the higher sequence. So that a copy that rots later
+ * brings no older map back, both say the same soon: pages about what was missed at once, those in
+ * flight with the next tick.
  *
  * The rules that make them worth something:
  *   1. A segment is durably in flight on every writer before the first write to it is sent.
