@@ -2,12 +2,18 @@
 /*
  * export.c - `ashlar export`: serve devices over NVMe/TCP until told to stop.
  *
- *	devices -> target -> subsystem -> namespaces 1, 2, ... -> listen -> tell -> wait
+ *	store, target, ports, control socket -> devices -> subsystem -> namespaces 1, 2, ...
+ *	   -> let in -> tell -> wait
  *	   wait:  SIGHUP, "rescan"  read sizes again        SIGINT, SIGTERM  stop, in reverse order
  *
- * Everything is ready before the first listener opens, so a host that connects sees all namespaces
- * at once; what a user needs to type on the host is printed after that, so whoever reads the line
- * can connect. With port 0 the system picks, and --port-file carries the number to a script.
+ * What is named on this machine is taken first: a port in use, or a control socket of another
+ * export, costs an error, and no device has been touched. A mirror that is made begins to rebuild,
+ * so to find out afterwards is too late: the same command typed twice would be two masters of the
+ * same replicas for a moment.
+ *
+ * Everything is ready before the first host is let in; who connects earlier waits, and then sees
+ * all namespaces at once. What a user needs to type on the host is printed after that. With port 0
+ * the system picks, and --port-file carries the number to a script.
  *
  * Namespaces follow the order of the command line. Devices that are added later get the lowest free
  * number. A device's URI is kept: it is what undoes it.
@@ -528,23 +534,16 @@ static int export_add_subsystem(struct export *e, const struct device *first, st
 static int export_open(struct export *e, struct err *err)
 {
 	const char *first_uri = e->uris.items[0];
-	struct target_opts opts;
 	struct device *first = NULL;
 	uint32_t nsid;
 	int rc;
 
-	target_opts_init(&opts);
-	opts.ptpl_dir = e->opts.ptpl_dir;
-	rc = access_target_opts(&e->opts, &opts, err);
-	if (rc == 0)
-		rc = cli_store_for(first_uri, err);
+	rc = cli_store_for(first_uri, err);
 	if (rc == 0)
 		rc = device_create(first_uri, &first, err);
 	if (rc != 0)
 		return opened_explain(first_uri, rc, err);
-	rc = target_start(&opts, &e->target, err);
-	if (rc == 0)
-		rc = export_add_subsystem(e, first, err);
+	rc = export_add_subsystem(e, first, err);
 	if (rc != 0)
 		return rc;
 	rc = subsystem_add_ns(e->subsystem, first, 1, &nsid, err);
@@ -558,14 +557,14 @@ static int export_open(struct export *e, struct err *err)
 	return rc;
 }
 
-static int export_listen(struct export *e, struct err *err)
+static int export_bind(struct export *e, struct err *err)
 {
 	for (unsigned i = 0; i < e->opts.listen.count; i++) {
 		struct endpoint ep;
 		int rc = endpoint_parse(e->opts.listen.items[i], &ep, err);
 
 		if (rc == 0)
-			rc = target_listen(e->target, ep.host, ep.port, err);
+			rc = target_bind(e->target, ep.host, ep.port, err);
 		if (rc == -EADDRINUSE)
 			(void)err_hint(err, "--listen with port 0 takes a free one");
 		if (rc == -EADDRNOTAVAIL)
@@ -576,6 +575,25 @@ static int export_listen(struct export *e, struct err *err)
 			return rc;
 	}
 	return 0;
+}
+
+/* What is named on this machine, before any device is touched. */
+static int export_prepare(struct export *e, struct err *err)
+{
+	struct target_opts opts;
+	int rc = cli_store_check(err);
+
+	target_opts_init(&opts);
+	opts.ptpl_dir = e->opts.ptpl_dir;
+	if (rc == 0)
+		rc = access_target_opts(&e->opts, &opts, err);
+	if (rc == 0)
+		rc = target_start(&opts, &e->target, err);
+	if (rc == 0)
+		rc = export_bind(e, err);
+	if (rc == 0 && e->opts.control != NULL)
+		rc = control_open(e, e->opts.control, err);
+	return rc;
 }
 
 static int export_write_port(const struct export *e, struct err *err)
@@ -594,6 +612,15 @@ static int export_write_port(const struct export *e, struct err *err)
 	    fflush(file) != 0 || rename(temporary, path) != 0)
 		return err_set_sys(err, -errno, "--port-file %s", path);
 	return 0;
+}
+
+/* All is there: hosts and commands may come. */
+static int export_let_in(struct export *e, struct err *err)
+{
+	target_admit(e->target);
+	if (e->opts.port_file != NULL && export_write_port(e, err) < 0)
+		return err->code;
+	return e->opts.control != NULL ? control_start(e, err) : 0;
 }
 
 /* An NQN as a word for a shell; made from a path it may have a space. */
@@ -736,15 +763,13 @@ static int export_main(void *arg, struct err *err)
 	task_mutex_init(&e->lock);
 	rc = export_events_start(e, err);
 	if (rc == 0)
+		rc = export_prepare(e, err);
+	if (rc == 0)
 		rc = export_open(e, err);
 	if (rc == 0)
 		rc = faults_arm(&e->opts.inject, err);
 	if (rc == 0)
-		rc = export_listen(e, err);
-	if (rc == 0 && e->opts.port_file != NULL)
-		rc = export_write_port(e, err);
-	if (rc == 0 && e->opts.control != NULL)
-		rc = control_start(e, e->opts.control, err);
+		rc = export_let_in(e, err);
 	if (rc == 0) {
 		export_tell(e);
 		export_wait(e);

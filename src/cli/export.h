@@ -132,8 +132,11 @@ void export_events_stop(struct export *e);
 
 /* ---- the control socket ---------------------------------------------------------------------- */
 
-/* Binds, then serves from a thread of its own. Any thread; blocks only for local system calls. */
-int control_start(struct export *e, const char *path, struct err *err) WARN_UNUSED;
+/* The socket is ours; who connects waits for control_start(). Any thread; blocks only for local
+ * system calls. */
+int control_open(struct export *e, const char *path, struct err *err) WARN_UNUSED;
+/* Serves it from a thread of its own. */
+int control_start(struct export *e, struct err *err) WARN_UNUSED;
 /* No new command. Those that run go on to their end, if they find one: control_is_over(). */
 void control_hang_up(struct export *e);
 bool control_is_over(const struct export *e);

@@ -73,6 +73,7 @@ struct control {
 	struct export *e;
 	pthread_t thread;
 	int listener, wake[2];
+	bool is_started;     /* there is a thread */
 	atomic_bool is_over; /* no command runs, and none will */
 	char path[sizeof(((struct sockaddr_un *)0)->sun_path)];
 	struct client clients[CONTROL_CLIENTS_MAX];
@@ -505,7 +506,7 @@ static int control_bind(struct control *c, const char *path, struct err *err)
 	return rc;
 }
 
-int control_start(struct export *e, const char *path, struct err *err)
+int control_open(struct export *e, const char *path, struct err *err)
 {
 	struct control *c = calloc(1, sizeof(*c));
 	int rc;
@@ -521,16 +522,22 @@ int control_start(struct export *e, const char *path, struct err *err)
 	rc = control_bind(c, path, err);
 	if (rc == 0 && pipe2(c->wake, O_CLOEXEC) != 0)
 		rc = err_set_sys(err, -errno, "no pipe for the control socket");
-	if (rc == 0) {
-		rc = -pthread_create(&c->thread, NULL, control_run, c);
-		if (rc != 0)
-			rc = err_set_sys(err, rc, "no thread for the control socket");
-	}
 	if (rc != 0) {
 		control_free(c);
 		return rc;
 	}
 	e->control = c;
+	return 0;
+}
+
+int control_start(struct export *e, struct err *err)
+{
+	struct control *c = e->control;
+	int rc = -pthread_create(&c->thread, NULL, control_run, c);
+
+	if (rc != 0)
+		return err_set_sys(err, rc, "no thread for the control socket");
+	c->is_started = true;
 	return 0;
 }
 
@@ -542,7 +549,7 @@ void control_hang_up(struct export *e)
 
 bool control_is_over(const struct export *e)
 {
-	return e->control == NULL || atomic_load(&e->control->is_over);
+	return e->control == NULL || !e->control->is_started || atomic_load(&e->control->is_over);
 }
 
 void control_stop(struct export *e)
@@ -551,7 +558,8 @@ void control_stop(struct export *e)
 
 	if (c == NULL)
 		return;
-	(void)pthread_join(c->thread, NULL);
+	if (c->is_started)
+		(void)pthread_join(c->thread, NULL);
 	(void)unlink(c->path);
 	control_free(c);
 }

@@ -12,7 +12,9 @@
  * does no harm.
  *
  * The directory is made when the first mirror is: commands that have to do with other devices leave
- * nothing behind. One that cannot be made ends the command: forgetting must be asked for. The
+ * nothing behind. One that an option names is made at once, and must take records: an export that
+ * is told of its first mirror later should not find out then. One that cannot be made ends the
+ * command: forgetting must be asked for. The
  * environment, as it is the same for all commands of a user, and a record that lies in another
  * place than last time is as good as none; the option for who serves, since a unit file says it all
  * in one line.
@@ -24,6 +26,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/uri.h"
 #include "cli/cli.h"
@@ -68,6 +71,27 @@ int cli_store(struct nexus_store **ret, struct err *err)
 		(void)err_hint(err, "ASHLAR_STORE or export --store names another directory");
 	*ret = store;
 	return result;
+}
+
+static void access_here(void *arg)
+{
+	int *result = arg;
+
+	*result = access(place, W_OK | X_OK) < 0 ? -errno : 0;
+}
+
+int cli_store_check(struct err *err)
+{
+	struct nexus_store *found = NULL;
+	int result;
+
+	if (place == NULL || place[0] == '\0' || strcmp(place, "memory") == 0)
+		return 0;
+	result = cli_store(&found, err);
+	if (result < 0)
+		return result;
+	task_blocking(access_here, &result);
+	return result < 0 ? err_set_sys(err, result, "records in directory %s", place) : 0;
 }
 
 int cli_store_for(const char *uri, struct err *err)

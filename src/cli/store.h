@@ -15,6 +15,8 @@
 void cli_store_choose(const char *where);
 /* The store that was named; made at the first call. *ret: NULL for one in memory. */
 int cli_store(struct nexus_store **ret, struct err *err) MAY_SUSPEND WARN_UNUSED;
+/* If an option named a directory: is it one that records can be kept in? It is made. */
+int cli_store_check(struct err *err) MAY_SUSPEND WARN_UNUSED;
 /* A device is about to be made from @uri: if it is a mirror, there is a store for it. */
 int cli_store_for(const char *uri, struct err *err) MAY_SUSPEND WARN_UNUSED;
 

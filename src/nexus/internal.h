@@ -402,7 +402,7 @@ void nexus_self_shutdown(struct nexus *nx, const char *why) MAY_SUSPEND;
 void nexus_end_io(struct nexus *nx) MAY_SUSPEND;
 unsigned nexus_nhealthy(const struct nexus *nx);
 
-/* ---- record_writer.c: one put or get at a time, with a limit -------------------------------- */
+/* ---- record_writer.c: one call at a time, with a limit -------------------------------------- */
 
 struct record_writer *record_writer_new(void);
 /* One try. -ETIMEDOUT: it is still at work; the next try waits for it first. */
@@ -411,7 +411,16 @@ int record_writer_put(struct record_writer *writer, const char *key, const char 
 /* -ENOENT: there is none; else as put. */
 int record_writer_get(struct record_writer *writer, const char *key, char text[RECORD_TEXT_MAX],
 		      uint64_t timeout_ns, struct err *err) MAY_SUSPEND WARN_UNUSED;
-void record_writer_free(struct record_writer *writer); /* also while it hangs */
+/*
+ * Keep others away from the record of @key, until the writer is freed or unlocked and nothing of it
+ * is under way. Once, before any put. Nothing where the store has no locks. -EBUSY: @err says whose
+ * it is.
+ */
+int record_writer_lock(struct record_writer *writer, const char *key, uint64_t timeout_ns,
+		       struct err *err) MAY_SUSPEND WARN_UNUSED;
+/* No put follows. */
+void record_writer_unlock(struct record_writer *writer) MAY_SUSPEND;
+void record_writer_free(struct record_writer *writer) MAY_SUSPEND; /* also while it hangs */
 
 /* ---- monitor.c ------------------------------------------------------------------------------ */
 

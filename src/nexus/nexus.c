@@ -2,7 +2,8 @@
 /*
  * nexus.c - a nexus as a device: made, found, grown, shut down, taken away.
  *
- *   nexus_create --> INIT: children made and opened, geometry, record --> device_register --> OPEN
+ *   nexus_create --> INIT: record locked, children made and opened, geometry, record read
+ *                    --> device_register --> OPEN
  *   OPEN --nexus_shutdown--> SHUTTING_DOWN: I/O ended, children closed, record clean --> SHUTDOWN
  *   OPEN --self-shutdown (retire.c)--> SHUTDOWN, nothing recorded
  *   any --device removed--> end errand: I/O ended, own descriptor closed --> nexus_free_device:
@@ -401,6 +402,22 @@ static void explain_unreachable(struct nexus_err *ne, unsigned nchildren)
 	}
 }
 
+/* Before a child is touched: whoever serves the volume now must not notice that we tried. */
+static int lock_record(struct nexus *nx, struct nexus_err *ne) MAY_SUSPEND
+{
+	int result = record_writer_lock(nx->writer, nx->key, nexus_settings.store_timeout_ns,
+					&ne->err);
+
+	if (result == 0)
+		return 0;
+	(void)nexus_fail(ne, NEXUS_E_STORE, "volume %s", nx->dev.name);
+	if (result == -EBUSY)
+		(void)err_hint(&ne->err,
+			       "end that one, or ask it with 'ashlar ctl'; a volume of its "
+			       "own wants another name, or key= in its URI");
+	return result;
+}
+
 /* All of them, or none. */
 static int open_children(struct nexus *nx, const struct nexus_opts *opts, struct nexus_err *ne)
 {
@@ -588,7 +605,9 @@ int nexus_create(const struct nexus_opts *opts, struct nexus **ret_nexus, struct
 	nx = nexus_new(opts);
 	if (nx == NULL || nexus_settings.store == NULL || task_reserve() < 0)
 		return nexus_fail(ne, NEXUS_E_NO_MEMORY, "no memory for nexus %s", opts->name);
-	result = open_children(nx, opts, ne);
+	result = lock_record(nx, ne);
+	if (result == 0)
+		result = open_children(nx, opts, ne);
 	if (result == 0)
 		result = fit_children(nx, nx->size, ne);
 	if (result < 0)
@@ -682,6 +701,7 @@ int nexus_shutdown(struct nexus *nx, struct nexus_err *ne)
 	is_clean = marks_finish(nx);
 	record_clean(nx, is_clean);
 	close_children(nx);
+	record_writer_unlock(nx->writer); /* whoever comes next may have it */
 	nx->state = NEXUS_SHUTDOWN;
 	nexus_tell_status(nx);
 	control_end(nx);

@@ -14,9 +14,19 @@
  * A put that failed after the rename is reported as failed though the new record may be there.
  * That is safe: who puts again puts the same or a newer one.
  *
+ * A record's lock is one of the kernel's on KEY.lock, so it ends with its owner, kill -9 or not. It
+ * is bound to the open file (F_OFD_SETLK), not to the process: a second nexus in this process is
+ * kept out as well, and no other close() gives it up. A fork inherits it until it executes
+ * something; so it is given up in so many words, not by a close() alone. Who gives it up removes
+ * the file first, and who has locked a file looks whether it still is the one of that name. A
+ * process that was killed may be gone a little before its locks are, and one that is replaced ends
+ * while the next one starts: a lock that is taken is looked at for LOCK_WAIT_MS.
+ *
  * Thread: tasks on the primary, one call per store and key at a time (record_writer.c).
  *
- * Rejected: one file with all records (a torn write would concern all volumes); an fsync through
+ * Rejected: one lock file with a range of bytes for each key (it cannot say whose they are); a
+ * process id without a lock (it may be another process's by now, or one of another container); one
+ * file with all records (a torn write would concern all volumes); an fsync through
  * the reactor's ring (rename and the directory's sync have none on the oldest kernel).
  */
 #include "nexus/store.h"
@@ -24,14 +34,20 @@
 #include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
 
 #include "base/base.h"
 #include "base/list.h"
 
 enum {
 	PATH_LEN_MAX = 4096, /* bytes with the NUL, as the kernel has it */
+	LOCK_WAIT_MS = 1000,
+	LOCK_LOOK_MS = 10,
+	PID_TEXT_MAX = 16, /* with the NUL */
 };
 
 /* ---- memory --------------------------------------------------------------------------------- */
@@ -130,18 +146,26 @@ struct file_store {
 	int dir_fd; /* owned */
 };
 
+struct store_lock {
+	int fd; /* owned */
+	char name[3 * STORE_KEY_MAX + 8];
+};
+
 /* A call that runs on the worker pool. */
 struct file_call {
 	struct file_store *fs;
 	const char *key, *text;
 	char *ret_text;
+	struct store_lock *lock;
+	char owner[PID_TEXT_MAX]; /* whose lock it is, if it is another's */
 	int (*fn)(struct file_call *call);
 	int result;
 	struct err *err;
 	char name[3 * STORE_KEY_MAX + 8];
 };
 
-static void file_name(const char *key, char name[3 * STORE_KEY_MAX + 8])
+/* @suffix: five characters */
+static void file_name(const char *key, const char *suffix, char name[3 * STORE_KEY_MAX + 8])
 {
 	size_t len = 0;
 
@@ -151,7 +175,7 @@ static void file_name(const char *key, char name[3 * STORE_KEY_MAX + 8])
 		else
 			len += (size_t)snprintf(name + len, 4, "%%%02X", (unsigned char)*key);
 	}
-	memcpy(name + len, ".json", sizeof(".json"));
+	memcpy(name + len, suffix, sizeof(".json"));
 }
 
 static int write_all(int fd, const char *text)
@@ -232,7 +256,7 @@ static int file_call(struct nexus_store *store, const char *key, const char *tex
 				  .ret_text = ret_text,
 				  .fn = fn };
 
-	file_name(key, call.name);
+	file_name(key, ".json", call.name);
 	task_blocking(file_call_here, &call);
 	if (call.result < 0)
 		return err_set_sys(err, call.result, "record %s/%s", call.fs->dir, call.name);
@@ -253,6 +277,118 @@ static int file_get(struct nexus_store *store, const char *key, char text[RECORD
 static int file_del(struct nexus_store *store, const char *key, struct err *err)
 {
 	return file_call(store, key, NULL, NULL, file_del_here, err);
+}
+
+/* ---- locks of files ------------------------------------------------------------------------- */
+
+/* The file may have been removed by its last owner, and another one made, since it was opened. */
+static bool is_named(int dir_fd, int fd, const char *name)
+{
+	struct stat here, there;
+
+	return fstat(fd, &here) == 0 && fstatat(dir_fd, name, &there, AT_SYMLINK_NOFOLLOW) == 0 &&
+	       here.st_ino == there.st_ino && here.st_dev == there.st_dev;
+}
+
+static void read_owner(int fd, char owner[PID_TEXT_MAX])
+{
+	ssize_t n = pread(fd, owner, PID_TEXT_MAX - 1, 0);
+
+	owner[n > 0 ? n : 0] = '\0';
+	owner[strspn(owner, "0123456789")] = '\0';
+}
+
+/* -EAGAIN: it is another's, or was until now. */
+static int lock_try(struct file_call *call)
+{
+	struct flock range = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+	struct store_lock *lock = call->lock;
+	int fd CLEANUP(closep) = openat(call->fs->dir_fd, lock->name,
+					O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	char pid[PID_TEXT_MAX];
+
+	if (fd < 0)
+		return -errno;
+	if (fcntl(fd, F_OFD_SETLK, &range) < 0) {
+		if (errno != EAGAIN && errno != EACCES)
+			return -errno;
+		read_owner(fd, call->owner);
+		return -EAGAIN;
+	}
+	if (!is_named(call->fs->dir_fd, fd, lock->name))
+		return -EAGAIN;
+	(void)snprintf(pid, sizeof(pid), "%d\n", (int)getpid());
+	if (ftruncate(fd, 0) < 0)
+		return -errno;
+	lock->fd = fd;
+	fd = -1;
+	return write_all(lock->fd, pid);
+}
+
+static int file_lock_here(struct file_call *call)
+{
+	static const struct timespec pause = { .tv_nsec = LOCK_LOOK_MS * 1000000l };
+	int result = lock_try(call);
+
+	for (int waited_ms = 0; result == -EAGAIN && waited_ms < LOCK_WAIT_MS;
+	     waited_ms += LOCK_LOOK_MS) {
+		(void)nanosleep(&pause, NULL);
+		result = lock_try(call);
+	}
+	return result;
+}
+
+static int file_unlock_here(struct file_call *call)
+{
+	struct flock range = { .l_type = F_UNLCK, .l_whence = SEEK_SET };
+	struct store_lock *lock = call->lock;
+
+	if (is_named(call->fs->dir_fd, lock->fd, lock->name))
+		(void)unlinkat(call->fs->dir_fd, lock->name, 0);
+	(void)fcntl(lock->fd, F_OFD_SETLK, &range);
+	closep(&lock->fd);
+	return 0;
+}
+
+static void file_unlock(struct nexus_store *store, struct store_lock *lock)
+{
+	struct file_call call = { .fs = container_of(store, struct file_store, store),
+				  .lock = lock,
+				  .fn = file_unlock_here };
+
+	task_blocking(file_call_here, &call);
+	free(lock);
+}
+
+static int file_lock(struct nexus_store *store, const char *key, struct store_lock **ret,
+		     struct err *err)
+{
+	struct store_lock *lock = calloc(1, sizeof(*lock));
+	struct file_call call = { .fs = container_of(store, struct file_store, store),
+				  .lock = lock,
+				  .fn = file_lock_here };
+
+	if (lock == NULL)
+		return err_set(err, -ENOMEM, "no memory for the lock of %s", key);
+	lock->fd = -1;
+	file_name(key, ".lock", lock->name);
+	task_blocking(file_call_here, &call);
+	if (call.result == 0) {
+		*ret = lock;
+		return 0;
+	}
+	if (lock->fd >= 0)
+		file_unlock(store, lock);
+	else
+		free(lock);
+	if (call.result != -EAGAIN)
+		return err_set_sys(err, call.result, "no lock in %s for the record of %s",
+				   call.fs->dir, key);
+	if (strtol(call.owner, NULL, 10) == (long)getpid())
+		return err_set(err, -EBUSY, "another nexus of this process keeps the record of %s",
+			       key);
+	return err_set(err, -EBUSY, "it is served by another process (pid %s, record of %s in %s)",
+		       call.owner[0] != '\0' ? call.owner : "unknown", key, call.fs->dir);
 }
 
 static void file_free(struct nexus_store *store)
@@ -299,9 +435,13 @@ int store_file_new(const char *dir, struct nexus_store **ret, struct err *err)
 
 	if (fs == NULL)
 		return err_set(err, -ENOMEM, "no memory for a store in %s", dir);
-	fs->store = (struct nexus_store){
-		.name = "file", .put = file_put, .get = file_get, .del = file_del, .free = file_free
-	};
+	fs->store = (struct nexus_store){ .name = "file",
+					  .lock = file_lock,
+					  .unlock = file_unlock,
+					  .put = file_put,
+					  .get = file_get,
+					  .del = file_del,
+					  .free = file_free };
 	fs->dir_fd = -1;
 	fs->dir = strdup(dir);
 	call.result = -ENOMEM;

@@ -16,8 +16,14 @@
  * its end missing, and what lies there would not be rebuilt. The fifth says where the data begins
  * on each child (geometry.h): read from elsewhere it is garbage, and written there it is lost.
  *
+ * A record has one writer: two processes that serve the same replicas would each overwrite what the
+ * other wrote, and the second would take the life of the first for a crash. Where others can reach
+ * the same record the store has a lock for it. A nexus takes it before it touches a child, and
+ * keeps it until it writes no record any more (record_writer.c). It ends with the process, however
+ * that ends.
+ *
  * Owner:  whoever makes a store; it outlives every nexus that uses it.
- * Thread: put() and get() in a task on the primary; they may take as long as they like, the nexus
+ * Thread: all calls in a task on the primary; they may take as long as they like, the nexus
  *         has its own time limit (retire.c). A store never has two puts of one key at work.
  */
 #ifndef ASHLAR_NEXUS_STORE_H
@@ -51,8 +57,17 @@ void record_format(const struct nexus_record *record, char text[RECORD_TEXT_MAX]
 int record_parse(const char *text, size_t len, struct nexus_record *ret,
 		 struct err *err) WARN_UNUSED;
 
+struct store_lock; /* the store's own */
+
 struct nexus_store {
 	const char *name; /* for messages */
+	/*
+	 * Both or neither; neither: nobody else can reach the records. -EBUSY: another nexus has
+	 * it, @err says who. Other errors: the store is of no use.
+	 */
+	int (*lock)(struct nexus_store *store, const char *key, struct store_lock **ret,
+		    struct err *err) MAY_SUSPEND;
+	void (*unlock)(struct nexus_store *store, struct store_lock *lock) MAY_SUSPEND;
 	int (*put)(struct nexus_store *store, const char *key, const char *text,
 		   struct err *err) MAY_SUSPEND;
 	/* -ENOENT: there is none. */
@@ -66,7 +81,8 @@ struct nexus_store {
 struct nexus_store *store_memory_new(void);
 /*
  * One file per key in @dir, which is made if it is not there. A put is durable when it returns: a
- * new file, synced, renamed over the old one, the directory synced.
+ * new file, synced, renamed over the old one, the directory synced. A lock is one of a file beside
+ * it, KEY.lock, which has the process id of its owner and goes with it if that ends in order.
  */
 int store_file_new(const char *dir, struct nexus_store **ret,
 		   struct err *err) MAY_SUSPEND WARN_UNUSED;

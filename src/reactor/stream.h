@@ -56,11 +56,14 @@ struct listener_opts {
 	/* A new connection, not attached yet: the callee owns it. Primary reactor's thread. */
 	void (*accepted)(struct listener *listener, struct stream *stream, void *arg);
 	void *arg;
+	/* The address is ours and hosts may knock, but nobody is let in before net.admit(). */
+	bool is_held;
 };
 
 /* The network seam. net_set() replaces it for the whole process (the simulator does). */
 struct net {
 	int (*listen)(const struct listener_opts *opts, struct listener **ret, struct err *err);
+	void (*admit)(struct listener *listener); /* harmless if it was not held */
 	void (*unlisten)(struct listener *listener);
 	const char *(*listener_addr)(const struct listener *listener); /* "127.0.0.1:4420" */
 	uint16_t (*listener_port)(const struct listener *listener);

@@ -399,9 +399,18 @@ static int tcp_listen(const struct listener_opts *opts, struct listener **ret, s
 		free(l);
 		return result;
 	}
-	listener_arm(l);
+	if (!l->opts.is_held)
+		listener_arm(l);
 	*ret = l;
 	return 0;
+}
+
+/* Until now they waited in the kernel's queue. */
+static void tcp_admit(struct listener *l)
+{
+	if (l->opts.is_held)
+		listener_arm(l);
+	l->opts.is_held = false;
 }
 
 static void tcp_unlisten(struct listener *l)
@@ -491,6 +500,7 @@ static int tcp_error(struct stream *stream)
 
 const struct net net_tcp = {
 	.listen = tcp_listen,
+	.admit = tcp_admit,
 	.unlisten = tcp_unlisten,
 	.listener_addr = tcp_listener_addr,
 	.listener_port = tcp_listener_port,

@@ -120,6 +120,7 @@ struct server {
 	struct stream *accepted[64];
 	atomic_int naccepted;
 	bool closes_itself; /* on the first connection */
+	bool is_held;
 	int result;
 	struct err err;
 };
@@ -144,7 +145,8 @@ static void server_listen(void *arg)
 	struct server *server = arg;
 	struct listener_opts opts = { .host = server->host,
 				      .accepted = server_accepted,
-				      .arg = server };
+				      .arg = server,
+				      .is_held = server->is_held };
 
 	server->result = net_get()->listen(&opts, &server->listener, &server->err);
 }
@@ -802,6 +804,39 @@ TEST(stream_reports_a_peer_that_resets)
 	server_stop(&server);
 	stop(0);
 	end_done(&end);
+}
+
+static void server_admit(void *arg)
+{
+	struct server *server = arg;
+
+	net_get()->admit(server->listener);
+	net_get()->admit(server->listener); /* once is enough, twice harms nobody */
+}
+
+TEST(a_held_listener_lets_nobody_in_and_refuses_nobody)
+{
+	struct server server = { .is_held = true }, unused = { .is_held = true };
+	int fd[2];
+
+	if (!start() || !server_start(&server) || !server_start(&unused))
+		return;
+	fd[0] = raw_socket();
+	if (!raw_connect(fd[0], &server))
+		return;
+	on(0, accepted_drop, &server); /* a turn of its reactor */
+	CHECK_EQ(atomic_load(&server.naccepted), 0);
+	on(0, server_admit, &server);
+	await(&server.naccepted, 1);
+	fd[1] = raw_socket();
+	CHECK(raw_connect(fd[1], &server));
+	await(&server.naccepted, 2);
+	on(0, accepted_drop, &server);
+	(void)close(fd[0]);
+	(void)close(fd[1]);
+	server_stop(&server);
+	server_stop(&unused); /* that never let anybody in */
+	stop(0);
 }
 
 /* Descriptors of connected sockets that would notice a peer which vanished without a word. */

@@ -207,11 +207,14 @@ static void target_accepted(struct listener *listener, struct stream *stream, vo
 	target->conns++;
 }
 
-int target_listen(struct target *target, const char *host, uint16_t port, struct err *err)
+static int listen_on(struct target *target, const char *host, uint16_t port, bool is_held,
+		     struct err *err) MAY_SUSPEND
 {
-	struct listener_opts opts = {
-		.host = host, .port = port, .accepted = target_accepted, .arg = target
-	};
+	struct listener_opts opts = { .host = host,
+				      .port = port,
+				      .accepted = target_accepted,
+				      .arg = target,
+				      .is_held = is_held };
 	int result;
 
 	if (target->listener_count == TARGET_LISTENERS_MAX)
@@ -223,6 +226,22 @@ int target_listen(struct target *target, const char *host, uint16_t port, struct
 	log_info("listening addr=%s", target_listener_addr(target, target->listener_count - 1));
 	target_discovery_changed(target);
 	return 0;
+}
+
+int target_listen(struct target *target, const char *host, uint16_t port, struct err *err)
+{
+	return listen_on(target, host, port, false, err);
+}
+
+int target_bind(struct target *target, const char *host, uint16_t port, struct err *err)
+{
+	return listen_on(target, host, port, true, err);
+}
+
+void target_admit(struct target *target)
+{
+	for (unsigned i = 0; i < target->listener_count; i++)
+		net_get()->admit(target->listeners[i]);
 }
 
 unsigned target_listener_count(const struct target *target)

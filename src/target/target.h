@@ -93,6 +93,13 @@ void target_stop(struct target *target) MAY_SUSPEND;
  */
 int target_listen(struct target *target, const char *host, uint16_t port,
 		  struct err *err) MAY_SUSPEND WARN_UNUSED;
+/*
+ * The same, but nobody is let in before target_admit(): for who wants to know that an address can
+ * be had before anything else begins. Hosts that knock wait; they never see what is half made.
+ */
+int target_bind(struct target *target, const char *host, uint16_t port,
+		struct err *err) MAY_SUSPEND WARN_UNUSED;
+void target_admit(struct target *target);
 unsigned target_listener_count(const struct target *target);
 /* "127.0.0.1:4420", "[::1]:4420"; of the listener that was made @index-th. */
 const char *target_listener_addr(const struct target *target, unsigned index);

@@ -8,6 +8,7 @@ import shlex
 import signal
 import socket
 import subprocess
+import threading
 import time
 from urllib.parse import quote
 
@@ -208,6 +209,38 @@ def test_a_port_in_use_is_told(ashlar, export):
     done = ashlar("export", "null:///n?size_mb=1", "--listen", f"127.0.0.1:{export.port}")
     assert done.returncode == 1
     assert str(export.port) in done.stderr and "port 0" in done.stderr
+
+
+def test_hosts_wait_for_what_is_being_made(ashlar, tmp_path):
+    """The port is taken before a device is touched; who connects early sees all namespaces."""
+    replica = Export(ashlar, uris=["malloc:///far?size_mb=8&blk_size=4096"])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    replica.process.send_signal(signal.SIGSTOP)
+    control, reached, sizes = tmp_path / "second", [], {1: 4096, 2: 512}
+    ashlar.start("export", f"nvmf://127.0.0.1:{replica.port}/{NQN}", "null:///n?size_mb=1", "--nqn",
+                 NQN + "2", "--listen", f"127.0.0.1:{port}", "--control", control)
+
+    def knock():
+        with Host(port, NQN + "2") as host:
+            queue = host.queue(1)
+            reached.extend(len(queue.read(nsid, 0, 1, bs=size)) for nsid, size in sizes.items())
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.settimeout(20)
+        wait_until(control.exists, what="the control socket")
+        asking.connect(str(control))
+        asking.sendall(b"list\n")
+        host = threading.Thread(target=knock)
+        host.start()
+        try:
+            host.join(0.3)
+            assert host.is_alive() and not reached  # let in by nobody yet, and not refused
+        finally:
+            replica.process.send_signal(signal.SIGCONT)
+        host.join(20)
+        assert reached == [4096, 512]
+        assert [ns["nsid"] for ns in json.loads(asking.recv(65536)[3:])] == [1, 2]
 
 
 def test_a_file_that_is_served_is_locked(ashlar, export):

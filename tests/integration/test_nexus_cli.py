@@ -432,7 +432,7 @@ def test_a_volume_without_uuid_stays_the_same_disk(ashlar):
 def test_store_in_a_directory_of_choice(ashlar):
     store = ashlar.dir / "deep" / "store"
     mirror = Mirror(ashlar, "--store", store)
-    assert [path.name for path in store.iterdir()] == ["vol0.json"]
+    assert sorted(path.name for path in store.iterdir()) == ["vol0.json", "vol0.lock"]
     assert not (ashlar.dir / "state").exists()
     assert "memory" not in mirror.stop()
 
@@ -448,6 +448,26 @@ def test_a_store_that_cannot_be_made_ends_the_command(ashlar):
     done = ashlar("export", "nexus:///v?size=8MiB&children=malloc:///m?size_mb=24", "--listen",
                   "127.0.0.1:0", "--store", ashlar.dir / "file" / "below")
     assert done.returncode == 1 and "another directory" in done.stderr
+
+
+def test_a_store_of_no_use_is_told_before_there_is_a_mirror(ashlar):
+    (ashlar.dir / "file").write_text("")
+    done = ashlar("export", "null:///n?size_mb=1", "--listen", "127.0.0.1:0", "--store",
+                  ashlar.dir / "file" / "below")
+    assert done.returncode == 1 and "another directory" in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--listen", "--control"])
+def test_what_is_in_use_costs_an_error_and_nothing_else(mirror, option):
+    """A mirror that is made has a record, and begins to rebuild: not if nobody can reach it."""
+    words = {"--listen": "127.0.0.1:0", "--control": mirror.ashlar.dir / "other"}
+    words[option] = f"127.0.0.1:{mirror.port}" if option == "--listen" else mirror.control
+    done = mirror.ashlar("export", "nexus:///w?size=8MiB&children=malloc:///m?size_mb=24",
+                         *(word for pair in words.items() for word in pair))
+    assert done.returncode == 1 and str(words[option]).rsplit(":", 1)[-1] in done.stderr
+    assert not (mirror.ashlar.dir / "state/ashlar/nexus/w.json").exists()
+    assert not (mirror.ashlar.dir / "other").exists()
+    assert mirror.nexus()["status"] == "Online"  # the first's socket is still the first's
 
 
 def test_a_replica_that_cannot_be_reached_ends_the_command(ashlar):

@@ -19,9 +19,10 @@ class Process:
     """One `ashlar export` of one URI."""
 
     def __init__(self, ashlar, name, uri, *words, nqn=None):
-        self.ashlar, self.name = ashlar, name
+        self.ashlar, self.name, self.uri = ashlar, name, uri
         self.control = ashlar.dir / f"{name}.control"
         port_file = ashlar.dir / f"{name}.port"
+        port_file.unlink(missing_ok=True)  # of one that was killed
         self.nqn = nqn or NQN + name
         self.process = ashlar.start("export", uri, "--listen", "127.0.0.1:0", "--nqn", self.nqn,
                                     "--control", self.control, "--port-file", port_file, *words)
@@ -268,6 +269,36 @@ def test_two_nexuses_of_one_volume_are_two_paths(ashlar):
     result(bench)
     for process in (a, b, *volume.replicas):
         assert process.stop()[0] == 0
+    assert same_data(volume.disks)
+
+
+@pytest.mark.parametrize("how", ["export", "bench"])
+def test_a_volume_that_is_served_is_left_alone(ashlar, how):
+    """The same command once more while the first serves: it touches no replica. After kill -9 the
+    next one has the volume at once."""
+    volume = Volume(ashlar, 2)
+    nexus = volume.nexus("n0")
+    bench = load(ashlar, nexus.url(), 4)
+    wait_until(lambda: nexus.writes() > 200, what="I/O")
+    events = nexus.ok("events")
+    came = [json.loads(r.ok("stats"))["accepted"] for r in volume.replicas]
+    own = ["--listen", "127.0.0.1:0"] if how == "export" else ["--rw", "randwrite", "--time", "1"]
+    done = ashlar(how, nexus.uri, *own)
+    assert done.returncode == 1
+    assert f"served by another process (pid {nexus.process.pid}" in done.stderr
+    assert "ashlar ctl" in done.stderr
+    assert came == [json.loads(r.ok("stats"))["accepted"] for r in volume.replicas]
+    result(bench)
+    assert nexus.ok("events") == events
+    nexus.ok("scrub start")
+    wait_until(lambda: json.loads(nexus.ok("scrub"))["state"] == "completed", what="the scrub")
+    assert json.loads(nexus.ok("scrub"))["blocks_differ"] == 0
+    nexus.kill()
+    nexus.process.communicate()
+    again = volume.nexus("n0")
+    wait_until(lambda: json.loads(again.ok("nexus"))[0]["status"] == "Online", what="in sync")
+    result(load(ashlar, again.url(), 0.5))
+    assert again.stop()[0] == 0
     assert same_data(volume.disks)
 
 

@@ -658,6 +658,11 @@ static void link_syn(struct event *event)
 		return;
 	}
 	link->listener = listener_find(link->end[1].host, (uint16_t)port);
+	if (link->listener != NULL && link->listener->opts.is_held) {
+		link->listener = NULL; /* it may go meanwhile */
+		world_at(&link->step, WORLD_NONE, RETRY_NS, link_syn);
+		return;
+	}
 	link->end[1].stream.owner = NULL;
 	if (link->listener == NULL) {
 		net.stats.refused++;
@@ -716,6 +721,11 @@ static int sim_listen(const struct listener_opts *opts, struct listener **ret, s
 	return 0;
 }
 
+static void sim_admit(struct listener *listener)
+{
+	listener->opts.is_held = false;
+}
+
 static void sim_unlisten(struct listener *listener)
 {
 	struct link *link;
@@ -740,6 +750,7 @@ static uint16_t sim_listener_port(const struct listener *listener)
 
 const struct net net_sim = {
 	.listen = sim_listen,
+	.admit = sim_admit,
 	.unlisten = sim_unlisten,
 	.listener_addr = sim_listener_addr,
 	.listener_port = sim_listener_port,

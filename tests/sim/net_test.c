@@ -237,11 +237,11 @@ static bool all_ended(void)
 
 /* ---- what happens to the connections --------------------------------------------------------- */
 
-enum trouble { NO_TROUBLE, DROPS, HALF_OPEN, PARTITION, SLOW, NOBODY_LISTENS };
+enum trouble { NO_TROUBLE, HELD, DROPS, HALF_OPEN, PARTITION, SLOW, NOBODY_LISTENS };
 
 static enum trouble trouble;
 
-static void make_trouble(unsigned round)
+static void make_trouble(unsigned round, struct listener *listener)
 {
 	switch (trouble) {
 	case DROPS:
@@ -259,6 +259,12 @@ static void make_trouble(unsigned round)
 	case SLOW:
 		simnet_slow(round % 2 == 0 ? 50 : 1);
 		break;
+	case HELD:
+		if (round == 50) {
+			CHECK(!all_ended() && nechoes == 0);
+			net_get()->admit(listener);
+		}
+		break;
 	case NO_TROUBLE:
 	case NOBODY_LISTENS:
 		break;
@@ -267,7 +273,9 @@ static void make_trouble(unsigned round)
 
 static void body(void *arg)
 {
-	struct listener_opts opts = { .host = "", .accepted = echo_accepted };
+	struct listener_opts opts = { .host = "",
+				      .accepted = echo_accepted,
+				      .is_held = trouble == HELD };
 	struct listener *listener = NULL;
 
 	(void)arg;
@@ -280,7 +288,7 @@ static void body(void *arg)
 	for (unsigned i = 0; i < NCLIENTS; i++)
 		client_connect(&clients[i], i);
 	for (unsigned round = 0; round < 100000 && !all_ended(); round++) {
-		make_trouble(round);
+		make_trouble(round, listener);
 		task_sleep(50 * USEC);
 	}
 	CHECK(all_ended());
@@ -316,6 +324,17 @@ static unsigned count_ends(int error)
 	for (unsigned i = 0; i < NCLIENTS; i++)
 		count += clients[i].error == error;
 	return count;
+}
+
+TEST(net_a_held_listener_is_waited_for)
+{
+	struct simnet_stats stats;
+
+	for (uint64_t seed = 1; seed <= 10; seed++) {
+		run(seed, HELD, &stats);
+		CHECK_EQ(count_ends(0), NCLIENTS);
+		CHECK_EQ(stats.refused, 0);
+	}
 }
 
 TEST(net_bytes_arrive_whole_and_in_order_however_they_are_cut)
