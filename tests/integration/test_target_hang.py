@@ -3,6 +3,7 @@
 
 import json
 import signal
+import socket
 import struct
 import threading
 import time
@@ -124,6 +125,24 @@ def test_the_end_does_not_wait_for_ever(export):
     assert "ending although something does not answer" in err and str(export.disk) in err
     assert "(namespace 1) holds 3 commands" in err
     assert not export.control.exists() and not export.port_file.exists()
+
+
+def test_the_end_begins_no_command(export):
+    """Lines that came before the end but were not begun are left out, however many there are."""
+    with Host(export.port, NQN) as host, socket.socket(socket.AF_UNIX) as client:
+        hang(export, host.queue(1))
+        client.settimeout(20)
+        client.connect(str(export.control))
+        client.sendall(b"remove 1\n" * 500)
+        assert client.recv(1).startswith(b"e")
+        started = time.monotonic()
+        status, _, err = export.stop(signal.SIGTERM)
+        assert time.monotonic() - started < LIMIT_S + 5
+        answers = b""
+        while more := client.recv(65536):
+            answers += more
+        assert answers.count(b"\n") <= 3
+    assert status == 1 and str(export.disk) in err.split("does not answer")[1]
 
 
 def test_the_end_while_a_change_waits(ashlar):
