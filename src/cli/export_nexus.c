@@ -765,7 +765,7 @@ void export_nexus_release(struct device *dev)
 		log_warn("nexus %s: %s, continuing", info.name, err_text(&ne.err));
 }
 
-void export_nexus_release_all(void)
+static struct nexus *next_frozen(void)
 {
 	struct nexus *nx = NULL;
 
@@ -773,11 +773,40 @@ void export_nexus_release_all(void)
 		struct nexus_info info;
 
 		nexus_info(nx, &info);
-		if (!info.is_frozen || info.state != NEXUS_OPEN)
-			continue;
-		export_nexus_release(nexus_device(nx));
-		nx = NULL; /* the list may have changed */
+		if (info.is_frozen && info.state == NEXUS_OPEN)
+			return nx;
 	}
+	return NULL;
+}
+
+static void release_task(void *arg)
+{
+	bool *is_releasing = arg;
+	struct nexus *nx;
+
+	while ((nx = next_frozen()) != NULL) /* it is not open any more, whatever it says */
+		export_nexus_release(nexus_device(nx));
+	*is_releasing = false;
+}
+
+bool export_nexus_releasing(void)
+{
+	static bool is_releasing;
+
+	if (!is_releasing && next_frozen() != NULL)
+		is_releasing = task_spawn("nexus-release", release_task, &is_releasing) == 0;
+	return is_releasing || next_frozen() != NULL;
+}
+
+bool export_nexus_is_ending(struct device *dev)
+{
+	struct nexus *nx = nexus_of_device(dev);
+	struct nexus_info info;
+
+	if (nx == NULL)
+		return false;
+	nexus_info(nx, &info);
+	return info.state == NEXUS_SHUTTING_DOWN;
 }
 
 const struct command nexus_commands[] = {

@@ -10,7 +10,7 @@ import time
 
 import pytest
 from conftest import wait_until
-from nvmetcp import HOSTNQN, READ, Host, NvmeError, sqe
+from nvmetcp import HOSTNQN, READ, WRITE, Host, NvmeError, sqe
 from test_export import NQN, Export
 
 LIMIT_S = 0.4
@@ -143,6 +143,28 @@ def test_the_end_begins_no_command(export):
             answers += more
         assert answers.count(b"\n") <= 3
     assert status == 1 and str(export.disk) in err.split("does not answer")[1]
+
+
+def test_the_end_does_not_wait_for_a_child_that_hangs(ashlar):
+    """A nexus without a healthy child cannot be shut down while a write is still with one; that
+    keeps neither the process nor the clean end of what does not hang."""
+    store = ashlar.dir / "store"
+    sick, well = (f"nexus:///{name}?size={64 << 20}&uuid=12345678-9abc-4def-8012-{i:012}"
+                  f"&children=malloc:///{name}-child?size_mb=72"
+                  for i, name in enumerate(("sick", "well")))
+    export = Export(ashlar, "--store", store, "--limit", "device-time=400ms", uris=[sick, well])
+    with Host(export.port, NQN) as host:
+        q = host.queue(1)
+        export.ok("inject inject://sick-child?op=write&method=delay&delay_us=3600000000&retries=1")
+        q.submit(q.rw(WRITE, 1, 100, 1), bytes(512))
+        q.read(2, 0, 1)  # commands are taken in order
+        export.ok("inject inject://sick-child?op=write")
+        q.submit(q.rw(WRITE, 1, 200, 1), bytes(512))
+        wait_until(lambda: json.loads(export.ok("nexus @sick"))[0]["frozen"], what="the freeze")
+        status, _, err = export.stop(signal.SIGTERM)
+    assert status == 1
+    assert err.rstrip().endswith("something does not answer: a child of a nexus")
+    assert "nexus sick is ShuttingDown" in err and "namespace removed" in err
 
 
 def test_the_end_while_a_change_waits(ashlar):
