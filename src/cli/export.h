@@ -121,7 +121,7 @@ int request_say_json(struct request *req, char *text, struct err *err);
 extern const struct command nexus_commands[];
 
 /* End I/O that a nexus without a healthy child holds: nobody else does before it is removed. Other
- * devices are let be. */
+ * devices are let be. A child that hangs is waited for CONTROL_STOP_S. */
 void export_nexus_release(struct device *dev) MAY_SUSPEND;
 /* The same for all there are, in a task of its own: a child may hang. True: look again later. */
 bool export_nexus_releasing(void);

@@ -752,17 +752,73 @@ static int run_events(struct request *req, struct err *err)
 
 /* ---- the end ------------------------------------------------------------------------------- */
 
+/* A nexus is shut down in a task of its own: who wants that may give up, it does not. */
+struct release {
+	char name[DEVICE_NAME_MAX];
+	struct release_wait *wait; /* NULL: nobody waits any more */
+};
+
+struct release_wait {
+	struct release *release;
+	struct task_event over;
+	struct timer timer;
+};
+
+static void release_nexus(struct nexus *nx)
+{
+	struct nexus_err ne = {};
+	struct nexus_info info;
+
+	nexus_info(nx, &info);
+	if (info.is_frozen && nexus_shutdown(nx, &ne) != 0)
+		log_warn("nexus %s: %s, continuing", info.name, err_text(&ne.err));
+}
+
+static void release_one_task(void *arg)
+{
+	CLEANUP(freep) struct release *release = arg;
+	struct nexus *nx = nexus_lookup(release->name);
+
+	if (nx != NULL)
+		release_nexus(nx);
+	if (release->wait != NULL)
+		task_event_fire(&release->wait->over);
+}
+
+static void release_late(struct timer *timer)
+{
+	struct release_wait *wait = container_of(timer, struct release_wait, timer);
+
+	if (wait->over.is_fired)
+		return;
+	wait->release->wait = NULL;
+	task_event_fire(&wait->over);
+}
+
 void export_nexus_release(struct device *dev)
 {
+	struct release_wait wait = { .timer.fn = release_late };
 	struct nexus *nx = nexus_of_device(dev);
-	struct nexus_err ne = {};
+	CLEANUP(freep) struct release *release = NULL;
 	struct nexus_info info;
 
 	if (nx == NULL)
 		return;
 	nexus_info(nx, &info);
-	if (info.is_frozen && nexus_shutdown(nx, &ne) != 0)
-		log_warn("nexus %s: %s, continuing", info.name, err_text(&ne.err));
+	if (!info.is_frozen || info.state != NEXUS_OPEN)
+		return;
+	release = calloc(1, sizeof(*release));
+	if (release == NULL)
+		return; /* what it holds is waited for in vain, and that is told */
+	(void)snprintf(release->name, sizeof(release->name), "%s", info.name);
+	release->wait = &wait;
+	wait.release = release;
+	if (task_spawn("nexus-release", release_one_task, release) != 0)
+		return;
+	release = NULL; /* the task's */
+	timer_arm(reactor_primary(), &wait.timer, CONTROL_STOP_S * NS_PER_S);
+	task_event_wait(&wait.over);
+	timer_disarm(reactor_primary(), &wait.timer);
 }
 
 static struct nexus *next_frozen(void)
@@ -785,7 +841,7 @@ static void release_task(void *arg)
 	struct nexus *nx;
 
 	while ((nx = next_frozen()) != NULL) /* it is not open any more, whatever it says */
-		export_nexus_release(nexus_device(nx));
+		release_nexus(nx);
 	*is_releasing = false;
 }
 
