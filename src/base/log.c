@@ -10,10 +10,10 @@
  * it without waiting. Lines that it did not take are counted, and the next one that is written
  * comes with their number. Before a write the thread asks poll(); a pipe that has room has a page
  * of it, so LOG_WRITERS_MAX threads may write at once, and more wait for each other, never for the
- * reader. A terminal has room for some, nobody knows how much: a line goes there through an open file
- * of its own that does not wait, and what is cut off ends where the next line begins. What is left
- * is another process that fills the same pipe between the two calls, and a terminal that we may not
- * open (it is another user's).
+ * reader. A terminal has room for some, nobody knows how much: a line goes there through an open
+ * file of its own that does not wait, and what is cut off ends where the next line begins. What is
+ * left is another process that fills the same pipe between the two calls, and a terminal that we
+ * may not open (it is another user's).
  *
  * A call site that fires in a loop must not bury the line that explains the loop. Each call site
  * (the macro's static struct log_site) may write LOG_BURST lines per LOG_INTERVAL_S; what exceeds

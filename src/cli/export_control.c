@@ -32,7 +32,8 @@
  * HTTP or JSON requests: nothing here has structure, and a shell with a socket tool is enough.
  *
  * Thread: control_run() is the thread; struct control is its own once it runs, but for the pipe,
- *         is_ending and is_over. A client's line is its thread's; its place and its socket are control_run()'s.
+ *         is_ending and is_over. A client's line is its thread's; its place and its socket are
+ *         control_run()'s.
  */
 #include <errno.h>
 #include <fcntl.h>

@@ -169,7 +169,7 @@ static void last_command_ends(struct timer *timer)
 	reactor_defer(reactor_primary(), &last_command.msg);
 }
 
-/* The device lets go in the turn in which the hold gives up, and somebody holds it again at once. */
+/* The device lets go in the turn in which the hold gives up; then somebody holds it again. */
 static void device_lets_go_too_late(void)
 {
 	enum { LIMIT_MS = 5 };
