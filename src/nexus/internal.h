@@ -120,17 +120,17 @@ struct child {
 	char device_name[DEVICE_NAME_MAX]; /* the last it had */
 	_Atomic uint32_t word;
 
-	struct desc *desc;     /* owned; NULL: closed. Changed under nx->dev.control */
-	bool is_local;         /* read from first */
-	bool zeroes_for_unmap; /* its unmap leaves who knows what */
-	bool is_writer;        /* out of sync, but writes go to it (being rebuilt) */
-	bool is_leaving;       /* no leg of it is used any more; the monitor closes it */
-	unsigned users;        /* tasks with I/O of their own on desc; the monitor waits for them */
-	unsigned nwaits;       /* requests of those, in child_io_wait() */
-	uint64_t waiting_ns;   /* reactor clock of the last answer to them, or of the first */
-	uint64_t leaving_ns;   /* reactor clock when the monitor saw it leave; 0: it does not */
-	bool is_cut;           /* leaving, and device_abort() was called */
-	bool is_healthy;       /* as the record has it */
+	struct desc *desc;      /* owned; NULL: closed. Changed under nx->dev.control */
+	bool is_local;          /* read from first */
+	bool zeroes_for_unmap;  /* its unmap leaves who knows what */
+	bool is_writer;         /* out of sync, but writes go to it (being rebuilt) */
+	atomic_bool is_leaving; /* no leg of it is used any more; the monitor closes it */
+	unsigned users;      /* tasks with I/O of their own on desc; the monitor waits for them */
+	unsigned nwaits;     /* requests of those, in child_io_wait() */
+	uint64_t waiting_ns; /* reactor clock of the last answer to them, or of the first */
+	uint64_t leaving_ns; /* reactor clock when the monitor saw it leave; 0: it does not */
+	bool is_cut;         /* leaving, and device_abort() was called */
+	bool is_healthy;     /* as the record has it */
 	char why[CHILD_WHY_MAX]; /* what its device said when it failed; "": nothing */
 	uint64_t fault_ns;       /* reactor clock */
 
@@ -239,10 +239,10 @@ struct nexus_errand {
 	struct nexus *nx;
 	struct msg msg;
 	atomic_bool is_rung;
-	bool is_running;    /* the task; the primary's, as is the next */
+	struct timer timer; /* tries again where no task could be had */
+	bool is_running;    /* the task; the primary's, as are the next, and far from is_rung */
 	bool is_again;      /* rung while it ran */
 	bool is_over;       /* no task is made any more */
-	struct timer timer; /* tries again where no task could be had */
 	const char *name;
 	enum task_rank rank; /* of the task; ordinary, unless changed after errand_init() */
 	void (*run)(struct nexus *nx) MAY_SUSPEND;
