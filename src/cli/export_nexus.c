@@ -785,20 +785,76 @@ static int run_events(struct request *req, struct err *err)
 
 /* ---- the end ------------------------------------------------------------------------------- */
 
-void export_nexus_release(struct device *dev)
+/* A nexus is shut down in a task of its own: who wants that may give up, it does not. */
+struct release {
+	char name[DEVICE_NAME_MAX];
+	struct release_wait *wait; /* NULL: nobody waits any more */
+};
+
+struct release_wait {
+	struct release *release;
+	struct task_event over;
+	struct timer timer;
+};
+
+static void release_nexus(struct nexus *nx)
 {
-	struct nexus *nx = nexus_of_device(dev);
 	struct nexus_err ne = {};
 	struct nexus_info info;
 
-	if (nx == NULL)
-		return;
 	nexus_info(nx, &info);
 	if (info.is_frozen && nexus_shutdown(nx, &ne) != 0)
 		log_warn("nexus %s: %s, continuing", info.name, err_text(&ne.err));
 }
 
-void export_nexus_release_all(void)
+static void release_one_task(void *arg)
+{
+	CLEANUP(freep) struct release *release = arg;
+	struct nexus *nx = nexus_lookup(release->name);
+
+	if (nx != NULL)
+		release_nexus(nx);
+	if (release->wait != NULL)
+		task_event_fire(&release->wait->over);
+}
+
+static void release_late(struct timer *timer)
+{
+	struct release_wait *wait = container_of(timer, struct release_wait, timer);
+
+	if (wait->over.is_fired)
+		return;
+	wait->release->wait = NULL;
+	task_event_fire(&wait->over);
+}
+
+void export_nexus_release(struct device *dev)
+{
+	struct release_wait wait = { .timer.fn = release_late };
+	struct nexus *nx = nexus_of_device(dev);
+	CLEANUP(freep) struct release *release = NULL;
+	struct nexus_info info;
+
+	if (nx == NULL)
+		return;
+	nexus_info(nx, &info);
+	if (!info.is_frozen || info.state != NEXUS_OPEN)
+		return;
+	release = calloc(1, sizeof(*release));
+	if (release == NULL)
+		return; /* what it holds is waited for in vain, and that is told */
+	(void)snprintf(release->name, sizeof(release->name), "%s", info.name);
+	release->wait = &wait;
+	wait.release = release;
+	if (task_spawn("nexus-release", release_one_task, release) != 0)
+		return;
+	release = NULL; /* the task's */
+	timer_arm(reactor_primary(), &wait.timer, CONTROL_STOP_S * NS_PER_S);
+	task_event_wait(&wait.over);
+	timer_disarm(reactor_primary(), &wait.timer);
+}
+
+static struct nexus *next_frozen(void)
 {
 	struct nexus *nx = NULL;
 
@@ -806,11 +862,40 @@ void export_nexus_release_all(void)
 		struct nexus_info info;
 
 		nexus_info(nx, &info);
-		if (!info.is_frozen || info.state != NEXUS_OPEN)
-			continue;
-		export_nexus_release(nexus_device(nx));
-		nx = NULL; /* the list may have changed */
+		if (info.is_frozen && info.state == NEXUS_OPEN)
+			return nx;
 	}
+	return NULL;
+}
+
+static void release_task(void *arg)
+{
+	bool *is_releasing = arg;
+	struct nexus *nx;
+
+	while ((nx = next_frozen()) != NULL) /* it is not open any more, whatever it says */
+		release_nexus(nx);
+	*is_releasing = false;
+}
+
+bool export_nexus_releasing(void)
+{
+	static bool is_releasing;
+
+	if (!is_releasing && next_frozen() != NULL)
+		is_releasing = task_spawn("nexus-release", release_task, &is_releasing) == 0;
+	return is_releasing || next_frozen() != NULL;
+}
+
+bool export_nexus_is_ending(struct device *dev)
+{
+	struct nexus *nx = nexus_of_device(dev);
+	struct nexus_info info;
+
+	if (nx == NULL)
+		return false;
+	nexus_info(nx, &info);
+	return info.state == NEXUS_SHUTTING_DOWN;
 }
 
 const struct command nexus_commands[] = {

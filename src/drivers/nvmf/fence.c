@@ -411,19 +411,28 @@ static bool has_ctrlr(const struct nvmf_fence *fence, const struct nvmf_ctrlr *b
 	return false;
 }
 
-void fence_forget(struct nvmf_ctrlr *c)
+/* The oldest that nobody but @but could ask for, and how many there are. */
+static struct nvmf_fence *orphan(const struct nvmf_ctrlr *but, unsigned *ret_count)
 {
 	struct nvmf_fence *fence, *oldest = NULL;
-	unsigned norphans = 0;
 
-	free(take(c->spare));
+	*ret_count = 0;
 	list_for_each (fence, &fences, link) {
-		if (has_ctrlr(fence, c))
+		if (has_ctrlr(fence, but))
 			continue;
 		oldest = oldest == NULL ? fence : oldest;
-		norphans++;
+		++*ret_count;
 	}
-	if (norphans > ORPHANS_MAX) {
+	return oldest;
+}
+
+void fence_forget(struct nvmf_ctrlr *c)
+{
+	struct nvmf_fence *oldest;
+	unsigned norphans;
+
+	free(take(c->spare));
+	while ((oldest = orphan(c, &norphans)) != NULL && norphans > ORPHANS_MAX) {
 		log_warn("%s: too many connections were lost for good: it is forgotten that "
 			 "writes of one may still be with the target",
 			 oldest->opts.subnqn);
