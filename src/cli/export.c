@@ -53,6 +53,8 @@
 
 enum {
 	PORT_DEFAULT = 4420,        /* assigned by IANA to NVMe over fabrics */
+	PORT_WAIT_NS = 1000000000,  /* for the port of a process that was killed */
+	PORT_LOOK_NS = 10000000,    /* how often it is tried meanwhile */
 	CONTROL_LOOK_NS = 10000000, /* how often a stop looks whether all has ended */
 };
 
@@ -557,6 +559,22 @@ static int export_open(struct export *e, struct err *err)
 	return rc;
 }
 
+/* A process that was killed is gone before the kernel has let go of its io_uring and the sockets
+ * in it, and a supervisor starts the next one at once: a port in use is looked at again for a
+ * while. */
+static int bind_patiently(struct target *target, const struct endpoint *ep,
+			  struct err *err) MAY_SUSPEND
+{
+	int rc = target_bind(target, ep->host, ep->port, err);
+
+	for (unsigned ns = 0; rc == -EADDRINUSE && ns < PORT_WAIT_NS; ns += PORT_LOOK_NS) {
+		task_sleep(PORT_LOOK_NS);
+		err_clear(err);
+		rc = target_bind(target, ep->host, ep->port, err);
+	}
+	return rc;
+}
+
 static int export_bind(struct export *e, struct err *err)
 {
 	for (unsigned i = 0; i < e->opts.listen.count; i++) {
@@ -564,7 +582,7 @@ static int export_bind(struct export *e, struct err *err)
 		int rc = endpoint_parse(e->opts.listen.items[i], &ep, err);
 
 		if (rc == 0)
-			rc = target_bind(e->target, ep.host, ep.port, err);
+			rc = bind_patiently(e->target, &ep, err);
 		if (rc == -EADDRINUSE)
 			(void)err_hint(err, "--listen with port 0 takes a free one");
 		if (rc == -EADDRNOTAVAIL)
