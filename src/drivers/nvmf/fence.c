@@ -35,7 +35,9 @@
  * Invariants
  *   1. Memory for a fence is there before an association begins (ctrlr->spare), so none is
  *      forgotten.
- *   2. At most FENCES_MAX for one subsystem and host; beyond that nothing connects.
+ *   2. At most FENCES_MAX for one subsystem and host; beyond that nothing connects, but for one
+ *      controller where none is live: who else could ask? With more than fit into a view nothing
+ *      lost is sent again (view_add()).
  *   3. A task at work counts in ctrlr->fencing, and the controller is not freed before it has gone.
  *   4. A fence without a controller waits for the next one of its subsystem and host. Of those at
  *      most ORPHANS_MAX are kept; the oldest goes first, and says so.
@@ -349,6 +351,17 @@ static void fence_wait(struct nvmf_fence *fence, uint64_t ns)
 
 /* ---- associations --------------------------------------------------------------------------- */
 
+static bool is_any_live(const struct nvmf_opts *opts)
+{
+	const struct nvmf_ctrlr *c;
+
+	for (c = ctrlr_next(NULL); c != NULL; c = ctrlr_next(c)) {
+		if (c->serial != 0 && is_same_family(&c->opts, opts))
+			return true;
+	}
+	return false;
+}
+
 int fence_begin(struct nvmf_ctrlr *c, struct err *err)
 {
 	const struct nvmf_fence *fence;
@@ -356,7 +369,7 @@ int fence_begin(struct nvmf_ctrlr *c, struct err *err)
 
 	list_for_each (fence, &fences, link)
 		count += is_same_family(&fence->opts, &c->opts);
-	if (count >= FENCES_MAX)
+	if (count >= FENCES_MAX && (is_any_live(&c->opts) || count >= ORPHANS_MAX))
 		return err_set(err, -EBUSY, "writes of earlier connections are still with it");
 	if (c->spare == NULL)
 		c->spare = calloc(1, sizeof(*c->spare));

@@ -66,4 +66,35 @@ TEST(orphans_are_bounded)
 	fence_drop_all();
 }
 
+/* A device that hangs lost many connections in a row: one more is let in, as it could end them. */
+TEST(who_could_ask_is_let_in)
+{
+	struct nvmf_ctrlr *c = only = calloc(1, sizeof(*c)), other = {};
+	struct nvmf_view view;
+
+	c->info.ccrl = c->info.ciu = c->info.cirn = 1;
+	list_init(&c->ioqs);
+	for (unsigned i = 0; i < FENCES_MAX + 3; i++) {
+		CHECK_EQ(fence_begin(c, NULL), 0);
+		c->has_lost_write = true;
+		fence_end(c);
+	}
+	CHECK_EQ(fence_begin(c, NULL), 0);
+	CHECK_EQ(fence_begin(&other, NULL), -EBUSY);
+	c->has_lost_write = true;
+	for (unsigned i = FENCES_MAX + 3; i < VIEW_ACTING_MAX; i++) {
+		fence_end(c);
+		CHECK_EQ(fence_begin(c, NULL), 0);
+		c->has_lost_write = true;
+	}
+	fence_end(c);
+	fence_view(&c->opts, &view);
+	CHECK_EQ(view.nacting, VIEW_ACTING_MAX);
+	CHECK_EQ(view.horizon, 0);
+	fence_forget(c);
+	only = NULL;
+	free(c);
+	fence_drop_all();
+}
+
 TAP_MAIN()
