@@ -46,7 +46,7 @@ void hist_reset(struct hist *hist)
 	*hist = (struct hist){};
 }
 
-void hist_merge(struct hist *to, const struct hist *from)
+READS_RACING void hist_merge(struct hist *to, const struct hist *from)
 {
 	to->count += from->count;
 	to->sum_ns += from->sum_ns;

@@ -10,7 +10,10 @@
  * it without waiting. Lines that it did not take are counted, and the next one that is written
  * comes with their number. Before a write the thread asks poll(); a pipe that has room has a page
  * of it, so LOG_WRITERS_MAX threads may write at once, and more wait for each other, never for the
- * reader. What is left is another process that fills the same pipe between the two calls.
+ * reader. A terminal has room for some, nobody knows how much: a line goes there through an open
+ * file of its own that does not wait, and what is cut off ends where the next line begins. What is
+ * left is another process that fills the same pipe between the two calls, and a terminal that we
+ * may not open (it is another user's).
  *
  * A call site that fires in a loop must not bury the line that explains the loop. Each call site
  * (the macro's static struct log_site) may write LOG_BURST lines per LOG_INTERVAL_S; what exceeds
@@ -34,6 +37,7 @@
 #include "base/log.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <sched.h>
 #include <string.h>
@@ -59,6 +63,7 @@ static_assert(LOG_WRITERS_MAX * (LOG_LINE_MAX + 2 * LOG_HEAD_MAX) <= LOG_PAGE,
 
 static atomic_uint writers;
 static _Atomic uint64_t lines_lost; /* since the last that was written */
+static atomic_bool is_cut;          /* the last one has no end */
 
 static log_sink_fn sink_fn;   /* NULL: stderr */
 static void *sink_ctx;        /* borrowed */
@@ -122,14 +127,39 @@ static uint64_t now_ns(void)
 	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
-static bool stderr_takes_some(void)
+static bool takes_some(int fd)
 {
-	struct pollfd pfd = { .fd = STDERR_FILENO, .events = POLLOUT };
+	struct pollfd pfd = { .fd = fd, .events = POLLOUT };
 
 	return poll(&pfd, 1, 0) > 0 && (pfd.revents & POLLOUT) != 0;
 }
 
-/* All or nothing of it; false: nobody reads. */
+/* False: nobody reads. */
+static bool write_some(int fd, const char *line, size_t len)
+{
+	ssize_t written;
+
+	if (!takes_some(fd))
+		return false;
+	written = write(fd, line, len);
+	if (written < 0)
+		return errno != EAGAIN; /* nobody is left to tell when stderr itself fails */
+	if ((size_t)written < len)
+		atomic_store(&is_cut, true);
+	return (size_t)written == len;
+}
+
+static bool write_terminal(const char *line, size_t len)
+{
+	int fd = open("/proc/self/fd/2", O_WRONLY | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
+	bool is_read = write_some(fd >= 0 ? fd : STDERR_FILENO, line, len);
+
+	if (fd >= 0)
+		close(fd);
+	return is_read;
+}
+
+/* False: nobody reads. Nothing of it was written then, or to a terminal its begin. */
 static bool write_if_read(const char *line, size_t len)
 {
 	bool is_read;
@@ -138,9 +168,8 @@ static bool write_if_read(const char *line, size_t len)
 		atomic_fetch_sub(&writers, 1);
 		(void)sched_yield();
 	}
-	is_read = stderr_takes_some();
-	if (is_read && write(STDERR_FILENO, line, len) < 0)
-		is_read = true; /* nobody is left to tell when stderr itself fails */
+	is_read = isatty(STDERR_FILENO) == 1 ? write_terminal(line, len)
+					     : write_some(STDERR_FILENO, line, len);
 	atomic_fetch_sub(&writers, 1);
 	return is_read;
 }
@@ -163,7 +192,8 @@ static void write_stderr(enum log_level level, uint64_t at_ns, const char *text)
 	if (localtime_r(&at_s, &tm) == NULL)
 		tm = (struct tm){};
 	if (lost > 0)
-		used = snprintf(line, sizeof(line), "(%llu lines lost: nobody read them)\n",
+		used = snprintf(line, sizeof(line), "%s(%llu lines lost: nobody read them)\n",
+				atomic_exchange(&is_cut, false) ? "\n" : "",
 				(unsigned long long)lost);
 	len = snprintf(line + used, sizeof(line) - (size_t)used,
 		       "%02d:%02d:%02d.%03u %s%-5s%s %s\n", tm.tm_hour, tm.tm_min, tm.tm_sec,

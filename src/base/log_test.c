@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <regex.h>
 #include <sys/wait.h>
@@ -279,6 +280,44 @@ TEST(nobody_reads)
 	close(saved);
 	close(ends[0]);
 	close(ends[1]);
+}
+
+/* The same for a terminal, which has room for a part of a line in the end. */
+TEST(nobody_reads_the_terminal)
+{
+	enum { DRAINED_MS = 200 };
+	int master = posix_openpt(O_RDWR | O_NOCTTY), saved = dup(STDERR_FILENO), fd;
+	struct pollfd pfd = { .fd = master, .events = POLLIN };
+	char wide[LOG_LINE_MAX / 2], buf[65536];
+	size_t len = 0;
+	ssize_t got;
+
+	if (!CHECK(master >= 0 && grantpt(master) == 0 && unlockpt(master) == 0))
+		return;
+	memset(wide, 'x', sizeof(wide) - 1);
+	wide[sizeof(wide) - 1] = '\0';
+	log_set_level(LOG_DEBUG);
+	fd = open(ptsname(master), O_RDWR | O_NOCTTY);
+	dup2(fd, STDERR_FILENO);
+	alarm(20); /* ends a test that waits */
+	for (int i = 0; i < 2000; i++)
+		log_debug("%s", wide);
+	while (poll(&pfd, 1, DRAINED_MS) > 0 && read(master, buf, sizeof(buf)) > 0)
+		;
+	buf[0] = '\0';
+	log_warn("read again");
+	while (len < sizeof(buf) - 1 && strstr(buf, " read again") == NULL &&
+	       (got = read(master, buf + len, sizeof(buf) - 1 - len)) > 0) {
+		len += (size_t)got;
+		buf[len] = '\0';
+	}
+	alarm(0);
+	CHECK_EQ(fcntl(fd, F_GETFL) & O_NONBLOCK, 0); /* it is not only ours */
+	dup2(saved, STDERR_FILENO);
+	CHECK_HAS(buf, "lines lost: nobody read them)");
+	close(saved);
+	close(fd);
+	close(master);
 }
 
 static void log_by_env(void)

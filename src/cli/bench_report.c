@@ -95,7 +95,7 @@ static void report_row(const struct bench *b, struct table *t, const char *name,
 	table_set(t, row, 5, "%s", duration_format(hist_percentile(&c->latency, 0.99), text));
 	table_set(t, row, 6, "%s", duration_format(hist_percentile(&c->latency, 0.999), text));
 	table_set(t, row, 7, "%s", duration_format(c->latency.max_ns, text));
-	table_set(t, row, 8, "%llu", (unsigned long long)c->errors);
+	table_set(t, row, 8, "%llu", (unsigned long long)(c->errors + c->bad_blocks));
 }
 
 static void report_notes(const struct bench *b, const struct bench_counts *total)
@@ -115,15 +115,21 @@ static void report_notes(const struct bench *b, const struct bench_counts *total
 
 static void report_verify(const struct bench *b, const struct bench_counts *total)
 {
+	bool is_first = true;
+
 	if (!b->opts.verify)
 		return;
 	printf("verified: %llu blocks", (unsigned long long)total->checked_blocks);
 	if (total->bad_blocks == 0)
 		printf(", all as written");
+	else
+		printf(", %llu WRONG:", (unsigned long long)total->bad_blocks);
 	for (unsigned v = PATTERN_OK + 1; v < PATTERN_VERDICT_COUNT_; v++) {
-		if (total->verdicts[v] != 0)
-			printf(", %llu %s", (unsigned long long)total->verdicts[v],
-			       pattern_verdict_name(v));
+		if (total->verdicts[v] == 0)
+			continue;
+		printf("%s %llu %s", is_first ? "" : ",", (unsigned long long)total->verdicts[v],
+		       pattern_verdict_name(v));
+		is_first = false;
 	}
 	printf("%s\n", b->was_interrupted ? " (interrupted: not everything was read back)" : "");
 }

@@ -8,8 +8,9 @@
  *
  * The words are joined by spaces: what the shell took apart is put together again. The answer is
  * printed without its "ok". JSON is printed as it came, one line, so that it can be piped; on a
- * terminal it is indented, because there a person reads it. A list of objects is a table as well:
- * --table prints a row for each, under the names that they have, the first TABLE_COLUMNS_MAX.
+ * terminal it is indented, because there a person reads it. --table prints a list of objects as a
+ * table: a row for each, under the names that they have, the first TABLE_COLUMNS_MAX; lists in them
+ * follow as tables of their own. Of one object there is a line for each name.
  *
  * No engine is started: this is a socket and two lines. A command may take as long as the work it
  * asks for, so there is no time limit; Ctrl-C ends the waiting, not the work.
@@ -34,7 +35,7 @@ struct ctl_opts {
 };
 
 static const struct opt ctl_options[] = {
-	{ "table", NULL, "print a list of objects as a table", OPT_FLAG,
+	{ "table", NULL, "print an answer of JSON as a table", OPT_FLAG,
 	  offsetof(struct ctl_opts, is_table) },
 	{ NULL },
 };
@@ -189,22 +190,93 @@ static bool table_fill(struct table *t, const json_t *list)
 	return true;
 }
 
-static int print_table(const char *text, struct err *err)
+static bool is_list_of_objects(const json_t *value)
 {
-	json_t *list = json_loads(text, 0, NULL);
-	struct table t;
-	int rc = 0;
+	return json_is_object(json_array_get(value, 0));
+}
 
-	if (json_is_array(list) && json_array_size(list) == 0) {
-		; /* a table without rows */
-	} else if (json_is_array(list) && table_fill(&t, list)) {
+/* Names and values of @object as rows of @t; those of objects in it after "name." */
+static void table_add_names(struct table *t, const char *before, json_t *object)
+{
+	const char *key;
+	json_t *value;
+
+	json_object_foreach(object, key, value)
+	{
+		char name[TABLE_CELL_MAX];
+		unsigned row;
+
+		(void)snprintf(name, sizeof(name), "%s%s%s", before, before[0] != '\0' ? "." : "",
+			       key);
+		if (json_is_object(value) && strlen(name) < sizeof(name) - 1) {
+			table_add_names(t, name, value);
+		} else if (!json_is_object(value) && !is_list_of_objects(value)) {
+			row = table_row(t);
+			table_set(t, row, 0, "%s", name);
+			table_cell(t, row, 1, value);
+		}
+	}
+}
+
+static void print_list(json_t *list);
+
+/* The lists in @object, as tables of their own. */
+static void print_lists_in(json_t *object)
+{
+	const json_t *name = json_object_get(object, "name");
+	const char *key;
+	json_t *value;
+
+	json_object_foreach(object, key, value)
+	{
+		if (!is_list_of_objects(value))
+			continue;
+		if (json_is_string(name))
+			printf("\n%s of %s:\n", key, json_string_value(name));
+		else
+			printf("\n%s:\n", key);
+		print_list(value);
+	}
+}
+
+static void print_list(json_t *list)
+{
+	struct table t;
+	json_t *object;
+	size_t i;
+
+	if (table_fill(&t, list)) {
 		table_print(&t, stdout);
 		table_done(&t);
-	} else {
-		rc = err_set(err, -EINVAL, "the answer is no list of objects, so no table: %s",
-			     text);
 	}
-	json_decref(list);
+	json_array_foreach(list, i, object) print_lists_in(object);
+}
+
+static void print_object(json_t *object)
+{
+	const char *const titles[] = { "name", "value", NULL };
+	struct table t;
+
+	table_init(&t, titles, 0);
+	table_add_names(&t, "", object);
+	table_print(&t, stdout);
+	table_done(&t);
+	print_lists_in(object);
+}
+
+static int print_table(const char *text, struct err *err)
+{
+	json_t *answer = json_loads(text, 0, NULL);
+	int rc = 0;
+
+	if (is_list_of_objects(answer))
+		print_list(answer);
+	else if (json_is_object(answer))
+		print_object(answer);
+	else if (!json_is_array(answer) || json_array_size(answer) > 0)
+		rc = err_set(err, -EINVAL, "the answer is no table: %s",
+			     text[0] != '\0' ? text : "it is empty");
+	json_decref(answer);
 	return rc;
 }
 

@@ -52,10 +52,10 @@
 #include "drivers/nvme/spec.h"
 
 enum {
-	PORT_DEFAULT = 4420,       /* assigned by IANA to NVMe over fabrics */
-	PORT_WAIT_NS = 1000000000, /* for the port of a process that was killed */
-	PORT_LOOK_NS = 10000000,
-	CONTROL_LOOK_NS = 10000000, /* how often a stop looks whether commands have ended */
+	PORT_DEFAULT = 4420,        /* assigned by IANA to NVMe over fabrics */
+	PORT_WAIT_NS = 1000000000,  /* for the port of a process that was killed */
+	PORT_LOOK_NS = 10000000,    /* how often it is looked at */
+	CONTROL_LOOK_NS = 10000000, /* how often a stop looks whether all has ended */
 };
 
 #define NQN_PREFIX  "nqn.2019-05.io.openebs:"
@@ -726,25 +726,36 @@ static void give_up(const char *why)
 static void export_close_others(struct export *e)
 {
 	for (unsigned i = 0; i < TARGET_NAMESPACES_MAX; i++) {
-		if (e->ns[i].uri != NULL &&
+		if (e->ns[i].uri != NULL && !export_nexus_is_ending(e->ns[i].dev) &&
 		    subsystem_remove_ns(e->subsystem, e->ns[i].nsid, NULL) == 0)
 			ns_destroy_device(e->ns[i].uri);
 	}
 }
 
-/* Commands that run may wait for what a nexus without a child holds: let it go until they ended. */
+/*
+ * What a nexus without a child holds is let go until none holds anything; commands that run may
+ * wait for it, and until they have ended, more may come. A child that hangs keeps its nexus.
+ */
+static void release_all(struct export *e)
+{
+	for (uint64_t ns = 0; export_nexus_releasing() || !control_is_over(e);
+	     ns += CONTROL_LOOK_NS) {
+		if (ns >= CONTROL_STOP_S * NS_PER_S && !control_is_over(e))
+			give_up("a command of the control socket");
+		if (ns >= CONTROL_STOP_S * NS_PER_S) {
+			export_close_others(e);
+			give_up("a child of a nexus");
+		}
+		task_sleep(CONTROL_LOOK_NS);
+	}
+}
+
 static void control_end(struct export *e)
 {
 	control_hang_up(e);
 	if (e->target != NULL)
 		target_hang_up(e->target); /* hosts must not hear how what is held ends */
-	export_nexus_release_all();
-	for (uint64_t ns = 0; !control_is_over(e); ns += CONTROL_LOOK_NS) {
-		if (ns >= CONTROL_STOP_S * NS_PER_S)
-			give_up("a command of the control socket");
-		task_sleep(CONTROL_LOOK_NS);
-		export_nexus_release_all();
-	}
+	release_all(e);
 	task_blocking(control_stop_job, e);
 }
 
@@ -758,7 +769,7 @@ static void export_close(struct export *e)
 		e->paused--;
 		subsystem_resume(e->subsystem);
 	}
-	export_nexus_release_all();
+	release_all(e);
 	if (e->target != NULL && target_drain(e->target, &err) < 0) {
 		export_close_others(e);
 		give_up(err_text(&err));

@@ -24,7 +24,7 @@
 enum {
 	CONTROL_LINE_MAX = 8192, /* bytes of a command, line feed included */
 	CONTROL_CLIENTS_MAX = 16,
-	CONTROL_STOP_S = 10, /* that a stop waits for commands that run */
+	CONTROL_STOP_S = 10, /* that a stop waits for commands that run, and nexuses */
 };
 
 struct export_ns {
@@ -121,10 +121,12 @@ int request_say_json(struct request *req, char *text, struct err *err);
 extern const struct command nexus_commands[];
 
 /* End I/O that a nexus without a healthy child holds: nobody else does before it is removed. Other
- * devices are let be. */
+ * devices are let be. A child that hangs is waited for CONTROL_STOP_S. */
 void export_nexus_release(struct device *dev) MAY_SUSPEND;
-/* The same for all there are. */
-void export_nexus_release_all(void) MAY_SUSPEND;
+/* The same for all there are, in a task of its own: a child may hang. True: look again later. */
+bool export_nexus_releasing(void);
+/* It is a nexus, and is being shut down. */
+bool export_nexus_is_ending(struct device *dev);
 
 /* Remember what happens to any nexus, from now to the stop. */
 int export_events_start(struct export *e, struct err *err) WARN_UNUSED;

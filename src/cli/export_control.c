@@ -31,8 +31,9 @@
  * never ended took the socket from those who could end it, and kept the process from stopping.
  * HTTP or JSON requests: nothing here has structure, and a shell with a socket tool is enough.
  *
- * Thread: control_run() is the thread; struct control is its own once it runs, but for the pipe and
- *         is_over. A client's line is its thread's; its place and its socket are control_run()'s.
+ * Thread: control_run() is the thread; struct control is its own once it runs, but for the pipe,
+ *         is_ending and is_over. A client's line is its thread's; its place and its socket are
+ *         control_run()'s.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -52,6 +53,7 @@
 enum {
 	SEND_TIMEOUT_S = 5, /* for a client that does not read */
 	BACKLOG = 64,
+	ACCEPT_AGAIN_MS = 100, /* after the kernel had no file descriptor for a client */
 	HELP_TEXT_MAX = 4096,
 };
 
@@ -73,8 +75,9 @@ struct control {
 	struct export *e;
 	pthread_t thread;
 	int listener, wake[2];
-	bool is_started;     /* there is a thread */
-	atomic_bool is_over; /* no command runs, and none will */
+	bool is_started;       /* there is a thread */
+	atomic_bool is_ending; /* no command begins any more */
+	atomic_bool is_over;   /* nor does one run */
 	char path[sizeof(((struct sockaddr_un *)0)->sun_path)];
 	struct client clients[CONTROL_CLIENTS_MAX];
 };
@@ -324,7 +327,8 @@ static void control_wake(struct control *c, char why)
 		;
 }
 
-/* Answer the whole lines that are there. False: the client is gone, or has to go. */
+/* Answer the whole lines that are there, which may be hundreds. False: the client is gone, or has
+ * to go. */
 static bool client_lines(struct client *client)
 {
 	char *feed, *from = client->line;
@@ -332,7 +336,7 @@ static bool client_lines(struct client *client)
 	while ((feed = memchr(from, '\n', client->used)) != NULL) {
 		*feed = '\0';
 		client->used -= (size_t)(feed + 1 - from);
-		if (!answer(client->c, client->fd, from))
+		if (atomic_load(&client->c->is_ending) || !answer(client->c, client->fd, from))
 			return false;
 		from = feed + 1;
 	}
@@ -386,27 +390,29 @@ static struct client *client_place(struct control *c)
 	return NULL;
 }
 
-static void control_accept(struct control *c)
+/* False: not now, and the next call would say the same. */
+static bool control_accept(struct control *c)
 {
 	struct timeval limit = { .tv_sec = SEND_TIMEOUT_S };
 	struct client *client = client_place(c);
 	int fd = accept4(c->listener, NULL, NULL, SOCK_CLOEXEC);
 
-	if (fd < 0)
-		return;
+	if (fd < 0) /* a client that went away meanwhile is no reason to wait */
+		return errno == EAGAIN || errno == EINTR || errno == ECONNABORTED;
 	(void)setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
 	if (client == NULL) {
 		(void)send_all(fd, "error too many clients\n");
 		close(fd);
-		return;
+		return true;
 	}
 	client->fd = fd;
 	atomic_store(&client->state, CLIENT_USED);
 	if (pthread_create(&client->thread, NULL, client_run, client) == 0)
-		return;
+		return true;
 	(void)send_all(fd, "error no thread for a client\n");
 	closep(&client->fd);
 	atomic_store(&client->state, CLIENT_FREE);
+	return true;
 }
 
 /* What the pipe says. False: stop. */
@@ -423,18 +429,20 @@ static bool control_woken(struct control *c)
 static void *control_run(void *arg)
 {
 	struct control *c = arg;
+	bool can_accept = true;
 
 	for (;;) {
 		struct pollfd fds[] = { { .fd = c->wake[0], .events = POLLIN },
 					{ .fd = c->listener, .events = POLLIN } };
 
-		if (poll(fds, ARRAY_LEN(fds), -1) < 0 && errno != EINTR)
+		if (poll(fds, can_accept ? 2 : 1, can_accept ? -1 : ACCEPT_AGAIN_MS) < 0 &&
+		    errno != EINTR)
 			break;
 		if (fds[0].revents != 0 && !control_woken(c))
 			break;
-		if (fds[1].revents != 0)
-			control_accept(c);
+		can_accept = fds[1].revents == 0 || control_accept(c);
 	}
+	atomic_store(&c->is_ending, true);
 	for (unsigned i = 0; i < CONTROL_CLIENTS_MAX; i++) {
 		if (c->clients[i].fd >= 0)
 			(void)shutdown(c->clients[i].fd, SHUT_RD);

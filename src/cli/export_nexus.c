@@ -381,6 +381,29 @@ static int run_rebuilds(struct request *req, struct err *err)
 
 /* ---- children -------------------------------------------------------------------------------- */
 
+/* What has become of the child that was meant, or has begun; all may have changed meanwhile. */
+static int say_child(struct request *req, const struct words *w, struct err *err)
+{
+	struct err unread = {};
+	struct nexus *nx = nexus_meant(w, w->word[0], &unread);
+	struct nexus_child_info child;
+
+	for (unsigned i = 0; nx != NULL && nexus_child_info(nx, i, &child); i++) {
+		if (strcmp(child.uri, w->word[0]) != 0)
+			continue;
+		if (nexus_rebuild_progress(nx, child.uri) >= 0)
+			return request_say(req, err,
+					   "a rebuild of %s has begun; 'rebuilds' tells of it",
+					   child.uri);
+		return request_say(req, err, "%s is %s%s", child.uri,
+				   child.reason == NEXUS_REASON_OFFLINE ? "offline, "
+				   : child.is_synced                    ? "in sync, "
+									: "",
+				   child_state_name(child.state));
+	}
+	return request_say(req, err, "%s is gone", w->word[0]);
+}
+
 static int run_child_add(struct request *req, struct err *err)
 {
 	CLEANUP(words_done) struct words w;
@@ -396,7 +419,8 @@ static int run_child_add(struct request *req, struct err *err)
 	nx = nexus_meant(&w, NULL, err);
 	if (nx == NULL)
 		return -ENOENT;
-	return told(nexus_child_add(nx, w.word[0], w.count == 1, &ne), &ne, err);
+	rc = told(nexus_child_add(nx, w.word[0], w.count == 1, &ne), &ne, err);
+	return rc != 0 ? rc : say_child(req, &w, err);
 }
 
 /* What takes a child's URI and nothing else. */
@@ -413,7 +437,8 @@ static int on_child(struct request *req, struct err *err,
 	if (rc != 0)
 		return rc;
 	nx = nexus_meant(&w, w.word[0], err);
-	return nx == NULL ? -ENOENT : told(fn(nx, w.word[0], &ne), &ne, err);
+	rc = nx == NULL ? -ENOENT : told(fn(nx, w.word[0], &ne), &ne, err);
+	return rc != 0 ? rc : say_child(req, &w, err);
 }
 
 static int run_child_remove(struct request *req, struct err *err)
@@ -467,6 +492,7 @@ static int run_resize(struct request *req, struct err *err)
 	CLEANUP(words_done) struct words w;
 	struct nexus_err ne = {};
 	int rc = words_split(req, &w, err);
+	char text[UNITS_TEXT_MAX];
 	uint64_t size = 0;
 	struct nexus *nx;
 
@@ -482,7 +508,8 @@ static int run_resize(struct request *req, struct err *err)
 		nx = nexus_meant(&w, NULL, err);
 	if (rc != 0 || nx == NULL)
 		return rc != 0 ? rc : -ENOENT;
-	return told(nexus_resize(nx, size, &ne), &ne, err);
+	rc = told(nexus_resize(nx, size, &ne), &ne, err);
+	return rc != 0 ? rc : request_say(req, err, "the size is %s", size_format(size, text));
 }
 
 /* ---- rebuild and scrub ----------------------------------------------------------------------- */
@@ -509,8 +536,11 @@ static int run_rebuild(struct request *req, struct err *err)
 	if (nx == NULL)
 		return -ENOENT;
 	for (unsigned i = 0; i < ARRAY_LEN(verbs); i++) {
-		if (strcmp(verbs[i].name, w.word[1]) == 0)
-			return told(verbs[i].fn(nx, w.word[0], &ne), &ne, err);
+		if (strcmp(verbs[i].name, w.word[1]) != 0)
+			continue;
+		rc = told(verbs[i].fn(nx, w.word[0], &ne), &ne, err);
+		return rc != 0 ? rc
+			       : request_say(req, err, "rebuild of %s: %s", w.word[0], w.word[1]);
 	}
 	return usage(req, err);
 }
@@ -605,13 +635,16 @@ static int run_scrub(struct request *req, struct err *err)
 		return rc != 0 ? rc : -ENOENT;
 	if (strcmp(verb, "start") == 0) {
 		rc = scrub_opts_parse(req, &w, &opts, err);
-		return rc != 0 ? rc : told(nexus_scrub_start(nx, &opts, &ne), &ne, err);
+		rc = rc != 0 ? rc : told(nexus_scrub_start(nx, &opts, &ne), &ne, err);
+		return rc != 0 ? rc
+			       : request_say(req, err,
+					     "a scrub has begun; 'scrub status' tells of it");
 	}
 	if (w.count > 1)
 		return usage(req, err);
 	if (strcmp(verb, "stop") == 0) {
 		nexus_scrub_stop(nx);
-		return 0;
+		return request_say(req, err, "no scrub runs");
 	}
 	if (strcmp(verb, "status") != 0)
 		return usage(req, err);
@@ -752,20 +785,76 @@ static int run_events(struct request *req, struct err *err)
 
 /* ---- the end ------------------------------------------------------------------------------- */
 
-void export_nexus_release(struct device *dev)
+/* A nexus is shut down in a task of its own: who wants that may give up, it does not. */
+struct release {
+	char name[DEVICE_NAME_MAX];
+	struct release_wait *wait; /* NULL: nobody waits any more */
+};
+
+struct release_wait {
+	struct release *release;
+	struct task_event over;
+	struct timer timer;
+};
+
+static void release_nexus(struct nexus *nx)
 {
-	struct nexus *nx = nexus_of_device(dev);
 	struct nexus_err ne = {};
 	struct nexus_info info;
 
-	if (nx == NULL)
-		return;
 	nexus_info(nx, &info);
 	if (info.is_frozen && nexus_shutdown(nx, &ne) != 0)
 		log_warn("nexus %s: %s, continuing", info.name, err_text(&ne.err));
 }
 
-void export_nexus_release_all(void)
+static void release_one_task(void *arg)
+{
+	CLEANUP(freep) struct release *release = arg;
+	struct nexus *nx = nexus_lookup(release->name);
+
+	if (nx != NULL)
+		release_nexus(nx);
+	if (release->wait != NULL)
+		task_event_fire(&release->wait->over);
+}
+
+static void release_late(struct timer *timer)
+{
+	struct release_wait *wait = container_of(timer, struct release_wait, timer);
+
+	if (wait->over.is_fired)
+		return;
+	wait->release->wait = NULL;
+	task_event_fire(&wait->over);
+}
+
+void export_nexus_release(struct device *dev)
+{
+	struct release_wait wait = { .timer.fn = release_late };
+	struct nexus *nx = nexus_of_device(dev);
+	CLEANUP(freep) struct release *release = NULL;
+	struct nexus_info info;
+
+	if (nx == NULL)
+		return;
+	nexus_info(nx, &info);
+	if (!info.is_frozen || info.state != NEXUS_OPEN)
+		return;
+	release = calloc(1, sizeof(*release));
+	if (release == NULL)
+		return; /* what it holds is waited for in vain, and that is told */
+	(void)snprintf(release->name, sizeof(release->name), "%s", info.name);
+	release->wait = &wait;
+	wait.release = release;
+	if (task_spawn("nexus-release", release_one_task, release) != 0)
+		return;
+	release = NULL; /* the task's */
+	timer_arm(reactor_primary(), &wait.timer, CONTROL_STOP_S * NS_PER_S);
+	task_event_wait(&wait.over);
+	timer_disarm(reactor_primary(), &wait.timer);
+}
+
+static struct nexus *next_frozen(void)
 {
 	struct nexus *nx = NULL;
 
@@ -773,11 +862,40 @@ void export_nexus_release_all(void)
 		struct nexus_info info;
 
 		nexus_info(nx, &info);
-		if (!info.is_frozen || info.state != NEXUS_OPEN)
-			continue;
-		export_nexus_release(nexus_device(nx));
-		nx = NULL; /* the list may have changed */
+		if (info.is_frozen && info.state == NEXUS_OPEN)
+			return nx;
 	}
+	return NULL;
+}
+
+static void release_task(void *arg)
+{
+	bool *is_releasing = arg;
+	struct nexus *nx;
+
+	while ((nx = next_frozen()) != NULL) /* it is not open any more, whatever it says */
+		release_nexus(nx);
+	*is_releasing = false;
+}
+
+bool export_nexus_releasing(void)
+{
+	static bool is_releasing;
+
+	if (!is_releasing && next_frozen() != NULL)
+		is_releasing = task_spawn("nexus-release", release_task, &is_releasing) == 0;
+	return is_releasing || next_frozen() != NULL;
+}
+
+bool export_nexus_is_ending(struct device *dev)
+{
+	struct nexus *nx = nexus_of_device(dev);
+	struct nexus_info info;
+
+	if (nx == NULL)
+		return false;
+	nexus_info(nx, &info);
+	return info.state == NEXUS_SHUTTING_DOWN;
 }
 
 const struct command nexus_commands[] = {

@@ -52,8 +52,8 @@ static const struct opt nexus_options[] = {
 };
 
 static const struct opt_spec nexus_spec = {
-	.command = "nexus",
-	.args = "check URI...",
+	.command = "nexus check",
+	.args = "URI...",
 	.summary = "Look at the replicas of a mirror: which is newest, which are stale, and why.",
 	.details = "example:\n  ashlar nexus check uring:///a.img uring:///b.img --key "
 		   "6e3f9d0e-5c2a-4a53-9a42-0f6f8f1c2b11\n",
@@ -123,6 +123,16 @@ static const char *rebuild_text(const struct check_call *call, const struct chec
 	return "nothing to do";
 }
 
+static void print_missing(const struct check_report *report)
+{
+	char uuid[UUID_TEXT_SIZE];
+
+	for (unsigned i = 0; i < report->nmissing; i++)
+		printf("%-10s %s\n           it is a replica, too, and is not among those that "
+		       "could be read: it may be newer than these, or stale\n",
+		       "missing", uuid_to_text(&report->missing[i], uuid));
+}
+
 static void print_text(const struct check_call *call)
 {
 	for (unsigned i = 0; i < call->report.nreplicas; i++) {
@@ -139,6 +149,7 @@ static void print_text(const struct check_call *call)
 			       ", %u segments in flight\n",
 			       replica->generation, replica->sequence, replica->in_flight);
 	}
+	print_missing(&call->report);
 	if (call->report.advice[0] != '\0')
 		printf("%s\n", call->report.advice);
 }
@@ -170,13 +181,18 @@ static json_t *replica_json(const struct check_call *call, unsigned i)
 
 static bool print_json(const struct check_call *call, bool is_ok)
 {
-	json_t *list = json_array(), *o;
+	json_t *list = json_array(), *missing = json_array(), *o;
+	char uuid[UUID_TEXT_SIZE];
 	bool is_told;
 
 	for (unsigned i = 0; i < call->report.nreplicas; i++)
 		(void)json_array_append_new(list, replica_json(call, i));
-	o = json_pack("{s:b, s:o, s:I, s:s}", "ok", is_ok, "replicas", list, "segment_size",
-		      (json_int_t)call->report.segment_size, "advice", call->report.advice);
+	for (unsigned i = 0; i < call->report.nmissing; i++)
+		(void)json_array_append_new(
+			missing, json_string(uuid_to_text(&call->report.missing[i], uuid)));
+	o = json_pack("{s:b, s:o, s:o, s:I, s:s}", "ok", is_ok, "replicas", list, "missing",
+		      missing, "segment_size", (json_int_t)call->report.segment_size, "advice",
+		      call->report.advice);
 	if (call->report.source >= 0)
 		(void)json_object_set_new(o, "source",
 					  json_string(call->args.items[1 + call->report.source]));

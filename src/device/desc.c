@@ -128,7 +128,8 @@ static int channel_get(struct device *dev, struct reactor *r, struct channel **r
 }
 
 /* All that one channel has counted. */
-static void channel_add_op_stats(const struct channel *ch, enum io_op op, struct op_stats *sum)
+READS_RACING static void channel_add_op_stats(const struct channel *ch, enum io_op op,
+					      struct op_stats *sum)
 {
 	op_stats_add(sum, &ch->stats->op[op]);
 	sum->ops += ch->count[op].ops;

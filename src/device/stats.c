@@ -21,7 +21,7 @@ void io_stats_init(struct io_stats *stats)
 		stats->op[op].latency_min_ns = UINT64_MAX;
 }
 
-void op_stats_add(struct op_stats *sum, const struct op_stats *s)
+READS_RACING void op_stats_add(struct op_stats *sum, const struct op_stats *s)
 {
 	sum->ops += s->ops;
 	sum->bytes += s->bytes;

@@ -49,6 +49,7 @@ enum {
 	PROBE_SIZE = 4096,   /* bytes; a page */
 	LOCK_WAIT_MS = 1000, /* for the lock of a process that was killed */
 	LOCK_LOOK_MS = 10,
+	IMAGE_BYTES_MIN = 1 << 20, /* of a file that may well be an image of a disk */
 };
 
 /* ---- opening: on a pool thread ------------------------------------------------------------ */
@@ -245,6 +246,13 @@ static int open_size(struct file *f, uint64_t bytes, struct err *err)
 	if (bytes == 0)
 		return err_set(err, -EINVAL, "'%s' is empty: give it a size: truncate -s 1G %s",
 			       f->dev.name, f->dev.name);
+	/* a text, a picture: nobody's disk, and not to be made longer by a line that was pasted */
+	if (bytes % f->dev.block_size != 0 && bytes < IMAGE_BYTES_MIN)
+		return err_set(err, -EINVAL,
+			       "'%s' has %" PRIu64 " bytes, not a multiple of the block size %u%s: "
+			       "is it a disk image?",
+			       f->dev.name, bytes, f->dev.block_size,
+			       f->dev.block_size > 512 ? ", which blk_size makes smaller" : "");
 	if (bytes % f->dev.block_size != 0)
 		return err_set(err, -EINVAL,
 			       "'%s' has %" PRIu64 " bytes, not a multiple of the block size %u: "

@@ -235,6 +235,7 @@ ENGINE_TEST(replicas_grow_first)
 	CHECK_EQ(nexus_device(nx)->nblocks, BEFORE);
 	CHECK_EQ(nexus_resize(nx, 16 * MIB, &ne), 0); /* it is */
 	REFUSED(nexus_resize(nx, 32 * MIB, &ne_), NEXUS_E_CHILD_TOO_SMALL);
+	REFUSED(nexus_resize(nx, 16 * MIB - 512, &ne_), NEXUS_E_CHILD_TOO_SMALL);
 	grow_replica("malloc:///t0?size_mb=32&resize");
 	REFUSED(nexus_resize(nx, 32 * MIB, &ne_), NEXUS_E_CHILD_TOO_SMALL);
 	nexus_info(nx, &info);

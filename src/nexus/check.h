@@ -48,6 +48,9 @@ struct check_report {
 	struct check_replica replica[NEXUS_CHILDREN_MAX];
 	int source;            /* index; -1: none can be told */
 	uint64_t segment_size; /* bytes; 0: no marks */
+	/* that the record, or the newest, names, and that were not given */
+	unsigned nmissing;
+	struct uuid missing[RECORD_CHILDREN_MAX];
 	char advice[384];
 };
 

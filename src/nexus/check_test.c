@@ -134,6 +134,166 @@ ENGINE_TEST(another_disk_is_no_replica)
 	}
 }
 
+/* The good one is the source wherever it stands, and the engine says the same. */
+ENGINE_TEST(another_disk_is_never_the_source)
+{
+	struct check_report report;
+	struct nexus_record record;
+	struct device *dev;
+
+	for (unsigned good = 0; good < 3; good++) {
+		if (!all_make(3))
+			return;
+		touch(3, 2, 1);
+		nexus_unmake();
+		record = record_now();
+		for (unsigned i = 0; i < 3; i++) {
+			if (i == good)
+				continue;
+			CHECK_EQ(device_destroy(bases[i], NULL), 0);
+			CHECK_EQ(device_create(bases[i], &dev, NULL), 0);
+		}
+		report = check(3, &record);
+		CHECK_EQ(report.source, good);
+		for (unsigned i = 0; i < 3; i++) {
+			if (i == good)
+				continue;
+			CHECK_EQ(report.replica[i].verdict, CHECK_STALE);
+			CHECK_EQ(report.replica[i].rebuild, CHECK_REBUILD_FULL);
+			CHECK_HAS(report.replica[i].why, "another disk");
+		}
+		if (!nexus_make(3))
+			return;
+		for (unsigned i = 0; i < 3; i++)
+			CHECK_EQ(child(i).is_synced, i == good);
+		nexus_rebuild_wait(nx);
+		all_unmake();
+	}
+}
+
+/* The good disk was stale, the healthy one is another: nobody is left. */
+ENGINE_TEST(the_only_healthy_one_was_replaced)
+{
+	struct check_report report;
+	struct nexus_record record;
+	struct device *dev;
+
+	if (!all_make(2))
+		return;
+	offline(1);
+	touch(3, 2, 1);
+	nexus_unmake();
+	record = record_now();
+	CHECK_EQ(device_destroy(bases[0], NULL), 0);
+	CHECK_EQ(device_create(bases[0], &dev, NULL), 0);
+	report = check(2, &record);
+	CHECK_EQ(report.source, -1);
+	CHECK_EQ(report.replica[0].verdict, CHECK_STALE);
+	CHECK_HAS(report.advice, "replaced");
+	bases_unmake();
+}
+
+/* It was out, and is back: in sync, and the source if it is the only one. */
+ENGINE_TEST(one_that_came_back)
+{
+	struct check_report report;
+	struct nexus_record record;
+
+	for (unsigned missed = 0; missed < 2; missed++) {
+		for (unsigned count = 2; count < 4; count++) {
+			if (!all_make(count))
+				return;
+			touch(3, 2, 1);
+			offline(1);
+			settle_down();
+			touch(9, missed, 2);
+			online(1);
+			nexus_rebuild_wait(nx);
+			CHECK(child(1).is_synced);
+			nexus_unmake();
+			record = record_now();
+			for (unsigned i = 0; i < 2; i++) {
+				report = check(count, i == 0 ? &record : NULL);
+				CHECK_EQ(report.source, 0);
+				CHECK_EQ(report.replica[1].verdict, CHECK_IN_SYNC);
+				CHECK_EQ(report.replica[1].rebuild, CHECK_REBUILD_NONE);
+			}
+			CHECK_EQ(nexus_check(&uris[1], 1, NULL, &report, NULL), 0);
+			CHECK_EQ(report.source, 0);
+			bases_unmake();
+		}
+	}
+}
+
+/* Its rebuild was under way. Its records are the newest, and it lacks nearly everything. */
+ENGINE_TEST(one_that_was_being_rebuilt_is_no_source)
+{
+	struct check_report report;
+	struct nexus_err ne = {};
+
+	for (unsigned count = 1; count < 4; count++) {
+		if (!all_make(count))
+			return;
+		put_all();
+		rebuild_settings_set(&(struct rebuild_settings){ .rate = 1 << 20 });
+		CHECK_EQ(nexus_child_add(nx, uris[count], true, &ne), 0);
+		CHECK(!child(count).is_synced);
+		touch(3, 2, 1);
+		crash();
+		report = check(count + 1, NULL);
+		CHECK(report.source >= 0 && report.source < (int)count);
+		CHECK_EQ(report.replica[count].verdict, CHECK_STALE);
+		CHECK_EQ(report.replica[count].rebuild, CHECK_REBUILD_FULL);
+		bases_unmake();
+	}
+	rebuild_settings_set(&(struct rebuild_settings){});
+}
+
+ENGINE_TEST(replicas_that_are_missing_are_named)
+{
+	struct check_report report;
+	struct nexus_record record;
+
+	if (!all_make(3))
+		return;
+	offline(2);
+	touch(3, 2, 1);
+	errand_wait(&nx->mark);
+	nexus_unmake();
+	record = record_now();
+	report = check(3, &record);
+	CHECK_EQ(report.nmissing, 0);
+	report = check(1, &record);
+	CHECK_EQ(report.nmissing, 2);
+	CHECK(uuid_equal(&report.missing[0], &record.child[1].uuid));
+	CHECK(uuid_equal(&report.missing[1], &record.child[2].uuid));
+	report = check(2, NULL);
+	CHECK_EQ(report.nmissing, 1);
+	CHECK(uuid_equal(&report.missing[0], &record.child[2].uuid));
+	bases_unmake();
+}
+
+ENGINE_TEST(blocks_of_two_sizes)
+{
+	static const char other[] = "malloc:///big?size_mb=32&blk_size=4096&uuid=" UUID("1");
+	const char *const mixed[] = { uris[0], other };
+	struct check_report report;
+	struct nexus_record record;
+
+	if (!all_make(2))
+		return;
+	nexus_unmake();
+	record = record_now();
+	for (unsigned i = 0; i < 2; i++) {
+		CHECK_EQ(nexus_check(mixed, 2, i == 0 ? &record : NULL, &report, NULL), 0);
+		CHECK_EQ(report.source, -1);
+		CHECK_EQ(report.replica[0].verdict, CHECK_UNKNOWN);
+		CHECK_HAS(report.replica[1].why, "blocks of 4096");
+		CHECK_HAS(report.advice, "blk_size");
+	}
+	bases_unmake();
+}
+
 ENGINE_TEST(damage_and_strangers)
 {
 	static uint8_t zero[16 * BLOCK];

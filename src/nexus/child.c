@@ -182,6 +182,16 @@ static void child_give_back(const struct child *child, const struct device *dev,
 		log_debug("child %s went by itself", child->uri);
 }
 
+/* Drivers name the URI they were given, ours is the same or the beginning of it. */
+static int fail_to_create(const struct child *child, struct nexus_err *ne)
+{
+	if (ne != NULL &&
+	    strncmp(err_text(&ne->err), child->device_uri, strlen(child->device_uri)) == 0)
+		return nexus_fail(ne, NEXUS_E_CREATE_CHILD, "child of nexus %s",
+				  child->nx->dev.name);
+	return nexus_fail(ne, NEXUS_E_CREATE_CHILD, "child %s", child->uri);
+}
+
 int child_open(struct child *child, struct nexus_err *ne)
 {
 	struct desc_opts opts = { .flags = DESC_WRITE, .event = child_event, .owner = child };
@@ -193,7 +203,7 @@ int child_open(struct child *child, struct nexus_err *ne)
 	int result;
 
 	if (device_create(child->device_uri, &dev, err) < 0)
-		return nexus_fail(ne, NEXUS_E_CREATE_CHILD, "child %s", child->uri);
+		return fail_to_create(child, ne);
 	twin = child_twin(child, dev);
 	if (twin != NULL) {
 		result = nexus_fail(ne, NEXUS_E_CHILD_EXISTS,
@@ -244,10 +254,12 @@ static int check_serving(struct nexus *nx, struct nexus_err *ne)
 		return nexus_fail(ne, NEXUS_E_NOT_ALLOWED, "nexus %s is %s: it cannot be changed",
 				  nx->dev.name, nexus_state_name(nx->state));
 	if (nx->is_frozen)
-		return nexus_fail(ne, NEXUS_E_NOT_ALLOWED,
-				  "nexus %s is frozen, no child is healthy: destroy it and make it "
-				  "again",
-				  nx->dev.name);
+		return nexus_fail(
+			ne, NEXUS_E_NOT_ALLOWED,
+			"nexus %s is frozen, no child is healthy: stop what serves it and "
+			"start it again, hosts wait for that; to remove it from a target "
+			"that runs gives them errors",
+			nx->dev.name);
 	return 0;
 }
 
@@ -495,8 +507,13 @@ int nexus_child_synced(struct child *child, struct err *err)
 	child->is_healthy = true;
 	nexus_apply(nx);
 	result = nexus_persist(nx, false, err);
-	if (result < 0)
+	if (result < 0) {
 		nexus_self_shutdown(nx, "its record cannot be written");
+	} else {
+		marks_lock(nx);
+		marks_note_synced(child);
+		marks_unlock(nx);
+	}
 	nexus_tell(nx, NEXUS_EVENT_CHILD_STATE, child);
 	nexus_tell_status(nx);
 	return result;

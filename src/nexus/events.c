@@ -20,7 +20,8 @@
  *   FAULTED(anything else)                 Faulted     as faulted
  *
  * Listeners are called in the task that made the change, in the order they came; they must not
- * suspend. A change of status is told once, whatever caused it.
+ * suspend. A change of status is told once, whatever caused it. Of a child there may be several
+ * events for one change (it fell, its device was closed); the log has a line for the first.
  *
  * Thread: primary.
  */
@@ -73,6 +74,12 @@ enum nexus_status nexus_status_of(const struct nexus *nx)
 	return NEXUS_DEGRADED;
 }
 
+/* Nothing is broken. */
+static bool is_harmless(enum nexus_reason reason)
+{
+	return reason == NEXUS_REASON_NO_SPACE || reason == NEXUS_REASON_OFFLINE;
+}
+
 enum child_health child_health_of(const struct child *child)
 {
 	uint32_t word = atomic_load(&child->word);
@@ -85,10 +92,8 @@ enum child_health child_health_of(const struct child *child)
 	case CHILD_FAULTED:
 		if (child->desc != NULL)
 			return CHILD_HEALTH_UNKNOWN;
-		return child_reason_of(word) == NEXUS_REASON_NO_SPACE ||
-				       child_reason_of(word) == NEXUS_REASON_OFFLINE
-			       ? CHILD_HEALTH_DEGRADED
-			       : CHILD_HEALTH_FAULTED;
+		return is_harmless(child_reason_of(word)) ? CHILD_HEALTH_DEGRADED
+							  : CHILD_HEALTH_FAULTED;
 	case CHILD_INIT:
 	case CHILD_CLOSED:
 		break;
@@ -106,7 +111,36 @@ void nexus_tell_event(struct nexus_event *event)
 		listener->fn(listener, event);
 }
 
-void nexus_tell(struct nexus *nx, enum nexus_event_type type, const struct child *child)
+/* As child_health_of(), but what it will be when its device is closed, in words of a log. */
+static const char *log_word(const struct child *child, enum child_health health)
+{
+	uint32_t word = atomic_load(&child->word);
+
+	if (child_state_of(word) == CHILD_CLOSED)
+		return "closed";
+	if (health != CHILD_HEALTH_UNKNOWN)
+		return child_health_name(health);
+	return child_health_name(is_harmless(child_reason_of(word)) ? CHILD_HEALTH_DEGRADED
+								    : CHILD_HEALTH_FAULTED);
+}
+
+/* Once for what it is. */
+static void log_child(struct child *child, const struct nexus_event *event)
+{
+	const char *word = log_word(child, event->health);
+	bool has_reason = event->reason != NEXUS_REASON_NONE;
+
+	if (child->logged != NULL && strcmp(child->logged, word) == 0 &&
+	    child->logged_reason == event->reason)
+		return;
+	child->logged = word;
+	child->logged_reason = event->reason;
+	log_info("nexus %s: child %s is %s%s%s%s%s%s", child->nx->dev.name, child->uri, word,
+		 has_reason ? " (" : "", has_reason ? nexus_reason_name(event->reason) : "",
+		 has_reason ? ")" : "", child->why[0] != '\0' ? ": " : "", child->why);
+}
+
+void nexus_tell(struct nexus *nx, enum nexus_event_type type, struct child *child)
 {
 	struct nexus_event event = { .type = type, .nx = nx, .is_ok = true };
 
@@ -114,9 +148,7 @@ void nexus_tell(struct nexus *nx, enum nexus_event_type type, const struct child
 		event.child = child->uri;
 		event.health = child_health_of(child);
 		event.reason = child_reason_of(atomic_load(&child->word));
-		log_info("nexus %s: child %s is %s (%s)%s%s", nx->dev.name, child->uri,
-			 child_health_name(event.health), nexus_reason_name(event.reason),
-			 child->why[0] != '\0' ? ": " : "", child->why);
+		log_child(child, &event);
 	}
 	nexus_tell_event(&event);
 }
@@ -125,9 +157,10 @@ void nexus_tell_status(struct nexus *nx)
 {
 	enum nexus_status status = nexus_status_of(nx);
 
-	if (status == nx->told)
+	if (nx->state == NEXUS_INIT || (nx->is_told && status == nx->told))
 		return;
 	nx->told = status;
+	nx->is_told = true;
 	log_info("nexus %s is %s", nx->dev.name, nexus_status_name(status));
 	nexus_tell(nx, NEXUS_EVENT_STATE, NULL);
 }

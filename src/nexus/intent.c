@@ -58,6 +58,8 @@ void intent_page_encode(struct intent_page *page, const struct intent_id *id, un
 		memcpy(page->subject, subject->b, sizeof(page->subject));
 	le32_put(&page->nsegments, id->nsegments);
 	page->shift = id->shift;
+	page->is_incomplete = index == INTENT_PAGE_HEAD && id->is_incomplete;
+	page->label = index == INTENT_PAGE_HEAD ? id->label : 0;
 	if (map != NULL) {
 		size_t first = (size_t)map_part(index) * WORDS_PER_PAGE, n = segmap_nwords(map);
 

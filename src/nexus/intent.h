@@ -11,7 +11,7 @@
  *
  *   a page:  magic, version, index, generation, nexus uuid, replica uuid (of the child it is on),
  *            subject uuid (of the child that missed, else zero), sequence, crc32c, 4,000 bytes of
- *            bits
+ *            bits; in a head also whether the child is in the middle of a rebuild, and the label
  *
  * Of a pair the copy with the older sequence is overwritten, so a torn write leaves the other
  * one. A reader takes the valid copy with the higher sequence. So that a copy that rots later
@@ -29,6 +29,8 @@
  *   5. Pages that are written anew, by the next life of a nexus or for another size, begin with
  *      the head, both copies of which have to be of the generation: a life that ended before its
  *      record was written leaves pages of the one before it, but perhaps not the newest.
+ *   6. The sequence grows over all lives of a nexus, with any change of who is a writer, too: whose
+ *      is the highest was a writer longest, if no record tells (recover.c).
  *
  * Rule 3 is why the missed map needs no durable write per request: the in-flight map holds until
  * the missed map is safe. Cost in the common case: one bit test per write, in a map of the
@@ -75,8 +77,10 @@ struct intent_page {
 	uint8_t replica[16];
 	uint8_t subject[16];
 	struct le32 nsegments;
-	uint8_t shift; /* log2 of blocks per segment */
-	uint8_t reserved[11];
+	uint8_t shift;         /* log2 of blocks per segment */
+	uint8_t is_incomplete; /* head: a rebuild of this child is not over */
+	uint8_t label;         /* head: enum nexus_label; 0: it does not say */
+	uint8_t reserved[9];
 	uint8_t bits[INTENT_BITS_BYTES];
 };
 
@@ -88,6 +92,9 @@ struct intent_id {
 	uint64_t generation;
 	uint32_t nsegments;
 	uint8_t shift;
+	/* for who writes them; nothing is bound to these */
+	bool is_incomplete;
+	uint8_t label;
 };
 
 /* Fill @page. @bits: the map, of which this page's part is taken; NULL: none (head). */

@@ -120,19 +120,21 @@ struct child {
 	char device_name[DEVICE_NAME_MAX]; /* the last it had */
 	_Atomic uint32_t word;
 
-	struct desc *desc;     /* owned; NULL: closed. Changed under nx->dev.control */
-	bool is_local;         /* read from first */
-	bool zeroes_for_unmap; /* its unmap leaves who knows what */
-	bool is_writer;        /* out of sync, but writes go to it (being rebuilt) */
-	bool is_leaving;       /* no leg of it is used any more; the monitor closes it */
-	unsigned users;        /* tasks with I/O of their own on desc; the monitor waits for them */
-	unsigned nwaits;       /* requests of those, in child_io_wait() */
-	uint64_t waiting_ns;   /* reactor clock of the last answer to them, or of the first */
-	uint64_t leaving_ns;   /* reactor clock when the monitor saw it leave; 0: it does not */
-	bool is_cut;           /* leaving, and device_abort() was called */
-	bool is_healthy;       /* as the record has it */
+	struct desc *desc;      /* owned; NULL: closed. Changed under nx->dev.control */
+	bool is_local;          /* read from first */
+	bool zeroes_for_unmap;  /* its unmap leaves who knows what */
+	bool is_writer;         /* out of sync, but writes go to it (being rebuilt) */
+	atomic_bool is_leaving; /* no leg of it is used any more; the monitor closes it */
+	unsigned users;      /* tasks with I/O of their own on desc; the monitor waits for them */
+	unsigned nwaits;     /* requests of those, in child_io_wait() */
+	uint64_t waiting_ns; /* reactor clock of the last answer to them, or of the first */
+	uint64_t leaving_ns; /* reactor clock when the monitor saw it leave; 0: it does not */
+	bool is_cut;         /* leaving, and device_abort() was called */
+	bool is_healthy;     /* as the record has it */
 	char why[CHILD_WHY_MAX]; /* what its device said when it failed; "": nothing */
-	uint64_t fault_ns;       /* reactor clock */
+	const char *logged;      /* of what it is, last; NULL: nothing yet */
+	enum nexus_reason logged_reason;
+	uint64_t fault_ns; /* reactor clock */
 
 	/* What it misses. Set by channels from the failing write on; exact if is_missed_known. */
 	bool has_room; /* for the pages of what others miss, marks.c */
@@ -239,10 +241,10 @@ struct nexus_errand {
 	struct nexus *nx;
 	struct msg msg;
 	atomic_bool is_rung;
-	bool is_running;    /* the task; the primary's, as is the next */
+	struct timer timer; /* tries again where no task could be had */
+	bool is_running;    /* the task; the primary's, as are the next, and far from is_rung */
 	bool is_again;      /* rung while it ran */
 	bool is_over;       /* no task is made any more */
-	struct timer timer; /* tries again where no task could be had */
 	const char *name;
 	enum task_rank rank; /* of the task; ordinary, unless changed after errand_init() */
 	void (*run)(struct nexus *nx) MAY_SUSPEND;
@@ -274,6 +276,7 @@ struct nexus {
 
 	enum nexus_state state;
 	enum nexus_status told; /* status of the last event */
+	bool is_told;           /* there was one */
 	/* Changed under dev.control, because channels read them. */
 	struct child *child[NEXUS_CHILDREN_MAX]; /* by slot; NULL: free */
 	uint8_t order[NEXUS_CHILDREN_MAX];       /* slots, as they were added */
@@ -498,7 +501,7 @@ struct child *child_find(struct nexus *nx, const char *uri);
 
 /* ---- events.c ------------------------------------------------------------------------------- */
 
-void nexus_tell(struct nexus *nx, enum nexus_event_type type, const struct child *child);
+void nexus_tell(struct nexus *nx, enum nexus_event_type type, struct child *child);
 void nexus_tell_event(struct nexus_event *event);
 /* State or status changed? Then say so. */
 void nexus_tell_status(struct nexus *nx);

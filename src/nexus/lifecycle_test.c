@@ -130,7 +130,7 @@ ENGINE_TEST(what_has_grown_is_not_made_again_smaller)
 	nexus_unmake();
 	CHECK(nexus_create(&opts, &made, &ne) < 0);
 	CHECK_EQ(ne.why, NEXUS_E_INVALID_ARGUMENTS);
-	CHECK_HAS(err_text(&ne.err), "size=20971520");
+	CHECK_HAS(err_text(&ne.err), "give size=20971520");
 	ne = (struct nexus_err){};
 	opts.size = 20 << 20;
 	CHECK_EQ(nexus_create(&opts, &made, &ne), 0);
@@ -142,6 +142,120 @@ ENGINE_TEST(what_has_grown_is_not_made_again_smaller)
 	opts.size = 21 << 20; /* replicas may have grown meanwhile */
 	CHECK_EQ(nexus_create(&opts, &made, &ne), 0);
 	CHECK_EQ(nexus_destroy(made, &ne), 0);
+	device_remove_all();
+	nexus_settings_set(&(struct nexus_settings){});
+	store_free(store);
+}
+
+/* What a resize accepts the next start accepts, and what it refuses changes nothing. */
+ENGINE_TEST(it_grows_to_what_it_can_be_made_with_again)
+{
+	static const struct {
+		enum nexus_label label;
+		bool is_exact;
+		uint64_t min, max;
+	} rows[] = {
+		{ NEXUS_LABEL_V1, false, (16 << 20) + 512, 32 << 20 },
+		{ NEXUS_LABEL_V1, true, (16 << 20) + 512, (32 << 20) - (5 << 20) - 34 * 512 },
+		{ NEXUS_LABEL_V2, false, (16 << 20) + 512, 32 << 20 },
+	};
+
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+		struct nexus_opts opts = { .name = "n0",
+					   .size = 16 << 20,
+					   .children = uris,
+					   .nchildren = 2,
+					   .info_key = "volume",
+					   .label = rows[i].label,
+					   .is_size_required = rows[i].is_exact,
+					   .is_size_kept = true };
+		char before[RECORD_TEXT_MAX], after[RECORD_TEXT_MAX], range[64];
+		struct nexus_err ne = {};
+		struct device *dev;
+		uint64_t nblocks;
+
+		TAP_ROW(rows[i].is_exact ? "exact" : rows[i].label == NEXUS_LABEL_V1 ? "v1" : "v2");
+		store = store_memory_new();
+		nexus_settings_set(&(struct nexus_settings){ .store = store });
+		for (unsigned j = 0; j < 2; j++)
+			CHECK_EQ(device_create(bases[j], &dev, NULL), 0);
+		if (!CHECK_EQ(nexus_create(&opts, &nx, &ne), 0))
+			return;
+		nblocks = nexus_device(nx)->nblocks;
+		CHECK_EQ(store->get(store, "volume", before, NULL), 0);
+		CHECK(nexus_resize(nx, rows[i].max + 512, &ne) < 0);
+		CHECK_EQ(ne.why, NEXUS_E_CHILD_TOO_SMALL);
+		CHECK_HAS(err_text(&ne.err), "m0");
+		CHECK_HAS(err_text(&ne.err), "32 MiB");
+		(void)snprintf(range, sizeof(range), "from %lu to %lu bytes", rows[i].min,
+			       rows[i].max);
+		CHECK_HAS(err_text(&ne.err), range);
+		CHECK(nexus_resize(nx, rows[i].min - 512 - 1, &ne) < 0);
+		CHECK_EQ(nexus_device(nx)->nblocks, nblocks);
+		CHECK_EQ(store->get(store, "volume", after, NULL), 0);
+		CHECK_STR(after, before);
+		CHECK_EQ(nexus_resize(nx, rows[i].min, &ne), 0);
+		CHECK_EQ(nexus_device(nx)->nblocks, nblocks + 1);
+		CHECK_EQ(nexus_resize(nx, rows[i].max, &ne), 0);
+		nblocks = nexus_device(nx)->nblocks;
+		CHECK(nexus_resize(nx, rows[i].max + 512, &ne) < 0);
+		CHECK_HAS(err_text(&ne.err), "no room left");
+		CHECK_EQ(nexus_destroy(nx, &ne), 0);
+		opts.size = rows[i].max;
+		CHECK_EQ(nexus_create(&opts, &nx, &ne), 0);
+		CHECK_EQ(nexus_device(nx)->nblocks, nblocks);
+		CHECK_EQ(nexus_destroy(nx, &ne), 0);
+		device_remove_all();
+		nexus_settings_set(&(struct nexus_settings){});
+		store_free(store);
+	}
+	TAP_ROW(NULL);
+}
+
+/* Data begins elsewhere there. With a record that says so, without one, and with an older one. */
+ENGINE_TEST(a_volume_keeps_its_label)
+{
+	static const char *const labels[] = { "", "v1", "v2" };
+	struct nexus_opts opts = { .name = "n0",
+				   .size = 16 << 20,
+				   .children = uris,
+				   .nchildren = 2,
+				   .info_key = "volume" };
+	char text[RECORD_TEXT_MAX];
+	struct nexus_err ne = {};
+	struct nexus *made;
+
+	CHECK_EQ(uuid_from_text("00000000-0000-4000-8000-0000000000ff", &opts.uuid, NULL), 0);
+	if (!all_make(2))
+		return;
+	nexus_unmake();
+	for (unsigned label = NEXUS_LABEL_V1; label <= NEXUS_LABEL_V2; label++) {
+		char hint[32];
+
+		TAP_ROW(labels[label]);
+		(void)snprintf(hint, sizeof(hint), "give label=%s", labels[label]);
+		for (unsigned is_lost = 0; is_lost < 2; is_lost++) {
+			ne = (struct nexus_err){};
+			opts.label = NEXUS_LABEL_V1 + NEXUS_LABEL_V2 - label;
+			CHECK_EQ(nexus_create(&opts, &made, &ne), -EINVAL);
+			CHECK_EQ(ne.why, NEXUS_E_INVALID_ARGUMENTS);
+			CHECK_HAS(err_text(&ne.err), hint);
+			opts.label = label;
+			CHECK_EQ(nexus_create(&opts, &made, &ne), 0);
+			CHECK_EQ(nexus_destroy(made, &ne), 0);
+			CHECK_EQ(store->get(store, "volume", text, NULL), 0);
+			CHECK_EQ(store->del(store, "volume", NULL), 0);
+		}
+		/* a record as it was, of children that do not say: as it is told */
+		opts.uuid.b[0] = 1;
+		CHECK(strstr(text, ", \"label\"") != NULL);
+		(void)snprintf(strstr(text, ", \"label\""), 2, "}");
+		CHECK_EQ(store->put(store, "volume", text, NULL), 0);
+		opts.label = NEXUS_LABEL_V1 + NEXUS_LABEL_V2 - label;
+		CHECK_EQ(nexus_create(&opts, &made, &ne), 0);
+		CHECK_EQ(nexus_destroy(made, &ne), 0);
+	}
+	TAP_ROW(NULL);
 	device_remove_all();
 	nexus_settings_set(&(struct nexus_settings){});
 	store_free(store);

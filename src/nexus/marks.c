@@ -24,8 +24,11 @@
  * written to.
  *
  * A nexus of one child has nobody to differ from: its marks are kept in memory only, and written
- * when a second child is attached. Where the area is too small for the pages (blocks above 16 KiB),
- * no marks are kept, every segment is hot, and every rebuild is full.
+ * when a second child is attached. If it was one of several before, its head is written, as it may
+ * be compared with those that it went on without.
+ *
+ * Where the area is too small for the pages (blocks above 16 KiB), no marks are kept, every segment
+ * is hot, and every rebuild is full.
  *
  * Invariants
  *   1. hot on a channel implies durable, but between steps 2 and 3.
@@ -105,7 +108,9 @@ static struct intent_id id_of(const struct marks *marks, const struct child *chi
 				   .replica = child->uuid,
 				   .generation = marks->nx->generation,
 				   .nsegments = marks->durable.nsegments,
-				   .shift = marks->durable.shift };
+				   .shift = marks->durable.shift,
+				   .label = (uint8_t)marks->nx->label,
+				   .is_incomplete = !(atomic_load(&child->word) & CHILD_SYNCED) };
 }
 
 static bool is_last(const struct child *child)
@@ -598,7 +603,7 @@ bool marks_write_children(struct nexus *nx, struct child *coming)
 {
 	struct marks *marks = nx->marks;
 
-	if (marks == NULL || nx->nchildren < 2)
+	if (marks == NULL || (nx->nchildren < 2 && marks->sequence == 0))
 		return true;
 	marks->sequence++;
 	for (unsigned slot = 0; slot < NEXUS_CHILDREN_MAX; slot++) {
@@ -616,6 +621,17 @@ bool marks_write_children(struct nexus *nx, struct child *coming)
 		return false;
 	child_reserve(marks, coming);
 	return child_write_missed(marks, coming);
+}
+
+void marks_note_synced(struct child *child)
+{
+	struct marks *marks = child->nx->marks;
+
+	/* the sequence stays: this child is no newer than the others */
+	for (unsigned copy = 0; marks != NULL && copy < 2; copy++) {
+		if (!page_write(marks, child, INTENT_PAGE_HEAD, copy, NULL, NULL))
+			return;
+	}
 }
 
 void marks_note_missed(struct child *child)
@@ -894,6 +910,66 @@ bool marks_are_on(struct child *child, uint64_t generation)
 	}
 	dma_free(page, marks->unit);
 	return is_ours;
+}
+
+enum { LOOK_PAIRS = 8 }; /* that are read at once */
+
+/* Pairs @first.. of @child, which are in @buf, are added to what was seen of it. */
+static void look_at(struct marks *marks, const struct child *child, unsigned first, unsigned n,
+		    const uint8_t *buf, struct marks_seen *seen)
+{
+	const struct intent_id id = id_of(marks, child);
+	unsigned nparts = npages(&marks->durable);
+
+	for (unsigned i = 0; i < 2 * n; i++) {
+		const struct intent_page *page = (const void *)(buf + (size_t)i * marks->unit);
+		unsigned index = first + i / 2;
+		bool is_ours = intent_page_is_valid(page, index) &&
+			       memcmp(page->nexus, id.nexus.b, sizeof(page->nexus)) == 0 &&
+			       memcmp(page->replica, id.replica.b, sizeof(page->replica)) == 0;
+
+		if (!is_ours) {
+			seen->is_whole &= index > INTENT_PAGE_IN_FLIGHT + nparts - 1;
+			continue;
+		}
+		if (le64_get(page->sequence) > seen->sequence)
+			seen->sequence = le64_get(page->sequence);
+		if (index != INTENT_PAGE_HEAD)
+			continue;
+		seen->is_incomplete |= page->is_incomplete != 0;
+		seen->label = page->label;
+		if (i == 0)
+			seen->generation = le64_get(page->generation);
+		seen->is_whole &= seen->generation == le64_get(page->generation);
+	}
+}
+
+bool marks_look(struct child *child, struct marks_seen *ret)
+{
+	struct marks *marks = child->nx->marks;
+	size_t len = marks != NULL ? (size_t)2 * LOOK_PAIRS * marks->unit : 0;
+	uint8_t *buf = marks != NULL ? dma_alloc(len) : NULL;
+	bool is_ok = marks == NULL || buf != NULL;
+
+	*ret = (struct marks_seen){ .is_whole = marks != NULL };
+	for (unsigned first = 0; buf != NULL && is_ok && first < INTENT_PAGES;
+	     first += LOOK_PAIRS) {
+		unsigned n = MIN((unsigned)LOOK_PAIRS, INTENT_PAGES - first);
+		uint32_t nlb = marks->unit >> child->nx->dev.block_shift;
+		struct io io = { .op = IO_READ,
+				 .nlb = 2 * n * nlb,
+				 .lba = child->nx->geometry.meta_start + 2ull * first * nlb };
+
+		io_set_buf(&io, buf, (size_t)2 * n * marks->unit);
+		is_ok = child_io(child, &io) == IO_OK;
+		if (is_ok)
+			look_at(marks, child, first, n, buf, ret);
+	}
+	if (buf != NULL)
+		dma_free(buf, len);
+	if (is_ok && marks != NULL) /* the next life goes on from there */
+		marks->sequence = MAX(marks->sequence, ret->sequence);
+	return is_ok;
 }
 
 bool marks_read_in_flight(struct nexus *nx, struct child *source, uint64_t generation,

@@ -45,6 +45,9 @@ void marks_fold_cache(struct child *child);
 
 /* A child fell: what it misses is written to the others soon. */
 void marks_fold(struct nexus *nx);
+/* @child, which was rebuilt, is in sync: its head says so. Another one is believed less where there
+ * is no record. marks_lock() is held. */
+void marks_note_synced(struct child *child) MAY_SUSPEND;
 /* What @child misses now, to the others' pages; not known: they say nothing any more. marks_lock()
  * is held. */
 void marks_note_missed(struct child *child) MAY_SUSPEND;
@@ -61,6 +64,18 @@ bool marks_read_missed(struct nexus *nx, struct child *source, uint64_t generati
  * any)? Another disk in its place has none, however it is called. False where no marks are kept.
  */
 bool marks_are_on(struct child *child, uint64_t generation) MAY_SUSPEND;
+
+/* What the pages on a child say that this nexus wrote to it, in whatever generation. */
+struct marks_seen {
+	uint64_t sequence;   /* the highest; 0: there are none */
+	uint64_t generation; /* of the head */
+	uint8_t label;       /* enum nexus_label; 0: they do not say */
+	bool is_incomplete;  /* the child was being rebuilt */
+	bool is_whole;       /* heads and all pages of what is in flight are there, both copies */
+};
+
+/* Look at all of them; what this life writes has higher sequences. False: they cannot be read. */
+bool marks_look(struct child *child, struct marks_seen *ret) MAY_SUSPEND;
 
 uint32_t marks_count(const struct nexus *nx);   /* segments in flight */
 uint64_t marks_nwrites(const struct nexus *nx); /* pages written, all children */

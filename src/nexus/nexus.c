@@ -19,7 +19,8 @@
  * have a cache when the first had none, and hosts ask only once.
  *
  * Decisions: a name or uuid that exists is refused, whatever its children are (the engine that this
- * one stands in for said yes without comparing). A nexus never shrinks.
+ * one stands in for said yes without comparing). A nexus never shrinks,
+ * and it grows to no size that it could not be made with again.
  *
  * Thread: tasks on the primary.
  */
@@ -383,7 +384,6 @@ static struct nexus *nexus_new(const struct nexus_opts *opts)
 	do
 		nx->generation = reactor_random(reactor_primary());
 	while (nx->generation == 0);
-	nx->told = NEXUS_DEGRADED;
 	list_add_tail(&all, &nx->link);
 	return nx;
 }
@@ -746,6 +746,69 @@ static void resized(struct nexus *nx, uint64_t size) MAY_SUSPEND
 			 err_text(&err));
 }
 
+/*
+ * The smallest and the largest size that make @nx larger than now, in bytes. False: none does. The
+ * largest is what the next start takes, too: no child may be smaller than what is asked.
+ */
+static bool growth(const struct nexus *nx, uint64_t *ret_min, uint64_t *ret_max,
+		   const struct child **ret_smallest)
+{
+	uint64_t now = nx->dev.nblocks, room = 0;
+	bool has_slip = nx->label == NEXUS_LABEL_V1 && !nx->is_size_required;
+
+	*ret_max = UINT64_MAX;
+	*ret_smallest = NULL;
+	for (unsigned i = 0; i < nx->nchildren; i++) {
+		const struct child *child = nx->child[nx->order[i]];
+		const struct device *dev = child->desc->dev;
+		struct geometry_child shape = { dev->nblocks, dev->block_size };
+		struct geometry one = {};
+
+		if (*ret_smallest != NULL && device_size(dev) >= *ret_max)
+			continue;
+		*ret_smallest = child;
+		*ret_max = device_size(dev);
+		/* as much as there is room for */
+		room = geometry_of_child(nx->label, &shape, INT64_MAX, false, &one) == GEOMETRY_OK
+			       ? one.nblocks
+			       : 0;
+	}
+	if (nx->is_size_required)
+		*ret_max = room * nx->dev.block_size;
+	*ret_min = (now + 1 + has_slip) * nx->dev.block_size;
+	return room > now;
+}
+
+/* Of a size that cannot be, or that would change nothing. */
+static int refuse_size(const struct nexus *nx, uint64_t size, const char *why, struct nexus_err *ne)
+{
+	char asked[UNITS_TEXT_MAX], has[UNITS_TEXT_MAX];
+	const struct child *smallest;
+	uint64_t min, max;
+
+	if (!growth(nx, &min, &max, &smallest))
+		return nexus_fail(
+			ne, NEXUS_E_CHILD_TOO_SMALL,
+			"nexus %s: %s %s: child %s has %s and no room left; it grows after "
+			"its replicas",
+			nx->dev.name, size_format(size, asked), why, smallest->uri,
+			size_format(device_size(smallest->desc->dev), has));
+	return nexus_fail(ne, NEXUS_E_CHILD_TOO_SMALL,
+			  "nexus %s: %s %s: child %s has %s; sizes from %lu to %lu bytes would do",
+			  nx->dev.name, size_format(size, asked), why, smallest->uri,
+			  size_format(device_size(smallest->desc->dev), has), min, max);
+}
+
+/* What the next start would not take is not begun with: the record would keep it for good. */
+static int check_size(const struct nexus *nx, uint64_t size, struct nexus_err *ne)
+{
+	const struct child *smallest;
+	uint64_t min, max;
+
+	(void)growth(nx, &min, &max, &smallest);
+	return size > max && size != nx->size ? refuse_size(nx, size, "do not fit", ne) : 0;
+}
+
 int nexus_resize(struct nexus *nx, uint64_t size, struct nexus_err *ne)
 {
 	struct geometry old;
@@ -765,12 +828,11 @@ int nexus_resize(struct nexus *nx, uint64_t size, struct nexus_err *ne)
 					    nx->dev.name, nx->child[nx->order[i]]->uri);
 	}
 	if (result == 0)
+		result = check_size(nx, size, ne);
+	if (result == 0)
 		result = fit_children(nx, size, ne);
 	if (result == 0 && size != nx->size && nx->geometry.nblocks <= old.nblocks)
-		result = nexus_fail(ne, NEXUS_E_CHILD_TOO_SMALL,
-				    "nexus %s has %lu blocks and would have %lu: it only grows, "
-				    "after its replicas",
-				    nx->dev.name, old.nblocks, nx->geometry.nblocks);
+		result = refuse_size(nx, size, "would not make it larger", ne);
 	if (result == 0 && nx->geometry.nblocks > old.nblocks) {
 		result = device_resize(&nx->dev, nx->geometry.nblocks, &ne->err);
 		if (result < 0)

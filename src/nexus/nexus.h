@@ -304,7 +304,7 @@ struct nexus_event {
 	uint64_t lba, nlb;          /* repaired */
 	bool is_ok;                 /* store, repaired, health */
 	enum nexus_warning warning; /* health */
-	const char *detail;         /* health: for a person; else NULL */
+	const char *detail;         /* health, end of a scrub: for a person; else NULL */
 };
 
 /* Embedded in who wants to hear; called in a task of the primary, must not suspend. */

@@ -4,9 +4,11 @@
  *
  * What a control plane reads is written as it expects it: clean_shutdown, and children with uuid
  * and healthy. `generation` is ours, sixteen hexadecimal digits as text, because JSON numbers
- * lose bits beyond 2^53; `size` is the bytes asked. The reader takes what it knows and passes over
- * the rest, so that a newer engine's record can be read; but a member of a known name and a wrong
- * type is an error, not a default: guessing that a child is healthy could lose data.
+ * lose bits beyond 2^53; `size` is the bytes asked, `label` is v1 or v2.
+ *
+ * The reader takes what it knows and passes over the rest, so that a newer engine's record can be
+ * read; but a member of a known name and a wrong type is an error, not a default: guessing that a
+ * child is healthy could lose data.
  *
  * Thread: any; no state.
  */
@@ -43,6 +45,9 @@ void record_format(const struct nexus_record *record, char text[RECORD_TEXT_MAX]
 	if (record->size != 0)
 		len += (size_t)snprintf(text + len, RECORD_TEXT_MAX - len, ", \"size\": %" PRIu64,
 					record->size);
+	if (record->label != 0)
+		len += (size_t)snprintf(text + len, RECORD_TEXT_MAX - len, ", \"label\": \"v%u\"",
+					record->label);
 	(void)snprintf(text + len, RECORD_TEXT_MAX - len, "}");
 }
 
@@ -88,6 +93,18 @@ static int size_member(const json_t *json, uint64_t *ret, struct err *err)
 	return 0;
 }
 
+static int label_member(const json_t *json, uint8_t *ret, struct err *err)
+{
+	const char *text = json_string_value(json);
+
+	if (json == NULL)
+		return 0;
+	if (text == NULL || (strcmp(text, "v1") != 0 && strcmp(text, "v2") != 0))
+		return err_set(err, -EINVAL, "the record's label is neither v1 nor v2");
+	*ret = (uint8_t)(text[1] - '0');
+	return 0;
+}
+
 static void json_freep(json_t **json)
 {
 	json_decref(*json);
@@ -119,6 +136,8 @@ int record_parse(const char *text, size_t len, struct nexus_record *ret, struct 
 	result = generation_parse(json_object_get(root, "generation"), &record.generation, err);
 	if (result == 0)
 		result = size_member(json_object_get(root, "size"), &record.size, err);
+	if (result == 0)
+		result = label_member(json_object_get(root, "label"), &record.label, err);
 	if (result == 0)
 		*ret = record;
 	return result;

@@ -3,7 +3,8 @@
  * recover.c - a nexus is made again: who of its children may be believed.
  *
  *   the record says                  children
- *   nothing, or clean and none       all in sync: new, or a control plane has chosen them
+ *   nothing, or clean and none       as the children's own pages say; without any all are in sync:
+ *                                    new, or a control plane has chosen them
  *   not clean, and none of these     no nexus
  *   clean, healthy                   in sync
  *   not clean, healthy               the first is the source, in sync; the others are not: what was
@@ -24,6 +25,9 @@
  * grew. Hosts would find their volume cut off, and what lies behind the end would be stale on some
  * children when it grows once more. A control plane knows the size; it is only told.
  *
+ * Another label makes none either: data would be read from where it is not, and written over what
+ * is there.
+ *
  * Children that are all stale make no nexus: the volume would go back in time without a word. A
  * record that cannot be read or understood makes none either.
  *
@@ -37,6 +41,15 @@
  *
  * Who is in sync is flushed before anything else of it is used. The marks of the last life are
  * forgotten with it, and only they would tell what a loss of power takes away from a cache.
+ *
+ * Where there is no record, but some children hold pages of this nexus, the record is elsewhere: in
+ * the store of another user, or lost. To take all as in sync would lose what one of them missed.
+ * The sequence of the pages grows over all lives of a nexus, so whose is the highest was a writer
+ * longest: it is the source, the others are given everything. Those with the same sequence and the
+ * generation of the source, and nothing in flight on any, are alike. A child that was being rebuilt
+ * says so in its head and is never the source. It is no proof as a record is: who fell in the
+ * moment before a crash has no lower sequence, and one that comes alone cannot know that it is
+ * stale. So there is a warning.
  *
  * Thread: tasks on the primary, before the device is registered.
  */
@@ -178,20 +191,132 @@ static int flush_synced(struct nexus *nx, struct nexus_err *ne) MAY_SUSPEND
 	return 0;
 }
 
+/* Who fell meanwhile stays out. */
+static void out_of_sync(struct child *child)
+{
+	child->is_healthy = false;
+	(void)atomic_fetch_and(&child->word, ~(uint32_t)CHILD_SYNCED);
+}
+
+/* Nothing was in flight on @child, and its pages are all there to say so. */
+static bool is_clear(struct child *child, const struct marks_seen *seen) MAY_SUSPEND
+{
+	struct segmap *map = &child->missed; /* empty, and of the right shape */
+	bool is = seen->is_whole && !seen->is_incomplete &&
+		  marks_read_in_flight(child->nx, child, seen->generation, map) &&
+		  segmap_count(map) == 0;
+
+	segmap_zero(map);
+	return is;
+}
+
+/* The newest of those that are whole. -1: none. */
+static int newest(const struct nexus *nx, const struct marks_seen *seen)
+{
+	int best = -1;
+
+	for (unsigned i = 0; i < nx->nchildren; i++) {
+		if (seen[i].sequence > 0 && !seen[i].is_incomplete &&
+		    (best < 0 || seen[i].sequence > seen[best].sequence))
+			best = (int)i;
+	}
+	return best;
+}
+
+static void warn_unrecorded(const struct nexus *nx, unsigned best, unsigned nrebuilt)
+{
+	const char *uri = nx->child[nx->order[best]]->uri;
+
+	if (nx->nchildren == 1)
+		log_warn("nexus %s: no record of it was found although %s was written under it; if "
+			 "it had other replicas they may be newer. Is --store right?",
+			 nx->dev.name, uri);
+	else if (nrebuilt == 0)
+		log_warn("nexus %s: no record of it was found although its replicas were written "
+			 "under it; they agree, and are taken as they are. Is --store right?",
+			 nx->dev.name);
+	else
+		log_warn("nexus %s: no record of it was found although its replicas were written "
+			 "under it: %s is the newest, %u of %u are rebuilt in full. Is --store "
+			 "right?",
+			 nx->dev.name, uri, nrebuilt, nx->nchildren);
+}
+
+/* Data is not looked for where it is not, nor written over. 0: @label is not known. */
+static int check_label(const struct nexus *nx, unsigned label, const char *who_says,
+		       struct nexus_err *ne)
+{
+	if (label == 0 || label == nx->label)
+		return 0;
+	return nexus_fail(
+		ne, NEXUS_E_INVALID_ARGUMENTS,
+		"nexus %s was made with label=v%u, %s; with label=v%u its data would begin "
+		"elsewhere: give label=v%u",
+		nx->dev.name, label, who_says, (unsigned)nx->label, label);
+}
+
+/* There is no record: what the children say of themselves, if this nexus has written to them. */
+static int recover_unrecorded(struct nexus *nx, const struct marks_seen *seen, bool is_read,
+			      struct nexus_err *ne) MAY_SUSPEND
+{
+	int best = newest(nx, seen);
+	unsigned nrebuilt = 0;
+	bool is_written = false, is_best_clear;
+
+	for (unsigned i = 0; i < nx->nchildren; i++)
+		is_written |= seen[i].sequence > 0;
+	if (!is_written)
+		return flush_synced(nx, ne);
+	if (!is_read)
+		return nexus_fail(ne, NEXUS_E_INCOMPLETE,
+				  "nexus %s: no record of it was found, and what its replicas "
+				  "themselves record cannot be read from all: is --store right?",
+				  nx->dev.name);
+	if (best < 0)
+		return nexus_fail(ne, NEXUS_E_INCOMPLETE,
+				  "nexus %s: no record of it was found, and these replicas are "
+				  "those of rebuilds that were not over: give the one that they "
+				  "were rebuilt from. Is --store right?",
+				  nx->dev.name);
+	if (check_label(nx, seen[best].label, "as its replicas say", ne) < 0)
+		return ne->err.code;
+	is_best_clear = is_clear(nx->child[nx->order[best]], &seen[best]);
+	for (unsigned i = 0; i < nx->nchildren; i++) {
+		struct child *child = nx->child[nx->order[i]];
+
+		if ((int)i == best ||
+		    (is_best_clear && seen[i].sequence == seen[best].sequence &&
+		     seen[i].generation == seen[best].generation && is_clear(child, &seen[i])))
+			continue;
+		out_of_sync(child);
+		child->is_missed_known = false;
+		nrebuilt++;
+	}
+	warn_unrecorded(nx, (unsigned)best, nrebuilt);
+	return flush_synced(nx, ne);
+}
+
 int nexus_recover(struct nexus *nx, struct nexus_err *ne)
 {
+	struct marks_seen seen[NEXUS_CHILDREN_MAX];
 	struct nexus_record record;
 	struct child *source = NULL;
 	uint8_t good;
+	bool is_read = true;
 	int result = record_read(nx, &record, ne);
 
+	for (unsigned i = 0; i < nx->nchildren; i++)
+		is_read &= marks_look(nx->child[nx->order[i]], &seen[i]);
 	if (result < 0)
-		return result == -ENOENT ? flush_synced(nx, ne) : result;
+		return result == -ENOENT ? recover_unrecorded(nx, seen, is_read, ne) : result;
+	if (check_label(nx, record.label, "as its record says", ne) < 0)
+		return ne->err.code;
 	if (nx->size < record.size && nx->is_size_kept)
-		return nexus_fail(ne, NEXUS_E_INVALID_ARGUMENTS,
-				  "nexus %s has size=%lu, and does not shrink to %lu; a new volume "
-				  "on these children wants the record removed",
-				  nx->dev.name, record.size, nx->size);
+		return nexus_fail(
+			ne, NEXUS_E_INVALID_ARGUMENTS,
+			"nexus %s has size=%lu and does not shrink to %lu, as hosts would "
+			"find its end missing: give size=%lu",
+			nx->dev.name, record.size, nx->size, record.size);
 	if (nx->size < record.size)
 		log_warn("nexus %s had %lu bytes, and is made with %lu", nx->dev.name, record.size,
 			 nx->size);
@@ -212,9 +337,7 @@ int nexus_recover(struct nexus *nx, struct nexus_err *ne)
 
 		if (child == source || (record.is_clean && good >> child->slot & 1))
 			continue;
-		child->is_healthy = false;
-		/* who fell meanwhile stays out */
-		(void)atomic_fetch_and(&child->word, ~(uint32_t)CHILD_SYNCED);
+		out_of_sync(child);
 	}
 	result = flush_synced(nx, ne);
 	for (unsigned i = 0; i < nx->nchildren && result == 0; i++) {

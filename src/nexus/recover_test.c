@@ -334,4 +334,190 @@ ENGINE_TEST(the_source_is_flushed_before_old_marks_are_forgotten)
 	bases_unmake();
 }
 
+/* ---- where the record is lost ---------------------------------------------------------------- */
+
+/* Another store, another user. */
+static void record_lose(void)
+{
+	fake.text[0] = '\0';
+}
+
+static bool remake_lost(unsigned nchildren)
+{
+	record_lose();
+	memset(given, 0, sizeof(given));
+	return remake(nchildren);
+}
+
+/* The first misses what the second has. Its word is worth nothing, however the life ended. */
+ENGINE_TEST(without_a_record_the_newest_is_the_source)
+{
+	for (unsigned is_clean = 0; is_clean < 2; is_clean++) {
+		bases_make(false);
+		nexus_set_rebuilder(&note_rebuilder);
+		if (!remake(2))
+			return;
+		touch(0, 1);
+		offline(0);
+		touch(10, 12);
+		errand_wait(&nx->mark);
+		if (is_clean)
+			nexus_unmake_kept();
+		else
+			crash();
+		if (!remake_lost(2))
+			return;
+		CHECK(!child_info(0).is_synced && child_info(1).is_synced);
+		CHECK_EQ(given[0].nstarts, 1);
+		CHECK(!given[0].is_known);
+		CHECK(recorded(0) == 0 && recorded(1) == 1);
+		nexus_unmake_kept();
+		bases_unmake();
+	}
+}
+
+/* It was not among them any more in the life after. */
+ENGINE_TEST(without_a_record_who_went_on_alone_is_the_source)
+{
+	bases_make(false);
+	nexus_set_rebuilder(&note_rebuilder);
+	if (!remake(2))
+		return;
+	touch(0, 100);
+	nexus_unmake_kept();
+	if (!remake_of(&kept[1], 1))
+		return;
+	touch(5, 1);
+	nexus_unmake_kept();
+	if (!remake_lost(2))
+		return;
+	CHECK(!child_info(0).is_synced && child_info(1).is_synced);
+	CHECK_EQ(given[0].nstarts, 1);
+	nexus_unmake_kept();
+	bases_unmake();
+}
+
+/* The sequence of a later life does not begin anew. */
+ENGINE_TEST(without_a_record_a_long_life_is_not_newer_than_a_later_one)
+{
+	bases_make(false);
+	nexus_set_rebuilder(&note_rebuilder);
+	if (!remake(3))
+		return;
+	touch(0, 100);
+	nexus_unmake_kept();
+	if (!remake_of(&kept[1], 2))
+		return;
+	touch(5, 1);
+	nexus_unmake_kept();
+	if (!remake_lost(3))
+		return;
+	CHECK(!child_info(0).is_synced && child_info(1).is_synced && child_info(2).is_synced);
+	nexus_unmake_kept();
+	bases_unmake();
+}
+
+/* It has the pages of all writers, but not the data. */
+ENGINE_TEST(without_a_record_a_child_in_rebuild_is_no_source)
+{
+	for (unsigned is_clean = 0; is_clean < 2; is_clean++) {
+		bases_make(false);
+		nexus_set_rebuilder(&note_rebuilder);
+		if (!remake(2))
+			return;
+		offline(0);
+		touch(0, 5);
+		online(0);
+		touch(7, 1);
+		if (is_clean)
+			nexus_unmake_kept();
+		else
+			crash();
+		record_lose();
+		REFUSED(kept_create(kept, 1, &ne_), NEXUS_E_INCOMPLETE);
+		if (!remake_lost(2))
+			return;
+		CHECK(!child_info(0).is_synced && child_info(1).is_synced);
+		CHECK_EQ(given[0].nstarts, 1);
+		nexus_unmake_kept();
+		bases_unmake();
+	}
+}
+
+/* When the rebuild is over it is as good as the other. */
+ENGINE_TEST(without_a_record_equals_stay_equal_after_a_clean_end)
+{
+	bases_make(false);
+	if (!remake(2))
+		return;
+	offline(0);
+	touch(0, 5);
+	online(0);
+	nexus_rebuild_wait(nx);
+	CHECK(child_info(0).is_synced);
+	touch(7, 1);
+	nexus_unmake_kept();
+	nexus_set_rebuilder(&note_rebuilder);
+	if (!remake_lost(2))
+		return;
+	CHECK(child_info(0).is_synced && child_info(1).is_synced);
+	touch(9, 1); /* in flight when it crashes: they may differ */
+	crash();
+	if (!remake_lost(2))
+		return;
+	CHECK(child_info(0).is_synced && !child_info(1).is_synced);
+	CHECK(!given[1].is_known);
+	nexus_unmake_kept();
+	bases_unmake();
+}
+
+/* A stale one alone knows no better, and a new disk is no equal of what was written to. */
+ENGINE_TEST(without_a_record_a_single_replica_is_taken)
+{
+	bases_make(false);
+	nexus_set_rebuilder(&note_rebuilder);
+	if (!remake(2))
+		return;
+	touch(0, 3);
+	nexus_unmake_kept();
+	record_lose();
+	if (!remake_of(&kept[1], 1))
+		return;
+	CHECK(child_info(0).is_synced);
+	nexus_unmake_kept();
+	record_lose();
+	if (!remake_of((const char *const[]){ kept[2], kept[1] }, 2))
+		return;
+	CHECK(!child_info(0).is_synced && child_info(1).is_synced);
+	nexus_unmake_kept();
+	bases_unmake();
+}
+
+/* Another nexus on old disks is new: nothing of it was written there. */
+ENGINE_TEST(without_a_record_another_nexus_is_new)
+{
+	static const char page[] = "inject://m1?op=read&stage=completion&offset=2048&num_blk=16";
+	struct nexus_opts opts = {
+		.name = "n1", .size = 16 << 20, .children = kept, .nchildren = 2
+	};
+	struct nexus_err ne = {};
+
+	bases_make(false);
+	nexus_set_rebuilder(&note_rebuilder);
+	if (!remake(2))
+		return;
+	offline(0);
+	touch(0, 3);
+	crash();
+	record_lose();
+	inject(page); /* it may be the newer one */
+	REFUSED(kept_create(kept, 2, &ne_), NEXUS_E_INCOMPLETE);
+	fault_remove_all();
+	if (!CHECK_EQ(nexus_create(&opts, &nx, &ne), 0))
+		return;
+	CHECK(child_info(0).is_synced && child_info(1).is_synced);
+	CHECK_EQ(nexus_destroy(nx, &ne), 0);
+	bases_unmake();
+}
+
 TAP_MAIN()

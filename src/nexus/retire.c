@@ -78,7 +78,8 @@ static void record_of(const struct nexus *nx, bool is_clean, struct nexus_record
 {
 	*record = (struct nexus_record){ .is_clean = is_clean,
 					 .generation = nx->generation,
-					 .size = nx->size };
+					 .size = nx->size,
+					 .label = (uint8_t)nx->label };
 	for (unsigned i = 0; i < nx->nchildren; i++) {
 		const struct child *child = nx->child[nx->order[i]];
 
@@ -246,7 +247,7 @@ static void settle(struct nexus *nx)
 static void tell_fallen(struct nexus *nx, uint8_t fallen)
 {
 	for (unsigned i = 0; i < nx->nchildren; i++) {
-		const struct child *child = nx->child[nx->order[i]];
+		struct child *child = nx->child[nx->order[i]];
 
 		if (fallen >> child->slot & 1 &&
 		    child_state_of(atomic_load(&child->word)) != CHILD_OPEN)
@@ -263,8 +264,9 @@ static void retire_round(struct nexus *nx, uint8_t fallen)
 		revive_last(nx);
 	if (nexus_nhealthy(nx) == 0 && !nx->is_frozen) {
 		nx->is_frozen = true;
-		log_error("nexus %s has no healthy child left: I/O is held until it is destroyed "
-			  "or made again",
+		log_error("nexus %s has no healthy child left: I/O is held; when its children "
+			  "are back stop what serves it and start it again, hosts wait for that; "
+			  "to remove it from a target that runs gives them errors",
 			  nx->dev.name);
 	}
 	children_leave(nx, fallen);

@@ -543,6 +543,23 @@ static void lanes_free(struct scrub *scrub)
 	free(take(scrub->trusted));
 }
 
+/* With a sum, if there is something to sum up. */
+static void tell_end(struct scrub *scrub)
+{
+	const struct scrub_stats *stats = &scrub->stats;
+	struct nexus_event event = { .type = NEXUS_EVENT_SCRUB, .nx = scrub->nx, .is_ok = true };
+	char text[128];
+
+	(void)snprintf(text, sizeof(text),
+		       "%lu blocks differ, %lu of them repaired; %u differences were not told one "
+		       "by one",
+		       stats->blocks_differ, stats->blocks_repaired,
+		       scrub->nreports - MIN(scrub->nreports, (unsigned)SCRUB_REPORTS_MAX));
+	if (stats->blocks_differ != 0)
+		event.detail = text;
+	nexus_tell_event(&event);
+}
+
 static void scrub_over(struct scrub *scrub)
 {
 	struct scrub_stats *stats = &scrub->stats;
@@ -557,7 +574,7 @@ static void scrub_over(struct scrub *scrub)
 		 "repaired",
 		 scrub->nx->dev.name, stats->blocks_done, stats->blocks_total, stats->blocks_differ,
 		 stats->blocks_repaired);
-	nexus_tell(scrub->nx, NEXUS_EVENT_SCRUB, NULL);
+	tell_end(scrub);
 	while ((waiter = list_first_entry(&scrub->waiters, struct scrub_waiter, link)) != NULL) {
 		list_del(&waiter->link);
 		task_event_fire(&waiter->event);

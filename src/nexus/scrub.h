@@ -12,10 +12,10 @@
 #include "nexus/nexus.h"
 
 enum {
-	SCRUB_LANES = 2,          /* ranges that are looked at, and locked, at a time */
-	SCRUB_RANGE = 1 << 20,    /* bytes of one */
-	SCRUB_CHUNK = 64 << 10,   /* bytes of one read */
-	SCRUB_REPORTS_MAX = 1024, /* differences that are told one by one; more are counted */
+	SCRUB_LANES = 2,        /* ranges that are looked at, and locked, at a time */
+	SCRUB_RANGE = 1 << 20,  /* bytes of one */
+	SCRUB_CHUNK = 64 << 10, /* bytes of one read */
+	SCRUB_REPORTS_MAX = 8,  /* differences that are told one by one; more are counted */
 };
 
 enum scrub_state {

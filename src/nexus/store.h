@@ -5,14 +5,16 @@
  *   {"clean_shutdown": false,
  *    "children": [{"uuid": "...", "healthy": true}, ...],
  *    "generation": "0123456789abcdef",
- *    "size": 1073741824}
+ *    "size": 1073741824,
+ *    "label": "v1"}
  *
  * A control plane reads it to know from which replicas a volume can be rebuilt, so the first two
  * members are as it knows them. The third is ours: the write-intent records on the children
  * (intent.h) carry the same number, and are void if it differs. An engine that rewrites the record
  * without it makes them void, which is right: it did not keep them. The fourth is the bytes
  * that were asked for, last: a volume that grew is not made again as it was, since hosts would see
- * its end missing, and what lies there would not be rebuilt.
+ * its end missing, and what lies there would not be rebuilt. The fifth says where the data begins
+ * on each child (geometry.h): read from elsewhere it is garbage, and written there it is lost.
  *
  * A record has one writer: two processes that serve the same replicas would each overwrite what the
  * other wrote, and the second would take the life of the first for a crash. Where others can reach
@@ -41,6 +43,7 @@ struct nexus_record {
 	bool is_clean;       /* it was shut down or destroyed in order */
 	uint64_t generation; /* 0: not ours */
 	uint64_t size;       /* bytes asked; 0: not ours */
+	uint8_t label;       /* enum nexus_label; 0: it does not say */
 	unsigned nchildren;
 	struct {
 		struct uuid uuid;

@@ -52,10 +52,12 @@ TEST(the_largest_record_fits)
 	char text[RECORD_TEXT_MAX];
 
 	record.size = INT64_MAX;
+	record.label = NEXUS_LABEL_V2;
 	record_format(&record, text);
 	CHECK_EQ(record_parse(text, strlen(text), &back, NULL), 0);
 	CHECK_EQ(back.nchildren, RECORD_CHILDREN_MAX);
 	CHECK_EQ(back.generation, ~0ull);
+	CHECK_EQ(back.label, NEXUS_LABEL_V2);
 }
 
 TEST(a_record_is_not_guessed_at)
@@ -82,6 +84,9 @@ TEST(a_record_is_not_guessed_at)
 		{ "{\"clean_shutdown\": true, \"children\": [], \"generation\": \"5\"}", -EINVAL },
 		{ "{\"clean_shutdown\": true, \"children\": [], \"size\": \"5\"}", -EINVAL },
 		{ "{\"clean_shutdown\": true, \"children\": [], \"size\": -5}", -EINVAL },
+		{ "{\"clean_shutdown\": true, \"children\": [], \"label\": \"v1\"}", 0 },
+		{ "{\"clean_shutdown\": true, \"children\": [], \"label\": \"v3\"}", -EINVAL },
+		{ "{\"clean_shutdown\": true, \"children\": [], \"label\": 1}", -EINVAL },
 		{ "{\"clean_shutdown\": true, \"clean_shutdown\": false, \"children\": []}",
 		  -EINVAL },
 		{ "{\"clean_shutdown\": true, \"children\": [" CHILD "]", -EINVAL },

@@ -31,7 +31,8 @@
  *
  * An idle_msg of a wait that is over may be on its way when the wait ends. It is in the queue of
  * the primary before the answer to the call that ends the hold, hence handled before it; after that
- * call nothing points to the wait any more.
+ * call nothing points to the wait any more. The primary calls itself without a message, so there
+ * one is sent behind (inbox_passed()).
  *
  * Invariants
  *   1. ss->control is held from the begin of a hold to its end or failure, and whenever ns->holds
@@ -210,6 +211,26 @@ static void call_all(struct subsystem *ss, struct hold_call *call, void (*fn)(vo
 	}
 }
 
+struct passed {
+	struct msg msg;
+	struct task_event event;
+};
+
+static void passed_here(struct msg *msg)
+{
+	task_event_fire(&container_of(msg, struct passed, msg)->event);
+}
+
+/* Until what is in the queue of the primary now was handled. */
+static void inbox_passed(void) MAY_SUSPEND;
+static void inbox_passed(void)
+{
+	struct passed passed = { .msg.fn = passed_here };
+
+	reactor_post(reactor_primary(), &passed.msg);
+	task_event_wait(&passed.event);
+}
+
 /* @how DRAIN: those that are held have been drained already. */
 static int hold(struct subsystem *ss, struct hold_call *call, struct err *err) MAY_SUSPEND;
 static int hold(struct subsystem *ss, struct hold_call *call, struct err *err)
@@ -230,8 +251,10 @@ static int hold(struct subsystem *ss, struct hold_call *call, struct err *err)
 	if (wait.left > 0)
 		call_all(ss, call, core_begin);
 	is_late = !wait_for(ss->target, &wait, wait_limit_ms(ss->target));
-	if (is_late)
+	if (is_late) {
 		call_all(ss, call, core_cancel);
+		inbox_passed();
+	}
 	for (unsigned i = 0; i < TARGET_NAMESPACES_MAX; i++) {
 		struct ns *ns = ss->ns[i];
 

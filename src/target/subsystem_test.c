@@ -3,6 +3,7 @@
  * The serial number, with values taken from outside (sha256sum); namespaces with a cache; removal
  * while changes are under way.
  */
+#include "base/units.h"
 #include "device/ram_test.h"
 #include "target/internal.h"
 
@@ -143,6 +144,60 @@ TEST(removal_waits_for_changes)
 {
 	ram.is_late = true;
 	ram_run(removal_meets_changes);
+}
+
+/* ---- a hold that fails ---------------------------------------------------------------------- */
+
+static struct {
+	struct timer timer;
+	struct msg msg;
+} last_command;
+
+static void last_command_leaves(struct msg *msg)
+{
+	struct ns_core *nc = &tested->ns[0]->cores[0];
+
+	(void)msg;
+	if (--nc->inflight == 0 && nc->is_idle_awaited)
+		ns_core_idle(&tested->cores[0], nc);
+}
+
+static void last_command_ends(struct timer *timer)
+{
+	(void)timer;
+	last_command.msg.fn = last_command_leaves;
+	reactor_defer(reactor_primary(), &last_command.msg);
+}
+
+/* The device lets go in the turn in which the hold gives up; then somebody holds it again. */
+static void device_lets_go_too_late(void)
+{
+	enum { LIMIT_MS = 5 };
+	struct subsystem_opts opts = { .nqn = "nqn.2019-05.io.openebs:test" };
+	struct target_opts target_opts;
+	struct target *target;
+	uint32_t nsid;
+
+	target_opts_init(&target_opts);
+	target_opts.device_timeout_ms = LIMIT_MS;
+	CHECK_EQ(target_start(&target_opts, &target, NULL), 0);
+	CHECK_EQ(subsystem_add(target, &opts, &tested, NULL), 0);
+	CHECK_EQ(subsystem_add_ns(tested, ram_dev, 0, &nsid, NULL), 0);
+	tested->ns[0]->cores[0].inflight = 1;
+	last_command.timer.fn = last_command_ends;
+	timer_arm(reactor_primary(), &last_command.timer, LIMIT_MS * NS_PER_MS);
+	CHECK_EQ(subsystem_pause(tested, NULL), -ETIMEDOUT);
+	CHECK_EQ(tested->ns[0]->cores[0].inflight, 0);
+	CHECK(mpsc_is_empty(&reactor_primary()->inbox));
+	CHECK_EQ(subsystem_pause(tested, NULL), 0);
+	subsystem_resume(tested);
+	target_stop(target);
+}
+
+TEST(hold_that_failed_leaves_no_message_behind)
+{
+	ram.is_late = false;
+	ram_run_on(1, device_lets_go_too_late);
 }
 
 TAP_MAIN()

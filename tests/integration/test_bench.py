@@ -2,6 +2,7 @@
 """`ashlar bench`: figures that add up, and verification that tells every kind of damage apart."""
 
 import json
+import re
 import signal
 
 import pytest
@@ -176,7 +177,8 @@ def test_random_mix_verifies(ashlar, uri, bs):
 def test_a_device_that_forgets_is_caught(ashlar):
     done = ashlar("bench", "null:///n?size_mb=1", "--rw", "randwrite", "--ops", "10", "--verify")
     assert done.returncode == 1
-    assert "verified: " in done.stdout
+    wrong = re.search(r"^verified: \d+ blocks, (\d+) WRONG: \d+ [a-z]+", done.stdout, re.M)
+    assert wrong and done.stdout.splitlines()[1].split()[-1] == wrong[1]
 
 
 @pytest.mark.parametrize("fault, kinds", [

@@ -45,12 +45,16 @@ def test_a_fault_without_its_device_is_told(ashlar):
 
 
 def test_a_file_that_cannot_be_made_to_fit_says_so(ashlar):
-    odd = ashlar.file("odd", 1000)
+    odd = ashlar.file("odd", (1 << 20) + 1000)
     done = ashlar("bench", f"aio://{odd}?blk_size=512", "--ops", "1")
     assert done.returncode == 1 and "truncate -s %512" in done.stderr
     assert "smaller blk_size" not in done.stderr
     done = ashlar("bench", f"aio://{odd}?blk_size=4096", "--ops", "1")
     assert done.returncode == 1 and "smaller blk_size" in done.stderr
+    text = ashlar.file("text", 1000)
+    done = ashlar("bench", f"aio://{text}?blk_size=512", "--ops", "1")
+    assert done.returncode == 1 and "is it a disk image?" in done.stderr
+    assert "truncate" not in done.stderr
 
 
 def test_version(ashlar):

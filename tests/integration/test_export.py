@@ -4,6 +4,7 @@
 import json
 import os
 import re
+import resource
 import shlex
 import signal
 import socket
@@ -370,6 +371,23 @@ def test_control_serves_several_clients_and_survives_bad_ones(export):
     clients[0].close()
     wait_until(lambda: export.one("help").startswith("ok "), what="an answer")
     assert export("list", "help", "list")[1].startswith("ok add URI")
+
+
+def test_control_rests_while_there_is_no_descriptor_for_a_client(export):
+    """A client that cannot be let in waits; nothing spins meanwhile."""
+    pid = export.process.pid
+    used = max(int(fd) for fd in os.listdir(f"/proc/{pid}/fd")) + 1
+    limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (used, limits[1]))
+    with socket.socket(socket.AF_UNIX) as s:
+        s.settimeout(10)
+        s.connect(str(export.control))
+        s.sendall(b"list\n")
+        before = export.cpu_ticks()
+        time.sleep(1)
+        assert export.cpu_ticks() - before < 20
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+        assert s.recv(65536).startswith(b"ok ")
 
 
 def test_control_socket_is_the_owners_and_replaced_when_stale(ashlar, export):

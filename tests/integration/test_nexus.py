@@ -88,6 +88,18 @@ def test_killed_under_load_and_made_again(mirror):
     assert mirror.data("a") == mirror.data("b")
 
 
+def test_who_is_missing_is_named(mirror):
+    assert mirror.ashlar("bench", mirror.uri(), "--ops", "1").returncode == 0
+    uris = list(mirror.children.values())
+    done = mirror.ashlar("nexus", "check", uris[0], "--key", VOLUME)
+    assert "missing    00000000-0000-4000-8000-0000000000a1\n" in done.stdout
+    assert "it may be newer than these, or stale" in done.stdout
+    done = mirror.ashlar("nexus", "check", uris[0], uris[1] + "&blk_size=4096", "--key", VOLUME)
+    assert done.returncode == 1 and "blocks of 4096 bytes" in done.stdout
+    done = mirror.ashlar("nexus", "check", *uris, "--key", VOLUME)
+    assert done.returncode == 0 and "may be newer" not in done.stdout
+
+
 def test_a_stale_replica_alone_is_refused(mirror):
     mirror.kill_under_load()
     done = mirror.ashlar("bench", mirror.uri(["a"]), "--rw", "randwrite", "--ops", "200")

@@ -321,7 +321,7 @@ def test_the_life_of_a_record(ashlar):
                              f'"healthy": {str(ok).lower()}}}' for n, ok in healthy.items())
         assert path.read_text() == (f'{{"clean_shutdown": {str(clean).lower()}, "children": '
                                     f'[{children}], "generation": "{generation}", '
-                                    f'"size": {SIZE_MB * MIB}}}')
+                                    f'"size": {SIZE_MB * MIB}, "label": "v1"}}')
 
     expect({0: True, 1: True})
     mirror.paths.append(ashlar.file("r2", (SIZE_MB + 16) * MIB))

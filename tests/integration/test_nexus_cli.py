@@ -50,7 +50,7 @@ class Mirror:
     def ok(self, *words):
         done = self.ctl(*words)
         assert done.returncode == 0 and done.stderr == "", done.stderr
-        return json.loads(done.stdout) if done.stdout else None
+        return json.loads(done.stdout) if done.stdout[:1] in ("[", "{") else done.stdout
 
     def refused(self, *words):
         done = self.ctl(*words)
@@ -278,8 +278,89 @@ def test_a_list_is_a_table_too(mirror):
     assert "reason" in table.splitlines()[0] and "ByClient" in table
     nothing = mirror.ashlar("ctl", "--table", mirror.control, "events", "100")
     assert (nothing.returncode, nothing.stdout) == (0, "")
-    refused = mirror.ashlar("ctl", "--table", mirror.control, "rebuilds")
-    assert refused.returncode == 1 and "no list of objects" in refused.stderr
+
+
+def test_other_answers_are_tables_too(mirror):
+    def table(*words):
+        done = mirror.ashlar("ctl", "--table", mirror.control, *words)
+        assert done.returncode == 0 and done.stderr == "", done.stderr
+        return done.stdout
+    seen = table("nexus").split("\n\n")
+    assert len(seen) == 2 and seen[0].splitlines()[1].split()[0] == "vol0"
+    assert seen[1].startswith("children of vol0:\nuri ")
+    assert [uri in seen[1] for uri in mirror.uris] == [True, True]
+    mirror.ok("child-offline", mirror.uris[1])
+    mirror.ok("child-online", mirror.uris[1])
+    mirror.wait_online()
+    assert "\nhistory:\nchild " in table("rebuilds") and mirror.uris[1] in table("rebuilds")
+    rows = dict(line.split(None, 1) for line in table("scrub").splitlines()[1:])
+    assert rows["state"].strip() == "none" and rows["blocks_differ"].strip() == "0"
+    assert any(line.split() == ["nqn", NQN] for line in table("stats").splitlines())
+    refused = mirror.ashlar("ctl", "--table", mirror.control, "rescan")
+    assert refused.returncode == 1 and "no table: it is empty" in refused.stderr
+
+
+def test_what_was_done_is_said(mirror):
+    def said(*words):
+        done = mirror.ctl(*words)
+        assert done.returncode == 0 and done.stderr == "", done.stderr
+        assert done.stdout.count("\n") == 1
+        return done.stdout
+    uri = mirror.uris[1]
+    assert said("child-offline", uri).startswith(f"{uri} is offline")
+    assert uri in said("child-online", uri)
+    mirror.wait_online()
+    assert "scrub has begun" in said("scrub", "start")
+    wait_until(lambda: mirror.ok("scrub")["state"] == "completed", what="scrub")
+    assert "no scrub runs" in said("scrub", "stop")
+    assert said("child-remove", uri) == f"{uri} is gone\n"
+    mirror.ok("rebuild-limits", "rate=1M")
+    assert "rebuild of" in said("child-add", uri)
+    assert said("rebuild", uri, "pause") == f"rebuild of {uri}: pause\n"
+    mirror.ok("child-remove", uri)
+    os.truncate(mirror.paths[0], (2 * SIZE_MB + 16) * MIB)
+    assert said("nexus-resize", f"{2 * SIZE_MB}MiB") == "the size is 64 MiB\n"
+
+
+def test_many_mismatches_leave_other_events_in_sight(mirror):
+    mirror.write(0, b"y" * (16 * MIB))
+    mirror.stop()
+    with mirror.paths[1].open("r+b") as file:
+        for block in range(0, 4096, 8):
+            file.seek(DATA_AT + block * 4096)
+            file.write(b"n" * 4096)
+    mirror.run()
+    mirror.ok("scrub", "start")
+    wait_until(lambda: mirror.ok("scrub")["state"] == "completed", what="scrub")
+    events = mirror.ok("events")
+    assert events[0]["type"] == "created"
+    assert len([e for e in events if e["type"] == "mismatch"]) == 8
+    end = [e for e in events if e["type"] == "scrub"][-1]
+    assert end["detail"].startswith("512 blocks differ, 0 of them repaired; 504 differences")
+
+
+def test_the_log_says_each_thing_once(mirror):
+    mirror.ok("child-offline", mirror.uris[1])
+    mirror.write(0, bytes(4096))
+    mirror.ok("child-online", mirror.uris[1])
+    mirror.wait_online()
+    mirror.process.kill()
+    err = mirror.process.communicate()[1]
+    assert "(None)" not in err
+    lines = [line.split(" is ", 1)[1] for line in err.splitlines()
+             if f"child {mirror.uris[1]} is " in line and "recorded" not in line]
+    assert lines == ["Degraded (ByClient)", "Degraded", "Online"]
+
+
+def test_a_start_after_a_crash_says_degraded(mirror):
+    mirror.ok("child-offline", mirror.uris[1])
+    mirror.write(0, os.urandom(MIB))
+    mirror.process.kill()
+    mirror.process.communicate()
+    mirror.run()
+    mirror.wait_online()
+    err = mirror.stop()
+    assert err.index("nexus vol0 is Degraded") < err.index("nexus vol0 is Online")
 
 
 def test_which_of_several(ashlar):
@@ -397,6 +478,8 @@ def test_a_replica_that_cannot_be_reached_ends_the_command(ashlar):
                       "--listen", "127.0.0.1:0")
     assert done.returncode == 1 and "Connection refused" in done.stderr
     assert "without this one in the list the others serve" in done.stderr
+    assert done.stderr.count(remote) == 2  # in the URI of the nexus, and as the child that failed
+    assert f"{remote}?ctrl_loss=0: " in done.stderr
     assert not (ashlar.dir / "state").exists() or not list((ashlar.dir / "state").rglob("*.json"))
 
 

@@ -55,7 +55,8 @@ def test_a_command_that_waits_holds_up_nobody(ashlar, words):
 def test_the_export_ends_while_a_command_waits(ashlar, words):
     mirror = Frozen(ashlar)
     waiting = mirror.begin(*words)
-    mirror.stop()
+    assert "start it again" in mirror.refused("child-online", mirror.uris[0])
+    assert "I/O is held; when its children are back stop what serves it" in mirror.stop()
     waiting.communicate(timeout=20)
 
 

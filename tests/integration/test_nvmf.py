@@ -13,6 +13,7 @@ import time
 
 import pytest
 from conftest import ASHLAR, wait_until
+from faketarget import Fake, hang_up, silence
 from test_export import Export
 
 MIB = 1 << 20
@@ -582,3 +583,21 @@ def test_16_namespaces_at_once(ashlar):
     got = ashlar.json("bench", *uris, "--rw", "randrw", "--bs", "16k", "--verify", "--qd", 8,
                       "--time", 1, *cores(2))
     assert got["errors"] == 0 and len(got["devices"]) == count
+
+
+@pytest.mark.parametrize("lie, is_waited", [(silence, True), (hang_up, False)])
+def test_a_lost_write_of_a_target_that_cannot_be_asked(ashlar, lie, is_waited):
+    """What fell silent may still take what it was sent, until its keep-alive timer has run out."""
+    times = []
+
+    def write(peer, cmd):
+        times.append(time.monotonic())
+        (lie if len(times) == 1 else type(peer).honest)(peer, cmd)
+
+    fake = Fake({"write": write})
+    done = ashlar("bench", fake.url("?keep_alive=1s&io_timeout=200ms&on_timeout=reset"
+                                    "&reconnect_delay=50ms"),
+                  "--rw", "write", "--qd", 1, "--ops", 2)
+    fake.stop()
+    assert done.returncode == 0, done.stderr
+    assert (times[1] - times[0] >= 2) == is_waited

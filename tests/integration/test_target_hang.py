@@ -3,13 +3,14 @@
 
 import json
 import signal
+import socket
 import struct
 import threading
 import time
 
 import pytest
 from conftest import wait_until
-from nvmetcp import HOSTNQN, READ, Host, NvmeError, sqe
+from nvmetcp import HOSTNQN, READ, WRITE, Host, NvmeError, sqe
 from test_export import NQN, Export
 
 LIMIT_S = 0.4
@@ -124,6 +125,66 @@ def test_the_end_does_not_wait_for_ever(export):
     assert "ending although something does not answer" in err and str(export.disk) in err
     assert "(namespace 1) holds 3 commands" in err
     assert not export.control.exists() and not export.port_file.exists()
+
+
+def test_the_end_begins_no_command(export):
+    """Lines that came before the end but were not begun are left out, however many there are."""
+    with Host(export.port, NQN) as host, socket.socket(socket.AF_UNIX) as client:
+        hang(export, host.queue(1))
+        client.settimeout(20)
+        client.connect(str(export.control))
+        client.sendall(b"remove 1\n" * 500)
+        assert client.recv(1).startswith(b"e")
+        started = time.monotonic()
+        status, _, err = export.stop(signal.SIGTERM)
+        assert time.monotonic() - started < LIMIT_S + 5
+        answers = b""
+        while more := client.recv(65536):
+            answers += more
+        assert answers.count(b"\n") <= 3
+    assert status == 1 and str(export.disk) in err.split("does not answer")[1]
+
+
+class Sick(Export):
+    """Two nexuses; the first has no healthy child, and a write is still with the one it had."""
+
+    def __init__(self, ashlar):
+        super().__init__(ashlar, "--store", ashlar.dir / "store", "--limit", "device-time=400ms",
+                         uris=[f"nexus:///{name}?size={64 << 20}"
+                               f"&uuid=12345678-9abc-4def-8012-{i:012}"
+                               f"&children=malloc:///{name}-child?size_mb=72"
+                               for i, name in enumerate(("sick", "well"))])
+
+    def fall_ill(self, host):
+        q = host.queue(1)
+        self.ok("inject inject://sick-child?op=write&method=delay&delay_us=3600000000&retries=1")
+        q.submit(q.rw(WRITE, 1, 100, 1), bytes(512))
+        q.read(2, 0, 1)  # commands are taken in order
+        self.ok("inject inject://sick-child?op=write")
+        q.submit(q.rw(WRITE, 1, 200, 1), bytes(512))
+        wait_until(lambda: json.loads(self.ok("nexus @sick"))[0]["frozen"], what="the freeze")
+
+
+def test_a_nexus_whose_child_hangs_is_not_removed(ashlar):
+    """It was waited for without end, and with it whoever changes the list of namespaces."""
+    export = Sick(ashlar)
+    with Host(export.port, NQN) as host:
+        export.fall_ill(host)
+        assert "the namespace stays" in export.one("remove 1")
+        assert export.ok("remove 2") == ""
+        assert export.stop(signal.SIGTERM)[0] == 1
+
+
+def test_the_end_does_not_wait_for_a_child_that_hangs(ashlar):
+    """A nexus without a healthy child cannot be shut down while a write is still with one; that
+    keeps neither the process nor the clean end of what does not hang."""
+    export = Sick(ashlar)
+    with Host(export.port, NQN) as host:
+        export.fall_ill(host)
+        status, _, err = export.stop(signal.SIGTERM)
+    assert status == 1
+    assert err.rstrip().endswith("something does not answer: a child of a nexus")
+    assert "nexus sick is ShuttingDown" in err and "namespace removed" in err
 
 
 def test_the_end_while_a_change_waits(ashlar):

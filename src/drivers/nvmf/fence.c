@@ -13,8 +13,12 @@
  *     -> Cross-Controller Reset over any live controller of the same subsystem and host
  *     -> answered: nothing of it reaches a device any more; the writes are sent again
  *
- * A target that does not know the command (Identify Controller: CCRL 0) gets writes again at once,
- * as it would from Linux; the risk is then what it is there.
+ * A target that does not know the command (Identify Controller: CCRL 0) cannot be asked. If it
+ * ended the connection itself, nothing more arrives there, and it gets writes again at once, as it
+ * would from Linux; what its device is still doing is the risk that is left. If it fell silent,
+ * what lies in the network may arrive when that is mended, until its keep-alive timer has ended the
+ * controller: writes wait for twice that time, since it may look only once in each (traffic counts
+ * as a sign of life). With no keep-alive there is no such time, and none is waited.
  *
  * A device that was given up and is made again (a child of a mirror) begins with new writes, and
  * lost ones of its former life must not land on them either. So fences outlive their controllers,
@@ -26,7 +30,7 @@
  * A lost write of another serial is free. A view that is on its way while an association comes or
  * goes holds too much, never too little.
  *
- * Numbers: NVM Express Base Specification 2.3, 5.4.3 (Cross-Controller Reset).
+ * Numbers: NVM Express Base Specification 2.3, 5.4.3 (Cross-Controller Reset), 3.9 (Keep Alive).
  *
  * Invariants
  *   1. Memory for a fence is there before an association begins (ctrlr->spare), so none is
@@ -38,7 +42,7 @@
  *
  * Thread: primary reactor.
  *
- * Rejected: to wait for as long as a command may take at the target (nobody knows how long); to
+ * Rejected: to wait for as long as a command may take at the target's device (nobody knows); to
  * order overlapping writes here (the late copy is not ours to order any more).
  */
 #include <errno.h>
@@ -68,6 +72,7 @@ struct nvmf_fence {
 	uint64_t cirn;
 	struct nvmf_opts opts; /* whose: subsystem and host */
 	bool is_busy;          /* a task asks for it */
+	uint64_t due_ns;       /* nobody can be asked: it is over then; 0: ask */
 };
 
 /* A device that is being made. */
@@ -82,7 +87,7 @@ static struct list fences = { &fences, &fences };
 static struct list waiters = { &waiters, &waiters };
 static uint32_t last_serial;
 static unsigned ntasks;
-static struct timer again;
+static struct timer again, expiry;
 
 static bool is_same_family(const struct nvmf_opts *a, const struct nvmf_opts *b)
 {
@@ -205,7 +210,7 @@ static struct nvmf_fence *fence_next(struct nvmf_ctrlr **ret_ctrlr)
 	struct nvmf_fence *fence;
 
 	list_for_each (fence, &fences, link) {
-		*ret_ctrlr = fence->is_busy ? NULL : fence_ctrlr(fence);
+		*ret_ctrlr = fence->is_busy || fence->due_ns != 0 ? NULL : fence_ctrlr(fence);
 		if (*ret_ctrlr != NULL)
 			return fence;
 	}
@@ -298,6 +303,50 @@ void fence_kick(void)
 		try_again();
 }
 
+/* ---- waiting, where nobody can be asked ------------------------------------------------------ */
+
+static struct nvmf_fence *fence_soonest(void)
+{
+	struct nvmf_fence *fence, *soonest = NULL;
+
+	list_for_each (fence, &fences, link) {
+		if (fence->due_ns != 0 && (soonest == NULL || fence->due_ns < soonest->due_ns))
+			soonest = fence;
+	}
+	return soonest;
+}
+
+static void expiry_due(struct timer *timer)
+{
+	uint64_t now_ns = reactor_self()->now_ns;
+	struct nvmf_fence *fence;
+
+	while ((fence = fence_soonest()) != NULL && fence->due_ns <= now_ns) {
+		struct nvmf_opts opts = fence->opts;
+
+		fence_free(fence);
+		family_refresh(&opts);
+	}
+	if (fence != NULL)
+		timer_arm(reactor_self(), timer, fence->due_ns - now_ns);
+}
+
+/* How long the target of a controller that fell silent may still take what it was sent. */
+static uint64_t silence_ns(const struct nvmf_ctrlr *c)
+{
+	return c->why.code == -ETIMEDOUT ? 2ull * c->opts.kato_ms * NS_PER_MS : 0;
+}
+
+static void fence_wait(struct nvmf_fence *fence, uint64_t ns)
+{
+	uint64_t now_ns = reactor_self()->now_ns;
+
+	fence->due_ns = now_ns + ns;
+	expiry.fn = expiry_due;
+	timer_disarm(reactor_self(), &expiry);
+	timer_arm(reactor_self(), &expiry, fence_soonest()->due_ns - now_ns);
+}
+
 /* ---- associations --------------------------------------------------------------------------- */
 
 int fence_begin(struct nvmf_ctrlr *c, struct err *err)
@@ -322,6 +371,7 @@ int fence_begin(struct nvmf_ctrlr *c, struct err *err)
 void fence_end(struct nvmf_ctrlr *c)
 {
 	const uint32_t serial = c->serial;
+	bool is_askable = c->info.ccrl > 0 && c->info.cirn != 0;
 	struct nvmf_ioq *ioq;
 
 	if (serial == 0)
@@ -331,7 +381,7 @@ void fence_end(struct nvmf_ctrlr *c)
 		ioq->has_lost_write = false;
 	}
 	c->serial = 0;
-	if (c->has_lost_write && c->info.ccrl > 0 && c->info.cirn != 0) {
+	if (c->has_lost_write && (is_askable || silence_ns(c) > 0)) {
 		struct nvmf_fence *fence = take(c->spare);
 
 		fence->serial = serial;
@@ -340,7 +390,10 @@ void fence_end(struct nvmf_ctrlr *c)
 		fence->cirn = c->info.cirn;
 		fence->opts = c->opts;
 		list_add_tail(&fences, &fence->link);
-		fence_kick();
+		if (is_askable)
+			fence_kick();
+		else
+			fence_wait(fence, silence_ns(c));
 	}
 	c->has_lost_write = false;
 	family_refresh(&c->opts);
@@ -358,19 +411,28 @@ static bool has_ctrlr(const struct nvmf_fence *fence, const struct nvmf_ctrlr *b
 	return false;
 }
 
-void fence_forget(struct nvmf_ctrlr *c)
+/* The oldest that nobody but @but could ask for, and how many there are. */
+static struct nvmf_fence *orphan(const struct nvmf_ctrlr *but, unsigned *ret_count)
 {
 	struct nvmf_fence *fence, *oldest = NULL;
-	unsigned norphans = 0;
 
-	free(take(c->spare));
+	*ret_count = 0;
 	list_for_each (fence, &fences, link) {
-		if (has_ctrlr(fence, c))
+		if (has_ctrlr(fence, but))
 			continue;
 		oldest = oldest == NULL ? fence : oldest;
-		norphans++;
+		++*ret_count;
 	}
-	if (norphans > ORPHANS_MAX) {
+	return oldest;
+}
+
+void fence_forget(struct nvmf_ctrlr *c)
+{
+	struct nvmf_fence *oldest;
+	unsigned norphans;
+
+	free(take(c->spare));
+	while ((oldest = orphan(c, &norphans)) != NULL && norphans > ORPHANS_MAX) {
 		log_warn("%s: too many connections were lost for good: it is forgotten that "
 			 "writes of one may still be with the target",
 			 oldest->opts.subnqn);
@@ -385,4 +447,5 @@ void fence_drop_all(void)
 	while ((fence = list_first_entry(&fences, struct nvmf_fence, link)) != NULL)
 		fence_free(fence);
 	timer_disarm(reactor_self(), &again);
+	timer_disarm(reactor_self(), &expiry);
 }
