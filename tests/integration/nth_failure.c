@@ -695,7 +695,10 @@ static int run_with_room(const struct engine_opts *opts, struct round *round)
 	if (result < 0)
 		return result;
 	records = store_memory_new(); /* no mirror believes what another round has recorded */
-	nexus_settings_set(&(struct nexus_settings){ .store = records });
+	nexus_settings_set(&(struct nexus_settings){
+		.store = records,
+		.store_tries = 3, /* what is refused for good is refused each time */
+		.store_pause_ns = 10000000 });
 	result = engine_call(run_round, round, NULL);
 	engine_stop();
 	store_free(take(records));
