@@ -36,6 +36,7 @@ TABLE = [
     ("a word that begins with ok", "tap", "okay then\n1..1\nok 1 - a\n", 0, (1, 0, 0)),
     ("several streams", "tap", "1..1\nok 1 - a\n1..1\nok 1 - b\n", 0, (2, 0, 0)),
     ("pytest", "pytest", PYTEST, 1, (7, 1, 2)),
+    ("pytest, twice", "pytest", PYTEST + "==== 5 passed in 1.00s ====\n", 1, (12, 1, 2)),
     ("pytest found nothing", "pytest", "==== no tests ran in 0.01s ====\n", 5, (0, 1, 0)),
     ("a plain command", "exit", "", 0, (1, 0, 0)),
     ("a plain command that fails", "exit", "", 3, (0, 1, 0)),

@@ -314,7 +314,7 @@ static uint32_t believed(const struct check_report *report, const struct nexus_r
 	const struct uuid *nexus = record->generation != 0 ? nexus_of(report, record) : NULL;
 	uint32_t healthy = 0, same = 0;
 
-	for (unsigned i = 0; i < report->nreplicas; i++) {
+	for (unsigned i = 0; i < MIN(report->nreplicas, ARRAY_LEN(report->replica)); i++) {
 		const struct check_replica *replica = &report->replica[i];
 
 		if (replica->verdict == CHECK_UNREADABLE)

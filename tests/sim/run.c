@@ -38,7 +38,8 @@
 #include "world.h"
 
 enum {
-	STEPS_MAX = 5 * 1000 * 1000, /* of one seed; some thousands are usual */
+	STEPS_MAX = 20 * 1000 *
+		    1000, /* of one seed; some thousands are usual, with a small window millions */
 	DRIVERS_MAX = 64,
 };
 
