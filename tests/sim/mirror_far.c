@@ -17,6 +17,10 @@
  * When the near process dies, its disks stop wherever they are (mirror_kill()): what the far target
  * holds and has not given to a disk is lost with it. A target that goes on is pair.c's play.
  *
+ * A child whose network is slower than its time-outs goes, also while the nexus is made, and then
+ * that fails: rightly, but a play needs its nexus. So no connection has a window of a few bytes, by
+ * which 64 KiB of marks would take longer than child_timeout; pair.c has those.
+ *
  * One at a time works on the far machine (far.lock); faults of the network meet everything.
  */
 #include <errno.h>
@@ -36,6 +40,7 @@ enum {
 	FAR_NSID = 1,
 	FAR_TRIES = 10000,
 	FAR_STEP_NS = 100 * 1000,
+	FAR_WINDOW_MIN = 1024, /* bytes: 64 KiB pass within 5 ms, far from child_timeout */
 };
 
 #define NEAR_HOST "10.0.0.1"
@@ -61,7 +66,8 @@ void far_configure(void)
 	far.opts.queue_depth_max = 2 + (uint32_t)world_rand(31);
 	far.opts.io_size_max = 8192u << world_rand(4);
 	far.opts.connect_timeout_ms = 1000;
-	far.net = (struct simnet_opts){ .latency_min_ns = 2 * USEC,
+	far.net = (struct simnet_opts){ .window_min = FAR_WINDOW_MIN,
+					.latency_min_ns = 2 * USEC,
 					.latency_mean_ns = 2 * USEC + world_rand(20 * USEC),
 					.window_max = 600 + (uint32_t)world_rand(100000),
 					.is_cutting = world_chance(1, 2) };

@@ -684,6 +684,7 @@ static int sim_connect(const char *host, uint16_t port, struct stream **ret, str
 	link->window_max = 1 + (uint32_t)world_rand(net.opts.window_max);
 	if (world_chance(1, 2))
 		link->window_max = net.opts.window_max;
+	link->window_max = MAX(link->window_max, net.opts.window_min);
 	(void)snprintf(link->end[0].host, HOST_MAX, "%s", net.from);
 	(void)snprintf(link->end[1].host, HOST_MAX, "%s", host);
 	(void)snprintf(link->end[0].stream.local, STREAM_ADDR_MAX, "%s:%u", net.from,

@@ -20,6 +20,7 @@ extern const struct net net_sim;
 struct simnet_opts {
 	uint64_t latency_min_ns, latency_mean_ns; /* of one way */
 	uint32_t window_max;                      /* bytes under way and unread, per direction */
+	uint32_t window_min;                      /* no connection has less; 0: down to 1 byte */
 	bool is_cutting; /* send and recv take any part of what they could */
 };
 
