@@ -38,8 +38,8 @@
 #include "world.h"
 
 enum {
-	STEPS_MAX = 20 * 1000 *
-		    1000, /* of one seed; some thousands are usual, with a small window millions */
+	/* Of one seed. Some thousands are usual, with a window of some bytes millions. */
+	STEPS_MAX = 20 * 1000 * 1000,
 	DRIVERS_MAX = 64,
 };
 
