@@ -109,7 +109,7 @@ class Mirror:
 
     def check_disks(self):
         """`ashlar nexus check' over the replicas and the record, while there is no nexus."""
-        record, = os.listdir(self.store)
+        record, = (name for name in os.listdir(self.store) if name.endswith(".json"))
         program = self.t.ashlar("nexus", "check", "--json", "--record",
                                 os.path.join(self.store, record), *self.children,
                                 place=self.nexus_site.place)
