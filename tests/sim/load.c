@@ -686,6 +686,10 @@ void load_verify(struct scene *scene, struct handle *h)
 		io_set_buf(&io, pages, (size_t)nlb * scene->block_size);
 		(void)io_wait(h, &io);
 		load_count(scene, &io);
+		if (io.status != IO_OK && scene->is_mirror && mirror_has_gone()) {
+			oracle_read_drop(scene->oracle, token);
+			return; /* a record that it had still tried to write */
+		}
 		if (io.status != IO_OK) {
 			world_fail("verify: read %" PRIu64 "+%u ended with '%s'", lba, nlb,
 				   io_status_name(io.status));

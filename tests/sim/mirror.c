@@ -848,6 +848,11 @@ static bool device_is_idle(const struct device *dev)
 	return true;
 }
 
+bool mirror_has_gone(void)
+{
+	return mirror.has_ended;
+}
+
 /* What the nexus does by itself comes to an end: repairs, rebuilds, records. */
 static void settle(void)
 {
@@ -887,6 +892,8 @@ static bool end_quiet(void)
 	if (mirror.has_ended || nexus_is_frozen()) /* of what was done to it last */
 		return mirror_put(nx), false;
 	scene_verify(scene);
+	if (mirror.has_ended || nexus_is_frozen())
+		return mirror_put(nx), false;
 	mirror_scrub(nx);
 	settle();
 	compare(synced_mask(nx), "a quiet end");

@@ -82,6 +82,8 @@ extern struct mirror_stats mirror_stats;
 void mirror_run(void *arg);
 /* May a request of a client have ended so? */
 bool mirror_has_cause(const struct request *req);
+/* It has ended itself. */
+bool mirror_has_gone(void);
 
 /* The nexus, pinned; NULL: there is none. mirror_put() unpins. */
 struct nexus *mirror_get(void);
