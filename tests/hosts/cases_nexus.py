@@ -194,7 +194,7 @@ class Ledger:
     def __init__(self, host, block):
         self.guest, self.block = host.guest, block
         self.guest.run(f"mkfs.ext4 -q {block} && mkdir -p /mnt && mount {block} /mnt && "
-                       "mkdir /mnt/ledger && rm -f /tmp/ledger /tmp/load.*", timeout_s=120)
+                       "mkdir /mnt/ledger && rm -f /tmp/load.* && : > /tmp/ledger", timeout_s=120)
         self.kept = self.guest.text("head -c 4194304 /dev/urandom > /tmp/kept; "
                                     "dd if=/tmp/kept of=/mnt/kept bs=64k conv=fsync status=none; "
                                     "sha256sum < /tmp/kept")
@@ -212,7 +212,6 @@ class Ledger:
                 sum=$(dd if=/mnt/ledger/$1 bs=64k iflag=direct status=none | sha256sum)
                 [ "$1 $sum" = "$(grep "^$1 " ledger)" ] || {{ echo "file $1: $sum"; exit 1; }}
             }}
-            touch ledger
             until [ -e load.end ]; do
                 n=$((n + 1))
                 head -c $((RANDOM % 30000 + 1)) /dev/urandom > entry
