@@ -621,6 +621,7 @@ static bool can_come_back(uint32_t word)
 static int child_online(struct child *child, struct nexus_err *ne) MAY_SUSPEND
 {
 	struct nexus *nx = child->nx;
+	bool is_ours = false; /* else it is in use: the last one, taken back */
 	int result;
 
 	errand_wait(&nx->retire);
@@ -628,6 +629,7 @@ static int child_online(struct child *child, struct nexus_err *ne) MAY_SUSPEND
 	result = check_serving(nx, ne);
 	if (result == 0 && child_state_of(atomic_load(&child->word)) == CHILD_OPEN)
 		return 0; /* the last one, for want of space: it was taken back */
+	is_ours = result == 0;
 	if (result == 0)
 		result = child_open(child, ne);
 	if (result == 0)
@@ -637,8 +639,8 @@ static int child_online(struct child *child, struct nexus_err *ne) MAY_SUSPEND
 	if (result == 0)
 		result = child_map(child, ne);
 	if (result == 0)
-		result = check_serving(nx, ne); /* all of that may have taken long */
-	if (result < 0 && !child->is_leaving)   /* else the monitor closes it */
+		result = check_serving(nx, ne);          /* all of that may have taken long */
+	if (result < 0 && is_ours && !child->is_leaving) /* else the monitor closes it */
 		child_close(child);
 	return result < 0 ? result : child_start(child, true, ne);
 }
