@@ -64,7 +64,7 @@ static void apply(const char *text)
 
 static void wait_answer(unsigned life)
 {
-	uint64_t latency_ns = 2 * USEC + world_rand(100 * USEC); /* no time limit is as short */
+	uint64_t latency_ns = 2 * USEC + world_rand(100 * USEC); /* a tenth of any time limit */
 
 	if (sim.mode == SIMSTORE_SLOW)
 		latency_ns = world_latency(100 * USEC, MSEC);
