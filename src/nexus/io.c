@@ -16,12 +16,13 @@
  * parked, or its owner's; who takes it off a list starts it from the beginning, so there is one way
  * in, write_start(), and the order of the tests is the order of the lists.
  *
- * A read is the owner's own request with another address (no copy, no fork). What comes from a leg
- * that fell meanwhile does not count, and is read again: it may hold a write that the host was
- * refused for want of space on the last child. Where it has been is
- * kept in frame.priv. A write's parts are requests of a fork, which the channel allocated when it
- * was opened, by slot, so that a part's place tells its leg. Parts share the caller's iovec. The
- * parent waits for all of them, even for those on a leg that was dropped: they point to its memory.
+ * A read is the owner's own request with another address (no copy, no fork). Where it has been is
+ * kept in frame.priv. What comes from a leg that fell meanwhile does not count, and is read again:
+ * it may hold a write that the host was refused for want of space on the last child.
+ *
+ * A write's parts are requests of a fork, which the channel allocated when it was opened, by slot,
+ * so that a part's place tells its leg. Parts share the caller's iovec. The parent waits for all of
+ * them, even for those on a leg that was dropped: they point to its memory.
  * A leg costs three cache lines of the fork; the free list is a stack, so that they are near.
  *
  * Nothing is borrowed from a child (io_offer()): what is lent goes on to be seen, and a write shows

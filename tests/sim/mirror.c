@@ -52,7 +52,7 @@
 
 enum {
 	POLL_NS = 50 * 1000,
-	SETTLE_STEPS = 100000,
+	SETTLE_STEPS = 1000000, /* a half-open connection is found out by two time-outs */
 	STEP_NS = 10 * 1000,
 	FAR_STEP_NS = 200 * 1000,
 };
