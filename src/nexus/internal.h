@@ -13,7 +13,7 @@
  *   watch.c    children that do not answer in time
  *   health.c   children that get worse: warnings
  *   repair.c   a medium error of one child is mended from another
- *   intent.c   the format of write-intent records    marks.c   keeping them
+ *   intent.c   the format of write-intent records    marks.c   keeping them, with marks_*.c
  *   store.c    the record of who is healthy  record.c  its JSON
  *   verdict.c  what a child's error means    geometry.c  where the data lies
  *   rebuild    (another file) the seam is at the end of this one
