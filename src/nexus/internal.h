@@ -16,7 +16,7 @@
  *   intent.c   the format of write-intent records    marks.c   keeping them, with marks_*.c
  *   store.c    the record of who is healthy  record.c  its JSON
  *   verdict.c  what a child's error means    geometry.c  where the data lies
- *   rebuild    (another file) the seam is at the end of this one
+ *   rebuild.c  jobs, with rebuild_*.c; the seam is at the end of this file
  *
  * A child's way, and where its state word changes:
  *
