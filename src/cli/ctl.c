@@ -9,7 +9,7 @@
  *	status           a summary for a person (ctl_status.c)
  *	help             two lines for each verb; without PATH those it knows itself
  *	events --follow  a line for each event, until the export ends (ctl_wait.c)
- *	VERB --wait      what the verb begins is watched to its end, whose outcome is the exit status
+ *	VERB --wait      what the verb begins is watched to its end: that is the exit status
  *	anything else    is printed (ctl_print.c)
  *
  * Rejected: `ctl VERB` with a socket found by itself. Two exports on a machine are common, and a
