@@ -4,7 +4,8 @@
  *
  *   nexus.c    the device: create, destroy, resize, shutdown, lists
  *   child.c    add, remove, online, offline; opening and closing a child's device
- *   io.c       the data path                 overlap.h   one writer per block
+ *   io.c       the data path; io_failed.c where legs fail, io_blocked.c who waits
+ *   overlap.h  one writer per block
  *   retire.c   a child is out: drop, persist, go on; the frozen nexus; self-shutdown
  *   monitor.c  closes devices of children outside of their completion path
  *   resv.c     reservations on NVMe children
@@ -341,7 +342,7 @@ static inline void control_end(struct nexus *nx)
 
 int nexus_recover(struct nexus *nx, struct nexus_err *ne) MAY_SUSPEND WARN_UNUSED;
 
-/* ---- io.c, on the channel's reactor --------------------------------------------------------- */
+/* ---- io.c, io_failed.c, io_blocked.c: on the channel's reactor ------------------------------- */
 
 enum io_result nexus_submit(struct channel *ch, struct io *io);
 void nexus_restart(struct msg *msg);
