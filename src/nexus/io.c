@@ -155,6 +155,12 @@ static enum io_result end(struct io *io, uint16_t status)
 	return IO_DONE;
 }
 
+/* Of an ended nexus: the host may go elsewhere, unless the volume is being taken away. */
+static COLD uint16_t end_status(const struct nexus_channel *nc, uint16_t removed)
+{
+	return nc->nx->dev.is_ended ? IO_ENDED : removed;
+}
+
 /* The reader with the least to do that is not in @tried; NEXUS_CHILDREN_MAX: none. */
 static inline uint8_t read_pick(struct nexus_channel *nc, uint8_t tried)
 {
@@ -205,7 +211,7 @@ static inline enum io_result read_send(struct nexus_channel *nc, struct io *io,
 static enum io_result read_start(struct nexus_channel *nc, struct io *io, struct read_note note)
 {
 	if (unlikely(nc->is_ended))
-		return end(io, IO_NO_DEVICE);
+		return end(io, end_status(nc, IO_NO_DEVICE));
 	note.slot = read_pick(nc, note.tried);
 	if (unlikely(note.slot == NEXUS_CHILDREN_MAX))
 		return hold(nc, io);
@@ -248,7 +254,7 @@ static COLD enum io_result read_failed(struct nexus_channel *nc, struct io *io)
 		break;
 	case CHILD_SHUTDOWN:
 		nexus_shutdown_ring(nc->nx);
-		return IO_DONE;
+		return end(io, IO_ENDED); /* the other owner may serve it */
 	}
 	note.tried |= bit;
 	if (read_pick(nc, note.tried) != NEXUS_CHILDREN_MAX)
@@ -320,7 +326,7 @@ static enum io_result seek_start(struct nexus_channel *nc, struct io *io)
 	struct read_note note = {};
 
 	if (nc->is_ended)
-		return end(io, IO_NO_DEVICE);
+		return end(io, end_status(nc, IO_NO_DEVICE));
 	note.slot = read_pick(nc, 0);
 	if (note.slot == NEXUS_CHILDREN_MAX)
 		return hold(nc, io);
@@ -468,7 +474,7 @@ static inline bool is_hot(const struct nexus_channel *nc, const struct io *io)
 
 static COLD enum io_result all_wait(struct nexus_channel *nc, struct io *io)
 {
-	return nc->is_ended ? end(io, IO_NO_DEVICE) : hold(nc, io);
+	return nc->is_ended ? end(io, end_status(nc, IO_NO_DEVICE)) : hold(nc, io);
 }
 
 static inline enum io_result write_start(struct nexus_channel *nc, struct io *io)
@@ -723,7 +729,7 @@ static enum io_result fork_resolve(struct nexus_channel *nc, struct fork *fork)
 	struct io *parent = fork->parent;
 
 	if (nc->is_ended)
-		return fork_abandon(nc, fork, IO_ABORTED);
+		return fork_abandon(nc, fork, end_status(nc, IO_ABORTED));
 	if (nc->is_waiting)
 		return fork_park(nc, fork);
 	for (uint8_t i = 0; i < nc->nreaders; i++)
@@ -753,7 +759,7 @@ static COLD enum io_result fork_failed(struct nexus_channel *nc, struct fork *fo
 		    child_verdict(part->op, part->status).action == CHILD_SHUTDOWN) {
 			nexus_shutdown_ring(nc->nx);
 			fork_let_go(nc, fork->failed);
-			return fork_abandon(nc, fork, part->status);
+			return fork_abandon(nc, fork, IO_ENDED);
 		}
 	}
 	if (fork_is_refused(fork)) {
@@ -850,7 +856,7 @@ static bool blocked_try(struct nexus_channel *nc, const struct msg_list *earlier
 	if (nc->is_ended) {
 		if (io->op != IO_READ)
 			blocked_give_back(nc, io);
-		io_complete(io, IO_ABORTED);
+		io_complete(io, end_status(nc, IO_ABORTED));
 		return true;
 	}
 	if (io->op != IO_READ && (nc->is_waiting || nc->free == NULL || !is_hot(nc, io))) {
@@ -923,7 +929,7 @@ static inline enum io_result start(struct nexus_channel *nc, struct io *io)
 	case IO_RESET:
 		/* ours alone: a remote child that is connected anew may have lost its cache
 		 * between */
-		return end(io, nc->is_ended ? IO_NO_DEVICE : IO_OK);
+		return end(io, nc->is_ended ? end_status(nc, IO_NO_DEVICE) : IO_OK);
 	case IO_SEEK_DATA:
 	case IO_SEEK_HOLE:
 		return seek_start(nc, io);
