@@ -4,7 +4,8 @@
  *
  *   nexus.c    made, and found    driver.c  its URI    info.c  what it says of itself
  *   size.c     fitting and growing    end.c  shut down, destroyed, freed
- *   child.c    add, remove, online, offline; opening and closing a child's device
+ *   child.c    a child's device    child_client.c  add, remove, online, offline
+ *   child_join.c  a child becomes a writer, and in sync
  *   io.c       the data path; io_failed.c where legs fail, io_blocked.c who waits
  *   overlap.h  one writer per block
  *   retire.c   a child is out: drop, persist, go on; the frozen nexus; self-shutdown
@@ -511,11 +512,16 @@ struct child *child_new(struct nexus *nx, const char *uri, struct nexus_err *ne)
 void child_free(struct child *child);
 /* Make and open its device; it does not get I/O yet. */
 int child_open(struct child *child, struct nexus_err *ne) MAY_SUSPEND WARN_UNUSED;
-/* It is open, out of sync: writes to it, and a rebuild if there is one who does it. */
-int child_start(struct child *child, bool is_rebuilt, struct nexus_err *ne) MAY_SUSPEND WARN_UNUSED;
 /* Nothing of it may be in flight. */
 void child_close(struct child *child) MAY_SUSPEND;
 struct child *child_find(struct nexus *nx, const char *uri);
+
+/* ---- child_join.c --------------------------------------------------------------------------- */
+
+/* Room for what it misses. */
+int child_map(struct child *child, struct nexus_err *ne) WARN_UNUSED;
+/* It is open, out of sync: writes to it, and a rebuild if there is one who does it. */
+int child_start(struct child *child, bool is_rebuilt, struct nexus_err *ne) MAY_SUSPEND WARN_UNUSED;
 
 /* ---- events.c ------------------------------------------------------------------------------- */
 
