@@ -441,7 +441,7 @@ static int open_children(struct nexus *nx, const struct nexus_opts *opts, struct
 				     child_word(CHILD_CONFIG_INVALID, NEXUS_REASON_NONE, false));
 			return nexus_fail(ne, NEXUS_E_INCOMPLETE,
 					  "nexus %s: child %s has %lu bytes, less than the %lu "
-					  "asked",
+					  "asked: ask for less with size=, or grow its replicas",
 					  opts->name, child->uri, device_size(child->desc->dev),
 					  opts->size);
 		}
@@ -823,9 +823,11 @@ int nexus_resize(struct nexus *nx, uint64_t size, struct nexus_err *ne)
 				    nx->is_frozen ? "frozen" : nexus_state_name(nx->state));
 	for (unsigned i = 0; i < nx->nchildren && result == 0; i++) {
 		if (nx->child[nx->order[i]]->desc == NULL)
-			result = nexus_fail(ne, NEXUS_E_RESIZE,
-					    "nexus %s: child %s is not open, its size is not known",
-					    nx->dev.name, nx->child[nx->order[i]]->uri);
+			result = nexus_fail(
+				ne, NEXUS_E_RESIZE,
+				"nexus %s: child %s is not open, its size is not known: "
+				"bring it online or remove it first",
+				nx->dev.name, nx->child[nx->order[i]]->uri);
 	}
 	if (result == 0)
 		result = check_size(nx, size, ne);
