@@ -135,7 +135,8 @@ static void child_event(struct desc *desc, const struct device_event *event)
 		nexus_health_medium(child);
 		break;
 	case DEVICE_RESIZED:
-	case DEVICE_RESERVATION: /* a write that meets it says so itself */
+	case DEVICE_RESERVATION: /* a write that meets it says so itself, as the next does */
+	case DEVICE_ENDED:
 	case DEVICE_EVENT_COUNT_:
 		break;
 	}
