@@ -24,7 +24,7 @@
 #include "base/units.h"
 #include "cli/ctl.h"
 
-enum { STATE_TEXT_MAX = 400 };
+enum { STATE_TEXT_MAX = 256 };
 
 const char *ctl_job_text(json_t *job, char *text, size_t size)
 {
@@ -53,7 +53,7 @@ static void child_text(json_t *child, char text[STATE_TEXT_MAX])
 {
 	json_t *rebuild = json_object_get(child, "rebuild"), *warning;
 	json_t *warnings = json_object_get(child, "warnings");
-	const char *reason = ctl_text(child, "reason"), *why = ctl_text(child, "why");
+	const char *reason = ctl_text(child, "reason");
 	char job[128];
 	size_t i;
 
@@ -66,10 +66,9 @@ static void child_text(json_t *child, char text[STATE_TEXT_MAX])
 	else if (strcmp(ctl_text(child, "state"), "Open") == 0)
 		(void)snprintf(text, STATE_TEXT_MAX, "out of sync, no rebuild");
 	else
-		(void)snprintf(text, STATE_TEXT_MAX, "%s%s%s%s%s%s", ctl_text(child, "state"),
+		(void)snprintf(text, STATE_TEXT_MAX, "%s%s%s", ctl_text(child, "state"),
 			       strcmp(reason, "None") != 0 ? ", " : "",
-			       strcmp(reason, "None") != 0 ? reason : "",
-			       why[0] != '\0' ? " (" : "", why, why[0] != '\0' ? ")" : "");
+			       strcmp(reason, "None") != 0 ? reason : "");
 	json_array_foreach(warnings, i, warning)
 	{
 		size_t used = strlen(text);
@@ -136,6 +135,8 @@ static void print_mirror(const struct ctl *ctl, json_t *mirror)
 	{
 		child_text(child, text);
 		printf("  %-*s  %s\n", width, text, ctl_text(child, "uri"));
+		if (ctl_text(child, "why")[0] != '\0')
+			printf("    %s\n", ctl_text(child, "why"));
 	}
 	json_array_foreach(children, i, child) print_remedy(ctl, mirror, child);
 	if (strcmp(ctl_text(mirror, "status"), "Faulted") == 0)

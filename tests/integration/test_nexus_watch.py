@@ -252,5 +252,6 @@ def test_status_of_a_mirror_that_lost_all(ashlar):
     mirror = Frozen(ashlar)
     told = mirror.ok("status")
     assert "mirror vol0: Faulted, 0 of 2 replicas in sync, I/O is held\n" in told
+    assert f"  Faulted, IoFailure  {mirror.uris[0]}\n" in told
     assert "child-online" not in told and "stop the export and start it again" in told
     mirror.stop()
