@@ -29,7 +29,9 @@
  *      the head, both copies of which have to be of the generation: a life that ended before its
  *      record was written leaves pages of the one before it, but perhaps not the newest.
  *   6. The sequence grows over all lives of a nexus, with any change of who is a writer, too: whose
- *      is the highest was a writer longest, if no record tells (recover.c).
+ *      is the highest was a writer longest, if no record tells (recover.c). A page goes to one
+ *      writer after the other, so at the death of a process they are at most one apart: a life
+ *      begins two higher, after its first record.
  *
  * Rule 3 is why the missed map needs no durable write per request: the in-flight map holds until
  * the missed map is safe. Cost in the common case: one bit test per write, in a map of the

@@ -139,7 +139,7 @@ bool marks_write_children(struct nexus *nx, struct child *coming)
 
 	if (marks == NULL || (nx->nchildren < 2 && marks->sequence == 0))
 		return true;
-	marks->sequence++;
+	marks->sequence += marks->is_recorded || marks->sequence == 0;
 	for (unsigned slot = 0; slot < NEXUS_CHILDREN_MAX; slot++) {
 		struct child *child = nx->child[slot];
 
@@ -157,15 +157,41 @@ bool marks_write_children(struct nexus *nx, struct child *coming)
 	return child_write_missed(marks, coming);
 }
 
-void marks_note_synced(struct child *child)
+/* Both copies of the head, with the sequence as it is. */
+static void head_write(struct marks *marks, struct child *child) MAY_SUSPEND
 {
-	struct marks *marks = child->nx->marks;
-
-	/* the sequence stays: this child is no newer than the others */
-	for (unsigned copy = 0; marks != NULL && copy < 2; copy++) {
+	for (unsigned copy = 0; copy < 2; copy++) {
 		if (!marks_page_write(marks, child, INTENT_PAGE_HEAD, copy, NULL, NULL))
 			return;
 	}
+}
+
+void marks_note_synced(struct child *child)
+{
+	/* the sequence stays: this child is no newer than the others */
+	if (child->nx->marks != NULL)
+		head_write(child->nx->marks, child);
+}
+
+/*
+ * Who is not given may have one page more than any that is, if the last life died between the two.
+ * Past that with two. Not before the record tells of this life: one that never came so far has
+ * served nobody, and would make who was given to it newer than who serves next.
+ */
+void marks_note_recorded(struct nexus *nx)
+{
+	struct marks *marks = nx->marks;
+
+	if (marks == NULL)
+		return;
+	task_mutex_lock(&marks->lock);
+	marks->is_recorded = true;
+	marks->sequence += marks->sequence > 0 ? 2 : 0; /* 0: nobody has pages */
+	for (unsigned slot = 0; slot < NEXUS_CHILDREN_MAX && marks->sequence > 0; slot++) {
+		if (nx->child[slot] != NULL && is_writer(nx->child[slot]))
+			head_write(marks, nx->child[slot]);
+	}
+	task_mutex_unlock(&marks->lock);
 }
 
 void marks_note_missed(struct child *child)

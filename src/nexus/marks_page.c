@@ -103,7 +103,7 @@ unsigned marks_page_write_all(struct marks *marks, unsigned index, const struct 
 
 	if (nx->nchildren < 2)
 		return 1; /* nobody to differ from */
-	marks->sequence++;
+	marks->sequence += marks->is_recorded;
 	for (unsigned slot = 0; slot < NEXUS_CHILDREN_MAX; slot++) {
 		if (nx->child[slot] != NULL && is_writer(nx->child[slot]))
 			n += marks_page_write(marks, nx->child[slot], index, copy, subject, map);
