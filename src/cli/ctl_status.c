@@ -122,6 +122,12 @@ static void print_mirror(const struct ctl *ctl, json_t *mirror)
 	char text[STATE_TEXT_MAX];
 	size_t i;
 
+	if (strcmp(ctl_text(mirror, "state"), "Shutdown") == 0) { /* its replicas are another's */
+		printf("mirror %s: it has ended; the log of its export says why\n"
+		       "  next: stop the export, and start it where the volume is to be served\n",
+		       ctl_text(mirror, "name"));
+		return;
+	}
 	json_array_foreach(children, i, child)
 	{
 		synced += is_in_sync(child);

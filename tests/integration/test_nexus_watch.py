@@ -97,7 +97,7 @@ def test_wait_ends_with_the_rebuild(mirror):
 
 def test_wait_tells_that_a_rebuild_failed(mirror):
     mirror.write(0, os.urandom(4 * MIB))
-    mirror.ok("rebuild-limits", "rate=1M")
+    mirror.ok("rebuild-limits", "rate=256k")  # it is not over before it is stopped
     uri = f"malloc:///m?size_mb={SIZE_MB + 16}&blk_size=4096"
     waiting = mirror.ashlar.start("ctl", mirror.control, "child-add", uri, "--wait")
     wait_until(lambda: mirror.ok("rebuilds")["jobs"], what="the rebuild")
@@ -108,7 +108,7 @@ def test_wait_tells_that_a_rebuild_failed(mirror):
     wait_until(lambda: mirror.ok("rebuilds")["jobs"], what="the rebuild")
     mirror.ok("child-remove", uri)
     out, err = waiting.communicate(timeout=20)
-    assert waiting.returncode == 1, out
+    assert waiting.returncode == 1, out + err
     assert "was removed meanwhile" in err or "its rebuild is failed" in err, err
 
 
