@@ -145,11 +145,14 @@ ENGINE_TEST(what_has_grown_is_not_made_again_smaller)
 				   .nchildren = 2,
 				   .info_key = "volume",
 				   .is_size_kept = true };
+	char text[RECORD_TEXT_MAX];
 	struct nexus *made;
 
 	if (!all_make(2))
 		return;
 	CHECK_EQ(nexus_resize(nx, 20 << 20, &ne), 0);
+	CHECK_EQ(store->get(store, "volume", text, NULL), 0);
+	CHECK_HAS(text, "\"size\": 20971520"); /* at once: the process may die */
 	nexus_unmake();
 	CHECK(nexus_create(&opts, &made, &ne) < 0);
 	CHECK_EQ(ne.why, NEXUS_E_INVALID_ARGUMENTS);
