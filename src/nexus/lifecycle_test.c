@@ -91,6 +91,11 @@ ENGINE_TEST(a_disk_that_is_too_small_is_not_kept_open)
 	CHECK_EQ(ne.why, NEXUS_E_CHILD_GEOMETRY);
 	CHECK(nx->child[nx->order[1]]->desc == NULL);
 	CHECK_EQ(device_destroy(device_uri(dev), NULL), 0);
+	/* room enough, but less than those that are healthy have */
+	CHECK_EQ(device_create("malloc:///m1?size_mb=31&uuid=" UUID("1"), &dev, NULL), 0);
+	CHECK(nexus_child_online(nx, uris[1], &ne) < 0);
+	CHECK_HAS(err_text(&ne.err), "the smallest healthy one");
+	CHECK_EQ(device_destroy(device_uri(dev), NULL), 0);
 	CHECK_EQ(device_create(bases[1], &dev, NULL), 0);
 	online(1);
 	nexus_rebuild_wait(nx);
@@ -131,6 +136,20 @@ ENGINE_TEST(a_replica_is_taken_once)
 		CHECK_EQ(ne.why, NEXUS_E_CHILD_EXISTS);
 		CHECK(device_lookup("m0") != NULL && device_lookup("a") == NULL);
 	}
+	all_unmake();
+}
+
+/* A device has as many names as were given to it; the child is there under one of them. */
+ENGINE_TEST(another_name_of_its_device_may_go)
+{
+	struct device *dev;
+
+	if (!all_make(2))
+		return;
+	CHECK_EQ(device_create("bdev:///m1", &dev, NULL), 0);
+	CHECK_EQ(device_destroy("bdev:///m1", NULL), 0);
+	settle_down();
+	CHECK_EQ(child(1).health, CHILD_HEALTH_ONLINE);
 	all_unmake();
 }
 
@@ -399,6 +418,45 @@ ENGINE_TEST(a_child_comes_online_when_all_is_over)
 	settle_down();
 	CHECK(nx->child[nx->order[1]]->desc == NULL);
 	all_unmake();
+}
+
+static int add_rebuilt(struct nexus *to, const char *uri, struct nexus_err *ne)
+{
+	return nexus_child_add(to, uri, true, ne);
+}
+
+/* The same while its device is still being opened: nobody is started who could not end. */
+ENGINE_TEST(a_child_is_opened_when_all_is_over)
+{
+	static const struct {
+		const char *how, *device;
+		struct call call;
+	} rows[] = { { "online", "m1", { .fn = nexus_child_online, .uri = uris[1] } },
+		     { "add", "m2", { .fn = add_rebuilt, .uri = uris[2] } } };
+
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+		struct call call = rows[i].call;
+		struct device *dev;
+
+		TAP_ROW(rows[i].how);
+		if (!all_make(2))
+			return;
+		offline(1);
+		dev = device_lookup(rows[i].device);
+		task_mutex_lock(&dev->control);
+		call_start(&call);
+		while (list_empty(&dev->control.waiters))
+			task_yield();
+		nexus_self_shutdown(nx, "the test says so");
+		task_mutex_unlock(&dev->control);
+		call_end(&call);
+		CHECK_EQ(call.ne.why, NEXUS_E_NOT_ALLOWED);
+		CHECK_EQ(nx->nchildren, 2);
+		CHECK(nx->child[1]->desc == NULL);
+		CHECK_EQ(child(1).state, CHILD_FAULTED);
+		all_unmake();
+	}
+	TAP_ROW(NULL);
 }
 
 static int grow(struct nexus *of, const char *uri, struct nexus_err *ne)
