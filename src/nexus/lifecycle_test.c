@@ -76,7 +76,7 @@ ENGINE_TEST(another_disk_after_the_end_gets_everything)
 }
 
 /* A disk that does not do is let go of again, so that another one can take its place. */
-ENGINE_TEST(a_disk_that_is_too_small_is_not_kept_open)
+ENGINE_TEST(a_disk_that_does_not_do_is_not_kept_open)
 {
 	struct nexus_err ne = {};
 	struct device *dev;
@@ -90,6 +90,11 @@ ENGINE_TEST(a_disk_that_is_too_small_is_not_kept_open)
 	CHECK(nexus_child_online(nx, uris[1], &ne) < 0);
 	CHECK_EQ(ne.why, NEXUS_E_CHILD_GEOMETRY);
 	CHECK(nx->child[nx->order[1]]->desc == NULL);
+	CHECK_EQ(device_destroy(device_uri(dev), NULL), 0);
+	CHECK_EQ(device_create("malloc:///m1?size_mb=32&blk_size=4096&uuid=" UUID("1"), &dev, NULL),
+		 0);
+	CHECK(nexus_child_online(nx, uris[1], &ne) < 0);
+	CHECK_HAS(err_text(&ne.err), "has blocks of 4096 bytes");
 	CHECK_EQ(device_destroy(device_uri(dev), NULL), 0);
 	/* room enough, but less than those that are healthy have */
 	CHECK_EQ(device_create("malloc:///m1?size_mb=31&uuid=" UUID("1"), &dev, NULL), 0);
