@@ -54,7 +54,7 @@ struct marks {
 	struct timer timer;
 	bool is_tick_due, is_fold_due;
 	bool is_recorded; /* the record tells of this life; the sequence stays until then */
-	uint8_t full; /* who had no space for a page, 1 << slot */
+	uint8_t full;     /* who had no space for a page, 1 << slot */
 	uint64_t sequence;
 	uint8_t copy[INTENT_PAGES];   /* of a pair: which is written next */
 	bool is_single[INTENT_PAGES]; /* the other one is older */
