@@ -269,8 +269,8 @@ static void bench_wait_tick(struct bench *b)
 	timer_disarm(r, &tick.timer);
 }
 
-static void bench_draw(struct bench *b, struct progress *bar, uint64_t since_ns,
-		       enum bench_phase phase)
+READS_RACING static void bench_draw(struct bench *b, struct progress *bar, uint64_t since_ns,
+				    enum bench_phase phase)
 {
 	char iops[UNITS_TEXT_MAX], rate[UNITS_TEXT_MAX], time[UNITS_TEXT_MAX];
 	uint64_t now_ns = reactor_clock(reactor_primary());

@@ -96,6 +96,8 @@ int export_resume(struct export *e, struct err *err) MAY_SUSPEND WARN_UNUSED;
 
 json_t *export_stats(struct export *e);
 json_t *export_list(struct export *e);
+/* All of it that a person wants to see at once. */
+json_t *export_status(struct export *e);
 json_t *export_reservations(struct export *e);
 
 /* ---- export_access.c ------------------------------------------------------------------------- */
@@ -132,6 +134,7 @@ struct request {
 	const char *nexus; /* after the @; NULL: not said */
 	struct nexus *nx;  /* that is meant; NULL: all, or the verb is about none */
 	char *text;        /* what follows "ok" in the answer, owned */
+	bool is_early;     /* run it again after the next event */
 };
 
 /* Which nexus a verb is about. */
@@ -146,6 +149,7 @@ struct command {
 	const char *name; /* NULL ends a table */
 	const char *arg;  /* for the help; in brackets: may be left out; NULL: takes none */
 	const char *help;
+	const char *example; /* what may follow the socket's path */
 	enum command_means nexus;
 	unsigned words_min, words_max; /* both 0 and about no nexus: it takes arg */
 	/* one of these */
@@ -160,8 +164,11 @@ int request_say_json(struct request *req, json_t *json, struct err *err);
 /* The error that says how the verb is written. */
 int request_usage(const struct request *req, struct err *err);
 /* Run @line, which is taken apart, in the engine. The whole line to send, to be freed; NULL: no
- * memory. Any thread but the engine's; blocks. */
-char *request_answer(struct export *e, char *line) WARN_UNUSED;
+ * memory. Any thread but the engine's; blocks, for an event until @fd, its client, is gone. */
+char *request_answer(struct export *e, char *line, int fd) WARN_UNUSED;
+/* What @verb does, or each (NULL): a list of verb, args, help, example. NULL: there is none. Any
+ * thread. */
+json_t *command_help(const char *verb, struct err *err);
 
 /* ---- export_nexus.c -------------------------------------------------------------------------- */
 
@@ -185,6 +192,9 @@ bool export_nexus_is_ending(struct device *dev);
 /* Remember what happens to any nexus, from now to the stop. */
 int export_events_start(struct export *e, struct err *err) WARN_UNUSED;
 void export_events_stop(struct export *e);
+/* An eventfd that becomes readable with each event; -1: no file descriptor is left. */
+int events_follow(struct export *e);
+void events_unfollow(struct export *e, int fd);
 
 /* ---- the control socket ---------------------------------------------------------------------- */
 

@@ -3,9 +3,10 @@
  * export_command.c - one line of the control socket: which verb, which words, what it does, what is
  * answered.
  *
- *	add URI  |  remove NSID  |  list  |  rescan  |  pause  |  resume  |  stats
+ *	status  |  add URI  |  remove NSID  |  list  |  rescan  |  pause  |  resume  |  stats
  *	ana [STATE [LISTENER]]  |  hosts  |  host-add NQN  |  host-del NQN  |  controllers
- *	disconnect NQN|CNTLID [force]  |  reservations  |  inject URI  |  uninject URI  |  help
+ *	disconnect NQN|CNTLID [force]  |  reservations  |  inject URI  |  uninject URI
+ *	help [VERB]
  *	and what a nexus can be told: export_nexus.c
  *
  * A row of a table says everything of a verb: its words, which nexus it is about, what runs. The
@@ -21,14 +22,17 @@
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <string.h>
+#include <sys/eventfd.h>
 
 #include "base/units.h"
+#include "cli/cli.h"
 #include "cli/export.h"
 #include "device/fault.h"
 #include "engine.h"
 
-enum { HELP_TEXT_MAX = 4096 };
+enum { VERBS_MAX = 64 }; /* among which the nearest is looked for */
 
 int request_say(struct request *req, struct err *err, const char *fmt, ...)
 {
@@ -132,25 +136,37 @@ static int run_uninject(struct request *req, struct err *err)
 static int run_help(struct request *req, struct err *err);
 
 static const struct command commands[] = {
-	{ "add", "URI", "serve one more device", .run = run_add },
-	{ "remove", "NSID", "stop serving a namespace", .run = run_remove },
-	{ "list", NULL, "namespaces, as JSON", .show = export_list },
-	{ "rescan", NULL, "read all sizes again", .run = run_rescan },
-	{ "pause", NULL, "hold new I/O, wait for what is in flight", .run = run_pause },
-	{ "resume", NULL, "let it go on", .run = run_resume },
-	{ "stats", NULL, "counters of target and devices, as JSON", .show = export_stats },
-	{ "reservations", NULL, "who reserved what, as JSON", .show = export_reservations },
-	{ "ana", "[STATE [LISTENER]]", "what paths are good for: show or set", .words_max = 2,
-	  .run = run_ana },
-	{ "hosts", NULL, "who may connect, as JSON", .show = export_hosts },
-	{ "host-add", "NQN", "let a host in; any: every one", .run = run_host_add },
-	{ "host-del", "NQN", "shut a host out, at once", .run = run_host_del },
-	{ "controllers", NULL, "connected hosts, as JSON", .show = export_controllers },
-	{ "disconnect", "NQN|CNTLID [force]", "end a host's controllers, or one", .words_min = 1,
-	  .words_max = 2, .run = run_disconnect },
-	{ "inject", "URI", "arm a fault: inject://DEVICE?...", .run = run_inject },
-	{ "uninject", "URI", "disarm it by the same text", .run = run_uninject },
-	{ "help", NULL, "this list", .run = run_help },
+	{ "status", NULL, "all that is served and what runs, as JSON", "status",
+	  .show = export_status },
+	{ "add", "URI", "serve one more device", "add aio:///var/tmp/more.img", .run = run_add },
+	{ "remove", "NSID", "stop serving a namespace", "remove 2", .run = run_remove },
+	{ "list", NULL, "namespaces, as JSON", "list", .show = export_list },
+	{ "rescan", NULL, "read all sizes again", "rescan", .run = run_rescan },
+	{ "pause", NULL, "hold new I/O, wait for what is in flight", "pause", .run = run_pause },
+	{ "resume", NULL, "let it go on", "resume", .run = run_resume },
+	{ "stats", NULL, "counters of target and devices, as JSON", "-o table stats",
+	  .show = export_stats },
+	{ "reservations", NULL, "who reserved what, as JSON", "reservations",
+	  .show = export_reservations },
+	{ "ana", "[STATE [LISTENER]]", "what paths are good for: show or set", "ana inaccessible 0",
+	  .words_max = 2, .run = run_ana },
+	{ "hosts", NULL, "who may connect, as JSON", "hosts", .show = export_hosts },
+	{ "host-add", "NQN", "let a host in; any: every one",
+	  "host-add nqn.2014-08.org.nvmexpress:uuid:6e3f9d0e-5c2a-4a53-9a42-0f6f8f1c2b11",
+	  .run = run_host_add },
+	{ "host-del", "NQN", "shut a host out, at once",
+	  "host-del nqn.2014-08.org.nvmexpress:uuid:6e3f9d0e-5c2a-4a53-9a42-0f6f8f1c2b11",
+	  .run = run_host_del },
+	{ "controllers", NULL, "connected hosts, as JSON", "-o table controllers",
+	  .show = export_controllers },
+	{ "disconnect", "NQN|CNTLID [force]", "end a host's controllers, or one",
+	  "disconnect 1 force", .words_min = 1, .words_max = 2, .run = run_disconnect },
+	{ "inject", "URI", "arm a fault: inject://DEVICE?...",
+	  "inject 'inject://m0?op=write&retries=3'", .run = run_inject },
+	{ "uninject", "URI", "disarm it by the same text",
+	  "uninject 'inject://m0?op=write&retries=3'", .run = run_uninject },
+	{ "help", "[VERB]", "this list, or one verb of it", "help child-online", .words_max = 1,
+	  .run = run_help },
 };
 
 /* The n-th of all commands: ours, then those for a nexus. NULL: no more. */
@@ -162,17 +178,49 @@ static const struct command *command_at(size_t i)
 	return nexus_commands[i].name != NULL ? &nexus_commands[i] : NULL;
 }
 
+static const struct command *command_find(const char *verb, struct err *err)
+{
+	const char *names[VERBS_MAX], *near;
+	const struct command *c;
+	unsigned count = 0;
+
+	for (size_t i = 0; (c = command_at(i)) != NULL; i++) {
+		if (strcmp(c->name, verb) == 0)
+			return c;
+		if (count < VERBS_MAX)
+			names[count++] = c->name;
+	}
+	near = cli_nearest(verb, names, count);
+	if (near != NULL)
+		(void)err_set(err, -EINVAL,
+			      "unknown command '%s'; did you mean '%s'? 'help' lists them", verb,
+			      near);
+	else
+		(void)err_set(err, -EINVAL, "unknown command '%s'; 'help' lists them", verb);
+	return NULL;
+}
+
+json_t *command_help(const char *verb, struct err *err)
+{
+	const struct command *c = verb != NULL ? command_find(verb, err) : command_at(0);
+	json_t *list;
+
+	if (c == NULL)
+		return NULL;
+	list = json_array();
+	for (size_t i = 1; c != NULL; c = verb == NULL ? command_at(i++) : NULL)
+		(void)json_array_append_new(list,
+					    json_pack("{s:s, s:s, s:s, s:s}", "verb", c->name,
+						      "args", c->arg != NULL ? c->arg : "", "help",
+						      c->help, "example", c->example));
+	return list;
+}
+
 static int run_help(struct request *req, struct err *err)
 {
-	const struct command *c;
-	char all[HELP_TEXT_MAX] = "";
-	size_t used = 0;
+	json_t *list = command_help(req->word[0], err);
 
-	for (size_t i = 0; (c = command_at(i)) != NULL && used < sizeof(all); i++)
-		used += (size_t)snprintf(all + used, sizeof(all) - used, "%s%s%s%s (%s)",
-					 i == 0 ? "" : "; ", c->name, c->arg != NULL ? " " : "",
-					 c->arg != NULL ? c->arg : "", c->help);
-	return request_say(req, err, "%s", all);
+	return list != NULL ? request_say_json(req, list, err) : -EINVAL;
 }
 
 static int request_run(void *arg, struct err *err)
@@ -217,13 +265,9 @@ static int request_parse(struct request *req, char *line, struct err *err)
 		rest += strspn(rest, " ");
 		req->arg = *rest != '\0' ? rest : NULL;
 	}
-	for (size_t i = 0; (c = command_at(i)) != NULL; i++) {
-		if (strcmp(c->name, line) == 0)
-			req->command = c;
-	}
-	c = req->command;
+	req->command = c = command_find(line, err);
 	if (c == NULL)
-		return err_set(err, -EINVAL, "unknown command '%s'; 'help' lists them", line);
+		return -EINVAL;
 	if (c->arg != NULL && c->arg[0] != '[' && req->arg == NULL)
 		return err_set(err, -EINVAL, "%s needs an argument: %s %s", line, line, c->arg);
 	if (c->arg == NULL && req->arg != NULL)
@@ -231,7 +275,35 @@ static int request_parse(struct request *req, char *line, struct err *err)
 	return c->words_max != 0 || c->nexus != MEANS_NONE ? words_split(req, rest, err) : 0;
 }
 
-char *request_answer(struct export *e, char *line)
+/* The next event. False: the client is gone, or the export ends. */
+static bool event_wait(int fd, int news)
+{
+	struct pollfd fds[] = { { .fd = fd, .events = POLLRDHUP },
+				{ .fd = news, .events = POLLIN } };
+	eventfd_t unread;
+
+	if (poll(fds, ARRAY_LEN(fds), -1) < 0)
+		return errno == EINTR;
+	(void)eventfd_read(news, &unread);
+	return fds[0].revents == 0;
+}
+
+/* It is looked again after the follower is known, so that no event falls between. */
+static int request_follow(struct request *req, int fd, struct err *err)
+{
+	int news = events_follow(req->e), rc = 0;
+
+	if (news < 0)
+		return err_set_sys(err, -errno, "events cannot be waited for");
+	do {
+		free(take(req->text));
+		rc = engine_call(request_run, req, err);
+	} while (rc == 0 && req->is_early && event_wait(fd, news));
+	events_unfollow(req->e, news);
+	return rc;
+}
+
+char *request_answer(struct export *e, char *line, int fd)
 {
 	struct request req = { .e = e };
 	struct err err = {};
@@ -242,6 +314,8 @@ char *request_answer(struct export *e, char *line)
 	rc = request_parse(&req, line, &err);
 	if (rc == 0)
 		rc = engine_call(request_run, &req, &err);
+	if (rc == 0 && req.is_early)
+		rc = request_follow(&req, fd, &err);
 	if (rc != 0)
 		rc = asprintf(&reply, "error %s\n", err_text(&err));
 	else

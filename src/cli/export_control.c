@@ -94,7 +94,7 @@ static bool send_all(int fd, const char *text)
 /* False: the client is gone. */
 static bool answer(struct control *c, int fd, char *line)
 {
-	CLEANUP(freep) char *reply = request_answer(c->e, line);
+	CLEANUP(freep) char *reply = request_answer(c->e, line, fd);
 
 	return reply != NULL && send_all(fd, reply);
 }

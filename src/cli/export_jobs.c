@@ -58,6 +58,22 @@ static void rebuilds_of(struct nexus *nx, json_t *jobs, json_t *history)
 	}
 }
 
+/* Adds to each child of @object, which is json_nexus(), its job, null without one. */
+static void add_rebuilds(struct nexus *nx, json_t *object)
+{
+	json_t *children = json_object_get(object, "children");
+	struct nexus_child_info child;
+
+	for (unsigned i = 0; nexus_child_info(nx, i, &child); i++) {
+		struct rebuild_stats stats = {};
+		bool has_job = nexus_rebuild_stats(nx, child.uri, &stats, NULL) == 0;
+
+		(void)json_object_set_new(json_array_get(children, i), "rebuild",
+					  has_job ? json_rebuild(child.uri, NULL, &stats)
+						  : json_null());
+	}
+}
+
 int run_rebuilds(struct request *req, struct err *err)
 {
 	json_t *jobs = json_array(), *history = json_array();
@@ -133,13 +149,18 @@ int run_rebuild_limits(struct request *req, struct err *err)
 				err);
 }
 
-static json_t *json_scrub(const struct scrub_stats *s, uint64_t bs)
+const char *scrub_state_text(enum scrub_state state)
 {
 	static const char *const states[] = { "none", "running", "completed", "stopped", "failed" };
 
+	return states[state];
+}
+
+static json_t *json_scrub(const struct scrub_stats *s, uint64_t bs)
+{
 	return json_pack(
 		"{s:s, s:i, s:I, s:I, s:I, s:I, s:I, s:o, s:I, s:o, s:o, s:I}", "state",
-		states[s->state], "progress", (int)s->progress, "bytes_total",
+		scrub_state_text(s->state), "progress", (int)s->progress, "bytes_total",
 		(json_int_t)(s->blocks_total * bs), "bytes_done", (json_int_t)(s->blocks_done * bs),
 		"bytes_holes", (json_int_t)(s->blocks_holes * bs), "blocks_differ",
 		(json_int_t)s->blocks_differ, "blocks_repaired", (json_int_t)s->blocks_repaired,
@@ -183,4 +204,22 @@ int run_scrub(struct request *req, struct err *err)
 		return request_usage(req, err);
 	nexus_scrub_stats(req->nx, &stats);
 	return request_say_json(req, json_scrub(&stats, nexus_device(req->nx)->block_size), err);
+}
+
+json_t *json_mirrors(void)
+{
+	json_t *list = json_array();
+	struct nexus *nx = NULL;
+
+	while ((nx = nexus_next(nx)) != NULL) {
+		json_t *object = json_nexus(nx);
+		struct scrub_stats stats;
+
+		add_rebuilds(nx, object);
+		nexus_scrub_stats(nx, &stats);
+		(void)json_object_set_new(object, "scrub",
+					  json_scrub(&stats, nexus_device(nx)->block_size));
+		(void)json_array_append_new(list, object);
+	}
+	return list;
 }

@@ -9,7 +9,7 @@
  *	rebuild URI start|stop|pause|resume  |  rebuilds [@NAME]
  *	rebuild-limits [rate=BYTES] [latency=TIME|auto|off]
  *	scrub [start|stop|status] [repair] [repair-from URI]        export_jobs.c
- *	events [AFTER]                                              export_events.c
+ *	events [AFTER] [wait]                                       export_events.c
  *
  * Each may be preceded by @NAME, the name or uuid of a nexus. It is needed only where several are
  * there and no child says which is meant: most exports have one, and who types wants to type less.
@@ -79,7 +79,10 @@ int nexus_request_find(struct request *req, struct err *err)
 
 int nexus_request_failed(const struct nexus_err *ne, struct err *err)
 {
-	return err_set(err, ne->err.code, "%s", err_text(&ne->err));
+	(void)err_set(err, ne->err.code, "%s", err_text(&ne->err));
+	if (ne->why == NEXUS_E_CHILD_NOT_FOUND)
+		(void)err_hint(err, "a child is named by its whole URI; 'status' shows them");
+	return ne->err.code;
 }
 
 /* ---- children -------------------------------------------------------------------------------- */
@@ -288,29 +291,33 @@ bool export_nexus_is_ending(struct device *dev)
 }
 
 const struct command nexus_commands[] = {
-	{ "nexus", "[@NAME]", "mirrors and their children, as JSON", MEANS_ALL, 0, 0,
+	{ "nexus", "[@NAME]", "mirrors and their children, as JSON", "nexus @vol", MEANS_ALL, 0, 0,
 	  .run = run_nexus },
-	{ "latency", "[@NAME]", "of each child's reads and writes, as JSON", MEANS_ALL, 0, 0,
-	  .run = run_latency },
-	{ "nexus-resize", "SIZE", "grow a nexus; its replicas were grown before", MEANS_ONE, 1, 1,
-	  .run = run_resize },
-	{ "child-add", "URI [norebuild]", "one more replica, brought in sync", MEANS_ONE, 1, 2,
-	  .run = run_child_add },
-	{ "child-remove", "URI", "a replica less", MEANS_CHILD, 1, 1, .child = nexus_child_remove },
-	{ "child-online", "URI", "a replica is back: bring it in sync", MEANS_CHILD, 1, 1,
+	{ "latency", "[@NAME]", "of each child's reads and writes, as JSON", "-o table latency",
+	  MEANS_ALL, 0, 0, .run = run_latency },
+	{ "nexus-resize", "SIZE", "grow a nexus; its replicas were grown before",
+	  "nexus-resize 2GiB", MEANS_ONE, 1, 1, .run = run_resize },
+	{ "child-add", "URI [norebuild]", "one more replica, brought in sync",
+	  "child-add --wait aio:///var/tmp/c.img", MEANS_ONE, 1, 2, .run = run_child_add },
+	{ "child-remove", "URI", "a replica less", "child-remove aio:///var/tmp/c.img", MEANS_CHILD,
+	  1, 1, .child = nexus_child_remove },
+	{ "child-online", "URI", "a replica is back: bring it in sync",
+	  "child-online --wait aio:///var/tmp/b.img", MEANS_CHILD, 1, 1,
 	  .child = nexus_child_online },
-	{ "child-offline", "URI", "let a replica rest", MEANS_CHILD, 1, 1, .child = child_offline },
-	{ "child-fault", "URI", "give a replica up for good", MEANS_CHILD, 1, 1,
-	  .child = child_fault },
-	{ "rebuild", "URI start|stop|pause|resume", "of one replica", MEANS_CHILD, 2, 2,
-	  .run = run_rebuild },
-	{ "rebuilds", "[@NAME]", "progress and history, as JSON", MEANS_ONE, 0, 0,
-	  .run = run_rebuilds },
+	{ "child-offline", "URI", "let a replica rest", "child-offline aio:///var/tmp/b.img",
+	  MEANS_CHILD, 1, 1, .child = child_offline },
+	{ "child-fault", "URI", "give a replica up for good", "child-fault aio:///var/tmp/b.img",
+	  MEANS_CHILD, 1, 1, .child = child_fault },
+	{ "rebuild", "URI start|stop|pause|resume", "of one replica",
+	  "rebuild aio:///var/tmp/b.img pause", MEANS_CHILD, 2, 2, .run = run_rebuild },
+	{ "rebuilds", "[@NAME]", "progress and history, as JSON", "-o table rebuilds", MEANS_ONE, 0,
+	  0, .run = run_rebuilds },
 	{ "rebuild-limits", "[rate=BYTES] [latency=TIME|auto|off]",
-	  "per second, and what hosts may wait", MEANS_NONE, 0, 2, .run = run_rebuild_limits },
+	  "per second, and what hosts may wait", "rebuild-limits rate=100MiB latency=5ms",
+	  MEANS_NONE, 0, 2, .run = run_rebuild_limits },
 	{ "scrub", "[start|stop|status] [repair] [repair-from URI]", "compare all copies",
-	  MEANS_ONE, 0, 4, .run = run_scrub },
-	{ "events", "[AFTER]", "what happened to nexuses, as JSON", MEANS_NONE, 0, 1,
-	  .run = run_events },
+	  "scrub start repair --wait", MEANS_ONE, 0, 4, .run = run_scrub },
+	{ "events", "[AFTER] [wait]", "what happened to mirrors, as JSON", "events --follow",
+	  MEANS_NONE, 0, 2, .run = run_events },
 	{},
 };

@@ -105,7 +105,7 @@ static json_t *json_child(struct nexus *nx, unsigned n, const struct nexus_child
 	return object;
 }
 
-static json_t *json_nexus(struct nexus *nx)
+json_t *json_nexus(struct nexus *nx)
 {
 	char uuid[UUID_TEXT_SIZE], device_uuid[UUID_TEXT_SIZE];
 	struct nexus_child_info child;

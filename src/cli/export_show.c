@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * export_show.c - what an export serves and has counted, as JSON: list, stats, reservations.
+ * export_show.c - what an export serves and has counted, as JSON: list, stats, reservations,
+ * and status: all that a person looks for first.
  *
  * Listings take no lock: they look at what is there while nothing else runs, and answer while a
  * device hangs. A namespace whose device went by itself is left out until an operation lets go of
@@ -14,7 +15,7 @@
 #include <inttypes.h>
 #include <string.h>
 
-#include "cli/export.h"
+#include "cli/export_nexus.h"
 #include "cli/json_text.h"
 
 static json_t *json_op(const struct op_stats *s)
@@ -121,4 +122,12 @@ json_t *export_stats(struct export *e)
 		(json_int_t)s.commands, "buffer_waits", (json_int_t)s.buffer_waits, "digest_errors",
 		(json_int_t)s.digest_errors, "paused", e->paused > 0, "namespaces",
 		json_namespaces(e, true));
+}
+
+json_t *export_status(struct export *e)
+{
+	return json_pack("{s:s, s:b, s:o, s:o, s:o, s:o, s:o}", "nqn", subsystem_nqn(e->subsystem),
+			 "paused", e->paused > 0, "listeners", export_paths(e), "allowed",
+			 export_hosts(e), "controllers", export_controllers(e), "namespaces",
+			 json_namespaces(e, false), "mirrors", json_mirrors());
 }

@@ -6,7 +6,7 @@
  *         opt_parse().
  * Thread: the main thread.
  * Rules:  `--name value` or `--name=value`, in any order with the arguments; `--` ends them. The
- *         last one wins, but OPT_LIST collects. One option has a letter: -o, the form of the output.
+ *         last one wins, but OPT_LIST collects. One option has a letter: -o, the output's form.
  */
 #ifndef ASHLAR_CLI_OPT_H
 #define ASHLAR_CLI_OPT_H

@@ -54,6 +54,7 @@ enum device_event_type {
 	DEVICE_FAILED,      /* the driver gave up on it (admin queue, controller, ...) */
 	DEVICE_MEDIA,       /* media management: something about the medium changed */
 	DEVICE_RESERVATION, /* a remote namespace's reservation changed hands */
+	DEVICE_ENDED,       /* it stays, but no I/O succeeds here any more, see device_end() */
 	DEVICE_EVENT_COUNT_,
 };
 
@@ -93,6 +94,7 @@ struct device {
 	/* the device layer's */
 	uint8_t block_shift;
 	bool is_removed;
+	bool is_ended;       /* device_end() */
 	bool is_uuid_random; /* made up: another one next time */
 	unsigned quiesce_count;
 	struct list link; /* registry */
@@ -163,6 +165,12 @@ int device_resize(struct device *dev, uint64_t nblocks, struct err *err) MAY_SUS
 void device_announce(struct device *dev, enum device_event_type type);
 /* With what belongs to it. */
 void device_announce_event(struct device *dev, const struct device_event *event);
+/*
+ * Its driver ends it for good although nobody removed it: from the next request on I/O ends with
+ * IO_ENDED. Announces DEVICE_ENDED, once. Not "removed": the data is not gone, another engine may
+ * serve it, so who gives it to hosts sends them to their other paths instead of failing them.
+ */
+void device_end(struct device *dev);
 /*
  * Its owner gives the device up and will close it: nothing hangs on it any longer than it takes to
  * cut connections. Does not wait. Drivers whose I/O ends by itself do nothing.

@@ -333,6 +333,9 @@ static uint16_t part_finish(struct emulation *em)
 	struct io *parent = em->parent, *part = &em->part;
 	size_t off = blocks_to_bytes(em, em->done), len = part->one.iov_len;
 
+	/* half done, perhaps: not to be tried elsewhere, where it would meet itself */
+	if (part->status == IO_ENDED && em->op == IO_COMPARE_WRITE && em->is_writing)
+		return IO_ABORTED;
 	if (part->status != IO_OK)
 		return part->status;
 	if (em->op == IO_READ)

@@ -214,7 +214,7 @@ int device_register(struct device *dev, struct err *err)
 	if (dev->physical_block_size == 0)
 		dev->physical_block_size = dev->block_size;
 	dev->block_shift = (uint8_t)u64_log2(dev->block_size);
-	dev->is_removed = false;
+	dev->is_removed = dev->is_ended = false;
 	dev->quiesce_count = 0;
 	dev->pins = 0;
 	dev->claim = NULL;
@@ -275,6 +275,14 @@ void device_announce_event(struct device *dev, const struct device_event *event)
 		if (desc->event != NULL)
 			desc->event(desc, event);
 	}
+}
+
+void device_end(struct device *dev)
+{
+	if (dev->is_ended || dev->is_removed)
+		return;
+	dev->is_ended = true;
+	device_announce(dev, DEVICE_ENDED);
 }
 
 static void device_forget(struct device *dev)

@@ -91,6 +91,8 @@ static const struct row table[] = {
 	[IO_NOT_READY] = { "not ready", EAGAIN, 0x082, false, true, IO_VERDICT_RETRY },
 	/* Reservation Conflict */
 	[IO_RESERVED] = { "reservation conflict", EBADE, 0x083, false, true, IO_VERDICT_CALLER },
+	/* Asymmetric Access Inaccessible: a path is closed for other reasons, too */
+	[IO_ENDED] = { "ended here", ENOLINK, 0x302, false, false, IO_VERDICT_FAIL_LEG },
 };
 
 static_assert(sizeof(table) / sizeof(table[0]) == IO_STATUS_COUNT_, "a row for each status");

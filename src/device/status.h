@@ -33,6 +33,7 @@ enum io_status {
 	IO_NO_DEVICE, /* removed while in use */
 	IO_NOT_READY, /* try again later */
 	IO_RESERVED,  /* reservation conflict */
+	IO_ENDED,     /* the device ended here, device_end(); its data may be had elsewhere */
 	IO_STATUS_COUNT_,
 
 	IO_STATUS_NVME = 0x8000, /* | sct << 8 | sc, as a peer reported it */

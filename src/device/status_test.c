@@ -38,6 +38,7 @@ static const struct {
 	{ "no device", IO_NO_DEVICE, 0, 0x0b, ENODEV, true, IO_VERDICT_FAIL_LEG },
 	{ "not ready", IO_NOT_READY, 0, 0x82, EAGAIN, false, IO_VERDICT_RETRY },
 	{ "reservation conflict", IO_RESERVED, 0, 0x83, EBADE, false, IO_VERDICT_CALLER },
+	{ "ended here", IO_ENDED, 3, 0x02, ENOLINK, false, IO_VERDICT_FAIL_LEG },
 };
 
 TEST(status_table)
@@ -59,8 +60,8 @@ TEST(status_survives_the_wire)
 {
 	for (size_t i = 0; i < ARRAY_LEN(expected); i++) {
 		uint16_t back = io_status_from_nvme(expected[i].sct, expected[i].sc);
-		/* What we call by these two codes is not all that a peer may mean by them. */
-		bool stays_raw = i == IO_NO_MEMORY || i == IO_TIMED_OUT;
+		/* What we call by these codes is not all that a peer may mean by them. */
+		bool stays_raw = i == IO_NO_MEMORY || i == IO_TIMED_OUT || i == IO_ENDED;
 
 		TAP_ROW(expected[i].name);
 		CHECK_EQ(back, stays_raw ? io_status_nvme(expected[i].sct, expected[i].sc) : i);
@@ -124,7 +125,8 @@ TEST(status_raw_codes_are_judged_like_their_kin)
 TEST(status_errno_both_ways)
 {
 	for (size_t i = 0; i < ARRAY_LEN(expected); i++) {
-		bool is_shared = expected[i].errnum == EIO || expected[i].errnum == ENODATA;
+		bool is_shared = expected[i].errnum == EIO || expected[i].errnum == ENODATA ||
+				 i == IO_ENDED;
 
 		TAP_ROW(expected[i].name);
 		if (!is_shared) {

@@ -115,7 +115,9 @@ static void passthru_event(struct desc *desc, const struct device_event *event)
 	if (!pt->is_registered || pt->dev.is_removed)
 		return; /* create() looks at the base again; destroy() wants to be the last */
 	if (event->type != DEVICE_REMOVED && event->type != DEVICE_RESIZED) {
-		if (event->type != DEVICE_LOOPBACK_REMOVED)
+		if (event->type == DEVICE_ENDED)
+			device_end(&pt->dev);
+		else if (event->type != DEVICE_LOOPBACK_REMOVED)
 			device_announce(&pt->dev, event->type);
 		return;
 	}

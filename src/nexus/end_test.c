@@ -254,7 +254,7 @@ ENGINE_TEST(what_the_end_leaves_undecided_is_not_read)
 	late_start(&coming, IO_READ, 0, 1, back);
 	nexus_self_shutdown(nx, "the test says so");
 	task_event_wait(&write.event);
-	CHECK_EQ(write.io.status, IO_ABORTED);
+	CHECK_EQ(write.io.status, IO_ENDED);
 	turns(100);
 	CHECK(waiting.is_done && waiting.io.status != IO_OK);
 	hold_end(&hold);

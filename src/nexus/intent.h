@@ -21,11 +21,10 @@
  * The rules that make them worth something:
  *   1. A segment is durably in flight on every writer before the first write to it is sent.
  *   2. It is cleared only when no write to it is under way, all that were have been flushed on
- *   every    writer, and whatever a lost child missed of it is durable in that child's missed
- *   map. 3. So what a lost child lacks is always within missed (of that child) or in flight.
+ *      every writer, and whatever a lost child missed of it is durable in that child's missed map.
+ *   3. So what a lost child lacks is always within missed (of that child) or in flight.
  *   4. All pages carry the generation of the record in the store. Another one, a damaged pair, a
- *      missing page: the map is unknown and the rebuild is full. Never is a doubtful map
- *      believed.
+ *      missing page: the map is unknown and the rebuild is full. Never is a doubtful map believed.
  *   5. Pages that are written anew, by the next life of a nexus or for another size, begin with
  *      the head, both copies of which have to be of the generation: a life that ended before its
  *      record was written leaves pages of the one before it, but perhaps not the newest.

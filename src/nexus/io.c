@@ -142,7 +142,7 @@ static inline enum io_result read_send(struct nexus_channel *nc, struct io *io,
 static enum io_result read_start(struct nexus_channel *nc, struct io *io, struct read_note note)
 {
 	if (unlikely(nc->is_ended))
-		return end(io, IO_NO_DEVICE);
+		return end(io, end_status(nc, IO_NO_DEVICE));
 	note.slot = read_pick(nc, note.tried);
 	if (unlikely(note.slot == NEXUS_CHILDREN_MAX))
 		return hold(nc, io);
@@ -177,7 +177,7 @@ static COLD enum io_result read_failed(struct nexus_channel *nc, struct io *io)
 		break;
 	case CHILD_SHUTDOWN:
 		nexus_shutdown_ring(nc->nx);
-		return IO_DONE;
+		return end(io, IO_ENDED); /* the other owner may serve it */
 	}
 	note.tried |= bit;
 	if (read_pick(nc, note.tried) != NEXUS_CHILDREN_MAX)
@@ -249,7 +249,7 @@ static enum io_result seek_start(struct nexus_channel *nc, struct io *io)
 	struct read_note note = {};
 
 	if (nc->is_ended)
-		return end(io, IO_NO_DEVICE);
+		return end(io, end_status(nc, IO_NO_DEVICE));
 	note.slot = read_pick(nc, 0);
 	if (note.slot == NEXUS_CHILDREN_MAX)
 		return hold(nc, io);
@@ -356,7 +356,7 @@ enum io_result nexus_fork_send(struct nexus_channel *nc, struct io *io)
 
 static COLD enum io_result all_wait(struct nexus_channel *nc, struct io *io)
 {
-	return nc->is_ended ? end(io, IO_NO_DEVICE) : hold(nc, io);
+	return nc->is_ended ? end(io, end_status(nc, IO_NO_DEVICE)) : hold(nc, io);
 }
 
 static inline enum io_result write_start(struct nexus_channel *nc, struct io *io)
@@ -479,7 +479,7 @@ static inline enum io_result start(struct nexus_channel *nc, struct io *io)
 	case IO_RESET:
 		/* ours alone: a remote child that is connected anew may have lost its cache
 		 * between */
-		return end(io, nc->is_ended ? IO_NO_DEVICE : IO_OK);
+		return end(io, nc->is_ended ? end_status(nc, IO_NO_DEVICE) : IO_OK);
 	case IO_SEEK_DATA:
 	case IO_SEEK_HOLE:
 		return seek_start(nc, io);

@@ -85,7 +85,7 @@ static bool blocked_try(struct nexus_channel *nc, const struct msg_list *earlier
 	if (nc->is_ended) {
 		if (io->op != IO_READ)
 			blocked_give_back(nc, io);
-		io_complete(io, IO_ABORTED);
+		io_complete(io, end_status(nc, IO_ABORTED));
 		return true;
 	}
 	if (io->op != IO_READ && (nc->is_waiting || nc->free == NULL || !is_hot(nc, io))) {

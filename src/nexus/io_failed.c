@@ -238,7 +238,7 @@ static enum io_result fork_resolve(struct nexus_channel *nc, struct fork *fork)
 	struct io *parent = fork->parent;
 
 	if (nc->is_ended)
-		return fork_abandon(nc, fork, IO_ABORTED);
+		return fork_abandon(nc, fork, end_status(nc, IO_ABORTED));
 	if (nc->is_waiting)
 		return fork_park(nc, fork);
 	for (uint8_t i = 0; i < nc->nreaders; i++)
@@ -268,7 +268,7 @@ COLD enum io_result nexus_fork_failed(struct nexus_channel *nc, struct fork *for
 		    child_verdict(part->op, part->status).action == CHILD_SHUTDOWN) {
 			nexus_shutdown_ring(nc->nx);
 			nexus_fork_let_go(nc, fork->failed);
-			return fork_abandon(nc, fork, part->status);
+			return fork_abandon(nc, fork, IO_ENDED);
 		}
 	}
 	if (fork_is_refused(fork)) {

@@ -47,6 +47,12 @@ static inline enum io_result end(struct io *io, uint16_t status)
 	return IO_DONE;
 }
 
+/* Of an ended nexus: the host may go elsewhere, unless the volume is being taken away. */
+static inline uint16_t end_status(const struct nexus_channel *nc, uint16_t removed)
+{
+	return nc->nx->dev.is_ended ? IO_ENDED : removed;
+}
+
 static inline struct io *fork_part(struct fork *fork, uint8_t slot)
 {
 	return &fork->part[slot];

@@ -541,12 +541,14 @@ ENGINE_TEST(a_store_that_is_lost_ends_the_nexus)
 	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK); /* marked, so the next is sent */
 	inject("inject://c1?op=write&stage=completion");
 	fake.fail_next = 1000;
-	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_ABORTED);
+	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_ENDED); /* hosts go elsewhere */
 	CHECK_EQ(fake.nfailed, 3);
 	CHECK_EQ(recorded(1), 1); /* untouched: somebody else may own it */
 	CHECK(!recorded_clean());
-	CHECK(do_io(&o, IO_WRITE, 0, 1, buf, 0) != IO_OK);
-	CHECK(do_io(&o, IO_READ, 0, 1, buf, 0) != IO_OK);
+	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_ENDED);
+	CHECK_EQ(do_io(&o, IO_READ, 0, 1, buf, 0), IO_ENDED);
+	CHECK_EQ(do_io(&o, IO_FLUSH, 0, 0, NULL, 0), IO_ENDED);
+	CHECK(nx->dev.is_ended);
 	nexus_info(nx, &info);
 	CHECK_EQ(info.state, NEXUS_SHUTDOWN);
 	fault_remove_all();
@@ -563,8 +565,9 @@ ENGINE_TEST(a_reservation_conflict_ends_the_nexus)
 		return;
 	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK);
 	inject("inject://c1?op=write&stage=completion&method=status-nvme-0-83");
-	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_RESERVED);
+	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_ENDED);
 	errand_wait(&nx->retire);
+	CHECK_EQ(do_io(&o, IO_READ, 0, 1, buf, 0), IO_ENDED);
 	nexus_info(nx, &info);
 	CHECK_EQ(info.state, NEXUS_SHUTDOWN);
 	CHECK_EQ(recorded(1), 1);

@@ -25,7 +25,8 @@
  *
  * The store fails for good: the nexus ends itself. Parked writes fail, the record stays
  * untouched, because somebody else may own it already. The same when a child reports that another
- * owner holds the reservation.
+ * owner holds the reservation. The device has ended then (device_end()): what hosts send, and what
+ * fails meanwhile, is answered as on a path that is closed, so they go on with the other owner.
  *
  * Invariants: one round at a time; a child is settled only after a put that had it as unhealthy,
  * or if it was not in sync; puts are in the order of the changes they tell (record_lock).
@@ -142,6 +143,7 @@ int nexus_persist(struct nexus *nx, bool is_clean, struct err *err)
 void nexus_end_io(struct nexus *nx)
 {
 	nx->is_ended = true;
+	device_end(&nx->dev); /* hosts go elsewhere, unless it is being removed */
 	nexus_apply(nx);
 	errand_ring(&nx->monitor);
 }

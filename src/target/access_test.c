@@ -84,6 +84,8 @@ TEST(memory_of_a_queue)
 
 /* ---- with a target -------------------------------------------------------------------------- */
 
+#define ENDED (1ull << TARGET_ANA_GROUPS_MAX) /* the group of devices that ended */
+
 static struct target *made;
 
 static struct subsystem *make(const struct subsystem_opts *more)
@@ -160,9 +162,9 @@ static void states_change(void)
 	CHECK_EQ(subsystem_set_ana(ss, TARGET_LISTENER_ALL, 1, ANA_PERSISTENT_LOSS, NULL), 0);
 	for (unsigned i = 0; i < reactor_count(); i++) {
 		CHECK_EQ(ss->ns[nsid - 1]->cores[i].ana_bit, 1u << 31);
-		CHECK_EQ(ss->cores[i].ana[0].blocked, 1u << 31 | 1u);
+		CHECK_EQ(ss->cores[i].ana[0].blocked, ENDED | 1u << 31 | 1u);
 		CHECK_EQ(ss->cores[i].ana[0].changing, 1u << 31);
-		CHECK_EQ(ss->cores[i].ana[15].blocked, 1u);
+		CHECK_EQ(ss->cores[i].ana[15].blocked, ENDED | 1u);
 		CHECK_EQ(ss->cores[i].ana[15].lost, 1u);
 	}
 	target_stop(made);
@@ -181,13 +183,65 @@ static void no_states(void)
 	CHECK_EQ(subsystem_set_ana(ss, TARGET_LISTENER_ALL, 0, ANA_CHANGE, NULL), -EOPNOTSUPP);
 	CHECK_EQ(subsystem_set_ns_group(ss, 1, 1, NULL), -EOPNOTSUPP);
 	CHECK_EQ(subsystem_ana(ss, 0, 1), ANA_OPTIMIZED);
-	CHECK_EQ(ss->cores[0].ana[0].blocked, 0);
+	CHECK_EQ(ss->cores[0].ana[0].blocked, ENDED);
 	target_stop(made);
 }
 
 TEST(states_only_where_reported)
 {
 	ram_run(no_states);
+}
+
+static void end_and_settle(struct subsystem *ss)
+{
+	device_end(ram_dev);
+	while (ss->ns[0]->ana_group != ANA_GROUP_ENDED || ss->tasks > 0)
+		task_yield();
+}
+
+static void device_ends(void)
+{
+	struct subsystem_opts opts = { .has_ana = true };
+	struct subsystem *ss = make(&opts);
+	uint32_t nsid = 0;
+
+	CHECK_EQ(subsystem_add_ns(ss, ram_dev, 0, &nsid, NULL), 0);
+	end_and_settle(ss);
+	for (unsigned i = 0; i < reactor_count(); i++)
+		CHECK_EQ(ss->ns[0]->cores[i].ana_bit, ENDED);
+	/* for good, whatever is set */
+	CHECK_EQ(subsystem_set_ana(ss, TARGET_LISTENER_ALL, 0, ANA_OPTIMIZED, NULL), 0);
+	CHECK_EQ(ss->cores[0].ana[0].blocked, ENDED);
+	CHECK_EQ(subsystem_set_ns_group(ss, nsid, 1, NULL), -ENODEV);
+	CHECK_EQ(subsystem_add_ns(ss, ram_dev, 0, &nsid, NULL), -ENODEV);
+	CHECK(!subsystem_is_over(ss)); /* hosts know what the state means */
+	target_stop(made);
+}
+
+TEST(a_device_that_ended_closes_its_path)
+{
+	ram_run(device_ends);
+}
+
+static void device_ends_without_ana(void)
+{
+	struct subsystem_opts opts = {};
+	struct subsystem *ss = make(&opts);
+	uint32_t nsid = 0;
+
+	CHECK(!subsystem_is_over(ss)); /* it is empty, something may come */
+	CHECK_EQ(subsystem_add_ns(ss, ram_dev, 0, &nsid, NULL), 0);
+	CHECK(!subsystem_is_over(ss));
+	end_and_settle(ss);
+	CHECK(subsystem_is_over(ss));
+	CHECK_EQ(subsystem_remove_ns(ss, nsid, NULL), 0);
+	CHECK(!subsystem_is_over(ss));
+	target_stop(made);
+}
+
+TEST(without_ana_a_device_that_ended_ends_its_subsystem)
+{
+	ram_run(device_ends_without_ana);
 }
 
 TAP_MAIN()

@@ -5,6 +5,14 @@
  *   optimized <--> non-optimized <--> inaccessible, persistent loss, change
  *        I/O is served                    I/O ends with a path related status: hosts go elsewhere
  *
+ * A device that ends (device_end()) without being removed takes its namespace out of its group into
+ * one more, which is inaccessible for ever: the data may be served by another engine, so hosts are
+ * sent there, and a host without another path waits for as long as it likes. Commands that the
+ * device still had end with the same status (IO_ENDED). Without ANA no host would understand; when
+ * the last namespace of such a subsystem has ended its controllers end, too, and whoever connects
+ * is told to come again: that every host understands. A device that is removed is another matter:
+ * the namespace goes, and hosts get Invalid Namespace (subsystem.c).
+ *
  * Each namespace is in one of TARGET_ANA_GROUPS_MAX groups, at first in group 1. A controller
  * belongs to the listener its admin queue came over, and so do its I/O queues, wherever they came
  * in; what it sees is that listener's row of the table.
@@ -48,11 +56,9 @@ enum {
 	TRANSITION_S = 10, /* ANATT: how long "change" may last before hosts take action */
 };
 
-static_assert(TARGET_ANA_GROUPS_MAX <= 32, "a bit for each group in conn.ana_blocked");
-
 struct ana {
-	uint8_t state[TARGET_LISTENERS_MAX][TARGET_ANA_GROUPS_MAX]; /* by group - 1 */
-	uint64_t count[TARGET_LISTENERS_MAX][TARGET_ANA_GROUPS_MAX];
+	uint8_t state[TARGET_LISTENERS_MAX][ANA_GROUP_ENDED]; /* by group - 1 */
+	uint64_t count[TARGET_LISTENERS_MAX][ANA_GROUP_ENDED];
 	uint64_t page_count[TARGET_LISTENERS_MAX];
 };
 
@@ -101,11 +107,11 @@ static bool is_served(enum ana_state state)
 
 static struct ana_masks masks_of(const struct ana *ana, unsigned listener)
 {
-	struct ana_masks masks = {};
+	struct ana_masks masks = { .blocked = ana_bit_of(ANA_GROUP_ENDED) };
 
-	for (unsigned i = 0; i < TARGET_ANA_GROUPS_MAX; i++) {
+	for (unsigned i = 0; ana != NULL && i < TARGET_ANA_GROUPS_MAX; i++) {
 		uint8_t state = ana->state[listener][i];
-		uint32_t bit = 1u << i;
+		uint64_t bit = 1ull << i;
 
 		if (is_served(state))
 			continue;
@@ -131,7 +137,7 @@ static void sc_swap_ana(void *arg)
 
 	sc->ns_generation++; /* what is held or under way is judged again */
 	if (swap->ns != NULL)
-		swap->ns->cores[sc->reactor->id].ana_bit = 1u << (swap->ns->ana_group - 1);
+		swap->ns->cores[sc->reactor->id].ana_bit = ana_bit_of(swap->ns->ana_group);
 	if (swap->masks == NULL)
 		return;
 	memcpy(sc->ana, swap->masks, sizeof(sc->ana));
@@ -153,7 +159,7 @@ static void swap_all(struct subsystem *ss, const struct ana_masks *masks, struct
 uint16_t ana_io_status(const struct cmd *cmd)
 {
 	const struct ana_masks *masks = &cmd->conn->sc->ana[cmd->conn->listener];
-	uint32_t bit = cmd->ns->ana_bit;
+	uint64_t bit = cmd->ns->ana_bit;
 
 	/* Without Do Not Retry: hosts shall, on another path (Base 8.1.3). */
 	if (masks->lost & bit)
@@ -209,7 +215,7 @@ static void announce(struct subsystem *ss, uint32_t listeners)
 static int drain(struct subsystem *ss, uint32_t group, struct err *err) MAY_SUSPEND;
 static int drain(struct subsystem *ss, uint32_t group, struct err *err)
 {
-	int result = subsystem_drain(ss, group == 0 ? 0 : 1u << (group - 1), err);
+	int result = subsystem_drain(ss, group == 0 ? 0 : ana_bit_of(group), err);
 
 	if (result == -ETIMEDOUT)
 		(void)err_hint(err, "the change is made, but what a device held before it may "
@@ -262,9 +268,40 @@ enum ana_state subsystem_ana(const struct subsystem *ss, unsigned listener, uint
 	return (enum ana_state)ss->ana->state[listener][group - 1];
 }
 
+static void ns_move(struct ns *ns, uint32_t group) MAY_SUSPEND
+{
+	struct subsystem *ss = ns->subsystem;
+	struct ctrlr *ctrlr;
+
+	ana_ns_changed(ns);
+	ns->ana_group = group;
+	ana_ns_changed(ns);
+	swap_all(ss, NULL, ns);
+	if (ss->ana == NULL)
+		return;
+	list_for_each (ctrlr, &ss->ctrlrs, link)
+		ctrlr_ns_changed(ctrlr, ns->nsid); /* ANAGRPID of Identify Namespace */
+	announce(ss, UINT32_MAX);
+}
+
+void ana_ns_ended(struct ns *ns)
+{
+	struct subsystem *ss = ns->subsystem;
+	struct ctrlr *ctrlr;
+
+	ns_move(ns, ANA_GROUP_ENDED);
+	log_warn("path closed, its device has ended nqn=%s nsid=%u device=%s", ss->nqn, ns->nsid,
+		 ns->dev->name);
+	if (!subsystem_is_over(ss))
+		return;
+	list_for_each (ctrlr, &ss->ctrlrs, link) {
+		if (!ctrlr->is_closing)
+			ctrlr_drain(ctrlr);
+	}
+}
+
 int subsystem_set_ns_group(struct subsystem *ss, uint32_t nsid, uint32_t group, struct err *err)
 {
-	struct ctrlr *ctrlr;
 	struct ns *ns;
 	int result = ana_check(ss, group, err);
 
@@ -278,14 +315,11 @@ int subsystem_set_ns_group(struct subsystem *ss, uint32_t nsid, uint32_t group, 
 	ns = subsystem_ns(ss, nsid);
 	if (ns == NULL) {
 		result = err_set(err, -ENOENT, "subsystem '%s' has no namespace %u", ss->nqn, nsid);
+	} else if (ns->ana_group == ANA_GROUP_ENDED) {
+		result = err_set(err, -ENODEV, "namespace %u: its device '%s' has ended", nsid,
+				 ns->dev->name);
 	} else if (ns->ana_group != group) {
-		ana_ns_changed(ns);
-		ns->ana_group = group;
-		ana_ns_changed(ns);
-		swap_all(ss, NULL, ns);
-		list_for_each (ctrlr, &ss->ctrlrs, link)
-			ctrlr_ns_changed(ctrlr, nsid); /* ANAGRPID of Identify Namespace */
-		announce(ss, UINT32_MAX);
+		ns_move(ns, group);
 	}
 	if (result == 0)
 		result = drain(ss, group, err);
@@ -317,8 +351,8 @@ void ana_identify_ctrl(const struct subsystem *ss, struct nvme_id_ctrl *id)
 	le32_put(&id->oaes, le32_get(id->oaes) | NVME_OAES_ANA);
 	id->anatt = TRANSITION_S;
 	id->anacap = NVME_ANACAP_ALL_STATES;
-	le32_put(&id->anagrpmax, TARGET_ANA_GROUPS_MAX);
-	le32_put(&id->nanagrpid, TARGET_ANA_GROUPS_MAX);
+	le32_put(&id->anagrpmax, ANA_GROUP_ENDED);
+	le32_put(&id->nanagrpid, ANA_GROUP_ENDED);
 	le32_put(&id->mnan, TARGET_NAMESPACES_MAX);
 }
 
@@ -363,7 +397,7 @@ void *ana_log(const struct ctrlr *ctrlr, bool is_groups_only, size_t *ret_size)
 {
 	enum {
 		SIZE_MAX_ = sizeof(struct nvme_ana_log) +
-			    TARGET_ANA_GROUPS_MAX * sizeof(struct nvme_ana_group) +
+			    ANA_GROUP_ENDED * sizeof(struct nvme_ana_group) +
 			    TARGET_NAMESPACES_MAX * sizeof(struct le32)
 	};
 	const struct subsystem *ss = ctrlr->subsystem;
@@ -374,7 +408,7 @@ void *ana_log(const struct ctrlr *ctrlr, bool is_groups_only, size_t *ret_size)
 
 	if (page == NULL)
 		return NULL;
-	for (uint32_t group = 1; group <= TARGET_ANA_GROUPS_MAX; group++) {
+	for (uint32_t group = 1; group <= ANA_GROUP_ENDED; group++) {
 		if (group_members(ss, group) == 0)
 			continue;
 		at = put_group(at, ctrlr, group, is_groups_only);
@@ -392,13 +426,15 @@ int ana_init(struct subsystem *ss, const struct subsystem_opts *opts, struct err
 {
 	enum ana_state state = opts->ana_state == 0 ? ANA_OPTIMIZED : opts->ana_state;
 
-	if (!opts->has_ana)
-		return 0;
-	ss->ana = calloc(1, sizeof(*ss->ana));
-	if (ss->ana == NULL)
-		return err_set(err, -ENOMEM, "no memory for a subsystem");
-	memset(ss->ana->state, (int)state, sizeof(ss->ana->state));
+	if (opts->has_ana) {
+		ss->ana = calloc(1, sizeof(*ss->ana));
+		if (ss->ana == NULL)
+			return err_set(err, -ENOMEM, "no memory for a subsystem");
+		memset(ss->ana->state, (int)state, sizeof(ss->ana->state));
+	}
 	for (unsigned l = 0; l < TARGET_LISTENERS_MAX; l++) {
+		if (ss->ana != NULL)
+			ss->ana->state[l][ANA_GROUP_ENDED - 1] = ANA_INACCESSIBLE;
 		for (unsigned i = 0; i < reactor_count(); i++)
 			ss->cores[i].ana[l] = masks_of(ss->ana, l);
 	}

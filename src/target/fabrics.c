@@ -134,6 +134,8 @@ static uint16_t connect_check(struct cmd *cmd, const struct nvme_connect_cmd *co
 			 cmd->conn->peer);
 		return NVME_SC_CONNECT_INVALID_HOST;
 	}
+	if (subsystem_is_over(ss)) /* it has other paths, or waits until this is served anew */
+		return NVME_SC_CONNECT_BUSY;
 	*ret_ss = ss;
 	return 0;
 }

@@ -107,7 +107,7 @@ void wait_end_all(struct target *target)
 struct hold_call {
 	struct subsys_core *sc;
 	const struct ns *only; /* NULL: every namespace of the groups */
-	uint32_t groups;       /* ana_bit of each; 0: all */
+	uint64_t groups;       /* ana_bit of each; 0: all */
 	enum hold how;
 	struct stuck *stuck;
 };
@@ -116,7 +116,7 @@ static bool is_meant(const struct hold_call *call, const struct ns *ns)
 {
 	if (call->only != NULL)
 		return ns == call->only;
-	return call->groups == 0 || (call->groups >> (ns->ana_group - 1) & 1) != 0;
+	return call->groups == 0 || (call->groups & ana_bit_of(ns->ana_group)) != 0;
 }
 
 static void primary_idle(struct msg *msg)
@@ -294,7 +294,7 @@ void ns_let_go(struct ns *ns)
 	let_go(ns->subsystem, &call);
 }
 
-int subsystem_drain(struct subsystem *ss, uint32_t groups, struct err *err)
+int subsystem_drain(struct subsystem *ss, uint64_t groups, struct err *err)
 {
 	struct hold_call call = { .groups = groups, .how = HOLD_DRAIN };
 

@@ -240,7 +240,7 @@ struct conn {
 	struct subsys_core *sc; /* NULL before Connect */
 	/* By NSID - 1, RESV_DENY_*: the controller's, which outlives what is done on this queue. */
 	const _Atomic uint8_t *denied;
-	uint32_t ana_blocked; /* groups that are not for this path: bit 0 is group 1 */
+	uint64_t ana_blocked; /* groups that are not for this path: bit 0 is group 1 */
 	uint8_t *bufs;        /* owned, ncmds * buf_size */
 	uint32_t buf_size;
 	uint32_t borrow_min; /* bytes of a read that is sent from where it lies */
@@ -308,16 +308,25 @@ struct conn {
 
 /* Which groups a listener's hosts cannot use, and why. Bit 0 is group 1. */
 struct ana_masks {
-	uint32_t blocked; /* any of the three */
-	uint32_t lost;    /* persistent loss */
-	uint32_t changing;
+	uint64_t blocked; /* any of the three */
+	uint64_t lost;    /* persistent loss */
+	uint64_t changing;
 };
+
+/* Where namespaces go whose device has ended: inaccessible on every path, for good. */
+enum { ANA_GROUP_ENDED = TARGET_ANA_GROUPS_MAX + 1 };
+static_assert(ANA_GROUP_ENDED <= 64, "a bit for each group in conn.ana_blocked");
+
+static inline uint64_t ana_bit_of(uint32_t group)
+{
+	return 1ull << (group - 1);
+}
 
 /* A subsystem on one reactor. */
 struct subsys_core {
 	struct subsystem *subsystem;
 	struct reactor *reactor;
-	struct ana_masks ana[TARGET_LISTENERS_MAX]; /* all zero without ANA */
+	struct ana_masks ana[TARGET_LISTENERS_MAX]; /* without ANA: ANA_GROUP_ENDED only */
 	struct ns_core *ns[TARGET_NAMESPACES_MAX];  /* by NSID - 1; owned by struct ns */
 	uint32_t ns_generation;                     /* counts changes of ns[] */
 	struct list held;                           /* commands of namespaces that are on hold */
@@ -342,7 +351,7 @@ struct ns_core {
 	uint8_t hold;          /* enum hold */
 	bool is_idle_awaited;
 	uint32_t generation; /* of the table when it came in */
-	uint32_t ana_bit;    /* of its group, as in conn.ana_blocked */
+	uint64_t ana_bit;    /* of its group, as in conn.ana_blocked */
 	struct ns *ns;
 	struct msg idle_msg; /* to the primary: inflight reached 0 while that was awaited */
 };
@@ -367,10 +376,11 @@ struct ns {
 	struct subsystem *subsystem;
 	struct ns_core *cores; /* owned, one per reactor */
 	struct ns_resv resv;
-	uint32_t ana_group; /* 1 ... TARGET_ANA_GROUPS_MAX */
+	uint32_t ana_group; /* 1 ... TARGET_ANA_GROUPS_MAX, or ANA_GROUP_ENDED */
 	unsigned holds;
 	struct wait *wait; /* of a hold that begins; NULL: none does */
 	bool is_lost;      /* its device was removed; a task takes it out */
+	bool is_ended;     /* its device ended; a task closes its path */
 };
 
 struct subsystem {
@@ -494,6 +504,8 @@ void subsystem_put_conn(struct subsystem *ss);
 void subsystem_put_task(struct subsystem *ss);
 /* Primary: take out the namespaces whose devices are gone. */
 void subsystem_reap(struct target *target);
+/* Without ANA, and every namespace has ended: no host gets anywhere here. */
+bool subsystem_is_over(const struct subsystem *ss);
 /*
  * For who changes @ss: take ss->control, and count in ss->tasks until it is given back. -ENODEV: it
  * is being removed. Behind subsystem_leave() @ss may be gone.
@@ -546,7 +558,7 @@ void ns_let_go(struct ns *ns) MAY_SUSPEND;
  * With ss->control held: wait for what is with devices now of namespaces in @groups (bit 0 is group
  * 1; 0: all). -ETIMEDOUT.
  */
-int subsystem_drain(struct subsystem *ss, uint32_t groups, struct err *err) MAY_SUSPEND WARN_UNUSED;
+int subsystem_drain(struct subsystem *ss, uint64_t groups, struct err *err) MAY_SUSPEND WARN_UNUSED;
 /* On the reactor: the last command left the device, and that is awaited. And: @nc is not on hold
  * any more, also because it has left the table. */
 void ns_core_idle(struct subsys_core *sc, struct ns_core *nc);
@@ -586,6 +598,8 @@ int ana_init(struct subsystem *ss, const struct subsystem_opts *opts, struct err
 void ana_done(struct subsystem *ss);
 /* Primary: @ns joined or left its group. */
 void ana_ns_changed(const struct ns *ns);
+/* With ss->control held: the device of @ns ended. Its path is closed, hosts are told. */
+void ana_ns_ended(struct ns *ns) MAY_SUSPEND;
 void ana_identify_ctrl(const struct subsystem *ss, struct nvme_id_ctrl *id);
 /* What Identify Namespace says: 0 without ANA. */
 uint32_t ana_identify_group(const struct ns *ns);

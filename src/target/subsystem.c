@@ -15,6 +15,7 @@
  * still the same device (io.c).
  *
  *   device resized -> event to every controller; the new size is the device's, there is no copy
+ *   device ended   -> its path is closed, by a task, too (ana.c)
  *   device removed -> marked lost at once, taken out by a task (an event handler cannot wait);
  *                     the device layer waits for the close that the task ends with
  *
@@ -139,9 +140,12 @@ static void ns_event(struct desc *desc, const struct device_event *event)
 
 	if (event->type == DEVICE_RESIZED && ns->subsystem->ns[ns->nsid - 1] == ns)
 		announce_ns(ns->subsystem, ns->nsid);
-	if (event->type != DEVICE_REMOVED || ns->is_lost)
+	if (event->type == DEVICE_ENDED)
+		ns->is_ended = true;
+	else if (event->type == DEVICE_REMOVED && !ns->is_lost)
+		ns->is_lost = true;
+	else
 		return;
-	ns->is_lost = true;
 	subsystem_reap(ns->subsystem->target);
 }
 
@@ -201,7 +205,7 @@ static int ns_open(struct ns *ns, struct device *dev, struct err *err)
 		nc->hold = ns->holds > 0 ? HOLD_STAY : HOLD_NO;
 		nc->shift = dev->block_shift;
 		nc->never_lend = dev->buf_align > 1;
-		nc->ana_bit = 1u << (ns->ana_group - 1);
+		nc->ana_bit = ana_bit_of(ns->ana_group);
 	}
 	ns_probe(ns);
 	return 0;
@@ -230,6 +234,9 @@ static int add_ns_locked(struct subsystem *ss, struct device *dev, uint32_t nsid
 	struct ns *ns;
 	int result = ns_pick_nsid(ss, nsid, &nsid, err);
 
+	if (result == 0 && dev->is_ended)
+		result = err_set(err, -ENODEV, "'%s' has ended, there is nothing to serve",
+				 dev->name);
 	if (result < 0)
 		return result;
 	ns = calloc(1, sizeof(*ns));
@@ -259,7 +266,7 @@ static int add_ns_locked(struct subsystem *ss, struct device *dev, uint32_t nsid
 	announce_ns(ss, nsid);
 	if (ret_nsid != NULL)
 		*ret_nsid = nsid;
-	if (ns->is_lost) /* removed while we were at it */
+	if (ns->is_lost || ns->is_ended) /* while we were at it */
 		subsystem_reap(ss->target);
 	log_info("namespace nqn=%s nsid=%u device=%s", ss->nqn, nsid, dev->name);
 	return 0;
@@ -333,6 +340,11 @@ static void reap_later(struct target *target)
 	timer_arm(reactor_primary(), &target->reap_timer, RETRY_MS * NS_PER_MS);
 }
 
+static bool ns_is_ending(const struct ns *ns)
+{
+	return ns != NULL && ns->is_ended && ns->ana_group != ANA_GROUP_ENDED;
+}
+
 static void reap_task(void *arg)
 {
 	struct subsystem *ss = arg;
@@ -341,6 +353,8 @@ static void reap_task(void *arg)
 	for (unsigned i = 0; i < TARGET_NAMESPACES_MAX; i++) {
 		struct err err = {};
 
+		if (ns_is_ending(ss->ns[i]))
+			ana_ns_ended(ss->ns[i]);
 		if (ss->ns[i] == NULL || !ss->ns[i]->is_lost ||
 		    remove_ns_locked(ss, ss->ns[i], &err) == 0)
 			continue;
@@ -354,7 +368,7 @@ static void reap_task(void *arg)
 static bool subsystem_has_lost(const struct subsystem *ss)
 {
 	for (unsigned i = 0; i < TARGET_NAMESPACES_MAX; i++) {
-		if (ss->ns[i] != NULL && ss->ns[i]->is_lost)
+		if ((ss->ns[i] != NULL && ss->ns[i]->is_lost) || ns_is_ending(ss->ns[i]))
 			return true;
 	}
 	return false;
@@ -372,6 +386,18 @@ void subsystem_reap(struct target *target)
 		else
 			reap_later(target);
 	}
+}
+
+bool subsystem_is_over(const struct subsystem *ss)
+{
+	bool has_ns = false;
+
+	for (unsigned i = 0; ss->ana == NULL && i < TARGET_NAMESPACES_MAX; i++) {
+		if (ss->ns[i] != NULL && ss->ns[i]->ana_group != ANA_GROUP_ENDED)
+			return false;
+		has_ns |= ss->ns[i] != NULL;
+	}
+	return has_ns;
 }
 
 /* ---- subsystems ----------------------------------------------------------------------------- */

@@ -29,7 +29,7 @@ enum {
 	TARGET_QUEUES_MAX = 128, /* upper bound of target_opts.queues_max */
 	TARGET_DEPTH_MAX = 1024, /* upper bound of target_opts.queue_depth_max */
 	TARGET_LISTENERS_MAX = 16,
-	TARGET_ANA_GROUPS_MAX = 32, /* per subsystem: ANAGRPMAX and NANAGRPID */
+	TARGET_ANA_GROUPS_MAX = 32, /* per subsystem; hosts see one more, see ana.c */
 	TARGET_CRDT_MAX = 100,      /* units of 100 ms: upper bound of target_opts.crdt */
 };
 
@@ -151,8 +151,9 @@ unsigned subsystem_controller_count(const struct subsystem *subsystem);
 
 /*
  * Serve @dev as namespace @nsid (0: the lowest free). The device is opened read-write unless it is
- * read-only. NGUID and UUID are the device's uuid. When the device is removed, the namespace goes.
- * Hosts are told (asynchronous event). -EEXIST, -ENOSPC, errors of opening.
+ * read-only. NGUID and UUID are the device's uuid. When the device is removed, the namespace goes;
+ * when it ends (device_end()) the namespace stays and its path is closed: hosts use another, or
+ * wait. Hosts are told (asynchronous event). -EEXIST, -ENOSPC, -ENODEV, errors of opening.
  */
 int subsystem_add_ns(struct subsystem *subsystem, struct device *dev, uint32_t nsid,
 		     uint32_t *ret_nsid, struct err *err) MAY_SUSPEND WARN_UNUSED;

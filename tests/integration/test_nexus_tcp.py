@@ -166,12 +166,12 @@ def test_the_second_owner_preempts_the_first(ashlar, first, second):
     old = volume.nexus("old", more=first + "&key=old", child=host(1))
     before = holders(volume)
     assert before[0] == before[1] and before[0][1] == ["0x11"]
-    bench = load(ashlar, old.url(), 3)
+    bench = load(ashlar, old.url("?fast_io_fail=200ms"), 3)
     wait_until(lambda: old.writes() > 200, what="I/O")
     new = volume.nexus("new", more=second + "&key=new", child=host(2))
     after = holders(volume)
     assert after[0] == after[1] and after[0][1] == ["0x22"]
-    _, err = bench.communicate(timeout=60)
+    _, err = bench.communicate(timeout=60)  # it has no other path
     assert bench.returncode == 1, "the old nexus went on writing"
     record = volume.record("old")
     assert json.loads(old.ok("nexus"))[0]["state"] == "Shutdown"
@@ -180,6 +180,55 @@ def test_the_second_owner_preempts_the_first(ashlar, first, second):
     assert "ends itself: a child is reserved by another owner" in err
     assert volume.record("old") == record == [True, True]
     assert new.stop()[0] == 0
+
+
+@pytest.mark.parametrize("words", [["--ana"], []], ids=["ana", "no-ana"])
+def test_a_host_follows_the_owner_who_preempts(ashlar, words):
+    """Two paths, the second begins to serve when it takes the replicas from the first. A command
+    that meets that, and those that come later, go to the other path: the host sees no error."""
+    volume = Volume(ashlar, 2)
+    nqn = NQN + "volume"
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # nobody listens
+        place = f"127.0.0.1:{taken.getsockname()[1]}"
+        old = volume.nexus("old", *words, "--cntlid-range", "1-100", nqn=nqn, child=host(1),
+                           more="&resv_key=17&resv_type=1&key=old")
+        bench = load(ashlar, old.url(f"?paths={place}&reconnect_delay=100ms"), 5)
+        wait_until(lambda: old.writes() > 200, what="I/O through the first")
+    new = volume.nexus("new", *words, "--cntlid-range", "101-200", "--listen", place, nqn=nqn,
+                       child=host(2), more="&resv_key=34&resv_type=1&preempt=holder&key=new")
+    wait_until(lambda: new.writes() > 200, what="I/O through the other")
+    assert json.loads(old.ok("nexus"))[0]["state"] == "Shutdown"
+    assert len(json.loads(old.ok("controllers"))) == len(words)  # without ANA it is sent away
+    result(bench)
+    status, err = old.stop()
+    assert status == 0 and "path closed, its device has ended" in err
+    for process in (new, *volume.replicas):
+        assert process.stop()[0] == 0
+    assert same_data(volume.disks)
+
+
+@pytest.mark.parametrize("words", [["--ana"], []], ids=["ana", "no-ana"])
+def test_a_host_without_another_path_waits(ashlar, words):
+    """It is told nothing that it would take for the end of the volume: it waits until that is
+    served there again. The namespace is there meanwhile, with ANA inaccessible."""
+    volume = Volume(ashlar, 2)
+    old = volume.nexus("old", *words, more="&resv_key=17&resv_type=1&key=old", child=host(1))
+    bench = load(ashlar, old.url("?reconnect_delay=100ms"), 5)
+    wait_until(lambda: old.writes() > 200, what="I/O")
+    new = volume.nexus("new", more="&resv_key=34&resv_type=1&preempt=holder&key=new",
+                       child=host(2))
+    wait_until(lambda: json.loads(old.ok("nexus"))[0]["state"] == "Shutdown", what="the end")
+    with pytest.raises(NvmeError) as e, Host(old.port, old.nqn) as us:
+        us.queue(1).write(1, 0, b"o" * 512)
+    # inaccessible; or busy, come again. Neither says "do not retry"
+    assert e.value.cqe.status & 0x47ff == (0x302 if words else 0x181)
+    assert old.stop()[0] == 0 and new.stop()[0] == 0
+    again = volume.nexus("again", *words, "--listen", f"127.0.0.1:{old.port}", nqn=old.nqn,
+                         more="&resv_key=17&resv_type=1&preempt=holder&key=new", child=host(1))
+    result(bench)
+    assert again.writes() > 0
+    assert again.stop()[0] == 0
 
 
 # Type and key wanted by host 2; who was there before: host, type and key, if any; what is held

@@ -348,6 +348,7 @@ bool mirror_has_cause(const struct request *req)
 		return IO_BIT(req->io.op) & IO_OPS_WRITING && nobody_had_space(req->submit_ns);
 	case IO_ABORTED:
 	case IO_NO_DEVICE:
+	case IO_ENDED:
 		return cause_since(mirror.scene, CAUSE_GONE, req->submit_ns);
 	case IO_OUT_OF_RANGE:
 		return cause_since(mirror.scene, CAUSE_RESIZE, req->submit_ns);
