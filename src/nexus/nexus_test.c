@@ -279,14 +279,6 @@ ENGINE_TEST(without_a_healthy_child_io_is_held_until_the_end)
 }
 
 /* The openers close only when their I/O has ended, and it ends only because the nexus goes. */
-static void close_when_done(void *arg)
-{
-	struct late_io *late = arg;
-
-	task_event_wait(&late->event);
-	desc_close(take(o.desc));
-}
-
 ENGINE_TEST(a_frozen_nexus_can_be_destroyed_under_its_openers)
 {
 	static uint8_t buf[BLOCK];
@@ -318,15 +310,9 @@ static bool thin_make(const char *const *children, unsigned n)
 	struct nexus_opts opts = {
 		.name = "n0", .size = 4 << 20, .children = children, .nchildren = n
 	};
-	struct desc_opts how = { .flags = DESC_WRITE };
-	struct nexus_err ne = {};
 
 	fake_start();
-	if (nexus_create(&opts, &nx, &ne) < 0)
-		return CHECK_STR(err_text(&ne.err), "a nexus");
-	o = (struct opened){ .dev = nexus_device(nx) };
-	return CHECK_EQ(desc_open(o.dev, &how, &o.desc, &ne.err), 0) &&
-	       CHECK_EQ(handle_open(o.desc, reactor_primary(), &o.h, &ne.err), 0);
+	return nexus_make_of(&opts);
 }
 
 ENGINE_TEST(a_full_child_is_out_and_comes_back)
@@ -447,15 +433,10 @@ static int attach_only(struct child *child, struct nexus_err *ne)
 	return nexus_child_attach(child, NULL);
 }
 
-static void leave_alone(struct child *child)
-{
-	(void)child;
-}
-
 /* A rebuild may be past the blocks that only its target has now. */
 ENGINE_TEST(who_is_rebuilt_does_not_keep_what_the_host_was_refused)
 {
-	static const struct nexus_rebuilder rebuilder = { attach_only, leave_alone };
+	static const struct nexus_rebuilder rebuilder = { attach_only, note_leave };
 	static const char fault[] =
 		"inject://c0?op=write&method=status-lvol-nospace&offset=10240&num_blk=8";
 	static uint8_t buf[8 * BLOCK];
