@@ -133,4 +133,35 @@ static inline void online(unsigned i)
 	online_uri(uris[i]);
 }
 
+/* ---- rebuilds ------------------------------------------------------------------------------- */
+
+/* The one that ended last. */
+static inline const struct rebuild_record *last(void)
+{
+	static const struct rebuild_record none;
+	const struct rebuild_record *record = nexus_rebuild_history(nx, 0);
+
+	return CHECK(record != NULL) ? record : &none;
+}
+
+/* Slow enough to be met while it runs. */
+static inline void slow(void)
+{
+	rebuild_settings_set(&(struct rebuild_settings){ .rate = 40 << 20 });
+}
+
+static inline void fast(void)
+{
+	rebuild_settings_set(&(struct rebuild_settings){});
+}
+
+static inline void until_it_moves(const char *uri)
+{
+	struct rebuild_stats stats = {};
+
+	while (nexus_rebuild_stats(nx, uri, &stats, NULL) == 0 && stats.blocks_transferred == 0)
+		task_yield();
+	CHECK(stats.blocks_transferred > 0);
+}
+
 #endif
