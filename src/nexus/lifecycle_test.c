@@ -4,14 +4,6 @@
 #include "nexus/rebuild.h"
 #include "nexus/rebuild_testing.h"
 
-static const struct rebuild_record *last(void)
-{
-	static const struct rebuild_record none;
-	const struct rebuild_record *record = nexus_rebuild_history(nx, 0);
-
-	return CHECK(record != NULL) ? record : &none;
-}
-
 /* ---- is it the disk that left? -------------------------------------------------------------- */
 
 /* The disk is taken out, and an empty one of the same name and uuid put in its place. */
