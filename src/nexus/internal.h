@@ -217,6 +217,7 @@ struct nexus_channel {
 	uint8_t turn;       /* reader that was asked last, for ties */
 	uint8_t believed;   /* in sync as far as is known here: what they read counts, 1 << slot */
 	uint8_t missing;    /* children whose missed map has to be kept, 1 << slot */
+	uint8_t mapped;     /* children whose missed map is there and stays, 1 << slot */
 	uint8_t stale;      /* dropped here, mark not durable yet, 1 << slot */
 	bool is_frozen;     /* no healthy child */
 	bool is_ended;      /* shut down: everything fails */
