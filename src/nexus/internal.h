@@ -8,7 +8,7 @@
  *   retire.c   a child is out: drop, persist, go on; the frozen nexus; self-shutdown
  *   monitor.c  closes devices of children outside of their completion path
  *   resv.c     reservations on NVMe children
- *   watch.c    children that do not answer in time
+ *   watch.c    children that do not answer in time   bounded.c  requests that are not waited for
  *   health.c   children that get worse: warnings
  *   repair.c   a medium error of one child is mended from another
  *   intent.c   the format of write-intent records    marks.c   keeping them
@@ -444,6 +444,21 @@ void nexus_watch_due(struct timer *timer);
 uint64_t nexus_watch_tick_ns(const struct nexus *nx);
 /* io_wait() of a task that has child_use()d it: a child that does not answer in time is out. */
 uint16_t child_io_wait(struct child *child, struct handle *h, struct io *io) MAY_SUSPEND;
+
+/* ---- bounded.c: with a range locked --------------------------------------------------------- */
+
+struct child_request {
+	enum io_op op; /* IO_READ, or IO_WRITE, which is durable when it has ended */
+	uint64_t lba;  /* of the child's device */
+	uint32_t nlb;  /* 1 ... */
+	uint8_t *buf;
+};
+
+/*
+ * One request to @child that is not waited for any longer than it may take. IO_TIMED_OUT: the child
+ * is out, and what it is still doing harms nobody: ranges may be unlocked, @buf is free.
+ */
+uint16_t child_io_bounded(struct child *child, const struct child_request *request) MAY_SUSPEND;
 
 /* ---- health.c: warnings --------------------------------------------------------------------- */
 
