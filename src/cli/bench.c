@@ -83,8 +83,8 @@ static const struct opt bench_options[] = {
 	{ "seed", "N", "same addresses and data again (random)", OPT_TEXT, FIELD(seed_text) },
 	{ "interval", "SECONDS", "say every so often how the last interval was", OPT_SECONDS,
 	  FIELD(interval_ns), BENCH_TICK_NS },
-	{ "json", NULL, "print one JSON object; with --interval one before it for each", OPT_FLAG,
-	  FIELD(json) },
+	OPT_OUTPUT(struct bench_opts, json,
+		   "; with --interval\none object before the last for each"),
 	{ "inject", "URI", "arm a fault: inject://DEVICE?op=...; may be given several times",
 	  OPT_LIST, FIELD(inject) },
 	{ NULL },
@@ -269,8 +269,8 @@ static void bench_wait_tick(struct bench *b)
 	timer_disarm(r, &tick.timer);
 }
 
-static void bench_draw(struct bench *b, struct progress *bar, uint64_t since_ns,
-		       enum bench_phase phase)
+READS_RACING static void bench_draw(struct bench *b, struct progress *bar, uint64_t since_ns,
+				    enum bench_phase phase)
 {
 	char iops[UNITS_TEXT_MAX], rate[UNITS_TEXT_MAX], time[UNITS_TEXT_MAX];
 	uint64_t now_ns = reactor_clock(reactor_primary());

@@ -48,7 +48,8 @@ struct bench_opts {
 	unsigned rw;    /* enum bench_rw */
 	uint64_t rwmix; /* per cent of reads in randrw */
 	uint64_t bs, qd, time_ns, ops, cores, rate, seed, interval_ns;
-	bool verify, json, fill;
+	bool verify, fill;
+	unsigned json;
 	unsigned poll; /* 0 adaptive, 1 always */
 	const char *seed_text;
 	const char *state; /* file with the generations; NULL: none */

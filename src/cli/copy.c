@@ -41,7 +41,8 @@ enum {
 };
 
 struct copy_opts {
-	bool verify, resume, json;
+	bool verify, resume;
+	unsigned json;
 	uint64_t bs, qd, rate;
 	const char *state;
 	struct opt_list inject;
@@ -81,7 +82,7 @@ static const struct opt copy_options[] = {
 	  "keep the position of an unfinished copy here instead of\n"
 	  "in a file of the user's state directory",
 	  OPT_TEXT, FIELD(state) },
-	{ "json", NULL, "print one JSON object", OPT_FLAG, FIELD(json) },
+	OPT_OUTPUT(struct copy_opts, json, ""),
 	{ "inject", "URI", "arm a fault: inject://DEVICE?op=...; may be given several times",
 	  OPT_LIST, FIELD(inject) },
 	{ NULL },

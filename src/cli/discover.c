@@ -33,7 +33,6 @@ enum output { OUTPUT_TABLE, OUTPUT_JSON };
 struct discover {
 	const char *hostnqn;
 	unsigned output;
-	bool json;
 	/* not options */
 	char host[256];
 	uint16_t port;
@@ -45,8 +44,7 @@ static const char *const outputs[] = { "table", "json", NULL };
 
 static const struct opt discover_options[] = {
 	{ "output", "FORMAT", "table (default) or json", OPT_CHOICE, FIELD(output),
-	  .choices = outputs },
-	{ "json", NULL, "the same as --output json", OPT_FLAG, FIELD(json) },
+	  .choices = outputs, .is_output = true },
 	{ "hostnqn", "NQN", "ask as this host; targets show what it may use", OPT_TEXT,
 	  FIELD(hostnqn) },
 	{ NULL },
@@ -184,7 +182,7 @@ static int discover_task(void *arg, struct err *err)
 
 	if (nvmf_discover(d->host, d->port, d->hostnqn, &list, err) < 0)
 		return CLI_FAILED;
-	if (d->output == OUTPUT_JSON || d->json)
+	if (d->output == OUTPUT_JSON)
 		return print_json(list) == 0 ? CLI_DONE : CLI_FAILED;
 	if (list->count > 0)
 		print_table(list);
@@ -202,13 +200,6 @@ static int discover_run(int argc, char **argv)
 	struct err err = {};
 	int rc;
 
-	/* -o is what the other programs of this world call it */
-	for (int i = 1; i < argc; i++) {
-		static char long_name[] = "--output";
-
-		if (strcmp(argv[i], "-o") == 0)
-			argv[i] = long_name;
-	}
 	if (!opt_parse_or_tell(&discover_spec, argc, argv, &d, &args, &rc))
 		return rc;
 	if (place_parse(args.items[0], &d, &err) != 0) {

@@ -17,7 +17,6 @@
  */
 #include <errno.h>
 #include <inttypes.h>
-#include <jansson.h>
 #include <string.h>
 
 #include "base/units.h"
@@ -187,20 +186,13 @@ static int listener_parse(const struct target *target, const char *text, int *re
 	return 0;
 }
 
-int export_ana(struct export *e, const char *arg, struct err *err)
+int export_ana(struct export *e, const char *name, const char *listener, struct err *err)
 {
-	CLEANUP(freep) char *name = strdup(arg);
-	char *listener = name != NULL ? strchr(name, ' ') : NULL;
 	int index = TARGET_LISTENER_ALL, rc = 0;
 	enum ana_state state;
 
-	if (name == NULL)
-		return err_set(err, -ENOMEM, "no memory for a command");
-	if (listener != NULL) {
-		*listener++ = '\0';
-		listener += strspn(listener, " ");
+	if (listener != NULL)
 		rc = listener_parse(e->target, listener, &index, err);
-	}
 	if (rc == 0)
 		rc = ana_state_parse(name, &state, err);
 	if (rc != 0)
@@ -211,15 +203,7 @@ int export_ana(struct export *e, const char *arg, struct err *err)
 	return rc;
 }
 
-static char *json_line(json_t *object)
-{
-	char *text = object != NULL ? json_dumps(object, JSON_COMPACT) : NULL;
-
-	json_decref(object);
-	return text;
-}
-
-char *export_paths(struct export *e)
+json_t *export_paths(struct export *e)
 {
 	json_t *list = json_array();
 
@@ -231,7 +215,7 @@ char *export_paths(struct export *e)
 							    target_listener_addr(e->target, i),
 							    "state", ana_state_name(state)));
 	}
-	return json_line(list);
+	return list;
 }
 
 /* ---- hosts ----------------------------------------------------------------------------------- */
@@ -248,7 +232,7 @@ int export_host_del(struct export *e, const char *nqn, struct err *err)
 	return subsystem_disallow_host(e->subsystem, nqn, err);
 }
 
-char *export_hosts(struct export *e)
+json_t *export_hosts(struct export *e)
 {
 	const char *const *hosts;
 	unsigned count;
@@ -257,10 +241,10 @@ char *export_hosts(struct export *e)
 
 	for (unsigned i = 0; i < count; i++)
 		(void)json_array_append_new(list, json_string(hosts[i]));
-	return json_line(json_pack("{s:b, s:o}", "any", is_any, "hosts", list));
+	return json_pack("{s:b, s:o}", "any", is_any, "hosts", list);
 }
 
-char *export_controllers(struct export *e)
+json_t *export_controllers(struct export *e)
 {
 	unsigned count = subsystem_controllers(e->subsystem, NULL, 0);
 	CLEANUP(freep) struct controller_info *infos = calloc(count + 1, sizeof(*infos));
@@ -278,27 +262,18 @@ char *export_controllers(struct export *e)
 				  target_listener_addr(e->target, infos[i].listener), "io_queues",
 				  (int)infos[i].io_queues, "kato_ms", (json_int_t)infos[i].kato_ms,
 				  "closing", infos[i].is_closing));
-	return json_line(list);
+	return list;
 }
 
-int export_disconnect(struct export *e, const char *arg, unsigned *ret_count, struct err *err)
+int export_disconnect(struct export *e, const char *who, const char *how, unsigned *ret_count,
+		      struct err *err)
 {
-	CLEANUP(freep) char *who = strdup(arg);
-	char *how = who != NULL ? strchr(who, ' ') : NULL;
+	bool is_host = strncmp(who, "nqn.", 4) == 0;
 	uint64_t cntlid = 0;
-	bool is_host;
 
-	if (who == NULL)
-		return err_set(err, -ENOMEM, "no memory for a command");
-	if (how != NULL) {
-		*how++ = '\0';
-		how += strspn(how, " ");
-		if (strcmp(how, "force") != 0)
-			return err_set(err, -EINVAL,
-				       "disconnect: '%s' is not known; 'force' closes at once",
-				       how);
-	}
-	is_host = strncmp(who, "nqn.", 4) == 0;
+	if (how != NULL && strcmp(how, "force") != 0)
+		return err_set(err, -EINVAL,
+			       "disconnect: '%s' is not known; 'force' closes at once", how);
 	if (!is_host && (number_parse(who, &cntlid, NULL) != 0 || cntlid > NVME_CNTLID_MAX))
 		return err_set(err, -EINVAL,
 			       "disconnect: '%s' is neither the NQN of a host nor the number of a "

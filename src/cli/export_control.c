@@ -1,11 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * export_control.c - lines in, answers out, over a unix socket: what a running export can be told.
- *
- *	add URI  |  remove NSID  |  list  |  rescan  |  pause  |  resume  |  stats
- *	ana [STATE [LISTENER]]  |  hosts  |  host-add NQN  |  host-del NQN  |  controllers
- *	disconnect NQN|CNTLID [force]  |  reservations  |  inject URI  |  uninject URI  |  help
- *	and what a nexus can be told: export_nexus.c
+ * export_control.c - lines in, answers out, over a unix socket to a running export. What the lines
+ * may say is in export_command.c.
  *
  * Each line is answered by one line that begins with "ok" or "error", in order. The socket is made
  * for its owner only (mode 0600): who may open it may do all of that. A file that is left over from
@@ -37,24 +33,18 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 
-#include "base/log.h"
-#include "base/units.h"
 #include "cli/export.h"
-#include "device/fault.h"
-#include "engine.h"
 
 enum {
 	SEND_TIMEOUT_S = 5, /* for a client that does not read */
 	BACKLOG = 64,
 	ACCEPT_AGAIN_MS = 100, /* after the kernel had no file descriptor for a client */
-	HELP_TEXT_MAX = 4096,
 };
 
 enum client_state { CLIENT_FREE, CLIENT_USED, CLIENT_OVER };
@@ -82,200 +72,7 @@ struct control {
 	struct client clients[CONTROL_CLIENTS_MAX];
 };
 
-/* ---- commands: in a task --------------------------------------------------------------------- */
-
-int request_say(struct request *req, struct err *err, const char *fmt, ...)
-{
-	va_list args;
-	int len;
-
-	va_start(args, fmt);
-	len = vasprintf(&req->text, fmt, args);
-	va_end(args);
-	if (len >= 0)
-		return 0;
-	req->text = NULL;
-	return err_set(err, -ENOMEM, "no memory for the answer");
-}
-
-int request_say_json(struct request *req, char *text, struct err *err)
-{
-	req->text = text;
-	return text != NULL ? 0 : err_set(err, -ENOMEM, "no memory for the answer");
-}
-
-static int run_add(struct request *req, struct err *err)
-{
-	uint32_t nsid = 0;
-	int rc = export_add(req->e, req->arg, 0, &nsid, err);
-
-	return rc != 0 ? rc : request_say(req, err, "nsid=%" PRIu32, nsid);
-}
-
-static int run_remove(struct request *req, struct err *err)
-{
-	uint64_t nsid = 0;
-	int rc = number_parse(req->arg, &nsid, err);
-
-	if (rc != 0)
-		return rc;
-	if (nsid == 0 || nsid > TARGET_NAMESPACES_MAX)
-		return err_set(err, -EINVAL, "remove %s: a namespace is a number from 1 to %d",
-			       req->arg, TARGET_NAMESPACES_MAX);
-	return export_remove(req->e, (uint32_t)nsid, err);
-}
-
-static int run_list(struct request *req, struct err *err)
-{
-	return request_say_json(req, export_list(req->e), err);
-}
-
-static int run_stats(struct request *req, struct err *err)
-{
-	return request_say_json(req, export_stats(req->e), err);
-}
-
-static int run_reservations(struct request *req, struct err *err)
-{
-	return request_say_json(req, export_reservations(req->e), err);
-}
-
-static int run_rescan(struct request *req, struct err *err)
-{
-	return export_rescan(req->e, err);
-}
-
-static int run_pause(struct request *req, struct err *err)
-{
-	return export_pause(req->e, err);
-}
-
-static int run_resume(struct request *req, struct err *err)
-{
-	return export_resume(req->e, err);
-}
-
-static int run_ana(struct request *req, struct err *err)
-{
-	if (req->arg == NULL)
-		return request_say_json(req, export_paths(req->e), err);
-	return export_ana(req->e, req->arg, err);
-}
-
-static int run_hosts(struct request *req, struct err *err)
-{
-	return request_say_json(req, export_hosts(req->e), err);
-}
-
-static int run_host_add(struct request *req, struct err *err)
-{
-	return export_host_add(req->e, req->arg, err);
-}
-
-static int run_host_del(struct request *req, struct err *err)
-{
-	return export_host_del(req->e, req->arg, err);
-}
-
-static int run_controllers(struct request *req, struct err *err)
-{
-	return request_say_json(req, export_controllers(req->e), err);
-}
-
-static int run_disconnect(struct request *req, struct err *err)
-{
-	unsigned count = 0;
-	int rc = export_disconnect(req->e, req->arg, &count, err);
-
-	return rc != 0 ? rc : request_say(req, err, "controllers=%u", count);
-}
-
-static int run_inject(struct request *req, struct err *err)
-{
-	return fault_add(req->arg, err);
-}
-
-static int run_uninject(struct request *req, struct err *err)
-{
-	return fault_remove(req->arg, err);
-}
-
-static int run_help(struct request *req, struct err *err);
-
-static const struct command commands[] = {
-	{ "add", "URI", "serve one more device", run_add },
-	{ "remove", "NSID", "stop serving a namespace", run_remove },
-	{ "list", NULL, "namespaces, as JSON", run_list },
-	{ "rescan", NULL, "read all sizes again", run_rescan },
-	{ "pause", NULL, "hold new I/O, wait for what is in flight", run_pause },
-	{ "resume", NULL, "let it go on", run_resume },
-	{ "stats", NULL, "counters of target and devices, as JSON", run_stats },
-	{ "reservations", NULL, "who reserved what, as JSON", run_reservations },
-	{ "ana", "[STATE [LISTENER]]", "what paths are good for: show or set", run_ana },
-	{ "hosts", NULL, "who may connect, as JSON", run_hosts },
-	{ "host-add", "NQN", "let a host in; any: every one", run_host_add },
-	{ "host-del", "NQN", "shut a host out, at once", run_host_del },
-	{ "controllers", NULL, "connected hosts, as JSON", run_controllers },
-	{ "disconnect", "NQN|CNTLID [force]", "end a host's controllers, or one", run_disconnect },
-	{ "inject", "URI", "arm a fault: inject://DEVICE?...", run_inject },
-	{ "uninject", "URI", "disarm it by the same text", run_uninject },
-	{ "help", NULL, "this list", run_help },
-};
-
-/* The n-th of all commands: ours, then those for a nexus. NULL: no more. */
-static const struct command *command_at(size_t i)
-{
-	if (i < ARRAY_LEN(commands))
-		return &commands[i];
-	i -= ARRAY_LEN(commands);
-	return nexus_commands[i].name != NULL ? &nexus_commands[i] : NULL;
-}
-
-static int run_help(struct request *req, struct err *err)
-{
-	const struct command *c;
-	char all[HELP_TEXT_MAX] = "";
-	size_t used = 0;
-
-	for (size_t i = 0; (c = command_at(i)) != NULL && used < sizeof(all); i++)
-		used += (size_t)snprintf(all + used, sizeof(all) - used, "%s%s%s%s (%s)",
-					 i == 0 ? "" : "; ", c->name, c->arg != NULL ? " " : "",
-					 c->arg != NULL ? c->arg : "", c->help);
-	return request_say(req, err, "%s", all);
-}
-
-static int request_run(void *arg, struct err *err)
-{
-	struct request *req = arg;
-
-	return req->command->run(req, err);
-}
-
 /* ---- lines ----------------------------------------------------------------------------------- */
-
-static int request_parse(struct request *req, char *line, struct err *err)
-{
-	char *space = strchr(line, ' ');
-	const struct command *c;
-
-	if (space != NULL) {
-		*space++ = '\0';
-		space += strspn(space, " ");
-		req->arg = *space != '\0' ? space : NULL;
-	}
-	for (size_t i = 0; (c = command_at(i)) != NULL; i++) {
-		if (strcmp(c->name, line) == 0)
-			req->command = c;
-	}
-	if (req->command == NULL)
-		return err_set(err, -EINVAL, "unknown command '%s'; 'help' lists them", line);
-	if (req->command->arg != NULL && req->command->arg[0] != '[' && req->arg == NULL)
-		return err_set(err, -EINVAL, "%s needs an argument: %s %s", line, line,
-			       req->command->arg);
-	if (req->command->arg == NULL && req->arg != NULL)
-		return err_set(err, -EINVAL, "%s takes no argument", line);
-	return 0;
-}
 
 static bool send_all(int fd, const char *text)
 {
@@ -297,26 +94,9 @@ static bool send_all(int fd, const char *text)
 /* False: the client is gone. */
 static bool answer(struct control *c, int fd, char *line)
 {
-	struct request req = { .e = c->e };
-	CLEANUP(freep) char *reply = NULL;
-	struct err err = {};
-	int rc;
+	CLEANUP(freep) char *reply = request_answer(c->e, line, fd);
 
-	line[strcspn(line, "\r")] = '\0';
-	rc = request_parse(&req, line, &err);
-	if (rc == 0)
-		rc = engine_call(request_run, &req, &err);
-	if (rc != 0)
-		rc = asprintf(&reply, "error %s\n", err_text(&err));
-	else
-		rc = asprintf(&reply, "ok%s%s\n", req.text != NULL ? " " : "",
-			      req.text != NULL ? req.text : "");
-	free(req.text);
-	if (rc < 0) {
-		reply = NULL;
-		return false;
-	}
-	return send_all(fd, reply);
+	return reply != NULL && send_all(fd, reply);
 }
 
 /* ---- clients: each in its thread ------------------------------------------------------------- */

@@ -27,7 +27,7 @@
 
 struct check_opts {
 	const char *record, *key;
-	bool json;
+	unsigned json;
 };
 
 struct check_call {
@@ -47,7 +47,7 @@ static const struct opt nexus_options[] = {
 	  "look the record up in the store that commands use:\n"
 	  "uuid of the nexus, the key= of its URI, or its name",
 	  OPT_TEXT, FIELD(key) },
-	{ "json", NULL, "print one JSON object", OPT_FLAG, FIELD(json) },
+	OPT_OUTPUT(struct check_opts, json, ""),
 	{ NULL },
 };
 

@@ -8,10 +8,13 @@
  * is rounded. What the parser does not know it compares with what it knows, since most unknown
  * options are slips of the finger.
  *
+ * JSON is asked for in one way by every command, with -o json as in the programs around (kubectl,
+ * nvme); --json is the same.
+ *
  * Rejected: getopt_long(), whose table knows neither types, bounds nor help, so every command would
- * repeat the conversions; short options, because three of them save nothing and hide the meaning in
- * scripts; abbreviated long options, because a script that uses one breaks when a second option
- * with that beginning appears.
+ * repeat the conversions; more letters than -o, because three of them save nothing and hide the
+ * meaning in scripts; abbreviated long options, because a script that uses one breaks when a second
+ * option with that beginning appears.
  *
  * Thread: the main thread, before the engine runs. Nothing is allocated: texts stay in argv.
  */
@@ -26,6 +29,25 @@
 enum {
 	HELP_COLUMN = 26, /* where the explanations start */
 };
+
+const char *const opt_outputs[] = { "text", "json", NULL };
+
+static const struct opt *opt_find_output(const struct opt *opts)
+{
+	while (opts->name != NULL && !opts->is_output)
+		opts++;
+	return opts->name != NULL ? opts : NULL;
+}
+
+/* Is @name, as a flag, a choice of that option? */
+static bool opt_has_choice(const struct opt *opt, const char *name)
+{
+	for (unsigned i = 0; opt != NULL && opt->choices[i] != NULL; i++) {
+		if (strcmp(opt->choices[i], name) == 0)
+			return true;
+	}
+	return false;
+}
 
 static const struct opt *opt_find(const struct opt *opts, const char *name, size_t len)
 {
@@ -160,11 +182,14 @@ static int opt_store(const struct opt *opt, const char *text, void *values, stru
 static int opt_take(const struct opt_spec *spec, const char *word, const char *next, void *values,
 		    bool *ret_used, struct err *err)
 {
+	const struct opt *output = opt_find_output(spec->opts);
 	const char *name = word + 2, *equals = strchr(name, '=');
 	size_t len = equals != NULL ? (size_t)(equals - name) : strlen(name);
 	const struct opt *opt = opt_find(spec->opts, name, len);
 
 	*ret_used = false;
+	if (opt == NULL && opt_has_choice(output, name))
+		return opt_store(output, name, values, err);
 	if (opt == NULL)
 		return opt_unknown(spec, name, len, err);
 	if (opt->type == OPT_FLAG) {
@@ -224,6 +249,8 @@ enum opt_verdict opt_parse(const struct opt_spec *spec, int argc, char **argv, v
 			only_args = true;
 			continue;
 		}
+		if (strcmp(word, "-o") == 0 && opt_find_output(spec->opts) != NULL && !only_args)
+			word = "--output";
 		if (only_args || strncmp(word, "--", 2) != 0) {
 			if (opt_arg_add(args, word, only_args, err) != 0)
 				return OPT_WRONG;
@@ -236,11 +263,12 @@ enum opt_verdict opt_parse(const struct opt_spec *spec, int argc, char **argv, v
 	return opt_check_args(spec, args, err) == 0 ? OPT_GO : OPT_WRONG;
 }
 
-static void opt_print_row(const char *name, const char *value, const char *help, FILE *out)
+static void opt_print_row(const char *letter, const char *name, const char *value, const char *help,
+			  FILE *out)
 {
 	char left[64];
-	int len = snprintf(left, sizeof(left), "  --%s%s%s", name, value != NULL ? " " : "",
-			   value != NULL ? value : "");
+	int len = snprintf(left, sizeof(left), "  %s--%s%s%s", letter, name,
+			   value != NULL ? " " : "", value != NULL ? value : "");
 	bool is_first = true;
 
 	fputs(left, out);
@@ -263,8 +291,8 @@ void opt_print_help(const struct opt_spec *spec, FILE *out)
 	fprintf(out, "usage: ashlar %s [OPTION...] %s\n%s\n\noptions:\n", spec->command, spec->args,
 		spec->summary);
 	for (const struct opt *opt = spec->opts; opt->name != NULL; opt++)
-		opt_print_row(opt->name, opt->value, opt->help, out);
-	opt_print_row("help", NULL, "print this", out);
+		opt_print_row(opt->is_output ? "-o, " : "", opt->name, opt->value, opt->help, out);
+	opt_print_row("", "help", NULL, "print this", out);
 	if (spec->details != NULL)
 		fprintf(out, "\n%s", spec->details);
 }

@@ -5,8 +5,8 @@
  * Owner:  the caller: tables are const, values are one struct of his that holds the defaults before
  *         opt_parse().
  * Thread: the main thread.
- * Rules:  long options only, `--name value` or `--name=value`, in any order with the arguments;
- *         `--` ends them. The last one wins, but OPT_LIST collects.
+ * Rules:  `--name value` or `--name=value`, in any order with the arguments; `--` ends them. The
+ *         last one wins, but OPT_LIST collects. One option has a letter: -o, the output's form.
  */
 #ifndef ASHLAR_CLI_OPT_H
 #define ASHLAR_CLI_OPT_H
@@ -43,7 +43,17 @@ struct opt {
 	size_t offset;              /* in the caller's struct */
 	uint64_t min, max;          /* max 0: no bound */
 	const char *const *choices; /* NULL-terminated */
+	bool is_output; /* "output": -o, too, and --CHOICE alone, which is not in the help */
 };
+
+/* `-o json` of every command that has a result: field @member of @type is an unsigned, true if JSON
+ * is wanted. @more is added to the help. */
+#define OPT_OUTPUT(type, member, more)                                                    \
+	{                                                                                 \
+		"output", "FORMAT", "text (default) or json" more, OPT_CHOICE,            \
+			offsetof(type, member), .choices = opt_outputs, .is_output = true \
+	}
+extern const char *const opt_outputs[]; /* "text", "json" */
 
 struct opt_spec {
 	const char *command; /* "bench" */

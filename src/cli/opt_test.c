@@ -12,7 +12,7 @@ struct values {
 	bool flag;
 	uint64_t number, size, seconds, mask;
 	const char *text;
-	unsigned choice;
+	unsigned choice, output;
 	struct opt_list list;
 };
 
@@ -32,6 +32,7 @@ static const struct opt options[] = {
 	{ "text", "TEXT", "a text", OPT_TEXT, AT(text) },
 	{ "choice", "COLOUR", "a choice", OPT_CHOICE, AT(choice), .choices = colours },
 	{ "list", "WORD", "a list", OPT_LIST, AT(list) },
+	OPT_OUTPUT(struct values, output, ""),
 	{ NULL },
 };
 
@@ -91,6 +92,25 @@ TEST(arguments_mix_with_options)
 	CHECK_EQ(PARSE("-"), OPT_GO);
 }
 
+TEST(output_has_a_letter_and_its_choices_are_flags)
+{
+	CHECK_EQ(PARSE("x"), OPT_GO);
+	CHECK_EQ(values.output, 0);
+	CHECK_EQ(PARSE("x", "-o", "json", "y"), OPT_GO);
+	CHECK_EQ(values.output, 1);
+	CHECK_EQ(args.count, 2);
+	CHECK_EQ(PARSE("--output=json", "x"), OPT_GO);
+	CHECK_EQ(values.output, 1);
+	CHECK_EQ(PARSE("-o", "json", "x", "--text", "--json"), OPT_GO);
+	CHECK_STR(values.text, "--json");
+	CHECK_EQ(PARSE("--json", "x"), OPT_GO);
+	CHECK_EQ(values.output, 1);
+	CHECK_EQ(PARSE("--json", "--text", "t", "--", "-o"), OPT_GO);
+	CHECK_STR(args.items[0], "-o");
+	CHECK_EQ(values.choice, 0); /* only the output's choices */
+	CHECK_EQ(PARSE("--green", "x"), OPT_WRONG);
+}
+
 TEST(mistakes_are_told)
 {
 	static const struct {
@@ -111,6 +131,9 @@ TEST(mistakes_are_told)
 		{ "empty", { "--text", "", "x" }, "empty" },
 		{ "no argument", { "--flag" }, "usage: ashlar try" },
 		{ "too many", { "a", "b", "c" }, "'c'" },
+		{ "no form", { "x", "-o" }, "--output FORMAT" },
+		{ "wrong form", { "x", "-o", "xml" }, "text, json" },
+		{ "value for a form", { "x", "--json=1" }, "unknown option --json" },
 		{ "no time", { "--seconds", "0", "x" }, "longer than nothing" },
 	};
 
@@ -139,8 +162,8 @@ TEST(help_shows_every_option)
 	for (const struct opt *opt = options; opt->name != NULL; opt++) {
 		char row[64];
 
-		(void)snprintf(row, sizeof(row), "  --%s%s%s ", opt->name, opt->value ? " " : "",
-			       opt->value ? opt->value : "");
+		(void)snprintf(row, sizeof(row), "  %s--%s%s%s ", opt->is_output ? "-o, " : "",
+			       opt->name, opt->value ? " " : "", opt->value ? opt->value : "");
 		CHECK_HAS(text, row);
 	}
 	CHECK_HAS(text, "\n                          in two lines\n");

@@ -28,11 +28,11 @@
 #include "schemes.h"
 
 struct uri_opts {
-	bool json;
+	unsigned json;
 };
 
 static const struct opt uri_options[] = {
-	{ "json", NULL, "print JSON", OPT_FLAG, offsetof(struct uri_opts, json) },
+	OPT_OUTPUT(struct uri_opts, json, ""),
 	{ NULL },
 };
 

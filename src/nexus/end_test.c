@@ -192,6 +192,41 @@ ENGINE_TEST(shutdown_of_a_frozen_nexus_ends_who_waits_for_its_io)
 	nexus_unmake();
 }
 
+/* It is asked to come while the last child is on its way back, and is refused for the end. */
+static int online_in_use(void)
+{
+	struct nexus_err ne = {};
+	int result = nexus_child_online(nx, uris[0], &ne);
+
+	CHECK_EQ(ne.why, NEXUS_E_NOT_ALLOWED);
+	CHECK(nx->child[0]->desc != NULL); /* channels use it; whoever ends them closes it */
+	return result;
+}
+
+ENGINE_TEST(an_online_that_is_refused_leaves_the_last_child_open)
+{
+	struct late_call come, end;
+
+	if (!nexus_make(1))
+		return;
+	touch(0, 1);
+	task_mutex_lock(&nx->dev.control); /* the channels are not told before it is free */
+	CHECK(nexus_child_fail(nx->child[0], CHILD_FAULTED, NEXUS_REASON_NO_SPACE));
+	call_start(&come, online_in_use);
+	while (child_state_of(atomic_load(&nx->child[0]->word)) != CHILD_OPEN)
+		task_yield(); /* until it is taken back */
+	call_start(&end, shut_down);
+	while (nx->state == NEXUS_OPEN)
+		task_yield();
+	CHECK(!come.is_done);
+	task_mutex_unlock(&nx->dev.control);
+	CHECK(call_wait(&come) < 0);
+	CHECK_EQ(call_wait(&end), 0);
+	CHECK(recorded_clean());
+	CHECK_EQ(recorded(0), 1);
+	nexus_unmake();
+}
+
 /* ---- what is read ---------------------------------------------------------------------------- */
 
 /*

@@ -92,6 +92,81 @@ ENGINE_TEST(a_child_is_removed_while_it_is_repaired)
 	nexus_unmake();
 }
 
+/* ---- while it is read ------------------------------------------------------------------------ */
+
+static uint8_t old[BLOCK], new[BLOCK], back[2][BLOCK];
+
+static void two_contents(void)
+{
+	fill(old, sizeof(old), 1);
+	fill(new, sizeof(new), 2);
+	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, old, 0), IO_OK);
+}
+
+/* One goes to each child, as none has anything to do: one of them comes to where it is held. */
+static void read_from_both(struct late_io reads[2])
+{
+	for (unsigned i = 0; i < 2; i++)
+		late_start(&reads[i], IO_READ, 0, 1, back[i]);
+}
+
+static void check_read(struct late_io *read, const uint8_t *what)
+{
+	task_event_wait(&read->event);
+	CHECK_EQ(read->io.status, IO_OK);
+	CHECK_MEM(read->io.iov[0].iov_base, what, BLOCK);
+}
+
+/* It has read what the host was refused; those who are left never had it. Mirror seed 600837. */
+ENGINE_TEST(what_a_fallen_child_read_under_a_write_does_not_count)
+{
+	struct late_io write, reads[2];
+	struct hold hold;
+
+	if (!nexus_make(2))
+		return;
+	two_contents();
+	hold_begin(&hold, "c1", START, 1);
+	inject("inject://c1?op=write&method=status-nvme-0-81&retries=1");
+	late_start(&write, IO_WRITE, 0, 1, new);
+	read_from_both(reads);
+	while (nx->nblocked == 0) /* the first child's answer waits for the write to end */
+		task_yield();
+	CHECK(nexus_child_fail(nx->child[0], CHILD_FAULTED, NEXUS_REASON_IO_ERROR));
+	settle_down();
+	CHECK(!write.is_done && !reads[0].is_done && !reads[1].is_done);
+	hold_end(&hold);
+	task_event_wait(&write.event);
+	CHECK_EQ(write.io.status, IO_NO_SPACE);
+	check_read(&reads[0], old);
+	check_read(&reads[1], old);
+	fault_remove_all();
+	nexus_unmake();
+}
+
+/* The same without a write: it comes back when its child has missed one. */
+ENGINE_TEST(what_a_fallen_child_reads_late_does_not_count)
+{
+	struct late_io reads[2], *held;
+	struct hold hold;
+
+	if (!nexus_make(2))
+		return;
+	two_contents();
+	hold_begin(&hold, "c0", START, 1);
+	read_from_both(reads);
+	while (!reads[0].is_done && !reads[1].is_done)
+		task_yield();
+	held = &reads[reads[0].is_done];
+	CHECK(nexus_child_fail(nx->child[0], CHILD_FAULTED, NEXUS_REASON_IO_ERROR));
+	errand_wait(&nx->retire);
+	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, new, 0), IO_OK);
+	CHECK(!held->is_done);
+	hold_end(&hold);
+	check_read(held, new);
+	nexus_unmake();
+}
+
 /* ---- while the record is written ------------------------------------------------------------- */
 
 static int fault_1_for_good(void)

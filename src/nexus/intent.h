@@ -21,16 +21,17 @@
  * The rules that make them worth something:
  *   1. A segment is durably in flight on every writer before the first write to it is sent.
  *   2. It is cleared only when no write to it is under way, all that were have been flushed on
- *   every    writer, and whatever a lost child missed of it is durable in that child's missed
- *   map. 3. So what a lost child lacks is always within missed (of that child) or in flight.
+ *      every writer, and whatever a lost child missed of it is durable in that child's missed map.
+ *   3. So what a lost child lacks is always within missed (of that child) or in flight.
  *   4. All pages carry the generation of the record in the store. Another one, a damaged pair, a
- *      missing page: the map is unknown and the rebuild is full. Never is a doubtful map
- *      believed.
+ *      missing page: the map is unknown and the rebuild is full. Never is a doubtful map believed.
  *   5. Pages that are written anew, by the next life of a nexus or for another size, begin with
  *      the head, both copies of which have to be of the generation: a life that ended before its
  *      record was written leaves pages of the one before it, but perhaps not the newest.
  *   6. The sequence grows over all lives of a nexus, with any change of who is a writer, too: whose
- *      is the highest was a writer longest, if no record tells (recover.c).
+ *      is the highest was a writer longest, if no record tells (recover.c). A page goes to one
+ *      writer after the other, so at the death of a process they are at most one apart: a life
+ *      begins two higher, after its first record.
  *
  * Rule 3 is why the missed map needs no durable write per request: the in-flight map holds until
  * the missed map is safe. Cost in the common case: one bit test per write, in a map of the

@@ -2,19 +2,21 @@
 /*
  * internal.h - what the files of the nexus share; nobody else includes it.
  *
- *   nexus.c    the device: create, destroy, resize, shutdown, lists
+ *   nexus.c    made, and found    driver.c  its URI    info.c  what it says of itself
+ *   size.c     fitting and growing    end.c  shut down, destroyed, freed
  *   child.c    add, remove, online, offline; opening and closing a child's device
- *   io.c       the data path                 overlap.h   one writer per block
+ *   io.c       the data path; io_failed.c where legs fail, io_blocked.c who waits
+ *   overlap.h  one writer per block
  *   retire.c   a child is out: drop, persist, go on; the frozen nexus; self-shutdown
  *   monitor.c  closes devices of children outside of their completion path
  *   resv.c     reservations on NVMe children
  *   watch.c    children that do not answer in time   bounded.c  requests that are not waited for
  *   health.c   children that get worse: warnings
  *   repair.c   a medium error of one child is mended from another
- *   intent.c   the format of write-intent records    marks.c   keeping them
+ *   intent.c   the format of write-intent records    marks.c   keeping them, with marks_*.c
  *   store.c    the record of who is healthy  record.c  its JSON
  *   verdict.c  what a child's error means    geometry.c  where the data lies
- *   rebuild    (another file) the seam is at the end of this one
+ *   rebuild.c  jobs, with rebuild_*.c; the seam is at the end of this file
  *
  * A child's way, and where its state word changes:
  *
@@ -337,11 +339,27 @@ static inline void control_end(struct nexus *nx)
 	device_unpin(&nx->dev);
 }
 
+/* ---- size.c ---------------------------------------------------------------------------------- */
+
+/* The geometry of all children, all open, for @size bytes; into nx->geometry. */
+int nexus_fit_children(struct nexus *nx, uint64_t size, struct nexus_err *ne) WARN_UNUSED;
+/* The driver's: quiesced, dev->nblocks is the new size. */
+int nexus_resized(struct device *dev, uint64_t old_nblocks, struct err *err) MAY_SUSPEND;
+
+/* ---- end.c ----------------------------------------------------------------------------------- */
+
+/* The errand: its device is being removed. */
+void nexus_end_run(struct nexus *nx) MAY_SUSPEND;
+/* The driver's: all descriptors are closed, no channel is left. */
+void nexus_free_device(struct device *dev) MAY_SUSPEND;
+/* Closes what is open. It is no device, or not any more. */
+void nexus_free(struct nexus *nx) MAY_SUSPEND;
+
 /* ---- recover.c: who is in sync, as the record has it; before the device is registered ------- */
 
 int nexus_recover(struct nexus *nx, struct nexus_err *ne) MAY_SUSPEND WARN_UNUSED;
 
-/* ---- io.c, on the channel's reactor --------------------------------------------------------- */
+/* ---- io.c, io_failed.c, io_blocked.c: on the channel's reactor ------------------------------- */
 
 enum io_result nexus_submit(struct channel *ch, struct io *io);
 void nexus_restart(struct msg *msg);
@@ -480,7 +498,7 @@ static inline void nexus_health_wake(struct nexus *nx)
 	if (!atomic_load_explicit(&nx->is_observed, memory_order_relaxed))
 		errand_ring(&nx->look);
 }
-/* Requests that it failed, all channels. nexus.c. */
+/* Requests that it failed, all channels. info.c. */
 void nexus_child_errors(const struct child *child, uint64_t *ret_reads, uint64_t *ret_writes);
 
 /* ---- resv.c --------------------------------------------------------------------------------- */

@@ -8,13 +8,12 @@
  *   write: may it go? (held) -> marked? (unmarked) -> a fork? (starved) -> blocks free? (blocked)
  *            -> fork_send: one part per writer -> all answered: fork_finish
  *                 all well:  acknowledged
- *                 some not:  those legs are dropped here, their children retired; the write is
- *                            parked, with its blocks, until the record says so; then acknowledged
- *                 none well: parked likewise, then sent again to whoever is left, or held
+ *                 some not:  io_failed.c says which legs are out, and what becomes of the write
  *
  * Each word in brackets is a list of the channel. A request is in one of them, or on legs, or
  * parked, or its owner's; who takes it off a list starts it from the beginning, so there is one way
- * in, write_start(), and the order of the tests is the order of the lists.
+ * in, write_start(), and the order of the tests is the order of the lists. Who waits for blocks
+ * (io_blocked.c) is the exception: he goes on where he stood, if nothing else is in his way.
  *
  * A read is the owner's own request with another address (no copy, no fork). Where it has been is
  * kept in frame.priv. What comes from a leg that fell meanwhile does not count, and is read again:
@@ -37,51 +36,22 @@
  * makes them of our reads and writes under a range lock of the whole nexus, and so they are atomic
  * over all legs and all reactors.
  *
+ * What a request without trouble passes is in this file, from nexus_submit() to the owner, so that
+ * the compiler sees it whole; a function in another file costs it a call.
+ *
  * Thread: the channel's reactor.
  *
- * Rejected: a quiesce for retirement (it waits for what is in flight, and a leg that hangs would
- * keep the record from being written); answering a write while one leg is still at it (its parts
- * point to the owner's memory); the first part in the owner's own request (a second way to end).
+ * Rejected: answering a write while one leg is still at it (its parts point to the owner's memory);
+ * the first part in the owner's own request (a second way to end).
  */
 #include <string.h>
 
-#include "nexus/internal.h"
+#include "nexus/io_internal.h"
 #include "reactor/mem.h"
 
 enum {
 	ARENA_SIZE_MIN = 2 << 20, /* bytes: from there on memory comes in huge pages */
 };
-
-/* ---- what a read remembers in its frame ----------------------------------------------------- */
-
-struct read_note {
-	uint8_t slot;    /* where it is */
-	uint8_t tried;   /* legs that could not, 1 << slot */
-	uint8_t medium;  /* of those, by a fault of the medium */
-	uint8_t again;   /* how often it was asked to be patient */
-	uint16_t borrow; /* IO_BORROW, if the owner offers it */
-	uint16_t unused;
-};
-
-static_assert(sizeof(struct read_note) == sizeof(uint64_t), "a note fits the frame");
-
-static struct read_note note_get(const struct io *io)
-{
-	struct read_note note;
-
-	memcpy(&note, &io->frame[io->depth - 1].priv, sizeof(note));
-	return note;
-}
-
-static void note_put(struct io *io, struct read_note note)
-{
-	memcpy(&io_top(io)->priv, &note, sizeof(note));
-}
-
-static struct nexus_channel *channel_of(struct io *io)
-{
-	return container_of(io_top(io)->ch, struct nexus_channel, ch);
-}
 
 /* ---- legs ----------------------------------------------------------------------------------- */
 
@@ -90,37 +60,6 @@ static inline void leg_back(struct nexus_channel *nc, struct leg *leg)
 {
 	if (--leg->inflight == 0 && unlikely(leg->is_leaving))
 		nexus_gone_ring(nc->nx);
-}
-
-static void slot_remove(uint8_t *slots, uint8_t *count, uint8_t slot)
-{
-	uint8_t n = 0;
-
-	for (uint8_t i = 0; i < *count; i++) {
-		if (slots[i] != slot)
-			slots[n++] = slots[i];
-	}
-	*count = n;
-}
-
-/* This channel uses the leg no more. What is on it comes back. */
-static void leg_drop(struct nexus_channel *nc, uint8_t slot)
-{
-	uint32_t word = atomic_load(&nc->nx->child[slot]->word);
-
-	slot_remove(nc->readers, &nc->nreaders, slot);
-	slot_remove(nc->writers, &nc->nwriters, slot);
-	nc->believed &= (uint8_t) ~(1u << slot);
-	if (child_is_pending(word))
-		nc->stale |= (uint8_t)(1u << slot);
-	channel_judge(nc);
-}
-
-/* The child is out. The first who says so, on whichever reactor, has it retired. */
-void nexus_leg_fail(struct nexus_channel *nc, uint8_t slot, enum nexus_reason reason)
-{
-	nexus_child_fail(nc->nx->child[slot], CHILD_FAULTED, reason);
-	leg_drop(nc, slot);
 }
 
 /* Faults of the domain "child" speak of blocks of the nexus. True: the request ends here. */
@@ -141,24 +80,16 @@ static COLD bool child_fault(struct nexus_channel *nc, uint8_t slot, enum fault_
 /* ---- reads ---------------------------------------------------------------------------------- */
 
 static enum io_result read_done(struct io *io);
-static enum io_result blocked_wait(struct nexus_channel *nc, struct io *io);
+
+static void note_put(struct io *io, struct read_note note)
+{
+	memcpy(&io_top(io)->priv, &note, sizeof(note));
+}
 
 static enum io_result hold(struct nexus_channel *nc, struct io *io)
 {
 	msg_list_push(&nc->held, &io->msg);
 	return IO_PENDING;
-}
-
-static enum io_result end(struct io *io, uint16_t status)
-{
-	io->status = status;
-	return IO_DONE;
-}
-
-/* Of an ended nexus: the host may go elsewhere, unless the volume is being taken away. */
-static COLD uint16_t end_status(const struct nexus_channel *nc, uint16_t removed)
-{
-	return nc->nx->dev.is_ended ? IO_ENDED : removed;
 }
 
 /* The reader with the least to do that is not in @tried; NEXUS_CHILDREN_MAX: none. */
@@ -218,14 +149,6 @@ static enum io_result read_start(struct nexus_channel *nc, struct io *io, struct
 	return read_send(nc, io, note);
 }
 
-static enum io_result again_later(struct nexus_channel *nc, struct io *io)
-{
-	msg_list_push(&nc->again, &io->msg);
-	if (!nc->again_timer.is_armed)
-		timer_arm(nc->ch.reactor, &nc->again_timer, CHILD_AGAIN_MS * 1000000ull);
-	return IO_PENDING;
-}
-
 /* One leg could not. Another? */
 static COLD enum io_result read_failed(struct nexus_channel *nc, struct io *io)
 {
@@ -267,7 +190,7 @@ static COLD enum io_result read_failed(struct nexus_channel *nc, struct io *io)
 		return IO_DONE;   /* every copy has said no, and this one's word stands */
 	note.tried = note.medium; /* those who only asked for patience */
 	note_put(io, note);
-	return again_later(nc, io);
+	return nexus_again_later(nc, io);
 }
 
 /* From a leg that could not read these blocks, another could. */
@@ -294,7 +217,7 @@ static enum io_result read_done(struct io *io)
 	if (unlikely(note.medium != 0))
 		read_mend(nc, io, note);
 	if (unlikely(!overlap_is_free(nc->nx->overlap, io->lba, io->nlb)))
-		return blocked_wait(nc, io);
+		return nexus_blocked_wait(nc, io);
 	if (unlikely(!(nc->believed >> note.slot & 1)))
 		return read_start(nc, io, (struct read_note){});
 	return IO_DONE;
@@ -340,30 +263,6 @@ static enum io_result seek_start(struct nexus_channel *nc, struct io *io)
 
 static enum io_result fork_finish(struct fork *fork);
 static void part_ended(struct nexus_channel *nc, struct fork *fork, uint8_t slot);
-static enum io_result blocked_write(struct nexus_channel *nc, struct io *io);
-static void starved_start(struct nexus_channel *nc);
-
-static struct io *fork_part(struct fork *fork, uint8_t slot)
-{
-	return &fork->part[slot];
-}
-
-/* Its blocks and itself go back; the parent is the caller's to end. */
-static inline void fork_free(struct nexus_channel *nc, struct fork *fork)
-{
-	struct io *parent = fork->parent;
-
-	if (likely(fork->owns_blocks)) {
-		overlap_give(nc->nx->overlap, parent->lba, parent->nlb);
-		if (unlikely(atomic_load(&nc->nx->nblocked) != 0))
-			nexus_bells_ring(nc->nx);
-	}
-	nc->busy[fork->parity]--;
-	fork->next = nc->free;
-	nc->free = fork;
-	if (unlikely(nc->starved.head != NULL))
-		starved_start(nc);
-}
 
 /* The leg has not done its part. Its child stays until the fork has drawn the consequence. */
 static COLD void fork_fail(struct nexus_channel *nc, struct fork *fork, uint8_t slot)
@@ -372,16 +271,6 @@ static COLD void fork_fail(struct nexus_channel *nc, struct fork *fork, uint8_t 
 		return;
 	fork->failed |= (uint8_t)(1u << slot);
 	nc->leg[slot].failing++;
-}
-
-static COLD void fork_let_go(struct nexus_channel *nc, uint8_t slots)
-{
-	for (uint8_t slot = 0; slot < NEXUS_CHILDREN_MAX; slot++) {
-		struct leg *leg = &nc->leg[slot];
-
-		if (slots >> slot & 1 && --leg->failing == 0 && leg->is_leaving)
-			nexus_gone_ring(nc->nx);
-	}
 }
 
 static inline void part_prepare(struct io *part, const struct leg *leg, const struct io *io,
@@ -458,19 +347,12 @@ static inline enum io_result fork_send(struct nexus_channel *nc, struct io *io, 
 	return IO_PENDING;
 }
 
-/* ---- writes --------------------------------------------------------------------------------- */
-
-/* Are all segments of the request known to be marked, by this channel? */
-static inline bool is_hot(const struct nexus_channel *nc, const struct io *io)
+enum io_result nexus_fork_send(struct nexus_channel *nc, struct io *io)
 {
-	uint64_t seg = io->lba >> nc->hot.shift, last = (io->lba + io->nlb - 1) >> nc->hot.shift;
-
-	for (; seg <= last; seg++) {
-		if (!segmap_test(&nc->hot, (uint32_t)seg))
-			return false;
-	}
-	return true;
+	return fork_send(nc, io, true);
 }
+
+/* ---- writes --------------------------------------------------------------------------------- */
 
 static COLD enum io_result all_wait(struct nexus_channel *nc, struct io *io)
 {
@@ -493,7 +375,7 @@ static inline enum io_result write_start(struct nexus_channel *nc, struct io *io
 	}
 	if (unlikely(nc->nblocked > 0 || io->nlb > OVERLAP_NLB_MAX) ||
 	    unlikely(!overlap_take(nc->nx->overlap, io->lba, io->nlb)))
-		return blocked_write(nc, io);
+		return nexus_blocked_write(nc, io);
 	return fork_send(nc, io, true);
 }
 
@@ -563,212 +445,11 @@ static void part_again(struct nexus_channel *nc, struct io *part)
 		part->status = IO_ABORTED;
 		fork_fail(nc, fork, slot);
 	}
-	fork_let_go(nc, (uint8_t)(1u << slot)); /* fork_again() did not */
+	nexus_fork_let_go(nc, (uint8_t)(1u << slot)); /* fork_again() did not */
 	if (is_sent)
 		return;
 	if (--fork->remaining == 0 && fork_finish(fork) == IO_DONE)
 		io_complete(parent, parent->status);
-}
-
-/* Parts whose child is short of something: later; it stays until then. True: there are some, the
- * fork goes on. */
-static bool fork_again(struct nexus_channel *nc, struct fork *fork)
-{
-	uint8_t failed = fork->failed;
-
-	if (nc->is_ended || fork->again >= CHILD_AGAIN_MAX)
-		return false;
-	for (uint8_t slot = 0; slot < NEXUS_CHILDREN_MAX; slot++) {
-		struct io *part = fork_part(fork, slot);
-
-		if (!(failed >> slot & 1) ||
-		    child_verdict(part->op, part->status).action != CHILD_AGAIN)
-			continue;
-		fork->failed &= (uint8_t) ~(1u << slot);
-		fork->remaining++;
-		(void)again_later(nc, part);
-	}
-	fork->again += fork->remaining > 0;
-	return fork->remaining > 0;
-}
-
-/*
- * Each copy says that the request itself is at fault: then nobody has missed anything. So it is
- * when there is but one copy, which has no patience left to ask for: the host may come again.
- */
-static bool fork_is_refused(struct fork *fork)
-{
-	bool is_only = (fork->sent & (fork->sent - 1)) == 0;
-
-	if (fork->failed != fork->sent)
-		return false;
-	for (uint8_t slot = 0; slot < NEXUS_CHILDREN_MAX; slot++) {
-		const struct io *part = fork_part(fork, slot);
-		enum child_action action = child_verdict(part->op, part->status).action;
-
-		if (fork->sent >> slot & 1 && action != CHILD_KEEP &&
-		    !(is_only && action == CHILD_AGAIN))
-			return false;
-	}
-	return true;
-}
-
-/*
- * Legs that stay though they failed. Nobody has the write, so nobody has missed it: those who find
- * fault with the request stay, or where all are short of something, one of them.
- */
-static uint8_t fork_spared(const struct nexus_channel *nc, struct fork *fork)
-{
-	uint8_t kept = 0, short_of = 0;
-
-	if (fork->failed != fork->sent)
-		return 0;
-	for (uint8_t i = 0; i < nc->nreaders; i++) {
-		const struct io *part = fork_part(fork, nc->readers[i]);
-		uint8_t bit = fork->failed & (uint8_t)(1u << nc->readers[i]);
-
-		if (bit == 0)
-			continue;
-		if (child_verdict(part->op, part->status).action == CHILD_KEEP)
-			kept |= bit;
-		else if (child_verdict(part->op, part->status).action == CHILD_AGAIN)
-			short_of = bit;
-	}
-	return kept != 0 ? kept : short_of;
-}
-
-/* The status of the first leg in @slots; there is one. */
-static uint16_t fork_status(struct fork *fork, uint8_t slots)
-{
-	return fork_part(fork, (uint8_t)__builtin_ctz(slots))->status;
-}
-
-/*
- * The end of a nexus: nobody decides any more what the blocks hold, on some legs the old and on
- * others the new. They stay taken, so that no read elsewhere returns what may be taken back.
- */
-static enum io_result fork_abandon(struct nexus_channel *nc, struct fork *fork, uint16_t status)
-{
-	struct io *parent = fork->parent;
-
-	fork->owns_blocks = false;
-	fork_free(nc, fork);
-	return end(parent, status);
-}
-
-static enum io_result fork_end(struct nexus_channel *nc, struct fork *fork, uint16_t status)
-{
-	struct io *parent = fork->parent;
-
-	fork_free(nc, fork);
-	return end(parent, status);
-}
-
-/* Until the mark is durable. */
-static enum io_result fork_park(struct nexus_channel *nc, struct fork *fork)
-{
-	fork->next = nc->parked;
-	nc->parked = fork;
-	return IO_PENDING;
-}
-
-/* Legs that failed are out: their children missed this write, if others have it or may have it. */
-static void fork_drop_legs(struct nexus_channel *nc, struct fork *fork)
-{
-	uint8_t dropped = fork->failed & (uint8_t)~fork_spared(nc, fork);
-
-	for (uint8_t slot = 0; slot < NEXUS_CHILDREN_MAX; slot++) {
-		const struct io *part = fork_part(fork, slot);
-		struct child_verdict verdict;
-
-		if (!(dropped >> slot & 1))
-			continue;
-		verdict = child_verdict(part->op, part->status);
-		nexus_leg_fail(nc, slot,
-			       verdict.action == CHILD_RETIRE ? verdict.reason
-							      : NEXUS_REASON_IO_ERROR);
-		/* after it is out: nexus_child_synced() empties the map of one that is not */
-		if (fork->owns_blocks)
-			segmap_set_range(&nc->nx->child[slot]->missed, fork->parent->lba,
-					 fork->parent->nlb);
-	}
-}
-
-/*
- * The host is told that there is no space, so the blocks stay what they are on who is healthy. Who
- * has written them all the same differs now: one that fell may be given them again, and one that is
- * being rebuilt, whose copy may be past them, is out.
- */
-static enum io_result fork_unwritten(struct nexus_channel *nc, struct fork *fork, uint16_t status)
-{
-	uint8_t ok = fork->owns_blocks ? fork->sent & (uint8_t)~fork->failed : 0;
-	uint8_t writers = 0;
-
-	for (uint8_t i = 0; i < nc->nwriters; i++)
-		writers |= (uint8_t)(1u << nc->writers[i]);
-	for (uint8_t slot = 0; slot < NEXUS_CHILDREN_MAX; slot++) {
-		uint8_t bit = (uint8_t)(1u << slot);
-
-		if (ok & bit & (writers | nc->missing))
-			segmap_set_range(&nc->nx->child[slot]->missed, fork->parent->lba,
-					 fork->parent->nlb);
-		if (ok & bit & writers)
-			nexus_leg_fail(nc, slot, NEXUS_REASON_REBUILD_FAILED);
-	}
-	return nc->is_waiting ? fork_park(nc, fork) : fork_end(nc, fork, status);
-}
-
-/*
- * A fork with failed legs, none of whom is undecided any more: every child that is still in sync
- * has it: acknowledged. Else those who are left get it again, but for want of space, which is the
- * host's to know. IO_PENDING: it stays, or is on its way again.
- */
-static enum io_result fork_resolve(struct nexus_channel *nc, struct fork *fork)
-{
-	uint8_t healthy = 0, ok = fork->sent & (uint8_t)~fork->failed;
-	struct io *parent = fork->parent;
-
-	if (nc->is_ended)
-		return fork_abandon(nc, fork, end_status(nc, IO_ABORTED));
-	if (nc->is_waiting)
-		return fork_park(nc, fork);
-	for (uint8_t i = 0; i < nc->nreaders; i++)
-		healthy |= (uint8_t)(1u << nc->readers[i]);
-	if ((healthy & ~ok) == 0)
-		return fork_end(nc, fork, IO_OK);
-	if (healthy & fork->failed) {
-		uint16_t status = fork_status(fork, healthy & fork->failed);
-
-		if (child_verdict(parent->op, status).reason == NEXUS_REASON_NO_SPACE)
-			return fork_unwritten(nc, fork, status);
-	}
-	fork_free(nc, fork);
-	parent->msg.fn = nexus_restart;
-	reactor_defer(nc->ch.reactor, &parent->msg);
-	return IO_PENDING;
-}
-
-static COLD enum io_result fork_failed(struct nexus_channel *nc, struct fork *fork)
-{
-	if (fork_again(nc, fork))
-		return IO_PENDING;
-	for (uint8_t slot = 0; slot < NEXUS_CHILDREN_MAX; slot++) {
-		const struct io *part = fork_part(fork, slot);
-
-		if (fork->failed >> slot & 1 &&
-		    child_verdict(part->op, part->status).action == CHILD_SHUTDOWN) {
-			nexus_shutdown_ring(nc->nx);
-			fork_let_go(nc, fork->failed);
-			return fork_abandon(nc, fork, IO_ENDED);
-		}
-	}
-	if (fork_is_refused(fork)) {
-		fork_let_go(nc, fork->failed);
-		return fork_end(nc, fork, fork_status(fork, fork->failed));
-	}
-	fork_drop_legs(nc, fork);
-	fork_let_go(nc, fork->failed);
-	return fork_resolve(nc, fork);
 }
 
 static enum io_result fork_finish(struct fork *fork)
@@ -777,140 +458,9 @@ static enum io_result fork_finish(struct fork *fork)
 	struct io *parent = fork->parent;
 
 	if (unlikely(fork->failed != 0))
-		return fork_failed(nc, fork);
+		return nexus_fork_failed(nc, fork);
 	fork_free(nc, fork);
 	return end(parent, IO_OK);
-}
-
-/* The mark is durable, or there will be none: forks that waited for it. */
-void nexus_parked_resolve(struct nexus_channel *nc)
-{
-	struct fork *fork = take(nc->parked);
-
-	while (fork != NULL) {
-		struct fork *next = fork->next;
-		struct io *parent = fork->parent;
-
-		if (fork_resolve(nc, fork) == IO_DONE)
-			io_complete(parent, parent->status);
-		fork = next;
-	}
-}
-
-/* ---- waiting for blocks --------------------------------------------------------------------- */
-
-static void blocked_count(struct nexus_channel *nc, int by)
-{
-	struct nexus *nx = nc->nx;
-
-	nc->nblocked += (uint32_t)by;
-	atomic_fetch_add(&nx->bell[nc->ch.reactor->id].nblocked, (uint32_t)by);
-	atomic_fetch_add(&nx->nblocked, (uint32_t)by);
-}
-
-/* Would @io jump the queue of one that has waited longer? */
-static bool is_behind(const struct msg_list *list, const struct io *io)
-{
-	for (struct msg *m = list->head; m != NULL;
-	     m = atomic_load_explicit(&m->next, memory_order_relaxed)) {
-		const struct io *other = container_of(m, struct io, msg);
-
-		if (io->nlb > OVERLAP_NLB_MAX || other->nlb > OVERLAP_NLB_MAX ||
-		    (io->lba < other->lba + other->nlb && other->lba < io->lba + io->nlb))
-			return true;
-	}
-	return false;
-}
-
-/* A request too large for a span keeps what it has got of the table; its frame knows how much. */
-static void blocked_give_back(struct nexus_channel *nc, struct io *io)
-{
-	for (uint64_t i = 0; i < io_top(io)->priv; i++)
-		atomic_store(&nc->nx->overlap->word[i], 0);
-	io_top(io)->priv = 0;
-}
-
-static bool blocked_take(struct nexus_channel *nc, const struct msg_list *earlier, struct io *io)
-{
-	struct overlap *o = nc->nx->overlap;
-
-	if (io->op == IO_READ)
-		return overlap_is_free(o, io->lba, io->nlb);
-	if (is_behind(earlier, io))
-		return false;
-	if (io->nlb > OVERLAP_NLB_MAX)
-		return overlap_take_all(o, &io_top(io)->priv);
-	return overlap_take(o, io->lba, io->nlb);
-}
-
-/* From the beginning, from the loop. */
-static void read_again(struct nexus_channel *nc, struct io *io)
-{
-	io->msg.fn = nexus_restart;
-	reactor_defer(nc->ch.reactor, &io->msg);
-}
-
-/* One who waited for blocks. True: he is on his way, or waits for something else. */
-static bool blocked_try(struct nexus_channel *nc, const struct msg_list *earlier, struct io *io)
-{
-	if (nc->is_ended) {
-		if (io->op != IO_READ)
-			blocked_give_back(nc, io);
-		io_complete(io, end_status(nc, IO_ABORTED));
-		return true;
-	}
-	if (io->op != IO_READ && (nc->is_waiting || nc->free == NULL || !is_hot(nc, io))) {
-		blocked_give_back(nc, io);
-		io->msg.fn = nexus_restart;
-		reactor_defer(nc->ch.reactor, &io->msg);
-		return true;
-	}
-	if (!blocked_take(nc, earlier, io))
-		return false;
-	if (io->op == IO_READ && !(nc->believed >> note_get(io).slot & 1))
-		read_again(nc, io);
-	else if (io->op == IO_READ)
-		io_complete(io, IO_OK);
-	else if (fork_send(nc, io, true) == IO_DONE)
-		io_complete(io, io->status);
-	return true;
-}
-
-/* From the first to the last, those who can go. Also called where nobody gave up anything. */
-void nexus_blocked_walk(struct nexus_channel *nc)
-{
-	struct msg *msg = msg_list_take_all(&nc->blocked);
-	struct msg_list kept = {};
-
-	while (msg != NULL) {
-		struct msg *next = atomic_load_explicit(&msg->next, memory_order_relaxed);
-
-		if (blocked_try(nc, &kept, container_of(msg, struct io, msg)))
-			blocked_count(nc, -1);
-		else
-			msg_list_push(&kept, msg);
-		msg = next;
-	}
-	nc->blocked = kept;
-}
-
-static COLD enum io_result blocked_wait(struct nexus_channel *nc, struct io *io)
-{
-	if (io->op != IO_READ) /* which keeps its note */
-		io_top(io)->priv = 0;
-	atomic_fetch_add_explicit(&nc->nx->noverlaps, 1, memory_order_relaxed);
-	msg_list_push(&nc->blocked, &io->msg);
-	blocked_count(nc, 1); /* before looking again: see overlap.h */
-	nexus_blocked_walk(nc);
-	return IO_PENDING;
-}
-
-static COLD enum io_result blocked_write(struct nexus_channel *nc, struct io *io)
-{
-	if (io->nlb <= OVERLAP_NLB_MAX && !is_behind(&nc->blocked, io) &&
-	    overlap_take(nc->nx->overlap, io->lba, io->nlb))
-		return fork_send(nc, io, true);
-	return blocked_wait(nc, io);
 }
 
 /* ---- in, and in again ----------------------------------------------------------------------- */
@@ -943,16 +493,6 @@ enum io_result nexus_submit(struct channel *ch, struct io *io)
 	return start(container_of(ch, struct nexus_channel, ch), io);
 }
 
-static void starved_start(struct nexus_channel *nc)
-{
-	struct msg *msg = msg_list_pop(&nc->starved);
-
-	if (msg == NULL)
-		return;
-	msg->fn = nexus_restart;
-	reactor_defer(nc->ch.reactor, msg);
-}
-
 /* From the loop: a request that waited is looked at as if it came now. */
 void nexus_restart(struct msg *msg)
 {
@@ -962,21 +502,15 @@ void nexus_restart(struct msg *msg)
 	if (start(nc, io) == IO_DONE)
 		io_complete(io, io->status);
 	if (nc->free != NULL)
-		starved_start(nc);
+		nexus_starved_start(nc);
 }
 
-/* All of a list, in order. */
-void nexus_list_start(struct nexus_channel *nc, struct msg_list *list)
+COLD enum io_result nexus_again_later(struct nexus_channel *nc, struct io *io)
 {
-	struct msg *msg = msg_list_take_all(list);
-
-	while (msg != NULL) {
-		struct msg *next = atomic_load_explicit(&msg->next, memory_order_relaxed);
-
-		msg->fn = nexus_restart;
-		reactor_defer(nc->ch.reactor, msg);
-		msg = next;
-	}
+	msg_list_push(&nc->again, &io->msg);
+	if (!nc->again_timer.is_armed)
+		timer_arm(nc->ch.reactor, &nc->again_timer, CHILD_AGAIN_MS * 1000000ull);
+	return IO_PENDING;
 }
 
 void nexus_again_due(struct timer *timer)

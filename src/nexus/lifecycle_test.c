@@ -75,6 +75,29 @@ ENGINE_TEST(another_disk_after_the_end_gets_everything)
 	TAP_ROW(NULL);
 }
 
+/* A disk that does not do is let go of again, so that another one can take its place. */
+ENGINE_TEST(a_disk_that_is_too_small_is_not_kept_open)
+{
+	struct nexus_err ne = {};
+	struct device *dev;
+
+	if (!all_make(2))
+		return;
+	put_all();
+	offline(1);
+	CHECK_EQ(device_destroy(bases[1], NULL), 0);
+	CHECK_EQ(device_create("malloc:///m1?size_mb=8&uuid=" UUID("1"), &dev, NULL), 0);
+	CHECK(nexus_child_online(nx, uris[1], &ne) < 0);
+	CHECK_EQ(ne.why, NEXUS_E_CHILD_GEOMETRY);
+	CHECK(nx->child[nx->order[1]]->desc == NULL);
+	CHECK_EQ(device_destroy(device_uri(dev), NULL), 0);
+	CHECK_EQ(device_create(bases[1], &dev, NULL), 0);
+	online(1);
+	nexus_rebuild_wait(nx);
+	CHECK(are_equal(0, 1));
+	all_unmake();
+}
+
 /* One disk under two names is no mirror, and two of one uuid are one to the record. */
 ENGINE_TEST(a_replica_is_taken_once)
 {

@@ -19,6 +19,8 @@
  *   4 flush every writer; what lost children missed goes to their missed maps, durably
  *   5 pages without the candidates
  *
+ * How a page is written is marks_page.c's, what children that come or go need marks_child.c's.
+ *
  * Anything that goes wrong in 4 puts the candidates back: a mark too many costs time at the next
  * rebuild, one too few costs data. A child that cannot be marked is retired like one that cannot be
  * written to.
@@ -32,35 +34,13 @@
  *
  * Invariants
  *   1. hot on a channel implies durable, but between steps 2 and 3.
- *   2. A page is written to the copy that was not written last; the sequence grows over all pages.
- *   3. marks->lock is held while pages are written or the set of writers changes (attach).
+ *   2. marks->lock is held while pages are written or the set of writers changes (attach).
  *
  * Thread: marks_heat() on the channel's reactor; the rest in tasks on the primary.
  */
-#include "nexus/marks.h"
-
-#include <string.h>
-
 #include "base/log.h"
-#include "base/units.h"
-#include "nexus/internal.h"
+#include "nexus/marks_internal.h"
 #include "reactor/mem.h"
-
-struct marks {
-	struct nexus *nx;
-	struct segmap durable, wanted;
-	struct segmap noted, candidates; /* of a tick */
-	struct task_mutex lock;
-	struct timer timer;
-	bool is_tick_due, is_fold_due;
-	uint8_t full; /* who had no space for a page, 1 << slot */
-	uint64_t sequence;
-	uint8_t copy[INTENT_PAGES];   /* of a pair: which is written next */
-	bool is_single[INTENT_PAGES]; /* the other one is older */
-	uint32_t unit;                /* bytes per page on disk */
-	void *buf;                    /* owned; unit bytes */
-	uint64_t nwrites;             /* pages, all children */
-};
 
 /* ---- the data path's ------------------------------------------------------------------------ */
 
@@ -83,14 +63,7 @@ bool marks_heat(struct nexus_channel *nc, const struct io *io)
 	return !is_wanting;
 }
 
-/* ---- pages ---------------------------------------------------------------------------------- */
-
-static bool is_writer(const struct child *child)
-{
-	uint32_t word = atomic_load(&child->word);
-
-	return child_state_of(word) == CHILD_OPEN && (word & CHILD_SYNCED || child->is_writer);
-}
+/* ---- marking -------------------------------------------------------------------------------- */
 
 /* Slots of those that writes go to. */
 static uint8_t writers(const struct nexus *nx)
@@ -102,121 +75,6 @@ static uint8_t writers(const struct nexus *nx)
 	return slots;
 }
 
-static struct intent_id id_of(const struct marks *marks, const struct child *child)
-{
-	return (struct intent_id){ .nexus = marks->nx->uuid,
-				   .replica = child->uuid,
-				   .generation = marks->nx->generation,
-				   .nsegments = marks->durable.nsegments,
-				   .shift = marks->durable.shift,
-				   .label = (uint8_t)marks->nx->label,
-				   .is_incomplete = !(atomic_load(&child->word) & CHILD_SYNCED) };
-}
-
-static bool is_last(const struct child *child)
-{
-	return child->nx->state == NEXUS_OPEN && !child->nx->is_ended && child_is_healthy(child) &&
-	       nexus_nhealthy(child->nx) == 1;
-}
-
-/* A request of ours to @child, again where it asks for patience; the last one may ask for more. */
-static uint16_t child_io(struct child *child, const struct io *what) MAY_SUSPEND
-{
-	uint16_t status = IO_NO_DEVICE;
-
-	for (unsigned i = 0; i < CHILD_AGAIN_MAX || is_last(child); i++) {
-		struct desc *desc = child_use(child);
-		struct io io = *what;
-		struct handle *h;
-
-		if (desc == NULL)
-			return IO_NO_DEVICE;
-		if (what->iov == &what->one)
-			io.iov = &io.one;
-		status = IO_NO_DEVICE;
-		if (handle_open(desc, reactor_primary(), &h, NULL) == 0)
-			status = child_io_wait(child, h, &io);
-		child_unuse(child);
-		if (child_verdict((enum io_op)what->op, status).action != CHILD_AGAIN)
-			break;
-		task_sleep(CHILD_AGAIN_MS * NS_PER_MS);
-	}
-	return status;
-}
-
-/* One copy of one page on one child. */
-static uint16_t page_io(struct marks *marks, struct child *child, enum io_op op, unsigned index,
-			unsigned copy, void *buf) MAY_SUSPEND
-{
-	struct nexus *nx = marks->nx;
-	uint32_t nlb = marks->unit >> nx->dev.block_shift;
-	struct io io = { .op = (uint8_t)op,
-			 .flags = op == IO_WRITE ? IO_FUA : 0,
-			 .nlb = nlb,
-			 .lba = nx->geometry.meta_start + (uint64_t)(2 * index + copy) * nlb };
-
-	io_set_buf(&io, buf, marks->unit);
-	marks->nwrites += op == IO_WRITE;
-	return child_io(child, &io);
-}
-
-/* A child that cannot be marked is one that cannot be written to. */
-static bool page_done(struct child *child, enum io_op op, uint16_t status)
-{
-	if (status == IO_OK)
-		return true;
-	if (child->nx->marks != NULL && child_verdict(op, status).reason == NEXUS_REASON_NO_SPACE)
-		child->nx->marks->full |= (uint8_t)(1u << child->slot);
-	nexus_child_blame(child, op, status);
-	return false;
-}
-
-static bool page_write(struct marks *marks, struct child *child, unsigned index, unsigned copy,
-		       const struct uuid *subject, const struct segmap *map) MAY_SUSPEND
-{
-	struct intent_id id = id_of(marks, child);
-
-	memset(marks->buf, 0, marks->unit);
-	intent_page_encode(marks->buf, &id, index, marks->sequence, subject, map);
-	return page_done(child, IO_WRITE, page_io(marks, child, IO_WRITE, index, copy, marks->buf));
-}
-
-/* The page on every writer. How many have it. */
-static unsigned page_write_all(struct marks *marks, unsigned index, const struct uuid *subject,
-			       const struct segmap *map) MAY_SUSPEND
-{
-	struct nexus *nx = marks->nx;
-	unsigned copy = marks->copy[index], n = 0;
-
-	if (nx->nchildren < 2)
-		return 1; /* nobody to differ from */
-	marks->sequence++;
-	for (unsigned slot = 0; slot < NEXUS_CHILDREN_MAX; slot++) {
-		if (nx->child[slot] != NULL && is_writer(nx->child[slot]))
-			n += page_write(marks, nx->child[slot], index, copy, subject, map);
-	}
-	marks->copy[index] = !copy;
-	marks->is_single[index] = true;
-	return n;
-}
-
-/* Both copies of a page: a newest one that rots later would leave an older one to be believed. */
-static unsigned pair_write_all(struct marks *marks, unsigned index, const struct uuid *subject,
-			       const struct segmap *map) MAY_SUSPEND
-{
-	unsigned n = page_write_all(marks, index, subject, map);
-
-	if (n > 0)
-		n = page_write_all(marks, index, subject, map);
-	marks->is_single[index] = false;
-	return n;
-}
-
-static unsigned npages(const struct segmap *map)
-{
-	return (unsigned)DIV_ROUND_UP(map->nsegments, (uint32_t)INTENT_BITS_BYTES * 8);
-}
-
 /* Does the part of @map that page @part holds have a bit? */
 static bool has_bits(const struct segmap *map, unsigned part)
 {
@@ -224,8 +82,6 @@ static bool has_bits(const struct segmap *map, unsigned part)
 
 	return segmap_next(map, first) < MIN(map->nsegments, first + INTENT_BITS_BYTES * 8);
 }
-
-/* ---- marking -------------------------------------------------------------------------------- */
 
 static void unmarked_start(struct nexus_channel *nc, void *arg)
 {
@@ -301,7 +157,7 @@ static void mark_wanted(struct marks *marks) MAY_SUSPEND
 			atomic_fetch_or(&marks->noted.words[i],
 					atomic_load(&marks->durable.words[i]));
 		marks->full = 0;
-		n = page_write_all(marks, INTENT_PAGE_IN_FLIGHT + part, NULL, &marks->noted);
+		n = marks_page_write_all(marks, INTENT_PAGE_IN_FLIGHT + part, NULL, &marks->noted);
 		if (asked == 0)
 			continue; /* whoever waits is held anyway */
 		if (asked & ~writers(marks->nx) ||
@@ -384,53 +240,12 @@ static bool is_any_pending(const struct nexus *nx)
 	return false;
 }
 
-bool marks_flush(struct child *child)
-{
-	struct io io = { .op = IO_FLUSH };
-
-	if (child->desc != NULL && !child->desc->dev->has_write_cache)
-		return true;
-	return page_done(child, IO_FLUSH, child_io(child, &io));
-}
-
 static bool flush_writers(const struct nexus *nx) MAY_SUSPEND
 {
 	for (unsigned slot = 0; slot < NEXUS_CHILDREN_MAX; slot++) {
 		struct child *child = nx->child[slot];
 
 		if (child != NULL && is_writer(child) && !marks_flush(child))
-			return false;
-	}
-	return true;
-}
-
-/* The map of what @child misses; where that is not known, a page that is about nobody. */
-static bool write_missed(struct marks *marks, const struct child *child) MAY_SUSPEND
-{
-	unsigned first = intent_page_missed(child->slot);
-
-	if (!child->is_missed_known)
-		return pair_write_all(marks, first, NULL, NULL) > 0;
-	for (unsigned part = 0; part < npages(&child->missed); part++) {
-		if (pair_write_all(marks, first + part, &child->uuid, &child->missed) == 0)
-			return false;
-	}
-	return true;
-}
-
-/*
- * What lost children miss goes to the others' pages: the in-flight map may forget it then. A child
- * that is being rebuilt keeps its page as it was when it was attached: what it has missed since is
- * in flight, as it is a writer, and what was copied since is copied again after a crash.
- */
-static bool fold_missed(struct marks *marks) MAY_SUSPEND
-{
-	struct nexus *nx = marks->nx;
-
-	for (unsigned slot = 0; slot < NEXUS_CHILDREN_MAX; slot++) {
-		struct child *child = nx->child[slot];
-
-		if (child != NULL && !is_writer(child) && !write_missed(marks, child))
 			return false;
 	}
 	return true;
@@ -445,8 +260,8 @@ static void candidates_clear(struct marks *marks) MAY_SUSPEND
 {
 	for (unsigned part = 0; part < npages(&marks->candidates); part++) {
 		if (has_bits(&marks->candidates, part))
-			(void)page_write_all(marks, INTENT_PAGE_IN_FLIGHT + part, NULL,
-					     &marks->durable);
+			(void)marks_page_write_all(marks, INTENT_PAGE_IN_FLIGHT + part, NULL,
+						   &marks->durable);
 	}
 }
 
@@ -457,7 +272,7 @@ static void second_copies(struct marks *marks) MAY_SUSPEND
 		unsigned index = INTENT_PAGE_IN_FLIGHT + part;
 
 		if (marks->is_single[index])
-			(void)page_write_all(marks, index, NULL, &marks->durable);
+			(void)marks_page_write_all(marks, index, NULL, &marks->durable);
 		marks->is_single[index] = false;
 	}
 }
@@ -475,7 +290,7 @@ static void clear_idle(struct marks *marks) MAY_SUSPEND
 		nexus_each_channel(marks->nx, tick_look_again, &tick);
 		/* who fell meanwhile may have lost what was written to it before */
 		if (!flush_writers(marks->nx) || flushed & ~writers(marks->nx) ||
-		    !fold_missed(marks) || is_any_pending(marks->nx))
+		    !marks_fold_missed(marks) || is_any_pending(marks->nx))
 			candidates_back(marks);
 		else
 			candidates_clear(marks);
@@ -507,156 +322,10 @@ void nexus_mark_run(struct nexus *nx)
 	}
 	if (marks->is_fold_due) {
 		marks->is_fold_due = false;
-		(void)fold_missed(marks);
+		(void)marks_fold_missed(marks);
 	}
 	mark_wanted(marks);
 	task_mutex_unlock(&marks->lock);
-}
-
-/* ---- children come -------------------------------------------------------------------------- */
-
-/* Everything, both copies, the head first (intent.h, rule 5): what was there before is of no use to
- * anybody then. */
-static bool child_write_all(struct marks *marks, struct child *child) MAY_SUSPEND
-{
-	bool is_ok = true;
-
-	for (unsigned copy = 0; copy < 2 && is_ok; copy++) {
-		is_ok = page_write(marks, child, INTENT_PAGE_HEAD, copy, NULL, NULL);
-		for (unsigned part = 0; part < npages(&marks->durable) && is_ok; part++)
-			is_ok = page_write(marks, child, INTENT_PAGE_IN_FLIGHT + part, copy, NULL,
-					   &marks->durable);
-	}
-	if (is_ok)
-		child->head_generation = marks->nx->generation;
-	return is_ok;
-}
-
-/*
- * What lost children missed, to one that comes: it may have pages of this generation from an
- * earlier stay, and those have grown old. A page about nobody voids them.
- */
-static bool child_write_missed(struct marks *marks, struct child *coming) MAY_SUSPEND
-{
-	struct nexus *nx = marks->nx;
-	bool is_ok = true;
-
-	for (unsigned slot = 0; slot < NEXUS_CHILDREN_MAX && is_ok; slot++) {
-		const struct child *child = nx->child[slot];
-		unsigned index = intent_page_missed(slot);
-		bool is_known = child != NULL && child != coming && !is_writer(child) &&
-				child->is_missed_known;
-		unsigned n = is_known ? npages(&marks->durable) : 1;
-
-		for (unsigned i = 0; is_ok && i < 2 * n; i++)
-			is_ok = page_write(marks, coming, index + i / 2, i % 2,
-					   is_known ? &child->uuid : NULL,
-					   is_known ? &child->missed : NULL);
-	}
-	return is_ok;
-}
-
-/*
- * Room for what others may miss, on a child that may run out of room: else a full one could not be
- * attached again, nor say what another misses. Zeroes are the page of nobody. If there is no room
- * even now, whoever needs it will find out.
- */
-static void child_reserve(struct marks *marks, struct child *child) MAY_SUSPEND
-{
-	const struct nexus *nx = marks->nx;
-	uint32_t n = 2 * npages(&marks->durable), nlb = marks->unit >> nx->dev.block_shift;
-	size_t len = (size_t)n * marks->unit;
-	void *buf = NULL;
-	bool is_ok = true;
-
-	if (child->desc != NULL && child->desc->dev->is_thin)
-		buf = dma_alloc(len);
-	child->has_room = true;
-	if (buf == NULL)
-		return;
-	memset(buf, 0, len);
-	for (unsigned slot = 0; slot < INTENT_SUBJECTS_MAX && is_ok; slot++) {
-		struct io io = { .op = IO_WRITE,
-				 .nlb = n * nlb,
-				 .lba = nx->geometry.meta_start +
-					2ull * intent_page_missed(slot) * nlb };
-
-		io_set_buf(&io, buf, len);
-		is_ok = child_io(child, &io) == IO_OK;
-	}
-	dma_free(buf, len);
-}
-
-void marks_lock(struct nexus *nx)
-{
-	if (nx->marks != NULL)
-		task_mutex_lock(&nx->marks->lock);
-}
-
-void marks_unlock(struct nexus *nx)
-{
-	if (nx->marks != NULL)
-		task_mutex_unlock(&nx->marks->lock);
-}
-
-bool marks_write_children(struct nexus *nx, struct child *coming)
-{
-	struct marks *marks = nx->marks;
-
-	if (marks == NULL || (nx->nchildren < 2 && marks->sequence == 0))
-		return true;
-	marks->sequence++;
-	for (unsigned slot = 0; slot < NEXUS_CHILDREN_MAX; slot++) {
-		struct child *child = nx->child[slot];
-
-		/* the second child of all: the first has no pages yet */
-		if (child != NULL && child != coming && is_writer(child) &&
-		    (coming == NULL || nx->nchildren == 2) && child_write_all(marks, child) &&
-		    !child->has_room)
-			child_reserve(marks, child);
-	}
-	if (coming == NULL)
-		return fold_missed(marks);
-	if (!child_write_all(marks, coming))
-		return false;
-	child_reserve(marks, coming);
-	return child_write_missed(marks, coming);
-}
-
-void marks_note_synced(struct child *child)
-{
-	struct marks *marks = child->nx->marks;
-
-	/* the sequence stays: this child is no newer than the others */
-	for (unsigned copy = 0; marks != NULL && copy < 2; copy++) {
-		if (!page_write(marks, child, INTENT_PAGE_HEAD, copy, NULL, NULL))
-			return;
-	}
-}
-
-void marks_note_missed(struct child *child)
-{
-	if (child->nx->marks != NULL)
-		(void)write_missed(child->nx->marks, child);
-}
-
-void marks_fold(struct nexus *nx)
-{
-	if (nx->marks == NULL)
-		return;
-	nx->marks->is_fold_due = true;
-	errand_ring(&nx->mark);
-}
-
-void marks_fold_cache(struct child *child)
-{
-	const struct marks *marks = child->nx->marks;
-
-	if (marks == NULL || child->missed.words == NULL)
-		return;
-	/* of a tick under way; in this order, as bits go from here to there */
-	segmap_or(&child->missed, &marks->candidates);
-	segmap_or(&child->missed, &marks->durable);
 }
 
 /* ---- life ----------------------------------------------------------------------------------- */
@@ -670,6 +339,18 @@ static void marks_free(struct marks *marks)
 	if (marks->buf != NULL)
 		dma_free(marks->buf, marks->unit);
 	free(marks);
+}
+
+void marks_lock(struct nexus *nx)
+{
+	if (nx->marks != NULL)
+		task_mutex_lock(&nx->marks->lock);
+}
+
+void marks_unlock(struct nexus *nx)
+{
+	if (nx->marks != NULL)
+		task_mutex_unlock(&nx->marks->lock);
 }
 
 int marks_open(struct nexus *nx, struct err *err)
@@ -712,7 +393,7 @@ bool marks_finish(struct nexus *nx)
 	/* all of them: who fails is out, the rest must be alike also after a loss of power */
 	for (unsigned i = 0; i < NEXUS_CHILDREN_MAX && !flush_writers(nx); i++)
 		errand_wait(&nx->retire);
-	is_ok = flush_writers(nx) && (marks == NULL || fold_missed(marks));
+	is_ok = flush_writers(nx) && (marks == NULL || marks_fold_missed(marks));
 	marks_unlock(nx);
 	errand_wait(&nx->retire);
 	return is_ok && nexus_nhealthy(nx) > 0;
@@ -727,7 +408,8 @@ void marks_clear(struct nexus *nx)
 	task_mutex_lock(&marks->lock);
 	segmap_zero(&marks->durable);
 	for (unsigned part = 0; part < npages(&marks->durable); part++)
-		(void)page_write_all(marks, INTENT_PAGE_IN_FLIGHT + part, NULL, &marks->durable);
+		(void)marks_page_write_all(marks, INTENT_PAGE_IN_FLIGHT + part, NULL,
+					   &marks->durable);
 	task_mutex_unlock(&marks->lock);
 }
 
@@ -744,100 +426,6 @@ void marks_close(struct nexus *nx)
 		marks_free(take(nx->marks));
 }
 
-/* ---- another size --------------------------------------------------------------------------- */
-
-/* The blocks of @from, in the segments of @to. */
-static void convert(struct segmap *to, const struct segmap *from)
-{
-	for (uint32_t seg = segmap_next(from, 0); seg < from->nsegments;
-	     seg = segmap_next(from, seg + 1))
-		segmap_set_range(to, (uint64_t)seg << from->shift, 1ull << from->shift);
-}
-
-struct reshape {
-	uint64_t nblocks;
-	uint8_t shift;
-	bool is_full;
-	struct segmap hot[REACTORS_MAX];
-};
-
-static void hot_swap(struct nexus_channel *nc, void *arg)
-{
-	struct segmap *next = &((struct reshape *)arg)->hot[nc->ch.reactor->id];
-	struct segmap old = nc->hot;
-
-	nc->hot = *next;
-	*next = old;
-}
-
-enum { MAPS_MAX = 4 + NEXUS_CHILDREN_MAX };
-
-static unsigned maps_of(struct nexus *nx, struct segmap *maps[MAPS_MAX])
-{
-	struct marks *marks = nx->marks;
-	unsigned n = 0;
-
-	if (marks != NULL) {
-		maps[n++] = &marks->durable;
-		maps[n++] = &marks->wanted;
-		maps[n++] = &marks->noted;
-		maps[n++] = &marks->candidates;
-	}
-	for (unsigned i = 0; i < nx->nchildren; i++) {
-		if (nx->child[nx->order[i]]->missed.words != NULL)
-			maps[n++] = &nx->child[nx->order[i]]->missed;
-	}
-	return n;
-}
-
-/* All maps in another shape, or none: they are looked at side by side. The shape is larger, so that
- * no bit falls off its end. */
-static int reshape_all(struct nexus *nx, uint64_t nblocks, uint8_t shift)
-{
-	struct segmap *maps[MAPS_MAX], next[MAPS_MAX] = {};
-	unsigned n = maps_of(nx, maps);
-	int result = 0;
-
-	for (unsigned i = 0; i < n && result == 0; i++)
-		result = segmap_init(&next[i], nblocks, shift);
-	for (unsigned i = 0; i < n; i++) {
-		struct segmap old = *maps[i];
-
-		if (result == 0) {
-			convert(&next[i], &old);
-			*maps[i] = next[i];
-			next[i] = old;
-		}
-		segmap_done(&next[i]);
-	}
-	return result;
-}
-
-int marks_resize(struct nexus *nx, uint64_t nblocks, struct err *err)
-{
-	struct reshape re = { .nblocks = nblocks,
-			      .shift = segment_shift(nblocks, nx->dev.block_shift),
-			      .is_full = nx->marks == NULL };
-	int result = 0;
-
-	marks_lock(nx);
-	for (unsigned i = 0; i < reactor_count() && result == 0; i++) {
-		result = segmap_init(&re.hot[i], nblocks, re.shift);
-		if (result == 0 && re.is_full)
-			segmap_fill(&re.hot[i]);
-	}
-	if (result == 0)
-		result = reshape_all(nx, nblocks, re.shift);
-	if (result == 0)
-		nexus_each_channel(nx, hot_swap, &re);
-	for (unsigned i = 0; i < reactor_count(); i++)
-		segmap_done(&re.hot[i]);
-	if (result == 0)
-		(void)marks_write_children(nx, NULL);
-	marks_unlock(nx);
-	return result < 0 ? err_set(err, result, "no memory for write-intent records") : 0;
-}
-
 uint32_t marks_count(const struct nexus *nx)
 {
 	return nx->marks != NULL ? segmap_count(&nx->marks->durable) : 0;
@@ -846,146 +434,4 @@ uint32_t marks_count(const struct nexus *nx)
 uint64_t marks_nwrites(const struct nexus *nx)
 {
 	return nx->marks != NULL ? nx->marks->nwrites : 0;
-}
-
-/* Both copies of a page. A write that was torn leaves the other copy true; a copy that cannot be
- * read may be the newer one. */
-static bool pair_read(struct marks *marks, struct child *child, unsigned index,
-		      struct intent_page pair[2]) MAY_SUSPEND
-{
-	bool is_ok = true;
-
-	for (unsigned copy = 0; copy < 2; copy++) {
-		is_ok &= page_io(marks, child, IO_READ, index, copy, marks->buf) == IO_OK;
-		memcpy(&pair[copy], marks->buf, INTENT_PAGE_SIZE);
-	}
-	return is_ok;
-}
-
-/* The map of pages @first.. is added to @map; @subject, if not NULL, is what they must be about. */
-static bool map_read(struct nexus *nx, struct child *child, uint64_t generation, unsigned first,
-		     const struct uuid *subject, struct segmap *map) MAY_SUSPEND
-{
-	struct marks *marks = nx->marks;
-	struct intent_page *pair = dma_alloc((size_t)2 * INTENT_PAGE_SIZE);
-	struct intent_id id = id_of(marks, child);
-	bool is_ok = pair != NULL;
-
-	id.generation = generation;
-	if (is_ok)
-		is_ok = pair_read(marks, child, INTENT_PAGE_HEAD, pair) &&
-			intent_head_is_bound(pair, &id);
-	for (unsigned part = 0; is_ok && part < npages(&marks->durable); part++) {
-		int which = -1;
-
-		if (pair_read(marks, child, first + part, pair))
-			which = intent_pair_pick(pair, &id, first + part);
-		is_ok = which >= 0 && (subject == NULL || memcmp(pair[which].subject, subject->b,
-								 sizeof(subject->b)) == 0);
-		if (is_ok)
-			intent_page_or(&pair[which], map);
-	}
-	if (pair != NULL)
-		dma_free(pair, (size_t)2 * INTENT_PAGE_SIZE);
-	return is_ok;
-}
-
-bool marks_are_on(struct child *child, uint64_t generation)
-{
-	struct marks *marks = child->nx->marks;
-	/* no lock: hosts do not wait for a child that is not there yet */
-	struct intent_page *page = marks != NULL ? dma_alloc(marks->unit) : NULL;
-	bool is_ours = false;
-
-	if (page == NULL)
-		return false;
-	for (unsigned copy = 0; copy < 2 && !is_ours; copy++) {
-		struct intent_id id = id_of(marks, child);
-
-		is_ours = page_io(marks, child, IO_READ, INTENT_PAGE_HEAD, copy, page) == IO_OK &&
-			  intent_page_is_valid(page, INTENT_PAGE_HEAD) &&
-			  memcmp(page->nexus, id.nexus.b, sizeof(page->nexus)) == 0 &&
-			  memcmp(page->replica, id.replica.b, sizeof(page->replica)) == 0 &&
-			  (generation == 0 || le64_get(page->generation) == generation);
-	}
-	dma_free(page, marks->unit);
-	return is_ours;
-}
-
-enum { LOOK_PAIRS = 8 }; /* that are read at once */
-
-/* Pairs @first.. of @child, which are in @buf, are added to what was seen of it. */
-static void look_at(struct marks *marks, const struct child *child, unsigned first, unsigned n,
-		    const uint8_t *buf, struct marks_seen *seen)
-{
-	const struct intent_id id = id_of(marks, child);
-	unsigned nparts = npages(&marks->durable);
-
-	for (unsigned i = 0; i < 2 * n; i++) {
-		const struct intent_page *page = (const void *)(buf + (size_t)i * marks->unit);
-		unsigned index = first + i / 2;
-		bool is_ours = intent_page_is_valid(page, index) &&
-			       memcmp(page->nexus, id.nexus.b, sizeof(page->nexus)) == 0 &&
-			       memcmp(page->replica, id.replica.b, sizeof(page->replica)) == 0;
-
-		if (!is_ours) {
-			seen->is_whole &= index > INTENT_PAGE_IN_FLIGHT + nparts - 1;
-			continue;
-		}
-		if (le64_get(page->sequence) > seen->sequence)
-			seen->sequence = le64_get(page->sequence);
-		if (index != INTENT_PAGE_HEAD)
-			continue;
-		seen->is_incomplete |= page->is_incomplete != 0;
-		seen->label = page->label;
-		if (i == 0)
-			seen->generation = le64_get(page->generation);
-		seen->is_whole &= seen->generation == le64_get(page->generation);
-	}
-}
-
-bool marks_look(struct child *child, struct marks_seen *ret)
-{
-	struct marks *marks = child->nx->marks;
-	size_t len = marks != NULL ? (size_t)2 * LOOK_PAIRS * marks->unit : 0;
-	uint8_t *buf = marks != NULL ? dma_alloc(len) : NULL;
-	bool is_ok = marks == NULL || buf != NULL;
-
-	*ret = (struct marks_seen){ .is_whole = marks != NULL };
-	for (unsigned first = 0; buf != NULL && is_ok && first < INTENT_PAGES;
-	     first += LOOK_PAIRS) {
-		unsigned n = MIN((unsigned)LOOK_PAIRS, INTENT_PAGES - first);
-		uint32_t nlb = marks->unit >> child->nx->dev.block_shift;
-		struct io io = { .op = IO_READ,
-				 .nlb = 2 * n * nlb,
-				 .lba = child->nx->geometry.meta_start + 2ull * first * nlb };
-
-		io_set_buf(&io, buf, (size_t)2 * n * marks->unit);
-		is_ok = child_io(child, &io) == IO_OK;
-		if (is_ok)
-			look_at(marks, child, first, n, buf, ret);
-	}
-	if (buf != NULL)
-		dma_free(buf, len);
-	if (is_ok && marks != NULL) /* the next life goes on from there */
-		marks->sequence = MAX(marks->sequence, ret->sequence);
-	return is_ok;
-}
-
-bool marks_read_in_flight(struct nexus *nx, struct child *source, uint64_t generation,
-			  struct segmap *map)
-{
-	return nx->marks != NULL &&
-	       map_read(nx, source, generation, INTENT_PAGE_IN_FLIGHT, NULL, map);
-}
-
-bool marks_read_missed(struct nexus *nx, struct child *source, uint64_t generation,
-		       const struct uuid *subject, struct segmap *map)
-{
-	for (unsigned slot = 0; nx->marks != NULL && slot < INTENT_SUBJECTS_MAX; slot++) {
-		if (map_read(nx, source, generation, intent_page_missed(slot), subject, map))
-			return true;
-		segmap_zero(map); /* of pages that were about somebody else in part */
-	}
-	return false;
 }

@@ -18,6 +18,8 @@ struct nexus;
 
 /* The device's shape is known. Leaves nx->marks NULL where there is no room for the pages. */
 int marks_open(struct nexus *nx, struct err *err) WARN_UNUSED;
+/* The first record of this life is durable: from now on its pages are newer than all before. */
+void marks_note_recorded(struct nexus *nx) MAY_SUSPEND;
 /* The record says so: nothing is in flight, for those who look at the children alone. */
 void marks_clear(struct nexus *nx) MAY_SUSPEND;
 /* No tick any more, where the nexus has ended. Before its errands are waited for. */
@@ -74,7 +76,8 @@ struct marks_seen {
 	bool is_whole;       /* heads and all pages of what is in flight are there, both copies */
 };
 
-/* Look at all of them; what this life writes has higher sequences. False: they cannot be read. */
+/* Look at all of them; what this life writes has higher sequences, once the record tells of it.
+ * False: they cannot be read. */
 bool marks_look(struct child *child, struct marks_seen *ret) MAY_SUSPEND;
 
 uint32_t marks_count(const struct nexus *nx);   /* segments in flight */

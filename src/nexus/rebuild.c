@@ -10,7 +10,7 @@
  *     v
  *   the copy is over (in a task of the copy):
  *     complete  the nexus grew meanwhile? the rest. flush -> in sync: recorded, read from
- * (COMPLETED)
+ *               (COMPLETED)
  *     stopped   flush -> what was copied is missed no more; the child stays, out of sync (STOPPED)
  *     failed    the child is faulted: RebuildFailed (FAILED)
  *     -> a record in the history, everything given back, who waited is told, the next job begins
@@ -38,13 +38,11 @@
  *
  * Invariants
  *   1. A job that has begun holds its child, and each source, in use (child_use()), until it is
- * over
- *      or the source has been dropped, and until they have answered; the monitor waits for that
- *      before it closes a device.
- *   2. A job leaves the list only in job_finish(), which runs once per job.
+ *      over or the source has been dropped, and until they have answered; the monitor waits for
+ *      that before it closes a device.
+ *   2. A job leaves the list only in rebuild_job_finish(), which runs once per job.
  *   3. Nothing here holds nx->control while it waits for a job to end, but for those who end a
- * nexus:
- *      an ending job does not take it.
+ *      nexus: an ending job does not take it.
  *
  * Rejected: a task per job that sleeps in between (two tasks of the copy are there anyway); a
  * rebuild that retires the source it could not read (the volume would freeze for what a host never
@@ -52,58 +50,21 @@
  *
  * Thread: tasks on the primary; job_is_good(), job_source_failed() on the copy's reactor.
  */
-#include "nexus/rebuild.h"
-
 #include <errno.h>
-#include <string.h>
 
 #include "base/log.h"
-#include "nexus/internal.h"
 #include "nexus/marks.h"
 #include "nexus/pace.h"
+#include "nexus/rebuild_internal.h"
 
 struct rebuild_waiter {
 	struct list link;
 	struct task_event event;
 };
 
-struct job_source {
-	struct rebuild *job;
-	struct child *child;
-	bool is_used; /* child_use()d by us; else the child may be gone */
-};
-
-struct rebuild {
-	struct list link;
-	struct nexus *nx;
-	struct child *child;
-	enum rebuild_state state, pending;
-	bool has_begun, is_partial, is_finishing;
-	bool is_lingering;  /* over and off the list, but for answers that are late */
-	bool is_child_free; /* it owed none, and may be gone */
-	unsigned users;     /* tasks that look at it across a suspension */
-	struct copy *copy;  /* owned; NULL: not begun */
-	struct segmap map;  /* owned; of a partial one */
-	struct copy_opts opts;
-	struct job_source source[COPY_SOURCES_MAX];
-	struct rebuild_stats before; /* of copies that are over */
-	uint64_t start_ns, end_ns;
-	struct list waiters;
-	struct err why;
-};
-
-struct rebuilds {
-	struct list jobs;
-	struct list waiters; /* for all to be over */
-	struct rebuild_record history[REBUILD_HISTORY_MAX];
-	unsigned nhistory, newest;
-};
-
 static struct rebuild_settings settings;
 static unsigned nrunning; /* jobs that have begun, all nexuses */
 static unsigned next_reactor;
-
-#define NOTHING REBUILD_STATE_COUNT_
 
 /* ---- lists ---------------------------------------------------------------------------------- */
 
@@ -119,7 +80,7 @@ static struct rebuilds *rebuilds_get(struct nexus *nx)
 	return nx->rebuilds;
 }
 
-static struct rebuild *job_of(const struct nexus *nx, const struct child *child)
+struct rebuild *rebuild_job_of(const struct nexus *nx, const struct child *child)
 {
 	struct rebuild *job;
 
@@ -130,25 +91,6 @@ static struct rebuild *job_of(const struct nexus *nx, const struct child *child)
 			return job;
 	}
 	return NULL;
-}
-
-static struct rebuild *job_find(struct nexus *nx, const char *uri)
-{
-	struct child *child = child_find(nx, uri);
-
-	return child != NULL ? job_of(nx, child) : NULL;
-}
-
-unsigned nexus_rebuild_count(const struct nexus *nx)
-{
-	const struct list *at;
-	unsigned n = 0;
-
-	if (nx->rebuilds == NULL)
-		return 0;
-	for (at = nx->rebuilds->jobs.next; at != &nx->rebuilds->jobs; at = at->next)
-		n++;
-	return n;
 }
 
 static unsigned running_here(const struct nexus *nx)
@@ -171,89 +113,12 @@ static void tell(struct list *waiters)
 	}
 }
 
-static void wait_in(struct list *waiters) MAY_SUSPEND
+void rebuild_wait_in(struct list *waiters)
 {
 	struct rebuild_waiter waiter = {};
 
 	list_add_tail(waiters, &waiter.link);
 	task_event_wait(&waiter.event);
-}
-
-/* ---- figures -------------------------------------------------------------------------------- */
-
-static void job_stats(const struct rebuild *job, struct rebuild_stats *ret)
-{
-	struct copy_stats copy = { .remaining_ns = UINT64_MAX, .speed = 100 };
-	uint64_t all = job->nx->dev.nblocks;
-
-	if (job->copy != NULL)
-		copy_stats(job->copy, &copy);
-	*ret = (struct rebuild_stats){
-		.state = job->state,
-		.blocks_total = all,
-		.blocks_recovered = job->before.blocks_recovered + copy.blocks_recovered,
-		.blocks_transferred = job->before.blocks_transferred + copy.blocks_transferred,
-		.blocks_cleared = job->before.blocks_cleared + copy.blocks_cleared,
-		.blocks_per_task = MAX((uint64_t)COPY_CHUNK >> job->nx->dev.block_shift, 1u),
-		.block_size = job->nx->dev.block_size,
-		.tasks_total = COPY_WINDOW,
-		.tasks_active = copy.tasks_active,
-		.is_partial = job->is_partial,
-		.start_ns = job->start_ns,
-		.end_ns = job->end_ns,
-		.bytes_per_s = copy.bytes_per_s,
-		.remaining_ns = copy.remaining_ns,
-		.speed = copy.speed,
-	};
-	ret->blocks_recovered = MIN(ret->blocks_recovered, all);
-	ret->blocks_remaining = all - ret->blocks_recovered;
-	if (job->is_partial && job->copy != NULL)
-		ret->blocks_remaining = copy.blocks_dirty -
-					MIN(copy.blocks_dirty, copy.blocks_transferred +
-								       copy.blocks_cleared +
-								       copy.blocks_same);
-	ret->progress = all > 0 ? (unsigned)(ret->blocks_recovered * 100 / all) : 100;
-}
-
-static void record_free(struct rebuild_record *record)
-{
-	free(record->child);
-	free(record->source);
-	*record = (struct rebuild_record){};
-}
-
-static const char *source_uri(const struct rebuild *job)
-{
-	struct copy_stats stats = {};
-
-	if (job->copy == NULL)
-		return "";
-	copy_stats(job->copy, &stats);
-	return job->source[stats.source].is_used ? job->source[stats.source].child->uri : "";
-}
-
-static void job_record(const struct rebuild *job, const char *source)
-{
-	struct rebuilds *all = job->nx->rebuilds;
-	struct rebuild_record *record;
-
-	all->newest = (all->newest + 1) % REBUILD_HISTORY_MAX;
-	all->nhistory = MIN(all->nhistory + 1, (unsigned)REBUILD_HISTORY_MAX);
-	record = &all->history[all->newest];
-	record_free(record);
-	job_stats(job, &record->stats);
-	record->child = strdup(job->child->uri);
-	record->source = strdup(source);
-	record->why = job->why;
-}
-
-const struct rebuild_record *nexus_rebuild_history(const struct nexus *nx, unsigned index)
-{
-	const struct rebuilds *all = nx->rebuilds;
-
-	if (all == NULL || index >= all->nhistory)
-		return NULL;
-	return &all->history[(all->newest + REBUILD_HISTORY_MAX - index) % REBUILD_HISTORY_MAX];
 }
 
 /* ---- the end of a job ----------------------------------------------------------------------- */
@@ -316,17 +181,16 @@ static void job_linger(struct rebuild *job)
 	job_leave_list(job);
 }
 
-/* Over in @state; the job is gone afterwards. */
-static void job_finish(struct rebuild *job, enum rebuild_state state) MAY_SUSPEND
+void rebuild_job_finish(struct rebuild *job, enum rebuild_state state)
 {
 	struct nexus *nx = job->nx;
-	const char *source = source_uri(job);
+	const char *source = rebuild_source_uri(job);
 
 	job->is_finishing = true;
 	job->state = state;
 	job->pending = NOTHING;
 	job->end_ns = reactor_primary()->now_ns;
-	job_record(job, source);
+	rebuild_job_record(job, source);
 	log_info("nexus %s: rebuild of child %s %s, %lu blocks copied, %lu zeroed%s%s",
 		 nx->dev.name, job->child->uri, rebuild_state_name(state),
 		 nexus_rebuild_history(nx, 0)->stats.blocks_transferred,
@@ -411,7 +275,7 @@ static bool job_extend(struct rebuild *job) MAY_SUSPEND
 
 	if (end >= job->nx->dev.nblocks)
 		return false;
-	job_stats(job, &stats);
+	rebuild_job_stats(job, &stats);
 	copy_free(take(job->copy));
 	job_compact(job);
 	job->before = stats;
@@ -420,7 +284,7 @@ static bool job_extend(struct rebuild *job) MAY_SUSPEND
 	if (job_copy(job) == 0)
 		return true;
 	job_fail_child(job);
-	job_finish(job, REBUILD_FAILED);
+	rebuild_job_finish(job, REBUILD_FAILED);
 	return true;
 }
 
@@ -441,18 +305,18 @@ static void job_complete(struct rebuild *job) MAY_SUSPEND
 	} else {
 		job_fail_child(job);
 	}
-	job_finish(job, is_ok ? REBUILD_COMPLETED : REBUILD_FAILED);
+	rebuild_job_finish(job, is_ok ? REBUILD_COMPLETED : REBUILD_FAILED);
 }
 
 static void job_stopped(struct rebuild *job) MAY_SUSPEND
 {
 	if (job_flush(job) < 0) {
 		job_fail_child(job);
-		job_finish(job, REBUILD_FAILED);
+		rebuild_job_finish(job, REBUILD_FAILED);
 		return;
 	}
 	job_keep_missed(job, copy_position(job->copy));
-	job_finish(job, REBUILD_STOPPED);
+	rebuild_job_finish(job, REBUILD_STOPPED);
 }
 
 /* A task of the copy: it is over. */
@@ -471,7 +335,7 @@ static void job_ended(struct copy *copy) MAY_SUSPEND
 	case COPY_RUNNING:
 		(void)copy_error(copy, &job->why);
 		job_fail_child(job);
-		job_finish(job, REBUILD_FAILED);
+		rebuild_job_finish(job, REBUILD_FAILED);
 		break;
 	}
 }
@@ -653,7 +517,7 @@ static bool is_its_turn(const struct nexus *nx)
 	return nrunning < REBUILDS_MAX && running_here(nx) < NEXUS_REBUILDS_MAX;
 }
 
-static int job_start(struct child *child, struct nexus_err *ne) MAY_SUSPEND
+int rebuild_job_start(struct child *child, struct nexus_err *ne)
 {
 	struct nexus *nx = child->nx;
 	struct rebuilds *all = rebuilds_get(nx);
@@ -678,7 +542,7 @@ static int job_start(struct child *child, struct nexus_err *ne) MAY_SUSPEND
 		return 0;
 	(void)nexus_fail(ne, job->why.code == -ENOMEM ? NEXUS_E_NO_MEMORY : NEXUS_E_NOT_ALLOWED,
 			 "child %s cannot be rebuilt: %s", child->uri, err_text(&job->why));
-	job_finish(job, REBUILD_FAILED);
+	rebuild_job_finish(job, REBUILD_FAILED);
 	return ne != NULL ? ne->err.code : -EPERM;
 }
 
@@ -697,7 +561,7 @@ void nexus_rebuild_run(struct nexus *nx)
 			is_any = true;
 			if (job_begin(job) < 0) {
 				job_fail_child(job);
-				job_finish(job, REBUILD_FAILED);
+				rebuild_job_finish(job, REBUILD_FAILED);
 			}
 			break; /* the list may have changed */
 		}
@@ -721,14 +585,14 @@ static void job_force(struct rebuild *job, enum rebuild_op op, const char *why) 
 		copy_stop(job->copy);
 	} else if (!job->has_begun) {
 		(void)err_set(&job->why, -ECANCELED, "%s", why);
-		job_finish(job, pending);
+		rebuild_job_finish(job, pending);
 	}
 }
 
 static void job_leave(struct child *child) MAY_SUSPEND
 {
 	struct nexus *nx = child->nx;
-	struct rebuild *job = job_of(nx, child);
+	struct rebuild *job = rebuild_job_of(nx, child);
 
 	if (job != NULL)
 		job_force(job, REBUILD_OP_FORCE_FAIL, "the child is out");
@@ -742,15 +606,7 @@ static void job_leave(struct child *child) MAY_SUSPEND
 	}
 }
 
-const struct nexus_rebuilder rebuild_jobs = { .start = job_start, .leave = job_leave };
-
-void nexus_rebuild_wait(struct nexus *nx)
-{
-	device_pin(&nx->dev); /* it is looked at again after each wait */
-	while (nx->rebuilds != NULL && !list_empty(&nx->rebuilds->jobs))
-		wait_in(&nx->rebuilds->waiters);
-	device_unpin(&nx->dev);
-}
+const struct nexus_rebuilder rebuild_jobs = { .start = rebuild_job_start, .leave = job_leave };
 
 void nexus_rebuild_end_all(struct nexus *nx)
 {
@@ -769,176 +625,11 @@ void nexus_rebuild_free(struct nexus *nx)
 		return;
 	assert(list_empty(&nx->rebuilds->jobs));
 	for (unsigned i = 0; i < REBUILD_HISTORY_MAX; i++)
-		record_free(&nx->rebuilds->history[i]);
+		rebuild_record_free(&nx->rebuilds->history[i]);
 	free(take(nx->rebuilds));
 }
 
-/* ---- what a client may do ------------------------------------------------------------------- */
-
-static int not_found(struct nexus *nx, const char *uri, struct nexus_err *ne)
-{
-	return nexus_fail(ne, NEXUS_E_REBUILD_NOT_FOUND, "nexus %s has no rebuild of child %s",
-			  nx->dev.name, uri);
-}
-
-/* 0: do it, with pending set. 1: it is so. */
-static int job_ask(struct rebuild *job, enum rebuild_op op, struct nexus_err *ne)
-{
-	static const char *const names[] = { "start", "stop", "pause", "resume" };
-	enum rebuild_state pending = NOTHING;
-
-	switch (rebuild_judge(job->state, job->pending, op, &pending)) {
-	case REBUILD_DO:
-		job->pending = pending;
-		return 0;
-	case REBUILD_NOTHING:
-		return 1;
-	case REBUILD_BUSY:
-		return nexus_fail(ne, NEXUS_E_NOT_ALLOWED,
-				  "rebuild of child %s is about to be %s: it cannot %s now",
-				  job->child->uri, rebuild_state_name(job->pending), names[op]);
-	case REBUILD_NO:
-		break;
-	}
-	return nexus_fail(ne, NEXUS_E_NOT_ALLOWED, "rebuild of child %s is %s: it cannot %s",
-			  job->child->uri, rebuild_state_name(job->state), names[op]);
-}
-
-int nexus_rebuild_start(struct nexus *nx, const char *uri, struct nexus_err *ne)
-{
-	struct child *child;
-	uint32_t word;
-	int result = 0;
-
-	control_begin(nx);
-	child = child_find(nx, uri);
-	word = child != NULL ? atomic_load(&child->word) : 0;
-	if (child == NULL)
-		result = nexus_fail(ne, NEXUS_E_CHILD_NOT_FOUND, "nexus %s has no child %s",
-				    nx->dev.name, uri);
-	else if (nx->state != NEXUS_OPEN || child_state_of(word) != CHILD_OPEN ||
-		 word & CHILD_SYNCED)
-		result = nexus_fail(ne, NEXUS_E_NOT_ALLOWED,
-				    "child %s is %s: only one that is open and out of sync is "
-				    "rebuilt",
-				    uri, child_health_name(child_health_of(child)));
-	else if (job_of(nx, child) != NULL)
-		result = MIN(job_ask(job_of(nx, child), REBUILD_OP_START, ne), 0);
-	else
-		result = job_start(child, ne);
-	control_end(nx);
-	return result;
-}
-
-int nexus_rebuild_stop(struct nexus *nx, const char *uri, struct nexus_err *ne)
-{
-	struct rebuild *job = job_find(nx, uri);
-	int result;
-
-	if (job == NULL)
-		return 0;
-	result = job_ask(job, REBUILD_OP_STOP, ne);
-	if (result < 0)
-		return result;
-	if (result == 0 && job->copy != NULL)
-		copy_stop(job->copy);
-	if (result == 0 && job->copy == NULL && !job->has_begun)
-		job_finish(job, REBUILD_STOPPED);
-	else
-		wait_in(&job->waiters);
-	return 0;
-}
-
-int nexus_rebuild_pause(struct nexus *nx, const char *uri, struct nexus_err *ne)
-{
-	struct rebuild *job = job_find(nx, uri);
-	int result;
-
-	if (job == NULL)
-		return not_found(nx, uri, ne);
-	result = job_ask(job, REBUILD_OP_PAUSE, ne);
-	if (result != 0)
-		return MIN(result, 0);
-	job->users++;
-	if (job->copy != NULL) {
-		copy_pause(job->copy);
-		copy_wait_idle(job->copy);
-	}
-	job->users--;
-	if (job->pending == REBUILD_PAUSED && !job->is_finishing) {
-		job->pending = NOTHING;
-		job->state = REBUILD_PAUSED;
-		return 0;
-	}
-	return nexus_fail(ne, NEXUS_E_NOT_ALLOWED, "rebuild of child %s has ended meanwhile", uri);
-}
-
-int nexus_rebuild_resume(struct nexus *nx, const char *uri, struct nexus_err *ne)
-{
-	struct rebuild *job = job_find(nx, uri);
-	int result;
-
-	if (job == NULL)
-		return not_found(nx, uri, ne);
-	result = job_ask(job, REBUILD_OP_RESUME, ne);
-	if (result != 0)
-		return MIN(result, 0);
-	job->pending = NOTHING;
-	job->state = job->copy != NULL ? REBUILD_RUNNING : REBUILD_INIT;
-	if (job->copy != NULL)
-		copy_resume(job->copy);
-	else
-		errand_ring(&nx->rebuild);
-	return 0;
-}
-
-int nexus_rebuild_stats(struct nexus *nx, const char *uri, struct rebuild_stats *ret,
-			struct nexus_err *ne)
-{
-	struct rebuild *job = job_find(nx, uri);
-
-	if (job == NULL)
-		return not_found(nx, uri, ne);
-	job_stats(job, ret);
-	return 0;
-}
-
-int nexus_rebuild_leave_source(struct nexus *nx, const char *uri, const char *source,
-			       struct nexus_err *ne)
-{
-	struct rebuild *job = job_find(nx, uri);
-	unsigned others = 0, which = COPY_SOURCES_MAX;
-
-	if (job == NULL || job->copy == NULL)
-		return not_found(nx, uri, ne);
-	for (unsigned i = 0; i < job->opts.nsources; i++) {
-		if (!job->source[i].is_used)
-			continue;
-		if (strcmp(job->source[i].child->uri, source) == 0)
-			which = i;
-		else
-			others += child_is_healthy(job->source[i].child);
-	}
-	if (which == COPY_SOURCES_MAX)
-		return nexus_fail(ne, NEXUS_E_CHILD_NOT_FOUND,
-				  "rebuild of child %s does not read %s", uri, source);
-	if (others == 0)
-		return nexus_fail(ne, NEXUS_E_NOT_ALLOWED,
-				  "rebuild of child %s has no other source than %s", uri, source);
-	copy_drop_source(job->copy, which);
-	return 0;
-}
-
-int nexus_rebuild_progress(const struct nexus *nx, const char *uri)
-{
-	struct rebuild *job = job_find((struct nexus *)(uintptr_t)nx, uri);
-	struct rebuild_stats stats;
-
-	if (job == NULL)
-		return -1;
-	job_stats(job, &stats);
-	return (int)stats.progress;
-}
+/* ---- settings ------------------------------------------------------------------------------- */
 
 void rebuild_settings_set(const struct rebuild_settings *s)
 {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A nexus that is made again, and the marks that tell it what to believe. */
+#include "nexus/intent.h"
 #include "nexus/marks.h"
 #include "nexus/rebuild.h"
 #include "nexus/testing.h"
@@ -467,6 +468,71 @@ ENGINE_TEST(without_a_record_equals_stay_equal_after_a_clean_end)
 		return;
 	CHECK(child_info(0).is_synced && !child_info(1).is_synced);
 	CHECK(!given[1].is_known);
+	nexus_unmake_kept();
+	bases_unmake();
+}
+
+/* The first has a page that the second lacks, as the process died between the two. */
+static void page_ahead(void)
+{
+	static uint8_t buf[2 * 2 * INTENT_PAGE_SIZE];
+	struct intent_page *page = (void *)buf;
+	struct intent_id id = {};
+	uint64_t newest = 0;
+
+	CHECK_EQ(child_do("m0", IO_READ, 2048, sizeof(buf) / 512, buf), IO_OK);
+	for (unsigned i = 0; i < 4; i++)
+		newest = MAX(newest, le64_get(page[i].sequence));
+	memcpy(id.nexus.b, page->nexus, sizeof(id.nexus.b));
+	memcpy(id.replica.b, page->replica, sizeof(id.replica.b));
+	id.generation = le64_get(page->generation);
+	id.nsegments = le32_get(page->nsegments);
+	id.shift = page->shift;
+	intent_page_encode(page, &id, INTENT_PAGE_IN_FLIGHT, newest + 1, NULL, NULL);
+	CHECK_EQ(child_do("m0", IO_WRITE, 2048 + 2 * 8, 8, page), IO_OK);
+}
+
+/* It got one page more, and is not asked when the other goes on alone. */
+ENGINE_TEST(without_a_record_a_page_more_is_not_newer_than_a_life)
+{
+	bases_make(false);
+	nexus_set_rebuilder(&note_rebuilder);
+	if (!remake(2))
+		return;
+	touch(0, 3);
+	crash();
+	page_ahead();
+	if (!remake_of(&kept[1], 1))
+		return;
+	touch(5, 1);
+	nexus_unmake_kept();
+	if (!remake_lost(2))
+		return;
+	CHECK(!child_info(0).is_synced && child_info(1).is_synced);
+	nexus_unmake_kept();
+	bases_unmake();
+}
+
+/* Whoever tried to make it without success has written to the first only. */
+ENGINE_TEST(without_a_record_a_life_that_had_none_is_not_newer)
+{
+	bases_make(false);
+	nexus_set_rebuilder(&note_rebuilder);
+	if (!remake(2))
+		return;
+	touch(0, 3);
+	crash();
+	for (unsigned i = 0; i < 3; i++) {
+		fake.fail_next = 3;
+		REFUSED(kept_create(kept, 1, &ne_), NEXUS_E_STORE);
+	}
+	if (!remake_of(&kept[1], 1))
+		return;
+	touch(5, 1);
+	nexus_unmake_kept();
+	if (!remake_lost(2))
+		return;
+	CHECK(!child_info(0).is_synced && child_info(1).is_synced);
 	nexus_unmake_kept();
 	bases_unmake();
 }

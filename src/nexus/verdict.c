@@ -15,10 +15,11 @@
  *   anything else           retire, IoError     retire, IoError
  *
  * "Again" is bounded: who counted CHILD_AGAIN_MAX of them retires the child, but for the last one,
- * whose answer the host gets (io.c): it may come again, a frozen nexus does not. A write that
- * some children did and this one did not has been missed, whatever the reason was; io.c retires the
- * child then even if the table says keep. In the engine that this one stands in for, a shortage of
- * memory at submission retired a healthy child, and a read error was never answered elsewhere.
+ * whose answer the host gets (io_failed.c): it may come again, a frozen nexus does not. A write
+ * that some children did and this one did not has been missed, whatever the reason was; the child
+ * is retired then even if the table says keep. In the engine that this one stands in for, a
+ * shortage of memory at submission retired a healthy child, and a read error was never answered
+ * elsewhere.
  */
 #include "nexus/verdict.h"
 

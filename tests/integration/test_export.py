@@ -370,7 +370,7 @@ def test_control_serves_several_clients_and_survives_bad_ones(export):
     assert b"too long" in clients[0].recv(100)
     clients[0].close()
     wait_until(lambda: export.one("help").startswith("ok "), what="an answer")
-    assert export("list", "help", "list")[1].startswith("ok add URI")
+    assert export("list", "help", "list")[1].startswith('ok [{"verb":"status"')
 
 
 def test_control_rests_while_there_is_no_descriptor_for_a_client(export):

@@ -501,8 +501,6 @@ def test_ctl_says_who_is_missing(ashlar):
 
 def test_ctl_tells_ok_from_error(mirror):
     assert mirror.ctl("rescan").stdout == ""
-    told = mirror.ctl("help").stdout.splitlines()
-    assert told[0].startswith("add URI (") and len(told) > 20 and all(t[-1] == ")" for t in told)
     done = mirror.ctl("dance")
     assert done.returncode == 1 and "'help' lists them" in done.stderr
 
