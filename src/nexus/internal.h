@@ -1,22 +1,49 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * internal.h - what the files of the nexus share; nobody else includes it.
+ * internal.h - what the files of the nexus share; nobody else includes it. The way through them:
  *
- *   nexus.c    made, and found    driver.c  its URI    info.c  what it says of itself
- *   size.c     fitting and growing    end.c  shut down, destroyed, freed
- *   child.c    add, remove, online, offline; opening and closing a child's device
- *   io.c       the data path; io_failed.c where legs fail, io_blocked.c who waits
- *   overlap.h  one writer per block
- *   retire.c   a child is out: drop, persist, go on; the frozen nexus; self-shutdown
- *   monitor.c  closes devices of children outside of their completion path
- *   resv.c     reservations on NVMe children
- *   watch.c    children that do not answer in time   bounded.c  requests that are not waited for
- *   health.c   children that get worse: warnings
- *   repair.c   a medium error of one child is mended from another
- *   intent.c   the format of write-intent records    marks.c   keeping them, with marks_*.c
- *   store.c    the record of who is healthy  record.c  its JSON
- *   verdict.c  what a child's error means    geometry.c  where the data lies
- *   rebuild.c  jobs, with rebuild_*.c; the seam is at the end of this file
+ *   hosts                                                         clients
+ *     |  (the device layer)                                          |  nexus.h, rebuild.h
+ *     v                                                              v
+ *   io.c --- legs ---> the children's devices <--- child.c <--- child_client.c, nexus.c
+ *    | |                        ^                                    |
+ *    | |                        +---- copy.c, scrub.c <--- rebuild.c, child_join.c
+ *    | |                              (ranges, under a lock)
+ *    | +- a leg fails: io_failed.c --> retire.c --> record_writer.c --> store.c
+ *    |                                    +-------> monitor.c --> child.c
+ *    +- a segment is not marked: marks.c --> pages on the children --> recover.c, another time
+ *
+ * In the order in which they are best read; foo_bar.c is a part of foo.c.
+ *
+ *   I/O           channel.c      a nexus on one reactor: who is read, who is written to
+ *                 io.c           the data path; io_failed.c where legs fail, io_blocked.c who waits
+ *                 overlap.h      one writer per block, on all reactors
+ *                 verdict.c      what a child's error means
+ *                 watch.c        a child that does not answer in time
+ *                 bounded.c      what tasks ask of a child with a range locked
+ *   a child falls retire.c       dropped, recorded, let go; the frozen nexus; self-shutdown
+ *                 monitor.c      its device is closed, outside of its completion path
+ *                 record.c       who is healthy, as JSON; record_writer.c puts it, store.c has it
+ *                 repair.c       a medium error of one child is mended from another
+ *                 health.c       children that get worse: warnings
+ *   may differ    segmap.h       a bit per segment
+ *                 intent.c       the format of write-intent records
+ *                 marks.c        marking and clearing; _page, _child, _read, _size
+ *   a nexus       nexus.c        made, and found         driver.c    its URI
+ *                 geometry.c     where the data lies     size.c      what fits, growing
+ *                 recover.c      who is believed when it is made again
+ *                 resv.c         reservations on NVMe children
+ *                 info.c         what it says when asked events.c    and unasked
+ *                 errand.c       work for a task         end.c       shut down, destroyed, freed
+ *   a child comes child.c        its device; child_client.c add, remove, online, offline
+ *                 child_join.c   it becomes a writer, and in sync
+ *                 rebuild.c      jobs; _client, _state, _stats. The seam is at this file's end
+ *                 copy.c         the machine: ranges and locks; copy_move.c the bytes;
+ *                                copy_late.c who does not answer; pace.c
+ *   all equal?    scrub.c        while it serves
+ *                 check.c        replicas without a nexus; check_read.c
+ *
+ * Tests that are about more than one of them share testing.h.
  *
  * A child's way, and where its state word changes:
  *
@@ -526,11 +553,16 @@ struct child *child_new(struct nexus *nx, const char *uri, struct nexus_err *ne)
 void child_free(struct child *child);
 /* Make and open its device; it does not get I/O yet. */
 int child_open(struct child *child, struct nexus_err *ne) MAY_SUSPEND WARN_UNUSED;
-/* It is open, out of sync: writes to it, and a rebuild if there is one who does it. */
-int child_start(struct child *child, bool is_rebuilt, struct nexus_err *ne) MAY_SUSPEND WARN_UNUSED;
 /* Nothing of it may be in flight. */
 void child_close(struct child *child) MAY_SUSPEND;
 struct child *child_find(struct nexus *nx, const char *uri);
+
+/* ---- child_join.c --------------------------------------------------------------------------- */
+
+/* Room for what it misses. */
+int child_map(struct child *child, struct nexus_err *ne) WARN_UNUSED;
+/* It is open, out of sync: writes to it, and a rebuild if there is one who does it. */
+int child_start(struct child *child, bool is_rebuilt, struct nexus_err *ne) MAY_SUSPEND WARN_UNUSED;
 
 /* ---- events.c ------------------------------------------------------------------------------- */
 

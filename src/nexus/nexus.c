@@ -449,7 +449,7 @@ int nexus_create(const struct nexus_opts *opts, struct nexus **ret_nexus, struct
 	if (result == 0 && nexus_persist(nx, false, &ne->err) < 0)
 		result = nexus_fail(ne, NEXUS_E_STORE, "nexus %s: its record cannot be written",
 				    opts->name);
-	if (result == 0)
+	if (result == 0 && all_open(nx))
 		marks_note_recorded(nx);
 	if (result == 0 && !all_open(nx))
 		result = nexus_fail(ne, NEXUS_E_INCOMPLETE, "nexus %s: a child went meanwhile",
