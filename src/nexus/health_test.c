@@ -482,19 +482,13 @@ static bool disks_make(uint64_t smart_ns)
 				   .children = disk_uris,
 				   .nchildren = 2,
 				   .smart_ns = smart_ns };
-	struct desc_opts how = { .flags = DESC_WRITE };
-	struct nexus_err ne = {};
 
 	all_drivers = drivers();
 	drivers_set(disk_drivers);
 	fake_start();
 	nexus_settings.health_tick_ns = TICK;
 	listen();
-	if (nexus_create(&opts, &nx, &ne) < 0)
-		return CHECK_STR(err_text(&ne.err), "a nexus");
-	o = (struct opened){ .dev = nexus_device(nx) };
-	return CHECK_EQ(desc_open(o.dev, &how, &o.desc, &ne.err), 0) &&
-	       CHECK_EQ(handle_open(o.desc, reactor_primary(), &o.h, &ne.err), 0);
+	return nexus_make_of(&opts);
 }
 
 static void disks_unmake(void)

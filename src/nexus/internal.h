@@ -43,7 +43,7 @@
  *   all equal?    scrub.c        while it serves
  *                 check.c        replicas without a nexus; check_read.c
  *
- * Tests that are about more than one of them share testing.h.
+ * Tests share nexus_testing.h, by way of testing.h or rebuild_testing.h.
  *
  * A child's way, and where its state word changes:
  *

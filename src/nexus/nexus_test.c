@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A nexus over real devices: data, failing children, a store that is away. */
+/* A nexus over real devices: data, children that fail, the last of them. */
 #include "nexus/testing.h"
 
 /* ---- data ----------------------------------------------------------------------------------- */
@@ -279,14 +279,6 @@ ENGINE_TEST(without_a_healthy_child_io_is_held_until_the_end)
 }
 
 /* The openers close only when their I/O has ended, and it ends only because the nexus goes. */
-static void close_when_done(void *arg)
-{
-	struct late_io *late = arg;
-
-	task_event_wait(&late->event);
-	desc_close(take(o.desc));
-}
-
 ENGINE_TEST(a_frozen_nexus_can_be_destroyed_under_its_openers)
 {
 	static uint8_t buf[BLOCK];
@@ -308,315 +300,6 @@ ENGINE_TEST(a_frozen_nexus_can_be_destroyed_under_its_openers)
 	CHECK(write.io.status != IO_OK);
 	CHECK(device_next(NULL) == NULL);
 	fault_remove_all();
-}
-
-/* ---- thin children -------------------------------------------------------------------------- */
-
-/* The first write of a segment marks it, which wants space, too: so all are marked first. */
-static bool thin_make(const char *const *children, unsigned n)
-{
-	struct nexus_opts opts = {
-		.name = "n0", .size = 4 << 20, .children = children, .nchildren = n
-	};
-	struct desc_opts how = { .flags = DESC_WRITE };
-	struct nexus_err ne = {};
-
-	fake_start();
-	if (nexus_create(&opts, &nx, &ne) < 0)
-		return CHECK_STR(err_text(&ne.err), "a nexus");
-	o = (struct opened){ .dev = nexus_device(nx) };
-	return CHECK_EQ(desc_open(o.dev, &how, &o.desc, &ne.err), 0) &&
-	       CHECK_EQ(handle_open(o.desc, reactor_primary(), &o.h, &ne.err), 0);
-}
-
-ENGINE_TEST(a_full_child_is_out_and_comes_back)
-{
-	static const char *const thin[] = { "malloc:///t0?size_mb=16",
-					    "malloc:///t1?size_mb=16&capacity_mb=1" };
-	static uint8_t buf[2048 * BLOCK];
-	struct nexus_err ne = {};
-
-	if (!thin_make(thin, 2))
-		return;
-	CHECK_EQ(do_io(&o, IO_WRITE, 0, 2048, buf, 0), IO_OK); /* 1 MiB and the marks: too much */
-	settle_down();
-	CHECK_EQ(child_info(1).reason, NEXUS_REASON_NO_SPACE);
-	CHECK_EQ(child_info(1).health, CHILD_HEALTH_DEGRADED);
-	CHECK_EQ(status(), NEXUS_DEGRADED);
-	CHECK_EQ(nexus_child_online(nx, thin[1], &ne), 0);
-	CHECK_EQ(child_info(1).state, CHILD_OPEN);
-	nexus_unmake();
-}
-
-ENGINE_TEST(where_all_are_full_the_host_hears_it)
-{
-	static const char *const thin[] = { "malloc:///t0?size_mb=16&capacity_mb=1",
-					    "malloc:///t1?size_mb=16&capacity_mb=1" };
-	static uint8_t buf[2048 * BLOCK], back[BLOCK];
-	unsigned nchildren;
-
-	for (nchildren = 1; nchildren <= 2; nchildren++) {
-		if (!thin_make(thin, nchildren))
-			return;
-		fill(buf, sizeof(buf), 10);
-		CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK);
-		for (unsigned i = 0; i < 3; i++)
-			CHECK_EQ(do_io(&o, IO_WRITE, 1, 2047 + 1, buf, 0), IO_NO_SPACE);
-		settle_down();
-		CHECK_EQ(status(), nchildren == 1 ? NEXUS_ONLINE : NEXUS_DEGRADED);
-		CHECK_EQ(do_io(&o, IO_READ, 0, 1, back, 0), IO_OK); /* it goes on */
-		CHECK_MEM(back, buf, BLOCK);
-		CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK);
-		nexus_unmake();
-	}
-}
-
-ENGINE_TEST(a_last_child_without_space_may_be_told_to_be_online)
-{
-	static const char fault[] =
-		"inject://c0?op=write&method=status-lvol-nospace&offset=10240&num_blk=8";
-	static uint8_t buf[BLOCK];
-	struct late_io write;
-	struct nexus_err ne = {};
-
-	if (!nexus_make(1))
-		return;
-	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK);
-	inject(fault);
-	late_start(&write, IO_WRITE, 0, 1, buf);
-	CHECK_EQ(child_info(0).state, CHILD_FAULTED); /* and will be taken back */
-	CHECK_EQ(nexus_child_online(nx, uris[0], &ne), 0);
-	CHECK_EQ(child_info(0).state, CHILD_OPEN);
-	task_event_wait(&write.event);
-	CHECK_EQ(write.io.status, IO_NO_SPACE);
-	CHECK_EQ(fault_remove(fault, NULL), 0);
-	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK);
-	nexus_unmake();
-}
-
-/* The last child cannot even note what is about to be written to it. */
-ENGINE_TEST(no_space_for_marks_is_told_too)
-{
-	static const char fault[] =
-		"inject://c0?op=write&method=status-lvol-nospace&offset=2048&num_blk=512";
-	static uint8_t buf[BLOCK];
-	struct nexus_err ne = {};
-	struct late_io write;
-
-	if (!nexus_make(2))
-		return;
-	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK);
-	CHECK_EQ(nexus_child_fault(nx, uris[1], NEXUS_REASON_OFFLINE, &ne), 0);
-	errand_wait(&nx->mark);
-	inject(fault);
-	late_start(&write, IO_WRITE, 1000, 1, buf); /* another segment */
-	turns(1000);
-	CHECK(write.is_done);
-	CHECK_EQ(fault_remove(fault, NULL), 0);
-	task_event_wait(&write.event);
-	CHECK_EQ(write.io.status, IO_NO_SPACE);
-	errand_wait(&nx->retire);
-	CHECK(child_info(0).is_synced);
-	CHECK_EQ(do_io(&o, IO_WRITE, 1000, 1, buf, 0), IO_OK);
-	nexus_unmake();
-}
-
-static void fall(void *arg)
-{
-	(void)nexus_child_fail(arg, CHILD_FAULTED, NEXUS_REASON_IO_ERROR);
-}
-
-/* The other one falls while this is on its way out: the record must not end up without anybody. */
-ENGINE_TEST(who_became_the_last_is_not_removed)
-{
-	struct nexus_err ne = {};
-
-	if (!nexus_make(2))
-		return;
-	CHECK_EQ(task_spawn("fall", fall, nx->child[0]), 0);
-	CHECK(nexus_child_remove(nx, uris[1], &ne) < 0);
-	CHECK_EQ(ne.why, NEXUS_E_REMOVE_LAST_HEALTHY);
-	settle_down();
-	CHECK_EQ(recorded(0) + recorded(1), 1);
-	nexus_unmake();
-}
-
-static int attach_only(struct child *child, struct nexus_err *ne)
-{
-	(void)ne;
-	return nexus_child_attach(child, NULL);
-}
-
-static void leave_alone(struct child *child)
-{
-	(void)child;
-}
-
-/* A rebuild may be past the blocks that only its target has now. */
-ENGINE_TEST(who_is_rebuilt_does_not_keep_what_the_host_was_refused)
-{
-	static const struct nexus_rebuilder rebuilder = { attach_only, leave_alone };
-	static const char fault[] =
-		"inject://c0?op=write&method=status-lvol-nospace&offset=10240&num_blk=8";
-	static uint8_t buf[8 * BLOCK];
-	struct nexus_err ne = {};
-
-	nexus_set_rebuilder(&rebuilder);
-	if (!nexus_make(1))
-		return;
-	CHECK_EQ(nexus_child_add(nx, uris[1], true, &ne), 0);
-	CHECK_EQ(do_io(&o, IO_WRITE, 0, 8, buf, 0), IO_OK);
-	CHECK(child_info(1).state == CHILD_OPEN && !child_info(1).is_synced);
-	inject(fault);
-	CHECK_EQ(do_io(&o, IO_WRITE, 0, 8, buf, 0), IO_NO_SPACE);
-	settle_down();
-	CHECK(child_info(0).is_synced);
-	CHECK_EQ(child_info(1).state, CHILD_FAULTED);
-	CHECK_EQ(child_info(1).reason, NEXUS_REASON_REBUILD_FAILED);
-	CHECK(!child_info(1).has_io_log); /* all of it, next time */
-	CHECK_EQ(fault_remove(fault, NULL), 0);
-	nexus_unmake();
-	nexus_set_rebuilder(&rebuild_jobs);
-}
-
-/* ---- the store ------------------------------------------------------------------------------ */
-
-ENGINE_TEST(nothing_is_acknowledged_while_the_store_is_away)
-{
-	static uint8_t buf[8 * BLOCK], back[8 * BLOCK];
-	struct late_io first, second, read;
-
-	if (!nexus_make(2))
-		return;
-	CHECK_EQ(do_io(&o, IO_WRITE, 100, 8, buf, 0), IO_OK); /* marked, so the next is sent */
-	fill(buf, sizeof(buf), 8);
-	inject("inject://c1?op=write&stage=completion");
-	fake.is_hanging = true;
-	late_start(&first, IO_WRITE, 100, 8, buf);
-	while (fake.let_go == NULL)
-		task_yield();
-	late_start(&second, IO_WRITE, 2000, 8, buf);
-	late_start(&read, IO_READ, 100, 8, back);
-	turns(100);
-	CHECK(!first.is_done && !second.is_done);
-	CHECK(!read.is_done); /* its blocks are new on one leg only */
-	CHECK_EQ(do_io(&o, IO_READ, 5000, 8, back, 0), IO_OK); /* others are read */
-	CHECK_EQ(recorded(1), 1);
-	fake.is_hanging = false;
-	task_event_fire(fake.let_go);
-	task_event_wait(&first.event);
-	task_event_wait(&second.event);
-	task_event_wait(&read.event);
-	CHECK_EQ(first.io.status, IO_OK);
-	CHECK_EQ(second.io.status, IO_OK);
-	CHECK_EQ(read.io.status, IO_OK);
-	CHECK_EQ(recorded(1), 0);
-	CHECK_EQ(status(), NEXUS_DEGRADED);
-	fault_remove_all();
-	nexus_unmake();
-}
-
-ENGINE_TEST(a_store_that_fails_is_asked_again)
-{
-	static uint8_t buf[BLOCK];
-
-	if (!nexus_make(2))
-		return;
-	inject("inject://c1?op=write&stage=completion");
-	fake.fail_next = 2;
-	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK);
-	CHECK_EQ(fake.nfailed, 2);
-	CHECK_EQ(recorded(1), 0);
-	fault_remove_all();
-	nexus_unmake();
-}
-
-ENGINE_TEST(a_store_that_is_lost_ends_the_nexus)
-{
-	static uint8_t buf[BLOCK];
-	struct nexus_info info;
-
-	if (!nexus_make(2))
-		return;
-	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK); /* marked, so the next is sent */
-	inject("inject://c1?op=write&stage=completion");
-	fake.fail_next = 1000;
-	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_ENDED); /* hosts go elsewhere */
-	CHECK_EQ(fake.nfailed, 3);
-	CHECK_EQ(recorded(1), 1); /* untouched: somebody else may own it */
-	CHECK(!recorded_clean());
-	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_ENDED);
-	CHECK_EQ(do_io(&o, IO_READ, 0, 1, buf, 0), IO_ENDED);
-	CHECK_EQ(do_io(&o, IO_FLUSH, 0, 0, NULL, 0), IO_ENDED);
-	CHECK(nx->dev.is_ended);
-	nexus_info(nx, &info);
-	CHECK_EQ(info.state, NEXUS_SHUTDOWN);
-	fault_remove_all();
-	nexus_unmake();
-	CHECK(!recorded_clean());
-}
-
-ENGINE_TEST(a_reservation_conflict_ends_the_nexus)
-{
-	static uint8_t buf[BLOCK];
-	struct nexus_info info;
-
-	if (!nexus_make(2))
-		return;
-	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK);
-	inject("inject://c1?op=write&stage=completion&method=status-nvme-0-83");
-	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_ENDED);
-	errand_wait(&nx->retire);
-	CHECK_EQ(do_io(&o, IO_READ, 0, 1, buf, 0), IO_ENDED);
-	nexus_info(nx, &info);
-	CHECK_EQ(info.state, NEXUS_SHUTDOWN);
-	CHECK_EQ(recorded(1), 1);
-	fault_remove_all();
-	nexus_unmake();
-}
-
-/* What is mended is written, too: the record may be another owner's by then. */
-ENGINE_TEST(a_reservation_conflict_of_a_repair_ends_the_nexus)
-{
-	static uint8_t buf[8 * BLOCK], back[8 * BLOCK];
-	char before[RECORD_TEXT_MAX];
-	struct nexus_info info;
-
-	if (!nexus_make(2))
-		return;
-	CHECK_EQ(do_io(&o, IO_WRITE, 100, 8, buf, 0), IO_OK);
-	memcpy(before, fake.text, sizeof(before));
-	inject("inject://c1?op=read&stage=completion&method=status-nvme-2-81&retries=1");
-	inject("inject://c1?op=write&stage=completion&method=status-nvme-0-83");
-	for (unsigned i = 0; i < 2; i++) {
-		CHECK_EQ(do_io(&o, IO_READ, 100, 8, back, 0), IO_OK);
-		errand_wait(&nx->mend);
-		errand_wait(&nx->retire);
-		nexus_info(nx, &info);
-		if (info.state != NEXUS_OPEN)
-			break;
-	}
-	CHECK_EQ(info.state, NEXUS_SHUTDOWN);
-	CHECK_STR(fake.text, before);
-	fault_remove_all();
-	nexus_unmake();
-}
-
-/* Namespace Not Ready, five times. */
-ENGINE_TEST(patience_with_a_child_that_is_not_ready)
-{
-	static uint8_t buf[BLOCK];
-	const char *fault = "inject://c1?op=rw&stage=completion&method=status-nvme-0-82&retries=3";
-
-	if (!nexus_make(2))
-		return;
-	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK);
-	inject(fault);
-	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK);
-	CHECK_EQ(status(), NEXUS_ONLINE);
-	fault_remove_all();
-	check_equal("c0", "c1");
-	nexus_unmake();
 }
 
 /* ---- the last child -------------------------------------------------------------------------- */
@@ -663,28 +346,23 @@ ENGINE_TEST(a_shortage_everywhere_does_not_freeze)
 	nexus_unmake();
 }
 
-/* There is no space for the mark of a write on the last child: the host hears it, as of any
- * write. */
-ENGINE_TEST(no_space_for_a_mark_is_no_space)
+static void fall(void *arg)
 {
-	static uint8_t buf[BLOCK];
+	(void)nexus_child_fail(arg, CHILD_FAULTED, NEXUS_REASON_IO_ERROR);
+}
+
+/* The other one falls while this is on its way out: the record must not end up without anybody. */
+ENGINE_TEST(who_became_the_last_is_not_removed)
+{
 	struct nexus_err ne = {};
-	struct nexus_info info;
 
 	if (!nexus_make(2))
 		return;
-	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK);
-	CHECK_EQ(nexus_child_fault(nx, uris[1], NEXUS_REASON_OFFLINE, &ne), 0);
-	errand_wait(&nx->mark);
-	inject("inject://c0?op=write&method=status-nvme-0-81&offset=2048&num_blk=1168");
-	CHECK_EQ(do_io(&o, IO_WRITE, 1280, 1, buf, 0), IO_NO_SPACE);
-	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK); /* marked before */
-	CHECK_EQ(status(), NEXUS_DEGRADED);
-	nexus_info(nx, &info);
-	CHECK(!info.is_frozen);
-	CHECK_EQ(info.segments_in_flight, 1);
-	fault_remove_all();
-	CHECK_EQ(do_io(&o, IO_WRITE, 1280, 1, buf, 0), IO_OK);
+	CHECK_EQ(task_spawn("fall", fall, nx->child[0]), 0);
+	CHECK(nexus_child_remove(nx, uris[1], &ne) < 0);
+	CHECK_EQ(ne.why, NEXUS_E_REMOVE_LAST_HEALTHY);
+	settle_down();
+	CHECK_EQ(recorded(0) + recorded(1), 1);
 	nexus_unmake();
 }
 

@@ -1,25 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * rebuild_testing.h - what the tests of rebuilds and scrubs share: a nexus over memory devices that
- * outlive it. Included by tests only, in the place of drivers/testing.h.
+ * outlive it, and a store in memory. Included by tests only, in the place of testing.h.
  *
  * Thread: test bodies run as a task on the primary reactor.
  */
 #ifndef ASHLAR_NEXUS_REBUILD_TESTING_H
 #define ASHLAR_NEXUS_REBUILD_TESTING_H
 
-#include "device/fault.h"
-/* lint: allow includes: a test stands outside the layers and needs drivers and an engine */
-#include "drivers/testing.h"
-#include "nexus/internal.h"
+#include "nexus/nexus_testing.h"
 #include "nexus/rebuild.h"
 
 enum {
-	NBLOCKS = 16 * 2048, /* of the nexus: 16 MiB */
-	START = 10240,       /* of its data on a child */
-	BLOCK = 512,
-	SEGMENT = 128, /* blocks */
-	MB = 2048,     /* blocks */
+	MB = 2048, /* blocks */
 	NCHILDREN = 4,
 };
 
@@ -39,8 +32,6 @@ static const char *const uris[NCHILDREN] = {
 	"bdev:///m3?uuid=" UUID("3"),
 };
 
-static struct nexus *nx;
-static struct opened o;
 static uint8_t x[1 << 20], y[1 << 20];
 static struct nexus_store *store;
 
@@ -53,15 +44,9 @@ static inline bool nexus_make(unsigned nchildren)
 				   .nchildren = nchildren,
 				   .info_key = "volume",
 				   .is_size_required = true };
-	struct desc_opts how = { .flags = DESC_WRITE };
-	struct nexus_err ne = {};
 
 	CHECK_EQ(uuid_from_text("00000000-0000-4000-8000-0000000000ff", &opts.uuid, NULL), 0);
-	if (nexus_create(&opts, &nx, &ne) < 0)
-		return CHECK_STR(err_text(&ne.err), "a nexus");
-	o = (struct opened){ .dev = nexus_device(nx) };
-	return CHECK_EQ(desc_open(o.dev, &how, &o.desc, &ne.err), 0) &&
-	       CHECK_EQ(handle_open(o.desc, reactor_primary(), &o.h, &ne.err), 0);
+	return nexus_make_of(&opts);
 }
 
 static inline bool all_make(unsigned nchildren)
@@ -78,10 +63,7 @@ static inline bool all_make(unsigned nchildren)
 
 static inline void nexus_unmake(void)
 {
-	struct nexus_err ne = {};
-
-	desc_close(o.desc);
-	CHECK_EQ(nexus_destroy(nx, &ne), 0);
+	nexus_unmake_kept();
 }
 
 static inline void all_unmake(void)
@@ -94,37 +76,16 @@ static inline void all_unmake(void)
 	CHECK_EQ(task_count(), 1); /* this one */
 }
 
-/* The process dies: nothing is cleaned up. */
-static inline void crash(void)
-{
-	struct nexus_err ne = {};
-
-	nexus_self_shutdown(nx, "the test says so");
-	desc_close(o.desc);
-	CHECK_EQ(nexus_destroy(nx, &ne), 0);
-}
-
 static inline struct nexus_child_info child(unsigned i)
 {
-	struct nexus_child_info info = {};
-
-	CHECK(nexus_child_info(nx, i, &info));
-	return info;
+	return child_info(i);
 }
 
 static inline uint16_t base_do(unsigned i, enum io_op op, uint64_t lba, uint32_t nlb, void *buf)
 {
 	static const char *const names[NCHILDREN] = { "m0", "m1", "m2", "m3" };
-	struct opened c = { .dev = device_lookup(names[i]) };
-	struct desc_opts how = { .flags = DESC_WRITE };
-	uint16_t result = IO_NO_DEVICE;
 
-	if (!CHECK(c.dev != NULL) || !CHECK_EQ(desc_open(c.dev, &how, &c.desc, NULL), 0))
-		return result;
-	if (CHECK_EQ(handle_open(c.desc, reactor_primary(), &c.h, NULL), 0))
-		result = do_io(&c, op, lba, nlb, buf, 0);
-	desc_close(c.desc);
-	return result;
+	return child_do(names[i], op, lba, nlb, buf);
 }
 
 static inline void put(uint64_t lba, uint32_t nlb, unsigned seed)
@@ -162,36 +123,45 @@ static inline bool are_equal(unsigned a, unsigned b)
 	return true;
 }
 
-static inline void inject(const char *uri)
-{
-	struct err err = {};
-
-	if (fault_add(uri, &err) < 0)
-		CHECK_STR(err_text(&err), uri);
-}
-
 static inline void offline(unsigned i)
 {
-	struct nexus_err ne = {};
-
-	if (nexus_child_fault(nx, uris[i], NEXUS_REASON_OFFLINE, &ne) < 0)
-		CHECK_STR(err_text(&ne.err), "offline");
+	offline_uri(uris[i]);
 }
 
 static inline void online(unsigned i)
 {
-	struct nexus_err ne = {};
-
-	if (nexus_child_online(nx, uris[i], &ne) < 0)
-		CHECK_STR(err_text(&ne.err), "online");
+	online_uri(uris[i]);
 }
 
-/* Until retirement and closing have ended. */
-static inline void settle_down(void)
+/* ---- rebuilds ------------------------------------------------------------------------------- */
+
+/* The one that ended last. */
+static inline const struct rebuild_record *last(void)
 {
-	errand_wait(&nx->retire);
-	for (unsigned i = 0; i < nx->nchildren; i++)
-		child_wait_closed(nx->child[nx->order[i]]);
+	static const struct rebuild_record none;
+	const struct rebuild_record *record = nexus_rebuild_history(nx, 0);
+
+	return CHECK(record != NULL) ? record : &none;
+}
+
+/* Slow enough to be met while it runs. */
+static inline void slow(void)
+{
+	rebuild_settings_set(&(struct rebuild_settings){ .rate = 40 << 20 });
+}
+
+static inline void fast(void)
+{
+	rebuild_settings_set(&(struct rebuild_settings){});
+}
+
+static inline void until_it_moves(const char *uri)
+{
+	struct rebuild_stats stats = {};
+
+	while (nexus_rebuild_stats(nx, uri, &stats, NULL) == 0 && stats.blocks_transferred == 0)
+		task_yield();
+	CHECK(stats.blocks_transferred > 0);
 }
 
 #endif

@@ -135,14 +135,6 @@ ENGINE_TEST(stale_children_alone_make_no_nexus)
 	bases_unmake();
 }
 
-static void close_when_done(void *arg)
-{
-	struct late_io *late = arg;
-
-	task_event_wait(&late->event);
-	desc_close(take(o.desc));
-}
-
 /* It falls while it is marked, as the last: the record has it as healthy, and it is asked next. */
 ENGINE_TEST(who_could_not_be_marked_is_not_written_to)
 {
@@ -281,19 +273,11 @@ ENGINE_TEST(who_comes_back_gets_what_others_missed)
 	bases_unmake();
 }
 
-static int wait_start(struct child *child, struct nexus_err *ne)
-{
-	(void)child;
-	(void)ne;
-	return 0; /* as where others are rebuilt first: its turn comes later */
-}
-
 ENGINE_TEST(what_a_child_missed_stays_known_until_its_rebuild_begins)
 {
-	static const struct nexus_rebuilder waiting = { .start = wait_start, .leave = note_leave };
 
 	bases_make(false);
-	nexus_set_rebuilder(&waiting);
+	nexus_set_rebuilder(&wait_rebuilder);
 	if (!remake(2))
 		return;
 	offline(1);

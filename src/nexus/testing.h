@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * testing.h - what the tests of the nexus share: a store that the test owns, a nexus of memory
- * devices, requests that are not awaited. Included by tests only.
+ * devices that go with it, or that stay, requests and calls that are not awaited. Included by tests
+ * only.
  *
  * Thread: test bodies run as a task on the primary reactor.
  */
@@ -9,18 +10,11 @@
 #define ASHLAR_NEXUS_TESTING_H
 
 #include "base/units.h"
-#include "device/fault.h"
-/* lint: allow includes: only tests include this header */
-#include "drivers/testing.h"
-#include "nexus/internal.h"
+#include "nexus/nexus_testing.h"
 
 enum {
 	CHILD_MB = 32,
-	NBLOCKS = 16 * 2048, /* of the nexus: 16 MiB */
-	BLOCK = 512,
-	SEGMENT = 128, /* blocks */
-	START = 10240, /* of the nexus' data on a child, in blocks */
-	META = 2048,   /* of its write-intent records, in blocks */
+	META = 2048, /* of the write-intent records on a child, in blocks */
 	META_NLB = 2 * INTENT_PAGES * (INTENT_PAGE_SIZE / BLOCK),
 };
 
@@ -120,9 +114,6 @@ static const char *const uris[] = {
 	"malloc:///c3?size_mb=32&uuid=" UUID_3,
 };
 
-static struct nexus *nx;
-static struct opened o;
-
 static inline bool nexus_make(unsigned nchildren)
 {
 	struct nexus_opts opts = { .name = "n0",
@@ -130,42 +121,16 @@ static inline bool nexus_make(unsigned nchildren)
 				   .children = uris,
 				   .nchildren = nchildren,
 				   .is_size_required = true };
-	struct desc_opts how = { .flags = DESC_WRITE };
-	struct nexus_err ne = {};
 
 	fake_start();
-	if (nexus_create(&opts, &nx, &ne) < 0)
-		return CHECK_STR(err_text(&ne.err), "a nexus");
-	o = (struct opened){ .dev = nexus_device(nx) };
-	return CHECK_EQ(desc_open(o.dev, &how, &o.desc, &ne.err), 0) &&
-	       CHECK_EQ(handle_open(o.desc, reactor_primary(), &o.h, &ne.err), 0);
+	return nexus_make_of(&opts);
 }
 
 static inline void nexus_unmake(void)
 {
-	struct nexus_err ne = {};
-
-	desc_close(o.desc);
-	CHECK_EQ(nexus_destroy(nx, &ne), 0);
+	nexus_unmake_kept();
 	CHECK(device_next(NULL) == NULL);
 	nexus_settings_set(&(struct nexus_settings){});
-}
-
-/* The same where devices below stay. */
-static inline void nexus_unmake_kept(void)
-{
-	struct nexus_err ne = {};
-
-	desc_close(o.desc);
-	CHECK_EQ(nexus_destroy(nx, &ne), 0);
-}
-
-static inline struct nexus_child_info child_info(unsigned i)
-{
-	struct nexus_child_info info = {};
-
-	CHECK(nexus_child_info(nx, i, &info));
-	return info;
 }
 
 static inline enum nexus_status status(void)
@@ -174,22 +139,6 @@ static inline enum nexus_status status(void)
 
 	nexus_info(nx, &info);
 	return info.status;
-}
-
-/* Blocks of a child's device, past the nexus. */
-static inline uint16_t child_do(const char *name, enum io_op op, uint64_t lba, uint32_t nlb,
-				void *buf)
-{
-	struct opened c = { .dev = device_lookup(name) };
-	struct desc_opts how = { .flags = DESC_WRITE };
-	uint16_t result = IO_NO_DEVICE;
-
-	if (!CHECK(c.dev != NULL) || !CHECK_EQ(desc_open(c.dev, &how, &c.desc, NULL), 0))
-		return result;
-	if (CHECK_EQ(handle_open(c.desc, reactor_primary(), &c.h, NULL), 0))
-		result = do_io(&c, op, lba, nlb, buf, 0);
-	desc_close(c.desc);
-	return result;
 }
 
 static inline void fill(uint8_t *buf, size_t len, unsigned seed)
@@ -251,6 +200,16 @@ static inline void note_leave(struct child *child)
 
 static const struct nexus_rebuilder note_rebuilder = { .start = note_start, .leave = note_leave };
 
+/* As where others are rebuilt first: its turn comes later. */
+static inline int wait_start(struct child *child, struct nexus_err *ne)
+{
+	(void)child;
+	(void)ne;
+	return 0;
+}
+
+static const struct nexus_rebuilder wait_rebuilder = { .start = wait_start, .leave = note_leave };
+
 /* With a volatile cache; a write to one of them is not there for good before a flush. */
 static inline void bases_make(bool has_cache)
 {
@@ -287,14 +246,11 @@ static inline int kept_create(const char *const *children, unsigned nchildren, s
 
 static inline bool remake_of(const char *const *children, unsigned nchildren)
 {
-	struct desc_opts how = { .flags = DESC_WRITE };
 	struct nexus_err ne = {};
 
 	if (kept_create(children, nchildren, &ne) < 0)
 		return CHECK_STR(err_text(&ne.err), "a nexus");
-	o = (struct opened){ .dev = nexus_device(nx) };
-	return CHECK_EQ(desc_open(o.dev, &how, &o.desc, &ne.err), 0) &&
-	       CHECK_EQ(handle_open(o.desc, reactor_primary(), &o.h, &ne.err), 0);
+	return nexus_opened();
 }
 
 static inline bool remake(unsigned nchildren)
@@ -311,42 +267,17 @@ static inline uint64_t flushes(const char *name)
 	return stats.op[IO_FLUSH].ops;
 }
 
-/* Gone like a process that is killed: nothing is cleaned up. */
-static inline void crash(void)
-{
-	struct nexus_err ne = {};
-
-	nexus_self_shutdown(nx, "the test says so");
-	desc_close(o.desc);
-	CHECK_EQ(nexus_destroy(nx, &ne), 0);
-}
-
 static inline void offline(unsigned i)
 {
-	struct nexus_err ne = {};
-
-	if (nexus_child_fault(nx, kept[i], NEXUS_REASON_OFFLINE, &ne) < 0)
-		CHECK_STR(err_text(&ne.err), "offline");
+	offline_uri(kept[i]);
 }
 
 static inline void online(unsigned i)
 {
-	struct nexus_err ne = {};
-
-	if (nexus_child_online(nx, kept[i], &ne) < 0)
-		CHECK_STR(err_text(&ne.err), "online");
+	online_uri(kept[i]);
 }
 
 /* ---- trouble --------------------------------------------------------------------------------- */
-
-/* Arm a fault for the test. */
-static inline void inject(const char *uri)
-{
-	struct err err = {};
-
-	if (fault_add(uri, &err) < 0)
-		CHECK_STR(err_text(&err), uri);
-}
 
 /*
  * Requests to these blocks of a child's device wait at its gate, until they are let go. Flushes are
@@ -370,14 +301,6 @@ static inline void hold_end(struct hold *hold)
 {
 	range_unlock(hold->dev, &hold->lock);
 	device_unpin(hold->dev); /* its child may be closed now */
-}
-
-/* Until retirement and closing have ended. */
-static inline void settle_down(void)
-{
-	errand_wait(&nx->retire);
-	for (unsigned i = 0; i < nx->nchildren; i++)
-		child_wait_closed(nx->child[nx->order[i]]);
 }
 
 /* ---- requests that are not awaited ----------------------------------------------------------- */
@@ -404,6 +327,15 @@ static inline void late_start(struct late_io *late, enum io_op op, uint64_t lba,
 	};
 	io_set_buf(&late->io, buf, (size_t)nlb * BLOCK);
 	io_submit(o.h, &late->io);
+}
+
+/* A task: the opening ends with the request. */
+static inline void close_when_done(void *arg)
+{
+	struct late_io *late = arg;
+
+	task_event_wait(&late->event);
+	desc_close(take(o.desc));
 }
 
 /* Writes to one block in each of the first @n segments from @first on. */

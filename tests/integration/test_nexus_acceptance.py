@@ -20,7 +20,7 @@ case of tests/hosts/ with Linux' own host. The last test looks whether all of th
   7  rebuild source            here: test_a_local_source_first
   8  lock against a write      rebuild_test.c: a_write_waits_for_the_range_that_is_copied
   9  store paused              here: test_the_store_is_away_for_a_while
-                               nexus_test.c: nothing_is_acknowledged_while_the_store_is_away
+                               retire_test.c: nothing_is_acknowledged_while_the_store_is_away
  10  store lost                acceptance_test.c: the_store_is_lost_while_a_child_is_retired
  11  last healthy child        acceptance_test.c: the_last_healthy_child
                                here: test_the_life_of_a_record
@@ -32,7 +32,7 @@ case of tests/hosts/ with Linux' own host. The last test looks whether all of th
                                test_nexus_tcp.py: test_retry_delay_is_that_of_the_class
  15  no space                  here: test_no_space
                                acceptance_test.c: a_child_that_is_full_to_the_last_page_comes_back
-                               nexus_test.c: where_all_are_full_the_host_hears_it
+                               space_test.c: where_all_are_full_the_host_hears_it
                                hosts: nexus-no-space
  16  reservation preempted     test_nexus_tcp.py: test_the_second_owner_preempts_the_first
                                test_nexus_tcp.py: test_the_policy_holder
@@ -49,7 +49,7 @@ case of tests/hosts/ with Linux' own host. The last test looks whether all of th
                                acceptance_test.c: a_fault_fires_within_its_blocks
   -  rebuild, counted          here: test_twelve_segments
                                here: test_killed_under_load_moves_what_it_must
-                               rebuild_test.c: after_a_crash_no_more_than_missed_and_in_flight
+                               rebuild_end_test.c: after_a_crash_no_more_than_missed_and_in_flight
   -  replicas change hands     here: test_taken_over_and_given_back
                                acceptance_test.c: names_and_uuids
 
