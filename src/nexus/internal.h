@@ -327,7 +327,6 @@ struct nexus {
 	struct timer monitor_timer; /* looks again: a child that leaves may hang */
 	struct list gone_waiters;   /* child_wait_closed() */
 	_Atomic uint8_t fallen;     /* slots that retire.c has not looked at yet */
-	uint8_t fallen_early;       /* slots that fell before it served */
 	atomic_bool wants_shutdown; /* somebody else holds the reservation */
 	uint64_t generation;
 	struct uuid absent[RECORD_CHILDREN_MAX]; /* recorded once, not given: stale from now on */
@@ -438,8 +437,6 @@ void nexus_child_blame(struct child *child, enum io_op op, uint16_t status);
 /* Any reactor: the other owner won. */
 void nexus_shutdown_ring(struct nexus *nx);
 void nexus_retire_run(struct nexus *nx) MAY_SUSPEND;
-/* It serves from now on: who fell before is retired like anybody else. */
-void nexus_retire_early(struct nexus *nx);
 /* Write the record as is_healthy is now. Bounded tries; -ETIMEDOUT, or the store's error. */
 int nexus_persist(struct nexus *nx, bool is_clean, struct err *err) MAY_SUSPEND WARN_UNUSED;
 /* End at once, on our own: I/O fails, children are closed, nothing is written. */

@@ -368,7 +368,6 @@ static int serve(struct nexus *nx, struct nexus_err *ne) MAY_SUSPEND
 	}
 	nx->is_registered = true;
 	nx->state = NEXUS_OPEN;
-	nexus_retire_early(nx);
 	if (desc_open(&nx->dev, &opts, &nx->self, err) < 0) {
 		(void)nexus_fail(ne, NEXUS_E_INTERNAL, "nexus %s", nx->dev.name);
 		return device_remove(&nx->dev, NULL) < 0 ? -EIO : -ENOMEM;

@@ -301,25 +301,12 @@ static void retire_at_end(struct nexus *nx, uint8_t fallen)
 
 /*
  * While it is made: nobody was promised anything yet, and the record is about to be read, so none
- * is written. Who fell is closed, which ends what hangs there; nexus_create() sees it, and what
- * happens after that is looked at again when the nexus serves (nexus_retire_early()).
+ * is written. Who fell is closed, which ends what hangs there; nexus_create() sees it and fails.
  */
 static void retire_early(struct nexus *nx, uint8_t fallen)
 {
-	nx->fallen_early |= fallen;
 	children_leave(nx, fallen);
 	errand_ring(&nx->monitor);
-}
-
-void nexus_retire_early(struct nexus *nx)
-{
-	uint8_t fallen = nx->fallen_early;
-
-	if (fallen == 0)
-		return;
-	nx->fallen_early = 0;
-	atomic_fetch_or(&nx->fallen, fallen);
-	errand_ring(&nx->retire);
 }
 
 void nexus_retire_run(struct nexus *nx)
