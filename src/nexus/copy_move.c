@@ -23,8 +23,9 @@
  *
  * Devices may answer within submit; feeding is bounded per turn, so the loop goes round.
  *
- * Invariants: a slot is free, or counted in its lane's `busy`. A lane comes back only when nothing
- * of it is in flight. After is_failed nothing is started.
+ * Invariants: a slot is free, or counted in its lane's `busy`, or late (copy_late.c). A lane comes
+ * back only when nothing of it is in flight, but for what is late. After is_failed nothing is
+ * started.
  *
  * Thread: the copy's reactor.
  */
@@ -108,7 +109,7 @@ static void source_check_gone(struct copy *copy, uint8_t i)
 	reactor_post(reactor_primary(), &s->gone);
 }
 
-static void source_back(struct copy *copy, uint8_t i)
+void copy_source_back(struct copy *copy, uint8_t i)
 {
 	copy->source[i].inflight--;
 	source_check_gone(copy, i);
@@ -152,6 +153,8 @@ static enum io_result slot_issue(struct copy_slot *slot, struct handle *h, uint6
 		io->iov = NULL;
 		io->iovcnt = 0;
 	}
+	slot->sent_ns = slot->copy->reactor->now_ns;
+	copy_late_watch(slot->copy);
 	return io_start(h, io);
 }
 
@@ -381,8 +384,9 @@ static void slot_run(struct copy_slot *slot)
 		enum copy_step next;
 		bool is_put_off = false;
 
+		slot->sent_ns = 0;
 		if (slot->step == COPY_READ && slot->source < COPY_SOURCES_MAX) {
-			source_back(copy, slot->source);
+			copy_source_back(copy, slot->source);
 			if (slot->io.status == IO_OK && !source_is_good(copy, slot->source))
 				slot->io.status = IO_ABORTED; /* it fell meanwhile: no word of it */
 		}
@@ -400,7 +404,13 @@ static void slot_run(struct copy_slot *slot)
 
 void copy_slot_done(struct io *io)
 {
-	slot_run(container_of(io, struct copy_slot, io));
+	struct copy_slot *slot = container_of(io, struct copy_slot, io);
+
+	if (unlikely(slot->is_late))
+		copy_late_back(slot->copy,
+			       slot->step == COPY_READ ? slot->source : COPY_SOURCES_MAX);
+	else
+		slot_run(slot);
 }
 
 void copy_again_due(struct timer *timer)
@@ -448,7 +458,7 @@ static bool seek_ended(struct copy_lane *lane)
 	}
 	start = copy->opts.source[lane->seek_source].start;
 	is_ok &= source_is_good(copy, lane->seek_source);
-	source_back(copy, lane->seek_source);
+	copy_source_back(copy, lane->seek_source);
 	found = is_ok ? seek_found(lane, start) : lane->cursor;
 	if (is_ok && what == LANE_SEEK_DATA && found > lane->cursor) {
 		lane->hole_end = found;
@@ -471,6 +481,7 @@ static bool seek_start(struct copy_lane *lane, enum lane_seek what)
 	uint64_t start = copy->opts.dst_start;
 
 	lane->seek = (uint8_t)what;
+	lane->seek_source = COPY_SOURCES_MAX;
 	if (what != LANE_SEEK_DST) {
 		uint8_t i = source_pick(copy, 0);
 
@@ -490,6 +501,8 @@ static bool seek_start(struct copy_lane *lane, enum lane_seek what)
 	io->lba = start + lane->cursor;
 	io->nlb = 0;
 	io->iovcnt = 0;
+	lane->seek_sent_ns = copy->reactor->now_ns;
+	copy_late_watch(copy);
 	return io_start(h, io) == IO_PENDING || seek_ended(lane);
 }
 
@@ -497,6 +510,10 @@ void copy_seek_done(struct io *io)
 {
 	struct copy_lane *lane = container_of(io, struct copy_lane, seek_io);
 
+	if (unlikely(lane->is_seek_late)) {
+		copy_late_back(lane->copy, lane->seek_source);
+		return;
+	}
 	if (!seek_ended(lane))
 		feed_later(lane->copy);
 }

@@ -20,6 +20,7 @@
  *                 overlap.h      one writer per block, on all reactors
  *                 verdict.c      what a child's error means
  *                 watch.c        a child that does not answer in time
+ *                 bounded.c      what tasks ask of a child with a range locked
  *   a child falls retire.c       dropped, recorded, let go; the frozen nexus; self-shutdown
  *                 monitor.c      its device is closed, outside of its completion path
  *                 record.c       who is healthy, as JSON; record_writer.c puts it, store.c has it
@@ -37,7 +38,8 @@
  *   a child comes child.c        its device; child_client.c add, remove, online, offline
  *                 child_join.c   it becomes a writer, and in sync
  *                 rebuild.c      jobs; _client, _state, _stats. The seam is at this file's end
- *                 copy.c         the machine: ranges and locks; copy_move.c the bytes; pace.c
+ *                 copy.c         the machine: ranges and locks; copy_move.c the bytes;
+ *                                copy_late.c who does not answer; pace.c
  *   all equal?    scrub.c        while it serves
  *                 check.c        replicas without a nexus; check_read.c
  *
@@ -487,6 +489,21 @@ void nexus_watch_due(struct timer *timer);
 uint64_t nexus_watch_tick_ns(const struct nexus *nx);
 /* io_wait() of a task that has child_use()d it: a child that does not answer in time is out. */
 uint16_t child_io_wait(struct child *child, struct handle *h, struct io *io) MAY_SUSPEND;
+
+/* ---- bounded.c: with a range locked --------------------------------------------------------- */
+
+struct child_request {
+	enum io_op op; /* IO_READ, or IO_WRITE, which is durable when it has ended */
+	uint64_t lba;  /* of the child's device */
+	uint32_t nlb;  /* 1 ... */
+	uint8_t *buf;
+};
+
+/*
+ * One request to @child that is not waited for any longer than it may take. IO_TIMED_OUT: the child
+ * is out, and what it is still doing harms nobody: ranges may be unlocked, @buf is free.
+ */
+uint16_t child_io_bounded(struct child *child, const struct child_request *request) MAY_SUSPEND;
 
 /* ---- health.c: warnings --------------------------------------------------------------------- */
 

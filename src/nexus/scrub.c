@@ -20,6 +20,11 @@
  * those that are in sync when it is locked, and are held in use only for that long, so a child that
  * leaves waits for one range at most.
  *
+ * A child that does not answer within child_timeout is retired, as it would be for a host, and the
+ * scrub fails. Reads that are late change nothing, so the range is unlocked at once; the lane keeps
+ * its buffers and its children in use until all is answered. A write that mends is another matter:
+ * see child_io_bounded().
+ *
  * Rejected: check-sums of blocks exchanged instead of data (children are devices and have none);
  * the copy machine in a comparing mode (it has one source and one destination).
  *
@@ -31,6 +36,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "base/units.h"
 #include "nexus/internal.h"
 #include "nexus/pace.h"
 #include "reactor/mem.h"
@@ -49,6 +55,7 @@ struct scrub_read {
 	struct scrub_lane *lane;
 	uint8_t chunk, which; /* of the lane's children */
 	bool is_ok;
+	bool is_sent; /* and not answered; the reactor's */
 };
 
 struct scrub_lane {
@@ -63,10 +70,12 @@ struct scrub_lane {
 	struct scrub_read *reads; /* owned */
 	struct msg go, back;
 	struct task_event event;
+	struct timer timer;
+	bool is_back, is_late; /* the range, and not in time */
 	uint64_t due_ns;
 	/* the reactor's, while the range is there */
 	unsigned left[CHUNKS_MAX], pending;
-	bool is_seeking, is_hole;
+	bool is_seeking, is_hole, is_given_up;
 	uint32_t differ; /* 1 << chunk */
 };
 
@@ -78,6 +87,7 @@ struct scrub {
 	struct pace pace;
 	struct scrub_lane lane[SCRUB_LANES];
 	unsigned nlanes; /* tasks */
+	unsigned nlate;  /* of those that have ended, but for answers that are late */
 	bool is_stopping;
 	uint64_t next, started_ns;
 	uint32_t range_nlb, chunk_nlb;
@@ -148,18 +158,19 @@ static void read_ended(struct scrub_read *read)
 	struct scrub_lane *lane = read->lane;
 	uint64_t end = lane->scrub->nx->geometry.data_start + lane->lba + lane->nlb;
 
+	read->is_sent = false;
 	if (lane->is_seeking) {
 		lane->is_hole &= read->io.status == IO_OK && read->io.result >= end;
 	} else {
 		read->is_ok = read->io.status == IO_OK;
-		if (!read->is_ok)
+		if (!read->is_ok && !lane->is_given_up)
 			read_failed(read);
 		if (--lane->left[read->chunk] == 0)
 			chunk_compare(lane, read->chunk);
 	}
 	if (--lane->pending > 0)
 		return;
-	if (lane->is_seeking && !lane->is_hole)
+	if (lane->is_seeking && !lane->is_hole && !lane->is_given_up)
 		range_read(lane);
 	else
 		reactor_post(reactor_primary(), &lane->back);
@@ -186,6 +197,7 @@ static void read_start(struct scrub_lane *lane, unsigned which, unsigned chunk, 
 	io->nlb = op == IO_READ ? chunk_nlb(lane, chunk) : 0;
 	io_set_buf(io, chunk_buf(lane, which, chunk),
 		   (size_t)io->nlb << scrub->nx->dev.block_shift);
+	read->is_sent = true;
 	if (io_start(lane->h[which], io) == IO_DONE)
 		read_ended(read);
 }
@@ -218,6 +230,7 @@ static void range_go(struct msg *msg)
 	unsigned n = lane->nchildren;
 
 	lane->differ = 0;
+	lane->is_given_up = false;
 	lane->is_hole = all_seek(lane);
 	if (!lane->is_hole) {
 		range_read(lane);
@@ -246,17 +259,11 @@ struct wrong {
 static uint16_t child_do(struct scrub_lane *lane, unsigned which, enum io_op op, uint64_t lba,
 			 uint32_t nlb, uint8_t *buf) MAY_SUSPEND
 {
-	struct nexus *nx = lane->scrub->nx;
-	struct io io = { .op = (uint8_t)op,
-			 .flags = op == IO_WRITE ? IO_FUA : 0,
-			 .lba = nx->geometry.data_start + lba,
-			 .nlb = nlb };
-	struct handle *h;
+	struct child_request request = {
+		.op = op, .lba = lane->scrub->nx->geometry.data_start + lba, .nlb = nlb, .buf = buf
+	};
 
-	io_set_buf(&io, buf, (size_t)nlb << nx->dev.block_shift);
-	if (handle_open(lane->child[which]->desc, reactor_primary(), &h, NULL) < 0)
-		return IO_NO_MEMORY;
-	return io_wait(h, &io);
+	return child_io_bounded(lane->child[which], &request);
 }
 
 static bool mend(struct scrub_lane *lane, const struct wrong *wrong) MAY_SUSPEND
@@ -452,7 +459,84 @@ static bool children_take(struct scrub_lane *lane) MAY_SUSPEND
 
 static void lane_back(struct msg *msg)
 {
-	task_event_fire(&container_of(msg, struct scrub_lane, back)->event);
+	struct scrub_lane *lane = container_of(msg, struct scrub_lane, back);
+
+	lane->is_back = true;
+	task_event_fire(&lane->event);
+}
+
+static void lane_too_late(struct timer *timer)
+{
+	struct scrub_lane *lane = container_of(timer, struct scrub_lane, timer);
+
+	lane->is_late = true;
+	task_event_fire(&lane->event);
+}
+
+struct give_up {
+	struct scrub_lane *lane;
+	uint8_t silent; /* 1 << which */
+};
+
+static void give_up_here(void *arg)
+{
+	struct give_up *give_up = arg;
+	struct scrub_lane *lane = give_up->lane;
+
+	for (unsigned i = 0; i < lane->nchildren; i++) {
+		for (unsigned chunk = 0; chunk < CHUNKS_MAX; chunk++)
+			give_up->silent |= (uint8_t)(read_of(lane, i, chunk)->is_sent << i);
+	}
+	lane->is_given_up = give_up->silent != 0;
+}
+
+/* Some children have not answered: they are out, but for the last healthy one. False: all have. */
+static bool range_give_up(struct scrub_lane *lane) MAY_SUSPEND
+{
+	struct give_up give_up = { .lane = lane };
+	struct nexus *nx = lane->scrub->nx;
+	char text[UNITS_TEXT_MAX];
+
+	task_call(lane->scrub->reactor, give_up_here, &give_up);
+	for (unsigned i = 0; i < lane->nchildren; i++) {
+		struct child *child = lane->child[i];
+
+		if (!(give_up.silent >> i & 1))
+			continue;
+		log_warn("nexus %s: child %s has not answered a scrub for %s, which ends",
+			 nx->dev.name, child->uri, duration_format(nx->child_timeout_ns, text));
+		if (nexus_nhealthy(nx) > 1)
+			(void)nexus_child_fail(child, CHILD_FAULTED, NEXUS_REASON_TIMED_OUT);
+	}
+	if (give_up.silent != 0)
+		lane->scrub->stats.state = SCRUB_FAILED;
+	return give_up.silent != 0;
+}
+
+/* Until the last answer is here. */
+static void range_linger(struct scrub_lane *lane) MAY_SUSPEND
+{
+	if (!lane->is_back)
+		task_event_wait(&lane->event);
+}
+
+/* Until all children have answered. False: they did not, in time. */
+static bool range_wait(struct scrub_lane *lane) MAY_SUSPEND
+{
+	struct reactor *r = reactor_primary();
+
+	lane->event = (struct task_event){};
+	lane->is_back = lane->is_late = false;
+	lane->timer.fn = lane_too_late;
+	reactor_post(lane->scrub->reactor, &lane->go);
+	timer_arm(r, &lane->timer, lane->scrub->nx->child_timeout_ns);
+	task_event_wait(&lane->event);
+	timer_disarm(r, &lane->timer);
+	lane->event = (struct task_event){};
+	lane->is_late = !lane->is_back && range_give_up(lane);
+	if (!lane->is_late)
+		range_linger(lane);
+	return !lane->is_late;
 }
 
 static void count_errors(struct scrub_lane *lane)
@@ -467,9 +551,8 @@ static void count_errors(struct scrub_lane *lane)
 static void range_scrub(struct scrub_lane *lane) MAY_SUSPEND
 {
 	lane->nchunks = DIV_ROUND_UP(lane->nlb, lane->scrub->chunk_nlb);
-	lane->event = (struct task_event){};
-	reactor_post(lane->scrub->reactor, &lane->go);
-	task_event_wait(&lane->event);
+	if (!range_wait(lane))
+		return;
 	if (lane->is_hole)
 		lane->scrub->stats.blocks_holes += lane->nlb;
 	else
@@ -478,6 +561,8 @@ static void range_scrub(struct scrub_lane *lane) MAY_SUSPEND
 		if (lane->differ >> chunk & 1)
 			judge_chunk(lane, chunk);
 	}
+	children_give_back(lane);
+	lane->scrub->stats.blocks_done += lane->nlb;
 }
 
 /* False: nothing more is to be done. */
@@ -497,11 +582,8 @@ static bool lane_range(struct scrub_lane *lane) MAY_SUSPEND
 		return false;
 	start_ns = reactor_clock(reactor_primary());
 	is_enough = !scrub->nx->is_ended && children_take(lane);
-	if (is_enough) {
+	if (is_enough)
 		range_scrub(lane);
-		children_give_back(lane);
-		scrub->stats.blocks_done += lane->nlb;
-	}
 	lane->due_ns = pace_next_ns(&scrub->pace, reactor_clock(reactor_primary()) - start_ns);
 	pace_charge(&scrub->pace, (uint64_t)lane->nlb << dev->block_shift);
 	range_unlock(dev, &lane->lock);
@@ -569,7 +651,6 @@ static void scrub_over(struct scrub *scrub)
 		stats->state = stats->blocks_done >= stats->blocks_total ? SCRUB_COMPLETED
 									 : SCRUB_STOPPED;
 	stats->run_ns = reactor_primary()->now_ns - scrub->started_ns;
-	lanes_free(scrub);
 	log_info("nexus %s: scrub ended: %lu of %lu blocks compared, %lu differ, %lu of them "
 		 "repaired",
 		 scrub->nx->dev.name, stats->blocks_done, stats->blocks_total, stats->blocks_differ,
@@ -588,8 +669,16 @@ static void lane_task(void *arg)
 
 	while (lane_wait(lane) && lane_range(lane))
 		;
+	scrub->nlate += lane->is_late;
 	if (--scrub->nlanes == 0)
 		scrub_over(scrub);
+	if (lane->is_late) {
+		range_linger(lane); /* the range is unlocked; buffers and children are in use */
+		children_give_back(lane);
+		scrub->nlate--;
+	}
+	if (scrub->nlanes == 0 && scrub->nlate == 0)
+		lanes_free(scrub);
 }
 
 static int lanes_make(struct scrub *scrub, struct nexus_err *ne)
@@ -631,6 +720,10 @@ static int check_start(struct nexus *nx, const struct scrub_opts *opts, struct n
 				  nexus_state_name(nx->state));
 	if (nx->scrub != NULL && nx->scrub->nlanes > 0)
 		return nexus_fail(ne, NEXUS_E_NOT_ALLOWED, "nexus %s is being scrubbed already",
+				  nx->dev.name);
+	if (nx->scrub != NULL && nx->scrub->nlate > 0)
+		return nexus_fail(ne, NEXUS_E_NOT_ALLOWED,
+				  "nexus %s: a child has not yet answered the last scrub",
 				  nx->dev.name);
 	if (nexus_nhealthy(nx) < 2)
 		return nexus_fail(ne, NEXUS_E_NOT_ALLOWED,
