@@ -40,7 +40,7 @@
  *                 rebuild.c      jobs; _client, _state, _stats. The seam is at this file's end
  *                 copy.c         the machine: ranges and locks; copy_move.c the bytes;
  *                                copy_late.c who does not answer; pace.c
- *   all equal?    scrub.c        while it serves
+ *   all equal?    scrub.c        while it serves; scrub_range.c reads, scrub_judge.c mends
  *                 check.c        replicas without a nexus; check_read.c
  *
  * Tests share nexus_testing.h, by way of testing.h or rebuild_testing.h.

@@ -39,13 +39,6 @@ static bool make(unsigned nchildren)
 	return true;
 }
 
-static const struct rebuild_record *last(void)
-{
-	const struct rebuild_record *record = nexus_rebuild_history(nx, 0);
-
-	return CHECK(record != NULL) ? record : NULL;
-}
-
 /* It missed the segment that will hang. */
 static void fall_behind(unsigned i)
 {
