@@ -21,6 +21,7 @@
 
 #include "base/units.h"
 #include "cli/bench.h"
+#include "cli/json_text.h"
 #include "cli/term.h"
 
 struct interval_sum {
@@ -71,10 +72,7 @@ static void print_json(const struct interval_sum *d, double end_s, double second
 				   (json_int_t)hist_percentile(&d->latency, 0.99), "max_ns",
 				   (json_int_t)d->latency.max_ns, "errors", (json_int_t)d->errors);
 
-	if (object != NULL)
-		(void)json_dumpf(object, stdout, JSON_COMPACT | JSON_REAL_PRECISION(12));
-	printf("\n");
-	json_decref(object);
+	(void)json_print(object, false);
 }
 
 static void print_text(const struct interval_sum *d, double end_s, double seconds)

@@ -22,6 +22,7 @@
 #include "base/units.h"
 #include "cli/bench.h"
 #include "cli/cli.h"
+#include "cli/json_text.h"
 #include "cli/term.h"
 #include "drivers/nvmf/remote.h"
 
@@ -245,7 +246,7 @@ static json_t *json_device(const struct bench *b, const struct bench_device *dev
 
 	bench_sum(b, device, &one);
 	object = json_counts(b, &one);
-	(void)json_object_set_new(object, "uri", json_string(device->open.uri));
+	(void)json_object_set_new(object, "uri", json_text(device->open.uri));
 	if (remote_of(device, &r))
 		(void)json_object_set_new(
 			object, "remote",
@@ -258,7 +259,6 @@ static json_t *json_device(const struct bench *b, const struct bench_device *dev
 
 static bool report_json(const struct bench *b, const struct bench_counts *total)
 {
-	bool is_told;
 	json_t *object = json_counts(b, total), *devices = json_array();
 
 	(void)json_object_set_new(object, "cpu_ns_per_io", json_real(cpu_ns_per_io(b, total)));
@@ -271,12 +271,7 @@ static bool report_json(const struct bench *b, const struct bench_counts *total)
 		(void)json_object_set_new(object, "verify", json_verify(total));
 	(void)json_object_set_new(object, "failures", json_failures(b));
 	(void)json_object_set_new(object, "config", json_config(b));
-	is_told = json_dumpf(object, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(12)) == 0;
-	putchar('\n');
-	json_decref(object);
-	if (!is_told)
-		cli_error("the result cannot be told as JSON: no memory");
-	return is_told;
+	return json_print(object, true);
 }
 
 bool bench_report(const struct bench *b)

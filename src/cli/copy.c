@@ -33,6 +33,7 @@
 
 #include "base/units.h"
 #include "cli/cli.h"
+#include "cli/json_text.h"
 #include "cli/term.h"
 
 enum {
@@ -358,15 +359,14 @@ static int copy_prepare_journal(struct copy *c, struct err *err)
 
 static bool report_json(const struct copy *c, bool is_ok, const struct err *err)
 {
-	bool is_told;
 	uint64_t moved = c->copied_bytes + c->zeroed_bytes;
 	double seconds = (double)c->copy_ns / 1e9;
 	json_t *o = json_pack(
-		"{s:b, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:b}", "ok", is_ok, "source",
-		c->src.uri, "destination", c->dst.uri, "bytes", (json_int_t)c->size, "copied_bytes",
-		(json_int_t)c->copied_bytes, "zeroed_bytes", (json_int_t)c->zeroed_bytes,
-		"skipped_bytes", (json_int_t)c->same_bytes, "resumed_from",
-		(json_int_t)c->resumed_from, "seconds", seconds, "bytes_per_s",
+		"{s:b, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:b}", "ok", is_ok, "source",
+		json_text(c->src.uri), "destination", json_text(c->dst.uri), "bytes",
+		(json_int_t)c->size, "copied_bytes", (json_int_t)c->copied_bytes, "zeroed_bytes",
+		(json_int_t)c->zeroed_bytes, "skipped_bytes", (json_int_t)c->same_bytes,
+		"resumed_from", (json_int_t)c->resumed_from, "seconds", seconds, "bytes_per_s",
 		seconds > 0 ? (double)moved / seconds : 0.0, "interrupted", c->was_interrupted);
 
 	if (c->opts.verify) {
@@ -381,17 +381,11 @@ static bool report_json(const struct copy *c, bool is_ok, const struct err *err)
 		(void)json_object_set_new(o, "verify", v);
 	}
 	if (!is_ok)
-		(void)json_object_set_new(o, "error", json_string(err_text(err)));
+		(void)json_object_set_new(o, "error", json_text(err_text(err)));
 	if (!is_ok && c->keeps_journal)
 		(void)json_object_set_new(o, "resume_at",
 					  json_integer((json_int_t)c->journal.position));
-	is_told = json_dumpf(o, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(12)) == 0;
-	putchar('\n');
-	json_decref(o);
-	if (!is_told)
-		cli_error(
-			"the result cannot be told as JSON: no memory, or a URI that is no UTF-8");
-	return is_told;
+	return json_print(o, true);
 }
 
 static void report_text(const struct copy *c)

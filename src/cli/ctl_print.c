@@ -179,14 +179,10 @@ static void print_text(const char *text)
 static int print_json(const char *text, struct err *err)
 {
 	json_t *json = json_loads(text, 0, NULL);
-	int rc;
 
 	if (json == NULL)
 		json = json_pack("{s:o}", "message", json_text(text));
-	rc = json != NULL ? json_dumpf(json, stdout, JSON_COMPACT) : -1;
-	json_decref(json);
-	printf("\n");
-	return rc == 0 ? 0 : err_set(err, -ENOMEM, "no memory for the answer");
+	return json_print(json, false) ? 0 : err_set(err, -ENOMEM, "no memory for the answer");
 }
 
 int ctl_print(const struct ctl *ctl, const char *text, struct err *err)

@@ -24,7 +24,7 @@
 #include "base/units.h"
 #include "cli/ctl.h"
 
-enum { STATE_TEXT_MAX = 400 };
+enum { STATE_TEXT_MAX = 256 };
 
 const char *ctl_job_text(json_t *job, char *text, size_t size)
 {
@@ -53,7 +53,7 @@ static void child_text(json_t *child, char text[STATE_TEXT_MAX])
 {
 	json_t *rebuild = json_object_get(child, "rebuild"), *warning;
 	json_t *warnings = json_object_get(child, "warnings");
-	const char *reason = ctl_text(child, "reason"), *why = ctl_text(child, "why");
+	const char *reason = ctl_text(child, "reason");
 	char job[128];
 	size_t i;
 
@@ -66,10 +66,9 @@ static void child_text(json_t *child, char text[STATE_TEXT_MAX])
 	else if (strcmp(ctl_text(child, "state"), "Open") == 0)
 		(void)snprintf(text, STATE_TEXT_MAX, "out of sync, no rebuild");
 	else
-		(void)snprintf(text, STATE_TEXT_MAX, "%s%s%s%s%s%s", ctl_text(child, "state"),
+		(void)snprintf(text, STATE_TEXT_MAX, "%s%s%s", ctl_text(child, "state"),
 			       strcmp(reason, "None") != 0 ? ", " : "",
-			       strcmp(reason, "None") != 0 ? reason : "",
-			       why[0] != '\0' ? " (" : "", why, why[0] != '\0' ? ")" : "");
+			       strcmp(reason, "None") != 0 ? reason : "");
 	json_array_foreach(warnings, i, warning)
 	{
 		size_t used = strlen(text);
@@ -79,7 +78,8 @@ static void child_text(json_t *child, char text[STATE_TEXT_MAX])
 	}
 }
 
-/* What brings it back, unless that is on its way or not possible. */
+/* What brings it back, unless that is on its way. A mirror without a healthy child is made again by
+ * who serves it: which child is newest is found out then. */
 static void print_remedy(const struct ctl *ctl, json_t *mirror, json_t *child)
 {
 	bool is_open = strcmp(ctl_text(child, "state"), "Open") == 0;
@@ -87,9 +87,15 @@ static void print_remedy(const struct ctl *ctl, json_t *mirror, json_t *child)
 	if (is_in_sync(child) || json_is_object(json_object_get(child, "rebuild")) ||
 	    strcmp(ctl_text(mirror, "state"), "Open") != 0)
 		return;
-	printf("  next: ashlar ctl %s %s '%s'%s --wait\n", ctl->path,
-	       is_open ? "rebuild" : "child-online", ctl_text(child, "uri"),
-	       is_open ? " start" : "");
+	if (strcmp(ctl_text(mirror, "status"), "Faulted") == 0)
+		return;
+	if (json_is_true(json_object_get(child, "for_good")))
+		printf("  next: ashlar ctl %s child-remove '%s'\n", ctl->path,
+		       ctl_text(child, "uri"));
+	else
+		printf("  next: ashlar ctl %s %s '%s'%s --wait\n", ctl->path,
+		       is_open ? "rebuild" : "child-online", ctl_text(child, "uri"),
+		       is_open ? " start" : "");
 }
 
 static void print_scrub(json_t *scrub)
@@ -116,6 +122,12 @@ static void print_mirror(const struct ctl *ctl, json_t *mirror)
 	char text[STATE_TEXT_MAX];
 	size_t i;
 
+	if (strcmp(ctl_text(mirror, "state"), "Shutdown") == 0) { /* its replicas are another's */
+		printf("mirror %s: it has ended; the log of its export says why\n"
+		       "  next: stop the export, and start it where the volume is to be served\n",
+		       ctl_text(mirror, "name"));
+		return;
+	}
 	json_array_foreach(children, i, child)
 	{
 		synced += is_in_sync(child);
@@ -129,8 +141,12 @@ static void print_mirror(const struct ctl *ctl, json_t *mirror)
 	{
 		child_text(child, text);
 		printf("  %-*s  %s\n", width, text, ctl_text(child, "uri"));
+		if (ctl_text(child, "why")[0] != '\0')
+			printf("    %s\n", ctl_text(child, "why"));
 	}
 	json_array_foreach(children, i, child) print_remedy(ctl, mirror, child);
+	if (strcmp(ctl_text(mirror, "status"), "Faulted") == 0)
+		printf("  next: mend the replicas, stop the export and start it again\n");
 	print_scrub(json_object_get(mirror, "scrub"));
 }
 
@@ -140,6 +156,8 @@ static void print_namespaces(json_t *namespaces)
 	json_t *ns;
 	size_t i;
 
+	if (json_array_size(namespaces) == 0)
+		printf("nothing is served: 'add URI' serves a device\n");
 	json_array_foreach(namespaces, i, ns)
 	{
 		uint64_t bs = ctl_number(ns, "block_size");
@@ -163,10 +181,10 @@ void ctl_print_status(const struct ctl *ctl, json_t *status)
 		"listens on %s, path %s\n", ctl_text(item, "listener"), ctl_text(item, "state"));
 	print_namespaces(json_object_get(status, "namespaces"));
 	json_array_foreach(json_object_get(status, "mirrors"), i, item) print_mirror(ctl, item);
-	json_array_foreach(hosts, i, item)
-		printf("host %s, controller %" PRIu64 ", %" PRIu64 " queues, on %s\n",
-		       ctl_text(item, "host"), ctl_number(item, "cntlid"),
-		       ctl_number(item, "io_queues"), ctl_text(item, "listener"));
+	json_array_foreach(hosts, i, item) printf(
+		"host %s, controller %" PRIu64 ", %" PRIu64 " queue%s, on %s\n",
+		ctl_text(item, "host"), ctl_number(item, "cntlid"), ctl_number(item, "io_queues"),
+		ctl_number(item, "io_queues") == 1 ? "" : "s", ctl_text(item, "listener"));
 	if (json_array_size(hosts) == 0)
 		printf("no host is connected\n");
 }

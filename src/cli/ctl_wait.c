@@ -24,6 +24,7 @@
 
 #include "base/units.h"
 #include "cli/ctl.h"
+#include "cli/json_text.h"
 #include "cli/term.h"
 
 enum {
@@ -111,9 +112,7 @@ int ctl_follow(struct ctl *ctl, struct err *err)
 			is_new = false;
 			last = number;
 			if (ctl->output == CTL_JSON)
-				(void)json_dumpf(event, stdout, JSON_COMPACT);
-			if (ctl->output == CTL_JSON)
-				printf("\n");
+				(void)json_print(json_incref(event), false);
 			else
 				print_event(event);
 		}
@@ -210,10 +209,8 @@ static json_t *history_of(struct ctl *ctl, json_t *mirror, const char *uri)
 
 static void print_record(const struct ctl *ctl, json_t *record)
 {
-	if (ctl->output != CTL_JSON)
-		return;
-	(void)json_dumpf(record, stdout, JSON_COMPACT);
-	printf("\n");
+	if (ctl->output == CTL_JSON)
+		(void)json_print(json_incref(record), false);
 }
 
 static int rebuild_ended(struct ctl *ctl, json_t *mirror, json_t *child, struct err *err)

@@ -22,6 +22,7 @@
 #include "base/units.h"
 #include "base/uri.h"
 #include "cli/cli.h"
+#include "cli/json_text.h"
 #include "cli/opt.h"
 #include "cli/term.h"
 #include "drivers/nvmf/discover.h"
@@ -149,12 +150,11 @@ static void print_table(const struct discover_list *list)
 	}
 }
 
-static int print_json(const struct discover_list *list)
+static bool print_json(const struct discover_list *list)
 {
 	json_t *entries = json_array();
 	json_t *object = json_pack("{s:I, s:o}", "generation", (json_int_t)list->generation,
 				   "entries", entries);
-	int result;
 
 	for (unsigned i = 0; i < list->count; i++) {
 		const struct discover_entry *e = &list->entry[i];
@@ -169,10 +169,7 @@ static int print_json(const struct discover_list *list)
 			(void)json_object_set_new(entry, "uri", json_string(text));
 		(void)json_array_append_new(entries, entry);
 	}
-	result = object != NULL ? json_dumpf(object, stdout, JSON_COMPACT) : -1;
-	printf("\n");
-	json_decref(object);
-	return result;
+	return json_print(object, false);
 }
 
 static int discover_task(void *arg, struct err *err)
@@ -183,7 +180,7 @@ static int discover_task(void *arg, struct err *err)
 	if (nvmf_discover(d->host, d->port, d->hostnqn, &list, err) < 0)
 		return CLI_FAILED;
 	if (d->output == OUTPUT_JSON)
-		return print_json(list) == 0 ? CLI_DONE : CLI_FAILED;
+		return print_json(list) ? CLI_DONE : CLI_FAILED;
 	if (list->count > 0)
 		print_table(list);
 	else

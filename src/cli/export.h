@@ -164,7 +164,7 @@ int request_say_json(struct request *req, json_t *json, struct err *err);
 /* The error that says how the verb is written. */
 int request_usage(const struct request *req, struct err *err);
 /* Run @line, which is taken apart, in the engine. The whole line to send, to be freed; NULL: no
- * memory. Any thread but the engine's; blocks, for an event until @fd, its client, is gone. */
+ * memory. Any thread but the engine's; blocks, for an event while @fd, its client, may say more. */
 char *request_answer(struct export *e, char *line, int fd) WARN_UNUSED;
 /* What @verb does, or each (NULL): a list of verb, args, help, example. NULL: there is none. Any
  * thread. */

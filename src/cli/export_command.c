@@ -57,7 +57,8 @@ int request_say_json(struct request *req, json_t *json, struct err *err)
 
 int request_usage(const struct request *req, struct err *err)
 {
-	return err_set(err, -EINVAL, "write: %s %s", req->command->name, req->command->arg);
+	return err_set(err, -EINVAL, "write: %s %s; for example: %s", req->command->name,
+		       req->command->arg, req->command->example);
 }
 
 /* ---- verbs: in a task ------------------------------------------------------------------------ */
@@ -269,7 +270,8 @@ static int request_parse(struct request *req, char *line, struct err *err)
 	if (c == NULL)
 		return -EINVAL;
 	if (c->arg != NULL && c->arg[0] != '[' && req->arg == NULL)
-		return err_set(err, -EINVAL, "%s needs an argument: %s %s", line, line, c->arg);
+		return err_set(err, -EINVAL, "%s needs an argument: %s %s; for example: %s", line,
+			       line, c->arg, c->example);
 	if (c->arg == NULL && req->arg != NULL)
 		return err_set(err, -EINVAL, "%s takes no argument", line);
 	return c->words_max != 0 || c->nexus != MEANS_NONE ? words_split(req, rest, err) : 0;

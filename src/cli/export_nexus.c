@@ -79,9 +79,18 @@ int nexus_request_find(struct request *req, struct err *err)
 
 int nexus_request_failed(const struct nexus_err *ne, struct err *err)
 {
+	static const char *const next[NEXUS_E_COUNT_] = {
+		[NEXUS_E_CHILD_NOT_FOUND] =
+			"a child is named by its whole URI; 'status' shows them",
+		[NEXUS_E_REMOVE_LAST_CHILD] = "'remove NSID' stops serving the mirror as a whole",
+		[NEXUS_E_REMOVE_LAST_HEALTHY] =
+			"bring another one in sync first; 'remove NSID' stops serving the mirror "
+			"as a whole",
+	};
+
 	(void)err_set(err, ne->err.code, "%s", err_text(&ne->err));
-	if (ne->why == NEXUS_E_CHILD_NOT_FOUND)
-		(void)err_hint(err, "a child is named by its whole URI; 'status' shows them");
+	if (next[ne->why] != NULL)
+		(void)err_hint(err, "%s", next[ne->why]);
 	return ne->err.code;
 }
 

@@ -85,11 +85,12 @@ static json_t *json_child(struct nexus *nx, unsigned n, const struct nexus_child
 	int progress = nexus_rebuild_progress(nx, c->uri);
 	char uuid[UUID_TEXT_SIZE];
 	json_t *object = json_pack(
-		"{s:o, s:o, s:s, s:s, s:s, s:s, s:o, s:b, s:b, s:o, s:o, s:I, s:I, s:o, s:o}",
+		"{s:o, s:o, s:s, s:s, s:s, s:s, s:o, s:b, s:b, s:b, s:o, s:o, s:I, s:I, s:o, s:o}",
 		"uri", json_text(c->uri), "device", json_text(c->device_name), "uuid",
 		uuid_to_text(&c->uuid, uuid), "state", child_state_name(c->state), "health",
 		child_health_name(c->health), "reason", nexus_reason_name(c->reason), "why",
-		json_text(c->why[0] != '\0' ? c->why : NULL), "synced", c->is_synced, "local",
+		json_text(c->why[0] != '\0' ? c->why : NULL), "for_good",
+		c->reason == NEXUS_REASON_OFFLINE_PERMANENT, "synced", c->is_synced, "local",
 		c->is_local, "missed_segments",
 		c->has_io_log ? json_number(c->missed_segments) : json_null(), "rebuild_progress",
 		progress >= 0 ? json_number((uint64_t)progress) : json_null(), "read_errors",

@@ -16,6 +16,9 @@
 #include <string.h>
 
 #include "base/base.h"
+#include "cli/cli.h"
+
+enum { DIGITS = 12 }; /* of a fraction: more are noise */
 
 json_t *json_text(const char *text)
 {
@@ -30,4 +33,16 @@ json_t *json_text(const char *text)
 			*at = '?';
 	}
 	return shown != NULL ? json_string(shown) : NULL;
+}
+
+bool json_print(json_t *json, bool is_indented)
+{
+	size_t flags = JSON_REAL_PRECISION(DIGITS) | (is_indented ? JSON_INDENT(2) : JSON_COMPACT);
+	bool is_told = json != NULL && json_dumpf(json, stdout, flags) == 0;
+
+	putchar('\n');
+	json_decref(json);
+	if (!is_told)
+		cli_error("the result cannot be told as JSON: no memory");
+	return is_told;
 }

@@ -21,6 +21,7 @@
 
 #include "base/units.h"
 #include "cli/cli.h"
+#include "cli/json_text.h"
 #include "cli/opt.h"
 #include "cli/store.h"
 #include "nexus/check.h"
@@ -159,11 +160,11 @@ static json_t *replica_json(const struct check_call *call, unsigned i)
 	static const char *const rebuilds[] = { "none", "partial", "full" };
 	const struct check_replica *replica = &call->report.replica[i];
 	char uuid[UUID_TEXT_SIZE], nexus[UUID_TEXT_SIZE], generation[17];
-	json_t *o = json_pack("{s:s, s:s, s:s, s:s, s:s, s:I}", "uri", call->args.items[1 + i],
-			      "uuid", uuid_to_text(&replica->uuid, uuid), "verdict",
-			      check_verdict_name(replica->verdict), "why", replica->why, "rebuild",
-			      rebuilds[replica->rebuild], "rebuild_bytes",
-			      (json_int_t)(replica->segments * call->report.segment_size));
+	json_t *o = json_pack(
+		"{s:o, s:s, s:s, s:o, s:s, s:I}", "uri", json_text(call->args.items[1 + i]), "uuid",
+		uuid_to_text(&replica->uuid, uuid), "verdict", check_verdict_name(replica->verdict),
+		"why", json_text(replica->why), "rebuild", rebuilds[replica->rebuild],
+		"rebuild_bytes", (json_int_t)(replica->segments * call->report.segment_size));
 
 	(void)snprintf(generation, sizeof(generation), "%016" PRIx64, replica->generation);
 	if (replica->has_marks)
@@ -183,26 +184,19 @@ static bool print_json(const struct check_call *call, bool is_ok)
 {
 	json_t *list = json_array(), *missing = json_array(), *o;
 	char uuid[UUID_TEXT_SIZE];
-	bool is_told;
 
 	for (unsigned i = 0; i < call->report.nreplicas; i++)
 		(void)json_array_append_new(list, replica_json(call, i));
 	for (unsigned i = 0; i < call->report.nmissing; i++)
 		(void)json_array_append_new(
 			missing, json_string(uuid_to_text(&call->report.missing[i], uuid)));
-	o = json_pack("{s:b, s:o, s:o, s:I, s:s}", "ok", is_ok, "replicas", list, "missing",
+	o = json_pack("{s:b, s:o, s:o, s:I, s:o}", "ok", is_ok, "replicas", list, "missing",
 		      missing, "segment_size", (json_int_t)call->report.segment_size, "advice",
-		      call->report.advice);
+		      json_text(call->report.advice));
 	if (call->report.source >= 0)
 		(void)json_object_set_new(o, "source",
-					  json_string(call->args.items[1 + call->report.source]));
-	is_told = json_dumpf(o, stdout, JSON_INDENT(2)) == 0;
-	putchar('\n');
-	json_decref(o);
-	if (!is_told)
-		cli_error(
-			"the report cannot be told as JSON: no memory, or a URI that is no UTF-8");
-	return is_told;
+					  json_text(call->args.items[1 + call->report.source]));
+	return json_print(o, true);
 }
 
 /* ---- the command ---------------------------------------------------------------------------- */

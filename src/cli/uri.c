@@ -55,17 +55,6 @@ static void print_schemes(void)
 	printf("\nQuote URIs in a shell: '?' and '&' mean something to it. More: ashlar-uri(7).\n");
 }
 
-static int print_json(json_t *value)
-{
-	int rc = value != NULL ? json_dumpf(value, stdout, JSON_INDENT(2)) : -1;
-
-	json_decref(value);
-	if (rc != 0)
-		cli_error("no memory for the answer");
-	putchar('\n');
-	return rc == 0 ? CLI_DONE : CLI_FAILED;
-}
-
 static json_t *json_driver(const struct driver *driver)
 {
 	json_t *schemes = json_array();
@@ -82,7 +71,7 @@ static int print_schemes_json(void)
 
 	for (const struct driver *const *d = drivers(); *d != NULL; d++)
 		(void)json_array_append_new(list, json_driver(*d));
-	return print_json(list);
+	return json_print(list, true) ? CLI_DONE : CLI_FAILED;
 }
 
 static int print_parts_json(const struct driver *driver, const struct uri *uri)
@@ -97,7 +86,7 @@ static int print_parts_json(const struct driver *driver, const struct uri *uri)
 	(void)json_object_set_new(parts, "authority", json_text(uri->authority));
 	(void)json_object_set_new(parts, "path", json_text(uri->path));
 	(void)json_object_set_new(parts, "parameters", params);
-	return print_json(parts);
+	return json_print(parts, true) ? CLI_DONE : CLI_FAILED;
 }
 
 static int print_parts(const char *text, bool is_json)

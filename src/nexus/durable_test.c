@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "base/units.h"
+#include "nexus/marks.h"
 #include "nexus/rebuild.h"
 #include "nexus/testing.h"
 
@@ -208,6 +209,42 @@ ENGINE_TEST(a_page_that_rots_does_not_bring_an_older_one_back)
 		check_equal("m0", "m1");
 		nexus_unmake_kept();
 	}
+	bases_unmake();
+}
+
+/* Do both copies of a page on m0 have this segment, and no other? */
+static bool is_on_both(unsigned index, unsigned seg)
+{
+	static struct intent_page pair[2];
+	unsigned n = 0;
+
+	CHECK_EQ(child_do("m0", IO_READ, META + 16ull * index, 16, pair), IO_OK);
+	for (unsigned copy = 0; copy < 2; copy++)
+		n += intent_page_is_valid(&pair[copy], index) &&
+		     pair[copy].bits[seg / 8] == 1u << seg % 8;
+	return n == 2;
+}
+
+/* A mark is written once, as somebody waits for it, and again at the next tick; what a lost child
+ * misses is written twice at once. */
+ENGINE_TEST(what_is_noted_is_on_both_copies)
+{
+	bases_make(false);
+	nexus_settings.intent_idle_ns = INTENT_IDLE;
+	if (!remake(2))
+		return;
+	touch(9, 1);
+	CHECK(!is_on_both(INTENT_PAGE_IN_FLIGHT, 9));
+	tick();
+	CHECK_EQ(marked(), 1); /* it was written to a moment ago */
+	CHECK(is_on_both(INTENT_PAGE_IN_FLIGHT, 9));
+	offline(1);
+	errand_wait(&nx->mark); /* that it misses nothing */
+	touch(9, 1);
+	marks_fold(nx);
+	errand_wait(&nx->mark);
+	CHECK(is_on_both(intent_page_missed(1), 9));
+	nexus_unmake_kept();
 	bases_unmake();
 }
 

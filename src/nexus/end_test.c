@@ -150,6 +150,46 @@ ENGINE_TEST(missed_and_not_written_is_not_clean)
 	bases_unmake();
 }
 
+/* A stale one has it, the last one has no space for it: the next life takes it back. */
+ENGINE_TEST(what_the_end_leaves_undecided_is_taken_back)
+{
+	struct late_call end;
+	struct late_io write;
+	struct hold hold;
+
+	bases_make(false);
+	nexus_set_rebuilder(&note_rebuilder);
+	if (!remake(2))
+		return;
+	touch(0, 1);
+	hold_begin(&hold, "m0", START, 1);
+	inject("inject://m0?op=write&method=status-lvol-nospace&offset=10240&num_blk=1");
+	late_start(&write, IO_WRITE, 0, 1, buf);
+	offline(1);
+	call_start(&end, destroy);
+	while (!nx->is_ended)
+		task_yield();
+	turns(10);
+	hold_end(&hold);
+	task_event_wait(&write.event);
+	CHECK(write.io.status != IO_OK);
+	errand_wait(&nx->retire);
+	CHECK_EQ(nx->state, NEXUS_OPEN);
+	CHECK(child_info(0).is_synced); /* what has no space is no worse than it was */
+	desc_close(o.desc);
+	CHECK_EQ(call_wait(&end), 0);
+	fault_remove_all();
+	CHECK(recorded_clean());
+	CHECK_EQ(recorded(1), 0);
+	if (!remake(2))
+		return;
+	CHECK_EQ(given[1].nstarts, 1);
+	CHECK(given[1].is_known);
+	CHECK_EQ(given[1].nsegments, 1);
+	nexus_unmake_kept();
+	bases_unmake();
+}
+
 /* ---- who waits ------------------------------------------------------------------------------- */
 
 static int add_1(void)

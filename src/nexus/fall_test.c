@@ -359,6 +359,7 @@ ENGINE_TEST(a_child_falls_while_it_is_attached)
 		return;
 	touch(0, 1);
 	offline(1);
+	device_lookup("m1")->is_thin = false; /* or room is made first, by a write to all of them */
 	hold_begin(&hold, "m1", last, 8);
 	call_start(&coming, online_1);
 	while (hold.dev->channel[reactor_primary()->id] == NULL ||

@@ -155,11 +155,19 @@ static uint16_t fork_status(struct fork *fork, uint8_t slots)
 /*
  * The end of a nexus: nobody decides any more what the blocks hold, on some legs the old and on
  * others the new. They stay taken, so that no read elsewhere returns what may be taken back.
+ * Whoever is the source of the next life, the others are given these blocks: who has failed has
+ * noted them already (fork_drop_legs()), who has written them does so here. Where another owner has
+ * it nobody notes anything; the record is not clean then, and the marks tell.
  */
 static enum io_result fork_abandon(struct nexus_channel *nc, struct fork *fork, uint16_t status)
 {
 	struct io *parent = fork->parent;
+	uint8_t ok = fork->owns_blocks ? fork->sent & (uint8_t)~fork->failed : 0;
 
+	for (uint8_t slot = 0; slot < NEXUS_CHILDREN_MAX; slot++) {
+		if (ok >> slot & 1)
+			segmap_set_range(&nc->nx->child[slot]->missed, parent->lba, parent->nlb);
+	}
 	fork->owns_blocks = false;
 	fork_free(nc, fork);
 	return end(parent, status);

@@ -68,7 +68,7 @@ ENGINE_TEST(another_disk_after_the_end_gets_everything)
 }
 
 /* A disk that does not do is let go of again, so that another one can take its place. */
-ENGINE_TEST(a_disk_that_is_too_small_is_not_kept_open)
+ENGINE_TEST(a_disk_that_does_not_do_is_not_kept_open)
 {
 	struct nexus_err ne = {};
 	struct device *dev;
@@ -82,6 +82,16 @@ ENGINE_TEST(a_disk_that_is_too_small_is_not_kept_open)
 	CHECK(nexus_child_online(nx, uris[1], &ne) < 0);
 	CHECK_EQ(ne.why, NEXUS_E_CHILD_GEOMETRY);
 	CHECK(nx->child[nx->order[1]]->desc == NULL);
+	CHECK_EQ(device_destroy(device_uri(dev), NULL), 0);
+	CHECK_EQ(device_create("malloc:///m1?size_mb=32&blk_size=4096&uuid=" UUID("1"), &dev, NULL),
+		 0);
+	CHECK(nexus_child_online(nx, uris[1], &ne) < 0);
+	CHECK_HAS(err_text(&ne.err), "has blocks of 4096 bytes");
+	CHECK_EQ(device_destroy(device_uri(dev), NULL), 0);
+	/* room enough, but less than those that are healthy have */
+	CHECK_EQ(device_create("malloc:///m1?size_mb=31&uuid=" UUID("1"), &dev, NULL), 0);
+	CHECK(nexus_child_online(nx, uris[1], &ne) < 0);
+	CHECK_HAS(err_text(&ne.err), "the smallest healthy one");
 	CHECK_EQ(device_destroy(device_uri(dev), NULL), 0);
 	CHECK_EQ(device_create(bases[1], &dev, NULL), 0);
 	online(1);
@@ -126,6 +136,20 @@ ENGINE_TEST(a_replica_is_taken_once)
 	all_unmake();
 }
 
+/* A device has as many names as were given to it; the child is there under one of them. */
+ENGINE_TEST(another_name_of_its_device_may_go)
+{
+	struct device *dev;
+
+	if (!all_make(2))
+		return;
+	CHECK_EQ(device_create("bdev:///m1", &dev, NULL), 0);
+	CHECK_EQ(device_destroy("bdev:///m1", NULL), 0);
+	settle_down();
+	CHECK_EQ(child(1).health, CHILD_HEALTH_ONLINE);
+	all_unmake();
+}
+
 /* ---- how large was it? ---------------------------------------------------------------------- */
 
 ENGINE_TEST(what_has_grown_is_not_made_again_smaller)
@@ -137,11 +161,14 @@ ENGINE_TEST(what_has_grown_is_not_made_again_smaller)
 				   .nchildren = 2,
 				   .info_key = "volume",
 				   .is_size_kept = true };
+	char text[RECORD_TEXT_MAX];
 	struct nexus *made;
 
 	if (!all_make(2))
 		return;
 	CHECK_EQ(nexus_resize(nx, 20 << 20, &ne), 0);
+	CHECK_EQ(store->get(store, "volume", text, NULL), 0);
+	CHECK_HAS(text, "\"size\": 20971520"); /* at once: the process may die */
 	nexus_unmake();
 	CHECK(nexus_create(&opts, &made, &ne) < 0);
 	CHECK_EQ(ne.why, NEXUS_E_INVALID_ARGUMENTS);
@@ -388,6 +415,45 @@ ENGINE_TEST(a_child_comes_online_when_all_is_over)
 	settle_down();
 	CHECK(nx->child[nx->order[1]]->desc == NULL);
 	all_unmake();
+}
+
+static int add_rebuilt(struct nexus *to, const char *uri, struct nexus_err *ne)
+{
+	return nexus_child_add(to, uri, true, ne);
+}
+
+/* The same while its device is still being opened: nobody is started who could not end. */
+ENGINE_TEST(a_child_is_opened_when_all_is_over)
+{
+	static const struct {
+		const char *how, *device;
+		struct call call;
+	} rows[] = { { "online", "m1", { .fn = nexus_child_online, .uri = uris[1] } },
+		     { "add", "m2", { .fn = add_rebuilt, .uri = uris[2] } } };
+
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+		struct call call = rows[i].call;
+		struct device *dev;
+
+		TAP_ROW(rows[i].how);
+		if (!all_make(2))
+			return;
+		offline(1);
+		dev = device_lookup(rows[i].device);
+		task_mutex_lock(&dev->control);
+		call_start(&call);
+		while (list_empty(&dev->control.waiters))
+			task_yield();
+		nexus_self_shutdown(nx, "the test says so");
+		task_mutex_unlock(&dev->control);
+		call_end(&call);
+		CHECK_EQ(call.ne.why, NEXUS_E_NOT_ALLOWED);
+		CHECK_EQ(nx->nchildren, 2);
+		CHECK(nx->child[1]->desc == NULL);
+		CHECK_EQ(child(1).state, CHILD_FAULTED);
+		all_unmake();
+	}
+	TAP_ROW(NULL);
 }
 
 static int grow(struct nexus *of, const char *uri, struct nexus_err *ne)

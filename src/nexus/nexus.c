@@ -288,7 +288,7 @@ static int open_children(struct nexus *nx, const struct nexus_opts *opts, struct
 				     child_word(CHILD_CONFIG_INVALID, NEXUS_REASON_NONE, false));
 			return nexus_fail(ne, NEXUS_E_INCOMPLETE,
 					  "nexus %s: child %s has %lu bytes, less than the %lu "
-					  "asked",
+					  "asked: ask for less with size=, or grow its replicas",
 					  opts->name, child->uri, device_size(child->desc->dev),
 					  opts->size);
 		}

@@ -51,6 +51,9 @@
  * moment before a crash has no lower sequence, and one that comes alone cannot know that it is
  * stale. So there is a warning.
  *
+ * A record is believed, also one that is not the last: there is nothing to tell it by. Who brings a
+ * store back from a backup had better remove the records in it.
+ *
  * Thread: tasks on the primary, before the device is registered.
  */
 #include <errno.h>

@@ -139,7 +139,8 @@ int nexus_resize(struct nexus *nx, uint64_t size, struct nexus_err *ne)
 	for (unsigned i = 0; i < nx->nchildren && result == 0; i++) {
 		if (nx->child[nx->order[i]]->desc == NULL)
 			result = nexus_fail(ne, NEXUS_E_RESIZE,
-					    "nexus %s: child %s is not open, its size is not known",
+					    "nexus %s: child %s is not open, its size is not "
+					    "known: bring it online or remove it first",
 					    nx->dev.name, nx->child[nx->order[i]]->uri);
 	}
 	if (result == 0)

@@ -9,6 +9,7 @@
  * Thread: test bodies run as a task on the primary reactor; both ends share it.
  */
 #include <arpa/inet.h>
+#include <errno.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -16,6 +17,7 @@
 #include "base/units.h"
 #include "device/nvme_cmds.h"
 #include "drivers/nvme/spec.h"
+#include "drivers/nvmf/ctrlr.h"
 #include "drivers/testing.h"
 #include "reactor/resolve.h"
 #include "target/target.h"
@@ -583,6 +585,36 @@ ENGINE_TEST(nvmf_removal_does_not_wait_for_the_target)
 	desc_close(o.desc);
 	while (device_lookup(uri) != NULL)
 		task_yield();
+	rig_down();
+}
+
+/* The queue's own Connect is in flight then, and nobody's request. Mirror seed 2001684. */
+ENGINE_TEST(nvmf_is_cut_off_while_its_queue_connects)
+{
+	static uint8_t buf[LBA_SIZE];
+	struct slot *slot = NULL;
+	struct queue *q;
+	char uri[320];
+	struct opened o;
+
+	if (!rig_up("malloc:///m?size_mb=8"))
+		return;
+	(void)snprintf(uri, sizeof(uri), "%s?reconnect_delay=10ms", rig.uri[0]);
+	if (!open_remote(&o, uri))
+		return;
+	CHECK_EQ(do_io(&o, IO_READ, 0, 1, buf, 0), IO_OK);
+	q = chan_of(o.h->ch)->ioq[0]->q;
+	queue_disconnect(q, -ECONNABORTED);
+	for (uint64_t until_ns = reactor_self()->now_ns + 10 * NS_PER_S;
+	     slot == NULL && reactor_self()->now_ns < until_ns;) {
+		task_yield();
+		slot = queue_next_inflight(q, NULL);
+	}
+	if (CHECK(slot != NULL))
+		CHECK(slot->owner == NULL);
+	device_abort(o.dev);
+	CHECK_EQ(do_io(&o, IO_READ, 0, 1, buf, 0), IO_TRANSPORT);
+	opened_close(&o);
 	rig_down();
 }
 

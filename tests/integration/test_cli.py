@@ -2,6 +2,7 @@
 """The program itself: help, version, exit codes, messages that say what to do next."""
 
 import ctypes
+import json
 import os
 import pty
 import resource
@@ -272,3 +273,18 @@ def test_uri_in_json(ashlar):
     parts = ashlar.json("uri", "nvmf://h:1/nqn.a?nsid=2&hdgst")
     assert (parts["scheme"], parts["authority"], parts["path"]) == ("nvmf", "h:1", "/nqn.a")
     assert parts["parameters"] == [{"key": "nsid", "value": "2"}, {"key": "hdgst", "value": None}]
+
+
+@pytest.mark.parametrize("words", [["-o", "json"], ["--output=json"], ["--json"]])
+def test_json_is_asked_for_in_one_way(ashlar, words):
+    for command in (["uri"], ["bench", "null:///n?size_mb=1", "--ops", "1"]):
+        done = ashlar(*command, *words)
+        assert done.returncode == 0 and json.loads(done.stdout), done.stderr
+        assert "-o, --output FORMAT" in ashlar(command[0], "--help").stdout
+        assert "--json" not in ashlar(command[0], "--help").stdout
+
+
+def test_json_of_a_name_that_is_no_utf8(ashlar):
+    done = ashlar("nexus", "check", os.fsdecode(b"aio:///x\xff"), "-o", "json")
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["replicas"][0]["uri"] == "aio:///x?"

@@ -199,6 +199,7 @@ def test_a_host_follows_the_owner_who_preempts(ashlar, words):
                        child=host(2), more="&resv_key=34&resv_type=1&preempt=holder&key=new")
     wait_until(lambda: new.writes() > 200, what="I/O through the other")
     assert json.loads(old.ok("nexus"))[0]["state"] == "Shutdown"
+    assert ": it has ended; the log" in ashlar("ctl", old.control, "status").stdout
     assert len(json.loads(old.ok("controllers"))) == len(words)  # without ANA it is sent away
     result(bench)
     status, err = old.stop()

@@ -12,6 +12,7 @@ import subprocess
 import pytest
 from conftest import ASHLAR, wait_until
 from nvmetcp import Host
+from test_nexus_ctl import Frozen
 from test_nexus_cli import MIB, NQN, SIZE_MB, Mirror
 
 
@@ -44,7 +45,7 @@ def test_status_is_a_summary(mirror):
     assert "no host is connected" in told and "next:" not in told and "scrub" not in told
     with Host(mirror.port, NQN) as host:
         host.queue(1)
-        assert re.search(r"host nqn\S+, controller 1, 1 queues, on 127", mirror.ok("status"))
+        assert re.search(r"host nqn\S+, controller 1, 1 queue, on 127", mirror.ok("status"))
     mirror.ok("child-offline", mirror.uris[1])
     told = mirror.ok("status")
     assert "mirror vol0: Degraded, 1 of 2 replicas in sync\n" in told
@@ -96,7 +97,7 @@ def test_wait_ends_with_the_rebuild(mirror):
 
 def test_wait_tells_that_a_rebuild_failed(mirror):
     mirror.write(0, os.urandom(4 * MIB))
-    mirror.ok("rebuild-limits", "rate=1M")
+    mirror.ok("rebuild-limits", "rate=256k")  # it is not over before it is stopped
     uri = f"malloc:///m?size_mb={SIZE_MB + 16}&blk_size=4096"
     waiting = mirror.ashlar.start("ctl", mirror.control, "child-add", uri, "--wait")
     wait_until(lambda: mirror.ok("rebuilds")["jobs"], what="the rebuild")
@@ -107,7 +108,7 @@ def test_wait_tells_that_a_rebuild_failed(mirror):
     wait_until(lambda: mirror.ok("rebuilds")["jobs"], what="the rebuild")
     mirror.ok("child-remove", uri)
     out, err = waiting.communicate(timeout=20)
-    assert waiting.returncode == 1, out
+    assert waiting.returncode == 1, out + err
     assert "was removed meanwhile" in err or "its rebuild is failed" in err, err
 
 
@@ -231,9 +232,26 @@ def test_help_has_an_example_for_every_verb(ashlar, mirror):
 def test_mistakes_have_a_next_step(ashlar, mirror):
     assert "did you mean 'child-online'?" in mirror.refused("child-onlin", "x")
     assert "'status' shows them" in mirror.refused("child-offline", str(mirror.paths[0]))
+    assert "for example: rebuild " in mirror.refused("rebuild", mirror.uris[0])
+    mirror.ok("child-fault", mirror.uris[1])
+    assert f"next: ashlar ctl {mirror.control} child-remove '{mirror.uris[1]}'" in mirror.ok(
+        "status")
+    assert "'remove NSID'" in mirror.refused("child-offline", mirror.uris[0])
+    assert "remove it first" in mirror.refused("nexus-resize", "40MiB")
     done = ashlar("ctl", mirror.control)
     assert done.returncode == 2 and "status tells most" in done.stderr
     done = mirror.ctl("-o", "json", "rebuild-limits", "rate=0")
     assert json.loads(done.stdout)["rate"] == 0
-    done = mirror.ctl("child-offline", mirror.uris[1], "-o", "json")
-    assert "offline" in json.loads(done.stdout)["message"]
+    done = mirror.ctl("child-remove", mirror.uris[1], "-o", "json")
+    assert "is gone" in json.loads(done.stdout)["message"]
+    mirror.ok("remove", 1)
+    assert "nothing is served: 'add URI'" in mirror.ok("status")
+
+
+def test_status_of_a_mirror_that_lost_all(ashlar):
+    mirror = Frozen(ashlar)
+    told = mirror.ok("status")
+    assert "mirror vol0: Faulted, 0 of 2 replicas in sync, I/O is held\n" in told
+    assert f"  Faulted, IoFailure  {mirror.uris[0]}\n" in told
+    assert "child-online" not in told and "stop the export and start it again" in told
+    mirror.stop()

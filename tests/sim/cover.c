@@ -51,6 +51,7 @@ static const char *const fault_names[COVER_FAULTS_] = {
 	[COVER_STORE_SLOW] = "store slow",
 	[COVER_STORE_FAILS] = "store fails",
 	[COVER_STORE_HANGS] = "store hangs",
+	[COVER_STORE_LOST] = "record lost",
 	[COVER_KILL] = "kill",
 };
 

@@ -47,7 +47,8 @@ enum cover_fault {
 	COVER_STORE_SLOW,
 	COVER_STORE_FAILS,
 	COVER_STORE_HANGS,
-	COVER_KILL, /* the process dies */
+	COVER_STORE_LOST, /* the record is gone, until it is written again */
+	COVER_KILL,       /* the process dies */
 	COVER_FAULTS_,
 };
 

@@ -348,6 +348,8 @@ static void judge_write(struct request *req, bool is_spoilt, bool is_never)
 		outcome = req->io.flags & IO_FUA || !scene->top->has_write_cache
 				  ? WRITE_ACKED_STABLE
 				  : WRITE_ACKED;
+	if (req->io.status == IO_OK)
+		scene->acked_ns = world_now();
 	oracle_write_end(scene->oracle, req->write_id, req->lba, req->io.nlb, outcome);
 }
 

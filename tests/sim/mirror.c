@@ -26,6 +26,7 @@
  *     writes in flight are old or new, and the first read settles which for good: the recovery has
  *     to make the children agree before, or another child would say something else later.
  *   - The record never says that nobody is healthy, and stale children alone make no nexus.
+ *   - Where the record was lost all of this holds, with one exception (mirror_lost.c).
  *   - It ends itself only if the store was in trouble, and freezes only if no child is healthy.
  *
  * Power. A replica whose machine lost its power may lack what was not flushed. While it is retired
@@ -147,7 +148,7 @@ static int recorded(const struct nexus_record *record, const struct replica *rep
 	return -1;
 }
 
-static const uint8_t *replica_block(const struct replica *replica, uint64_t lba)
+const uint8_t *replica_block(const struct replica *replica, uint64_t lba)
 {
 	uint64_t at = lba + mirror.data_start + replica->offset;
 
@@ -185,6 +186,7 @@ static void mirror_applied(const struct nexus_record *record)
 {
 	unsigned healthy = 0;
 
+	lost_note(record);
 	for (unsigned i = 0; i < mirror.nreplicas; i++)
 		healthy |= (unsigned)(recorded(record, &mirror.replica[i]) == 1) << i;
 	if (record->is_clean)
@@ -512,11 +514,6 @@ static void power_on(void)
 
 /* ---- making it ------------------------------------------------------------------------------ */
 
-struct making {
-	const char *child[REPLICAS_MAX];
-	unsigned count;
-};
-
 static void shuffle(struct making *making)
 {
 	for (unsigned i = making->count; i > 1; i--) {
@@ -535,8 +532,7 @@ static bool replica_fits(const struct replica *replica)
 	       mirror.data_start + mirror.nblocks + mirror.tail;
 }
 
-/* Replicas with the given word in the record; each with @times in @out_of. */
-static unsigned pick(struct making *making, const struct nexus_record *record, int word,
+unsigned mirror_pick(struct making *making, const struct nexus_record *record, int word,
 		     unsigned times, unsigned out_of)
 {
 	unsigned before = making->count;
@@ -673,7 +669,7 @@ static void create_stale(const struct nexus_record *record)
 	struct making making = {};
 	struct nexus_err ne = {};
 
-	if (pick(&making, record, 0, 1, 1) == 0)
+	if (mirror_pick(&making, record, 0, 1, 1) == 0)
 		return;
 	if (create(&making, &ne) == 0)
 		world_fail("a nexus was made of stale children only");
@@ -726,11 +722,13 @@ static bool mirror_make(void)
 
 		for (unsigned i = 0; i < count; i++)
 			making.child[making.count++] = mirror.replica[i].uri;
+	} else if (simstore_has_lost() && lost_pick(&making, &record)) {
+		mirror.size = MAX(mirror.size, record.size);
 	} else {
 		mirror.size = MAX(mirror.size, record.size); /* it died before it said so */
-		while (pick(&making, &record, 1, 9, 10) == 0)
+		while (mirror_pick(&making, &record, 1, 9, 10) == 0)
 			;
-		(void)pick(&making, &record, 0, 1, 2);
+		(void)mirror_pick(&making, &record, 0, 1, 2);
 		if (world_chance(1, 10))
 			create_stale(&record);
 	}
@@ -991,6 +989,7 @@ static void mirror_epoch(void)
 	(void)simstore_had_trouble();
 	world_trace("epoch", mirror.nreplicas, 0);
 	power_on();
+	lost_begin();
 	far_begin();
 	nexus_listen(&listener);
 	if (mirror_make() && !world_failed())

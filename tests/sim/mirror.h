@@ -5,6 +5,7 @@
  *   mirror.c          makes the nexus from its record, runs an epoch, ends it in one of four ways
  *   mirror_chaos.c    what happens to replicas, store and nexus meanwhile
  *   mirror_far.c      replicas on another machine, behind our initiator and our target
+ *   mirror_lost.c     the record is lost: who may be the source then
  *   store_sim.c       the record of who is healthy, on another machine
  *
  * Owner:  mirror_run() owns everything; it is one at a time.
@@ -45,6 +46,9 @@ struct replica {
 	uint64_t last_bad_ns;
 	unsigned nfull; /* reasons for which it lacks space now */
 	uint64_t last_full_ns;
+	bool is_recorded; /* the record has it as healthy */
+	uint64_t fell_ns; /* since then it has not */
+	bool may_tie;     /* when a write was acknowledged for the last time it had just fallen */
 };
 
 struct mirror {
@@ -63,8 +67,9 @@ struct mirror {
 	bool is_expected;          /* we end it ourselves */
 	bool has_ended;            /* it ended itself */
 	bool is_resizing;
-	unsigned nops; /* clients' operations on children that are under way */
-	uint64_t nop;  /* and that ever were */
+	bool is_recorded; /* a record of this life is durable */
+	unsigned nops;    /* clients' operations on children that are under way */
+	uint64_t nop;     /* and that ever were */
 	unsigned pace_us;
 };
 
@@ -75,6 +80,7 @@ struct mirror_stats {
 	uint64_t cuts, removals, child_ops, rebuilds, partial, rebuild_ops, scrubs;
 	uint64_t resizes, repairs, overlaps, shortages, full_children, told_full;
 	uint64_t drops, restarts, crashes, timeouts;
+	uint64_t lost, lost_in_life, lost_ties, lost_found;
 };
 extern struct mirror_stats mirror_stats;
 
@@ -101,6 +107,18 @@ void replica_full_end(struct replica *replica);
 /* The process dies; with it the machines of those replicas in @cuts (1 << index). */
 void mirror_kill(unsigned cuts);
 
+/* URIs of which it is made. */
+struct making {
+	const char *child[REPLICAS_MAX];
+	unsigned count;
+};
+
+/* Replicas with the given word in the record (-1: it says nothing); each with @times in @out_of. */
+unsigned mirror_pick(struct making *making, const struct nexus_record *record, int word,
+		     unsigned times, unsigned out_of);
+/* What is on its disk for block @lba of the nexus, and those that follow. */
+const uint8_t *replica_block(const struct replica *replica, uint64_t lba);
+
 /* What is waited for comes a little later where a network is in between. */
 uint64_t mirror_step_ns(void);
 
@@ -114,6 +132,15 @@ void mirror_pull(const struct replica *replica, bool is_bottom) MAY_SUSPEND;
 void mirror_heal(void) MAY_SUSPEND;
 /* All children in sync are compared by the nexus itself. */
 void mirror_scrub(struct nexus *nx) MAY_SUSPEND;
+
+/* mirror_lost.c */
+/* A record became durable. */
+void lost_note(const struct nexus_record *record);
+/* A new life: who fell so late that nobody may be able to tell? Is the record there? */
+void lost_begin(void);
+/* Who is given where it is lost, so that what was acknowledged can be found; what may come of it is
+ * known to the oracle. False: nobody can say, so it had better be found; it is. */
+bool lost_pick(struct making *making, const struct nexus_record *record);
 
 /* mirror_far.c */
 void far_configure(void);

@@ -5,7 +5,7 @@
  *   replica   bad blocks (healed by writing, or not), failing writes and flushes, stuck requests, a
  *             slow disk, faults of the engine's own kind, its device quiesced or pulled, its
  *             machine without power for a while, no space, on one or on all at once
- *   store     slow, failing, hanging
+ *   store     slow, failing, hanging, losing the record
  *   client    add, remove, offline, fault, retire, online; resize; and what fits any device
  *             (chaos_act_any(): quiesce, nested; range locks; openings; injection)
  *
@@ -304,6 +304,10 @@ static void act_store(void)
 	static bool is_busy;
 	enum simstore_mode mode = 1 + (enum simstore_mode)world_rand(SIMSTORE_MODES_ - 1);
 
+	if (world_chance(1, 6)) {
+		mirror_stats.lost_in_life++;
+		simstore_lose();
+	}
 	if (is_busy)
 		return;
 	is_busy = true;

@@ -594,6 +594,41 @@ void oracle_crash(struct oracle *o)
 	o->clock++;
 }
 
+static void block_may_hold(struct oracle *o, uint64_t lba, const uint64_t *words)
+{
+	struct block *b = &o->block[lba];
+	uint64_t id;
+	enum content content = block_decode(o, words, lba, &id);
+	struct version v = { .id = id,
+			     .inv = o->clock,
+			     .hi = o->clock,
+			     .resp = o->clock,
+			     .dead_at = NEVER,
+			     .kind = VALUE_WILD,
+			     .is_crash = true };
+
+	for (unsigned i = 0; i < b->count; i++) {
+		if (b->v[i].dead_at == NEVER && version_explains(&b->v[i], content, id))
+			return;
+	}
+	if (content == CONTENT_ZERO)
+		v.kind = VALUE_ZERO;
+	else if (content == CONTENT_OURS)
+		v.kind = VALUE_DATA;
+	block_add(b, &v);
+}
+
+void oracle_may_hold(struct oracle *o, uint64_t lba, uint64_t nlb, const void *buf)
+{
+	const uint8_t *from = buf;
+
+	++o->clock;
+	for (uint64_t i = 0; i < nlb; i++)
+		block_may_hold(o, lba + i,
+			       (const uint64_t *)(const void *)(from + i * o->block_size));
+	++o->clock;
+}
+
 void oracle_clear_from(struct oracle *o, uint64_t lba)
 {
 	uint64_t now = ++o->clock;

@@ -78,6 +78,11 @@ void oracle_flush_end(struct oracle *o, uint64_t token);
  * may have been acknowledged before and lost.
  */
 void oracle_crash(struct oracle *o);
+/*
+ * Between two lives, no request in flight: @nlb blocks from @lba on may also turn out to hold what
+ * is in @buf, as a copy may be taken for the truth that is not. The next read settles it.
+ */
+void oracle_may_hold(struct oracle *o, uint64_t lba, uint64_t nlb, const void *buf);
 /* The device was emptied (a memory device made anew), or blocks from @lba on were cut off. */
 void oracle_clear_from(struct oracle *o, uint64_t lba);
 

@@ -292,6 +292,31 @@ TEST(oracle_compare_is_judged_too)
 	end();
 }
 
+TEST(oracle_a_wrong_copy_may_be_taken_for_the_truth_once)
+{
+	uint64_t a, b, c;
+
+	begin();
+	for (unsigned lba = 0; lba < 2; lba++) {
+		a = write_at(lba, WRITE_ACKED_STABLE);
+		b = write_at(lba, WRITE_ACKED_STABLE);
+		CHECK(finds(lba, b));
+		CHECK(!finds(lba, a));
+		oracle_fill(o, buf, lba, 1, a);
+		oracle_may_hold(o, lba, 1, buf);
+		CHECK(!finds(lba, 0));
+		CHECK(finds(lba, lba == 0 ? a : b)); /* either, and from now on that */
+		CHECK(!finds(lba, lba == 0 ? b : a));
+		oracle_crash(o);
+		CHECK(!finds(lba, lba == 0 ? b : a));
+		CHECK(finds(lba, lba == 0 ? a : b));
+		c = write_at(lba, WRITE_ACKED);
+		CHECK(finds(lba, c));
+		CHECK(!finds(lba, a));
+	}
+	end();
+}
+
 TEST(oracle_cut_off_blocks_are_zero_again)
 {
 	begin();

@@ -8,6 +8,7 @@
  *   old-record     pages of the write-intent records are believed whatever generation they carry
  *   no-rebuild     whoever comes back is attached, and called in sync
  *   racing-writes  the table of blocks that are being written is emptied at every request
+ *   blind-record   where the record is lost, the first child's pages are taken for the newest
  */
 #include <stdlib.h>
 #include <string.h>
@@ -25,6 +26,7 @@ void __real_marks_fold_cache(struct child *child);
 int __real_intent_pair_pick(const struct intent_page pair[2], const struct intent_id *id,
 			    unsigned index);
 enum io_result __real_nexus_submit(struct channel *ch, struct io *io);
+bool __real_marks_look(struct child *child, struct marks_seen *ret);
 
 int __wrap_record_writer_put(struct record_writer *writer, const char *key, const char *text,
 			     uint64_t timeout_ns, struct err *err);
@@ -33,6 +35,7 @@ void __wrap_marks_fold_cache(struct child *child);
 int __wrap_intent_pair_pick(const struct intent_page pair[2], const struct intent_id *id,
 			    unsigned index);
 enum io_result __wrap_nexus_submit(struct channel *ch, struct io *io);
+bool __wrap_marks_look(struct child *child, struct marks_seen *ret);
 
 static void settle_early(struct nexus *nx) MAY_SUSPEND
 {
@@ -91,6 +94,17 @@ enum io_result __wrap_nexus_submit(struct channel *ch, struct io *io)
 	if (sim_plant == PLANT_NEXUS_RACING_WRITES)
 		memset((void *)nexus_of(ch->dev)->overlap, 0, sizeof(struct overlap));
 	return __real_nexus_submit(ch, io);
+}
+
+bool __wrap_marks_look(struct child *child, struct marks_seen *ret)
+{
+	bool is_ok = __real_marks_look(child, ret);
+
+	if (sim_plant == PLANT_NEXUS_BLIND_RECORD && ret->sequence > 0) {
+		ret->sequence = child->slot == child->nx->order[0] ? UINT64_MAX : 1;
+		ret->is_incomplete = false;
+	}
+	return is_ok;
 }
 
 /* Those of disturbers and of repairs lie on their stacks, a rebuild's does not. */

@@ -204,11 +204,13 @@ static void print_mirror(void)
 	       " overlaps; %" PRIu64 " shortages of space, %" PRIu64
 	       " children retired by them, %" PRIu64 " writes refused; far: %" PRIu64
 	       " connections lost, %" PRIu64 " restarts, %" PRIu64 " crashes; %" PRIu64
-	       " times too slow\n",
+	       " times too slow; %" PRIu64 " lives without a record, %" PRIu64 " lost it, %" PRIu64
+	       " stale sources, %" PRIu64 " found\n",
 	       s->epochs, s->quiet, s->shutdowns, s->destroys, s->kills, s->kill_cuts, s->self_ends,
 	       s->frozen, s->cuts, s->removals, s->child_ops, s->rebuilds, s->partial,
 	       s->rebuild_ops, s->scrubs, s->resizes, s->repairs, s->overlaps, s->shortages,
-	       s->full_children, s->told_full, s->drops, s->restarts, s->crashes, s->timeouts);
+	       s->full_children, s->told_full, s->drops, s->restarts, s->crashes, s->timeouts,
+	       s->lost, s->lost_in_life, s->lost_ties, s->lost_found);
 }
 
 /* What many seeds of mirrors must have met besides pairs of faults and states; printed. */
@@ -237,6 +239,8 @@ static unsigned mirror_missing(void)
 		{ "a write refused for want of space", s->told_full },
 		{ "a connection that was lost", s->drops },
 		{ "a child that took too long", s->timeouts },
+		{ "a life that begins without a record", s->lost },
+		{ "a stale child that may be the source", s->lost_ties },
 	};
 	unsigned missing = 0;
 

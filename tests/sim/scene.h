@@ -114,6 +114,7 @@ struct scene {
 	bool is_full; /* some request met the limit of a thin device */
 	struct event watchdog;
 
+	uint64_t acked_ns;                /* a write was acknowledged for the last time */
 	unsigned is_active[CAUSE_COUNT_]; /* so many reasons for it now */
 	uint64_t last_ns[CAUSE_COUNT_];
 	struct scene_counts counts;

@@ -7,6 +7,9 @@
  *        --until the mode changes--> as the new mode has it   HANGS
  *   killed meanwhile: durable or not, by the dice; the answer is an error that nobody hears
  *
+ * A record may be lost: its key was deleted, or the store lost all it had. Who asks is told that
+ * there is none, until one is put again. What it said is kept here for those who judge.
+ *
  * Judged here, as this is where a control plane will look: two puts at once (an old record could
  * replace a newer one), a record without a healthy child (nobody could make the volume again from
  * it), one that cannot be read.
@@ -30,7 +33,7 @@ static struct {
 	const char *putting; /* text under way; NULL: none */
 	unsigned ngets;      /* under way; he who asked may have given up */
 	unsigned life;       /* of whoever uses it */
-	bool is_dead, had_trouble;
+	bool is_dead, had_trouble, is_lost;
 } sim;
 
 bool simstore_record(struct nexus_record *ret)
@@ -44,6 +47,27 @@ bool simstore_record(struct nexus_record *ret)
 	return true;
 }
 
+void simstore_lose(void)
+{
+	if (!sim.has_record || sim.is_lost)
+		return;
+	world_trace("record lost", 0, 0);
+	sim.is_lost = true;
+	cover_fault_begin(COVER_STORE_LOST);
+}
+
+void simstore_find(void)
+{
+	if (sim.is_lost)
+		cover_fault_end(COVER_STORE_LOST);
+	sim.is_lost = false;
+}
+
+bool simstore_has_lost(void)
+{
+	return sim.is_lost;
+}
+
 static void apply(const char *text)
 {
 	struct nexus_record record = {};
@@ -51,6 +75,7 @@ static void apply(const char *text)
 
 	(void)snprintf(sim.text, sizeof(sim.text), "%s", text);
 	sim.has_record = true;
+	simstore_find();
 	if (!simstore_record(&record))
 		return;
 	for (unsigned i = 0; i < record.nchildren; i++)
@@ -117,7 +142,7 @@ static int sim_get(struct nexus_store *store, const char *key, char text[RECORD_
 	sim.ngets--;
 	if (sim.is_dead || sim.mode == SIMSTORE_FAILS)
 		return err_set(err, -EIO, "the store fails");
-	if (!sim.has_record)
+	if (!sim.has_record || sim.is_lost)
 		return err_set(err, -ENOENT, "there is no record");
 	memcpy(text, sim.text, RECORD_TEXT_MAX);
 	return 0;

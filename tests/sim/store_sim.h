@@ -29,8 +29,12 @@ void simstore_set(enum simstore_mode mode);
 /* Whoever puts has died: what is under way is there or not, what comes afterwards is not. */
 void simstore_kill(void);
 void simstore_revive(void);
-/* The record as it is on the store's disk. False: there is none. */
+/* The last record that was durable, whether it was lost since or not. False: there was none. */
 bool simstore_record(struct nexus_record *ret);
+/* The record, if there is one, is gone until the next put; or it was not gone after all. */
+void simstore_lose(void);
+void simstore_find(void);
+bool simstore_has_lost(void);
 /* A put is under way. */
 bool simstore_is_busy(void);
 /* Did a put or get fail, or take long, since the last call? */

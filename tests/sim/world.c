@@ -611,6 +611,7 @@ static const char *const plant_names[PLANT_COUNT_] = {
 	[PLANT_NEXUS_OLD_RECORD] = "nexus-old-record",
 	[PLANT_NEXUS_NO_REBUILD] = "nexus-no-rebuild",
 	[PLANT_NEXUS_RACING_WRITES] = "nexus-racing-writes",
+	[PLANT_NEXUS_BLIND_RECORD] = "nexus-blind-record",
 };
 
 const char *plant_name(enum plant plant)

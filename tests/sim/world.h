@@ -139,6 +139,7 @@ enum plant {
 	PLANT_NEXUS_OLD_RECORD,    /* intent records of an older generation are believed */
 	PLANT_NEXUS_NO_REBUILD,    /* a lost child is in sync as soon as it is back */
 	PLANT_NEXUS_RACING_WRITES, /* overlapping writes do not wait for each other */
+	PLANT_NEXUS_BLIND_RECORD,  /* without a record the first child is the source */
 	PLANT_COUNT_,
 };
 extern enum plant sim_plant;

@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* fence: how many are kept of those for which no controller is left. The table of controllers is
- * ours; none of them connects. */
+/* fence: how many are kept of those for which no controller is left, and who waits for them. The
+ * table of controllers is ours; none of them connects. */
 #include "base/tap.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "base/units.h"
 #include "drivers/nvmf/ctrlr.h"
+#include "reactor/task.h"
 
 enum { FAMILIES = 600, LOST = 3, ORPHANS_KEPT = 1024 };
 
@@ -95,6 +98,104 @@ TEST(who_could_ask_is_let_in)
 	only = NULL;
 	free(c);
 	fence_drop_all();
+}
+
+/* ---- who waits ------------------------------------------------------------------------------ */
+
+static _Atomic bool is_over, is_drained;
+
+static struct nvmf_opts family(const char *name, uint64_t patience_ns)
+{
+	struct nvmf_opts opts = { .connect_timeout_ns = patience_ns };
+
+	(void)snprintf(opts.subnqn, sizeof(opts.subnqn), "nqn.2019-05.x:%s", name);
+	return opts;
+}
+
+/* It loses its connection for the reason @why, with a write, and goes. */
+static void lose(const char *name, bool is_askable, int why)
+{
+	struct nvmf_ctrlr *c = only = calloc(1, sizeof(*c));
+
+	c->opts = family(name, 0);
+	c->opts.kato_ms = 10;
+	c->info.ccrl = is_askable;
+	c->info.ciu = c->info.cirn = is_askable;
+	c->why.code = why;
+	list_init(&c->ioqs);
+	CHECK_EQ(fence_begin(c, NULL), 0);
+	c->has_lost_write = true;
+	fence_end(c);
+	fence_forget(c);
+	only = NULL;
+	free(c);
+}
+
+static void drop_task(void *arg)
+{
+	(void)arg;
+	fence_drop_all();
+}
+
+/* A device that is made again begins with new writes: no lost one may come after them. */
+static void made_again(void)
+{
+	struct nvmf_opts hasty = family("asked", NS_PER_MS),
+			 patient = family("asked", 60 * NS_PER_S);
+	struct nvmf_opts silent = family("silent", 60 * NS_PER_S), gone = family("gone", 1);
+	uint64_t start_ns;
+
+	lose("asked", true, -ECONNRESET);
+	CHECK_EQ(fence_settle(&hasty, NULL), -EBUSY);
+	CHECK_EQ(fence_settle(&gone, NULL), 0); /* another one's are no concern of it */
+	CHECK_EQ(task_spawn("drop", drop_task, NULL), 0);
+	CHECK_EQ(fence_settle(&patient, NULL), 0);
+
+	/* nobody can be asked: as long as what lies in the network may still arrive */
+	start_ns = reactor_self()->now_ns;
+	lose("silent", false, -ETIMEDOUT);
+	CHECK_EQ(fence_settle(&silent, NULL), 0);
+	CHECK(reactor_self()->now_ns - start_ns >= 20 * NS_PER_MS);
+	CHECK(reactor_self()->now_ns - start_ns < 60 * NS_PER_S);
+	lose("gone", false, -ECONNRESET); /* it ended the connection: nothing arrives any more */
+	CHECK_EQ(fence_settle(&gone, NULL), 0);
+	fence_drop_all();
+}
+
+static void made_again_task(void *arg)
+{
+	(void)arg;
+	made_again();
+	is_over = true;
+}
+
+static void go_on(struct msg *msg)
+{
+	(void)msg;
+	CHECK_EQ(task_spawn("made again", made_again_task, NULL), 0);
+}
+
+static void drain(struct msg *msg)
+{
+	(void)msg;
+	task_pool_drain();
+	is_drained = true;
+}
+
+TEST(a_device_made_again_waits_for_lost_writes)
+{
+	struct msg go = { .fn = go_on }, end = { .fn = drain };
+	struct reactor_opts opts = { .core_mask = 0x1 };
+
+	if (!CHECK_EQ(reactors_start(&opts, NULL), 0))
+		return;
+	reactor_post(reactor_primary(), &go);
+	while (!is_over)
+		sched_yield();
+	reactor_post(reactor_primary(), &end);
+	while (!is_drained)
+		sched_yield();
+	reactors_stop();
 }
 
 TAP_MAIN()
