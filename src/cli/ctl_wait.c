@@ -223,7 +223,10 @@ static int rebuild_ended(struct ctl *ctl, json_t *mirror, json_t *child, struct 
 	print_record(ctl, record != NULL ? record : child);
 	why = ctl_text(record, "error")[0] != '\0' ? ctl_text(record, "error")
 						   : ctl_text(child, "why");
-	if (!json_is_true(json_object_get(child, "synced")))
+	if (!json_is_true(json_object_get(child, "synced")) &&
+	    strcmp(ctl_text(record, "state"), "completed") == 0)
+		rc = err_set(err, -EIO, "%s was lost or taken out after its rebuild", uri);
+	else if (!json_is_true(json_object_get(child, "synced")))
 		rc = err_set(err, -EIO, "%s is not in sync: its rebuild is %s%s%s", uri,
 			     record != NULL ? ctl_text(record, "state") : "not there",
 			     why[0] != '\0' ? ": " : "", why);

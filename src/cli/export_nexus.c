@@ -316,7 +316,7 @@ bool export_nexus_is_ending(struct device *dev)
 const struct command nexus_commands[] = {
 	{ "nexus", "[@NAME]", "mirrors and their children, as JSON", "nexus @vol", MEANS_ALL, 0, 0,
 	  .run = run_nexus },
-	{ "latency", "[@NAME]", "of each child's reads and writes, as JSON", "-o table latency",
+	{ "latency", "[@NAME]", "of each child's reads and writes, as JSON", "latency -o table",
 	  MEANS_ALL, 0, 0, .run = run_latency },
 	{ "nexus-resize", "SIZE", "grow a nexus; its replicas were grown before",
 	  "nexus-resize 2GiB", MEANS_ONE, 1, 1, .run = run_resize },
@@ -333,7 +333,7 @@ const struct command nexus_commands[] = {
 	  MEANS_CHILD, 1, 1, .child = child_fault },
 	{ "rebuild", "URI start|stop|pause|resume", "of one replica",
 	  "rebuild aio:///var/tmp/b.img pause", MEANS_CHILD, 2, 2, .run = run_rebuild },
-	{ "rebuilds", "[@NAME]", "progress and history, as JSON", "-o table rebuilds", MEANS_ONE, 0,
+	{ "rebuilds", "[@NAME]", "progress and history, as JSON", "rebuilds -o table", MEANS_ONE, 0,
 	  0, .run = run_rebuilds },
 	{ "rebuild-limits", "[rate=BYTES] [latency=TIME|auto|off]",
 	  "per second, and what hosts may wait", "rebuild-limits rate=100MiB latency=5ms",

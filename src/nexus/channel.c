@@ -42,6 +42,8 @@ static void leg_apply(struct nexus_channel *nc, const struct child *child)
 		       child->desc->handle[nc->ch.reactor->id] != NULL;
 
 	leg->is_leaving = child->is_leaving || nc->nx->is_ended;
+	if (is_open || child_is_pending(word) || child->is_missed_known)
+		nc->mapped |= child->missed.words != NULL ? bit : 0;
 	if (is_open && (word & CHILD_SYNCED || child->is_writer)) {
 		leg->h = child->desc->handle[nc->ch.reactor->id];
 		leg->cost = child->is_local || nc->nx->is_round_robin ? 0 : LEG_REMOTE_COST;
@@ -65,7 +67,7 @@ static void channel_apply(struct nexus_channel *nc, void *arg)
 	const struct nexus *nx = nc->nx;
 
 	(void)arg;
-	nc->nreaders = nc->nwriters = nc->stale = nc->missing = nc->believed = 0;
+	nc->nreaders = nc->nwriters = nc->stale = nc->missing = nc->mapped = nc->believed = 0;
 	nc->is_frozen = nx->is_frozen;
 	nc->is_ended = nx->is_ended;
 	for (unsigned i = 0; i < nx->nchildren; i++)

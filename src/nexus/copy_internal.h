@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * copy_internal.h - what copy.c, copy_move.c and copy_late.c share; nobody else includes it.
+ * copy_internal.h - what copy.c and the files copy_*.c share; nobody else includes it.
  *
  * A lane is one range: a task locks it, hands it to the copy's reactor, gets it back when its last
  * chunk has ended, unlocks it, takes the next. While it is handed over, everything in it below the
@@ -135,6 +135,55 @@ struct copy {
 	_Atomic unsigned active;
 };
 
+/* ---- the reactor's, inline ------------------------------------------------------------------- */
+
+/* Something may be started: from the loop. */
+static inline void copy_feed_later(struct copy *copy)
+{
+	if (copy->is_feed_queued)
+		return;
+	copy->is_feed_queued = true;
+	reactor_defer(copy->reactor, &copy->feed);
+}
+
+static inline void copy_count(_Atomic uint64_t *counter, uint64_t n)
+{
+	atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
+}
+
+/* Of @nlb blocks. */
+static inline size_t copy_bytes(const struct copy *copy, uint64_t nlb)
+{
+	return (size_t)nlb << copy->block_shift;
+}
+
+/* May it be read? What comes from it counts if it still is when the answer is there. */
+static inline bool copy_source_is_good(const struct copy *copy, uint8_t i)
+{
+	const struct source_state *s = &copy->source[i];
+
+	return !s->is_out && !s->is_dropped &&
+	       (copy->opts.is_good == NULL || copy->opts.is_good(copy->opts.source[i].owner));
+}
+
+/* The first that is good and not in @tried; COPY_SOURCES_MAX: none. */
+static inline uint8_t copy_source_pick(const struct copy *copy, uint8_t tried)
+{
+	for (uint8_t i = 0; i < copy->opts.nsources; i++) {
+		if (!(tried >> i & 1) && copy_source_is_good(copy, i))
+			return i;
+	}
+	return COPY_SOURCES_MAX;
+}
+
+/* The first step of clearing on the destination. */
+static inline enum copy_step copy_clear_step(const struct copy *copy)
+{
+	return copy->can_unmap ? COPY_CLEAR : COPY_PROBE;
+}
+
+/* ---- between the files ----------------------------------------------------------------------- */
+
 /* On the copy's reactor: the first failure ends it. */
 void copy_fail(struct copy *copy, uint16_t status, bool is_dst, uint8_t op, uint8_t source,
 	       uint64_t lba);
@@ -145,6 +194,8 @@ void copy_feed_due(struct msg *msg);
 void copy_source_drop_here(struct msg *msg);
 void copy_slot_done(struct io *io);
 void copy_seek_done(struct io *io);
+/* The lane's blocks from its cursor to @end, as one chunk; a slot is free. */
+void copy_chunk_start(struct copy_lane *lane, uint64_t end, bool is_clear);
 /* A request to source @i has ended. */
 void copy_source_back(struct copy *copy, uint8_t i);
 

@@ -38,9 +38,9 @@
  *   a child comes child.c        its device; child_client.c add, remove, online, offline
  *                 child_join.c   it becomes a writer, and in sync
  *                 rebuild.c      jobs; _client, _state, _stats. The seam is at this file's end
- *                 copy.c         the machine: ranges and locks; copy_move.c the bytes;
- *                                copy_late.c who does not answer; pace.c
- *   all equal?    scrub.c        while it serves
+ *                 copy.c         the machine: ranges and locks; copy_feed.c chunks of them,
+ *                                copy_move.c the bytes, copy_late.c who does not answer; pace.c
+ *   all equal?    scrub.c        while it serves; scrub_range.c reads, scrub_judge.c mends
  *                 check.c        replicas without a nexus; check_read.c
  *
  * Tests share nexus_testing.h, by way of testing.h or rebuild_testing.h.
@@ -219,6 +219,7 @@ struct nexus_channel {
 	uint8_t turn;       /* reader that was asked last, for ties */
 	uint8_t believed;   /* in sync as far as is known here: what they read counts, 1 << slot */
 	uint8_t missing;    /* children whose missed map has to be kept, 1 << slot */
+	uint8_t mapped;     /* children whose missed map is there and stays, 1 << slot */
 	uint8_t stale;      /* dropped here, mark not durable yet, 1 << slot */
 	bool is_frozen;     /* no healthy child */
 	bool is_ended;      /* shut down: everything fails */

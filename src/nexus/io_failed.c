@@ -164,11 +164,9 @@ static enum io_result fork_abandon(struct nexus_channel *nc, struct fork *fork, 
 	struct io *parent = fork->parent;
 	uint8_t ok = fork->owns_blocks ? fork->sent & (uint8_t)~fork->failed : 0;
 
-	for (uint8_t slot = 0; slot < NEXUS_CHILDREN_MAX && nc->is_ended; slot++) {
-		struct child *child = nc->nx->child[slot];
-
-		if (ok >> slot & 1 && child != NULL) /* it may have been removed while we waited */
-			segmap_set_range(&child->missed, parent->lba, parent->nlb);
+	for (uint8_t slot = 0; slot < NEXUS_CHILDREN_MAX; slot++) {
+		if (ok & nc->mapped & 1u << slot) /* who was removed meanwhile is not there */
+			segmap_set_range(&nc->nx->child[slot]->missed, parent->lba, parent->nlb);
 	}
 	fork->owns_blocks = false;
 	fork_free(nc, fork);
