@@ -86,6 +86,52 @@ ENGINE_TEST(a_clean_record_tells_who_fell_during_destruction)
 	nexus_settings_set(&(struct nexus_settings){});
 }
 
+/*
+ * Another owner has the reservation, which is heard while it is shut down: the record is that
+ * owner's, and who has the write and who has not is for the marks to tell.
+ */
+static void another_owner_is_heard_of(int (*fn)(void))
+{
+	char before[RECORD_TEXT_MAX];
+	struct late_call end;
+	struct late_io write;
+	struct hold hold;
+
+	bases_make(false);
+	if (!remake(2))
+		return;
+	touch(0, 1);
+	memcpy(before, fake.text, sizeof(before));
+	hold_begin(&hold, "m1", START, 1);
+	inject("inject://m1?op=write&method=status-nvme-0-83&offset=10240&num_blk=1");
+	late_start(&write, IO_WRITE, 0, 1, buf);
+	call_start(&end, fn);
+	while (!nx->is_ended)
+		task_yield();
+	turns(10);
+	hold_end(&hold);
+	task_event_wait(&write.event);
+	CHECK_EQ(write.io.status, IO_ENDED);
+	if (fn == destroy)
+		desc_close(o.desc);
+	CHECK_EQ(call_wait(&end), 0);
+	if (fn == shut_down)
+		nexus_unmake_kept();
+	CHECK(!recorded_clean());
+	CHECK_STR(fake.text, before);
+	bases_unmake();
+}
+
+ENGINE_TEST(another_owner_is_heard_of_during_shutdown)
+{
+	another_owner_is_heard_of(shut_down);
+}
+
+ENGINE_TEST(another_owner_is_heard_of_during_destruction)
+{
+	another_owner_is_heard_of(destroy);
+}
+
 /* One that cannot be flushed is out; the others are flushed nevertheless. */
 ENGINE_TEST(the_last_flush_goes_to_all)
 {

@@ -332,7 +332,7 @@ struct nexus {
 	struct timer monitor_timer; /* looks again: a child that leaves may hang */
 	struct list gone_waiters;   /* child_wait_closed() */
 	_Atomic uint8_t fallen;     /* slots that retire.c has not looked at yet */
-	atomic_bool wants_shutdown; /* somebody else holds the reservation */
+	atomic_bool wants_shutdown; /* somebody else holds the reservation; for good */
 	uint64_t generation;
 	struct uuid absent[RECORD_CHILDREN_MAX]; /* recorded once, not given: stale from now on */
 	unsigned nabsent;

@@ -26,7 +26,8 @@
  * The store fails for good: the nexus ends itself. Parked writes fail, the record stays
  * untouched, because somebody else may own it already. The same when a child reports that another
  * owner holds the reservation. The device has ended then (device_end()): what hosts send, and what
- * fails meanwhile, is answered as on a path that is closed, so they go on with the other owner.
+ * fails meanwhile, is answered as on a path that is closed, so they go on with the other owner. Who
+ * hears of another owner once, while it is made or on its way out, too, writes no record any more.
  *
  * Invariants: one round at a time; a child is settled only after a put that had it as unhealthy,
  * or if it was not in sync; puts are in the order of the changes they tell (record_lock).
@@ -105,6 +106,8 @@ static int persist_tries(struct nexus *nx, bool is_clean, struct err *err)
 		struct nexus_record record;
 		char text[RECORD_TEXT_MAX];
 
+		if (atomic_load(&nx->wants_shutdown))
+			return err_set(err, -EBADE, "a child is reserved by another owner");
 		if (nx->is_ended && !is_clean)
 			return err_set(err, -ECANCELED, "%s is shut down", nx->dev.name);
 		record_of(nx, is_clean, &record);
@@ -313,7 +316,7 @@ void nexus_retire_run(struct nexus *nx)
 {
 	uint8_t fallen;
 
-	if (atomic_exchange(&nx->wants_shutdown, false))
+	if (atomic_load(&nx->wants_shutdown))
 		nexus_self_shutdown(nx, "a child is reserved by another owner");
 	while ((fallen = atomic_exchange(&nx->fallen, 0)) != 0) {
 		if (nx->state == NEXUS_OPEN)

@@ -96,6 +96,22 @@ ENGINE_TEST(a_reservation_conflict_ends_the_nexus)
 	nexus_unmake();
 }
 
+/* Its pages are refused while it is made: the record stays the other owner's. */
+ENGINE_TEST(a_reservation_conflict_of_a_page_makes_none)
+{
+	char before[RECORD_TEXT_MAX];
+
+	bases_make(false);
+	if (!remake(2))
+		return;
+	nexus_unmake_kept();
+	memcpy(before, fake.text, sizeof(before));
+	inject("inject://m1?op=write&method=status-nvme-0-83");
+	REFUSED(kept_create(kept, 2, &ne_), NEXUS_E_STORE);
+	CHECK_STR(fake.text, before);
+	bases_unmake();
+}
+
 /* What is mended is written, too: the record may be another owner's by then. */
 ENGINE_TEST(a_reservation_conflict_of_a_repair_ends_the_nexus)
 {
