@@ -18,6 +18,9 @@
  * The last healthy child is waited for, as everywhere: there is nobody to go on with, and nobody
  * could mend what a late write does to it.
  *
+ * Who cannot be mended is out (child_not_mended()). Not so the last one: a block that is bad is
+ * less than a volume that is frozen; nor one that is short of something: its block is what it was.
+ *
  * Thread: tasks on the primary.
  */
 #include <string.h>
@@ -153,4 +156,12 @@ uint16_t child_io_bounded(struct child *child, const struct child_request *reque
 		memcpy(request->buf, b->buf, b->len);
 	bounded_free(b);
 	return status;
+}
+
+void child_not_mended(struct child *child, uint16_t status)
+{
+	enum child_action action = child_verdict(IO_WRITE, status).action;
+
+	if (action == CHILD_SHUTDOWN || (action != CHILD_AGAIN && !is_only_one(child)))
+		nexus_child_blame(child, IO_WRITE, status);
 }

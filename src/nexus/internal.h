@@ -506,6 +506,8 @@ struct child_request {
  * is out, and what it is still doing harms nobody: ranges may be unlocked, @buf is free.
  */
 uint16_t child_io_bounded(struct child *child, const struct child_request *request) MAY_SUSPEND;
+/* Blocks of @child could not be written, or not read back: what that means for it. */
+void child_not_mended(struct child *child, uint16_t status);
 
 /* ---- health.c: warnings --------------------------------------------------------------------- */
 

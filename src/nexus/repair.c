@@ -8,8 +8,9 @@
  *
  * The range lock keeps the host's writes away between reading and writing, or old data could land
  * on new. It waits for what is in flight, so it is taken without anything of ours pending. A
- * child that cannot be written either, or gives back something else, is retired. One that is out
- * meanwhile is let be: its rebuild will write these blocks.
+ * child that cannot be written either, or gives back something else, is retired, but for the last
+ * one and for one that is short of something (bounded.c). One that is out meanwhile is let be: its
+ * rebuild will write these blocks.
  *
  * A full queue drops what comes: the next read of the block brings it again, and a scrub finds
  * it.
@@ -105,7 +106,7 @@ static bool mend_chunk(struct nexus *nx, uint8_t slot, uint64_t lba, uint32_t nl
 		status = child_io(bad, IO_READ, lba, nlb, buf + REPAIR_CHUNK);
 	if (status == IO_OK && memcmp(buf, buf + REPAIR_CHUNK, len) == 0)
 		return true;
-	nexus_child_blame(bad, IO_WRITE, status);
+	child_not_mended(bad, status);
 	return false;
 }
 

@@ -96,6 +96,52 @@ ENGINE_TEST(a_reservation_conflict_ends_the_nexus)
 	nexus_unmake();
 }
 
+/* A shortage is no fault: what it has it had before, and whoever reads it next asks again. */
+ENGINE_TEST(a_child_that_is_not_ready_to_be_mended_stays)
+{
+	static uint8_t buf[8 * BLOCK];
+
+	if (!nexus_make(2))
+		return;
+	CHECK_EQ(do_io(&o, IO_WRITE, 100, 8, buf, 0), IO_OK);
+	inject("inject://c1?op=write&stage=completion&method=status-nvme-0-82&retries=1");
+	nexus_repair_ring(nx, 1, 100, 8);
+	errand_wait(&nx->mend);
+	errand_wait(&nx->retire);
+	CHECK_EQ(nx->nrepairs_failed, 1);
+	CHECK(child_info(1).is_synced);
+	nexus_repair_ring(nx, 1, 100, 8);
+	errand_wait(&nx->mend);
+	CHECK_EQ(nx->nrepairs, 1);
+	fault_remove_all();
+	nexus_unmake();
+}
+
+/* Who was to say what is right has gone meanwhile. One bad block is better than none at all. */
+ENGINE_TEST(the_last_child_is_not_lost_to_a_repair)
+{
+	static uint8_t buf[8 * BLOCK];
+	struct hold hold;
+
+	if (!nexus_make(2))
+		return;
+	CHECK_EQ(do_io(&o, IO_WRITE, 100, 8, buf, 0), IO_OK);
+	inject("inject://c1?op=write&stage=completion&offset=10340&num_blk=8");
+	hold_begin(&hold, "c1", START + 100, 8);
+	nexus_repair_ring(nx, 1, 100, 8);
+	while (nx->child[1]->users == 0)
+		task_yield();
+	offline_uri(uris[0]);
+	hold_end(&hold);
+	errand_wait(&nx->mend);
+	errand_wait(&nx->retire);
+	CHECK_EQ(nx->nrepairs_failed, 1);
+	CHECK(!nx->is_frozen);
+	CHECK_EQ(do_io(&o, IO_WRITE, 0, 1, buf, 0), IO_OK);
+	fault_remove_all();
+	nexus_unmake();
+}
+
 /* Its pages are refused while it is made: the record stays the other owner's. */
 ENGINE_TEST(a_reservation_conflict_of_a_page_makes_none)
 {

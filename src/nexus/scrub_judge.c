@@ -52,7 +52,7 @@ static bool mend(struct scrub_lane *lane, const struct wrong *wrong) MAY_SUSPEND
 		status = child_do(lane, wrong->which, IO_READ, lba, wrong->nlb, back);
 	if (status == IO_OK && memcmp(back, right, len) == 0)
 		return true;
-	nexus_child_blame(lane->child[wrong->which], IO_WRITE, status);
+	child_not_mended(lane->child[wrong->which], status);
 	return false;
 }
 
