@@ -244,4 +244,38 @@ TEST(without_ana_a_device_that_ended_ends_its_subsystem)
 	ram_run(device_ends_without_ana);
 }
 
+/* The one that had not ended goes: nothing is left that a host could use. */
+static void what_had_not_ended_is_removed(void)
+{
+	struct subsystem_opts opts = {};
+	struct subsystem *ss = make(&opts);
+	struct device *other = NULL;
+	struct ctrlr *ctrlr;
+	uint32_t nsid = 0, second = 0;
+
+	CHECK_EQ(device_create("ram:///r1", &other, NULL), 0);
+	CHECK_EQ(subsystem_add_ns(ss, ram_dev, 0, &nsid, NULL), 0);
+	CHECK_EQ(subsystem_add_ns(ss, other, 0, &second, NULL), 0);
+	ctrlr = ctrlr_new(ss, HOST_A, (const uint8_t[16]){ 1 });
+	if (!CHECK(ctrlr != NULL))
+		return;
+	end_and_settle(ss);
+	CHECK(!ctrlr->is_closing);
+	CHECK_EQ(subsystem_remove_ns(ss, second, NULL), 0);
+	CHECK(subsystem_is_over(ss));
+	CHECK(ctrlr->is_closing);
+	timer_disarm(reactor_primary(), &ctrlr->kato_timer); /* it has no queue to go with */
+	resv_ctrlr_leaves(ctrlr);
+	list_del(&ctrlr->link);
+	ss->ctrlr_count--;
+	free(ctrlr);
+	target_stop(made);
+	CHECK_EQ(device_destroy("ram:///r1", NULL), 0);
+}
+
+TEST(without_ana_what_had_not_ended_is_removed)
+{
+	ram_run(what_had_not_ended_is_removed);
+}
+
 TAP_MAIN()

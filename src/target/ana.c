@@ -284,20 +284,26 @@ static void ns_move(struct ns *ns, uint32_t group) MAY_SUSPEND
 	announce(ss, UINT32_MAX);
 }
 
-void ana_ns_ended(struct ns *ns)
+void subsystem_end_hosts(struct subsystem *ss)
 {
-	struct subsystem *ss = ns->subsystem;
 	struct ctrlr *ctrlr;
 
-	ns_move(ns, ANA_GROUP_ENDED);
-	log_warn("path closed, its device has ended nqn=%s nsid=%u device=%s", ss->nqn, ns->nsid,
-		 ns->dev->name);
 	if (!subsystem_is_over(ss))
 		return;
 	list_for_each (ctrlr, &ss->ctrlrs, link) {
 		if (!ctrlr->is_closing)
 			ctrlr_drain(ctrlr);
 	}
+}
+
+void ana_ns_ended(struct ns *ns)
+{
+	struct subsystem *ss = ns->subsystem;
+
+	ns_move(ns, ANA_GROUP_ENDED);
+	log_warn("path closed, its device has ended nqn=%s nsid=%u device=%s", ss->nqn, ns->nsid,
+		 ns->dev->name);
+	subsystem_end_hosts(ss);
 }
 
 int subsystem_set_ns_group(struct subsystem *ss, uint32_t nsid, uint32_t group, struct err *err)

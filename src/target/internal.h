@@ -598,6 +598,8 @@ int ana_init(struct subsystem *ss, const struct subsystem_opts *opts, struct err
 void ana_done(struct subsystem *ss);
 /* Primary: @ns joined or left its group. */
 void ana_ns_changed(const struct ns *ns);
+/* With ss->control held: if subsystem_is_over(), its controllers end. */
+void subsystem_end_hosts(struct subsystem *ss);
 /* With ss->control held: the device of @ns ended. Its path is closed, hosts are told. */
 void ana_ns_ended(struct ns *ns) MAY_SUSPEND;
 void ana_identify_ctrl(const struct subsystem *ss, struct nvme_id_ctrl *id);

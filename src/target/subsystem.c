@@ -298,6 +298,7 @@ static int remove_ns_locked(struct subsystem *ss, struct ns *ns, struct err *err
 	ns_free(ns);
 	announce_ns(ss, nsid);
 	log_info("namespace removed nqn=%s nsid=%u", ss->nqn, nsid);
+	subsystem_end_hosts(ss); /* all that are left may have ended before */
 	return 0;
 }
 
