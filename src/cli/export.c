@@ -21,9 +21,11 @@
  * At the end a device may hang. What hosts have with it is waited for as long as any change waits
  * (--limit device-time); then it is named, everything else is closed in order, and the process ends
  * without it: its memory goes with the process, so that nothing is freed under a driver. What else
- * is with a device (rebuild, scrub, notes of a mirror) is waited for when it is closed: all devices
- * close at once, so a clean end of one does not depend on another, and have CLOSE_DEVICE_TIMES as
- * long.
+ * is with a device (rebuild, scrub, notes of a mirror) is waited for when it is closed. What lies
+ * on others closes before those, or a mirror of devices that are served, too, would lose its
+ * replicas on its way out; what is equally deep closes at once, so a clean end of one does not
+ * depend on another. All have CLOSE_DEVICE_TIMES as long; what is deep at most half of what is left
+ * of it.
  *
  * Rejected: a configuration file. What a command line cannot hold is the daemon's business.
  *
@@ -255,47 +257,10 @@ static void give_up(const char *why)
 	_exit(CLI_FAILED);
 }
 
-/* Something hangs: close what does not, for its clean end must not depend on that. */
-static void export_close_others(struct export *e)
-{
-	for (unsigned i = 0; i < TARGET_NAMESPACES_MAX; i++) {
-		if (e->ns[i].uri != NULL && !export_nexus_is_ending(e->ns[i].dev) &&
-		    subsystem_remove_ns(e->subsystem, e->ns[i].nsid, NULL) == 0)
-			export_destroy_device(e->ns[i].uri);
-	}
-}
-
-/*
- * What a nexus without a child holds is let go until none holds anything; commands that run may
- * wait for it, and until they have ended, more may come. A child that hangs keeps its nexus.
- */
-static void release_all(struct export *e)
-{
-	for (uint64_t ns = 0; export_nexus_releasing() || !control_is_over(e);
-	     ns += CONTROL_LOOK_NS) {
-		if (ns >= CONTROL_STOP_S * NS_PER_S && !control_is_over(e))
-			give_up("a command of the control socket");
-		if (ns >= CONTROL_STOP_S * NS_PER_S) {
-			export_close_others(e);
-			give_up("a child of a nexus");
-		}
-		task_sleep(CONTROL_LOOK_NS);
-	}
-}
-
-static void control_end(struct export *e)
-{
-	control_hang_up(e);
-	if (e->target != NULL)
-		target_hang_up(e->target); /* hosts must not hear how what is held ends */
-	release_all(e);
-	task_blocking(control_stop_job, e);
-}
-
 /* ---- closing devices ------------------------------------------------------------------------- */
 
 struct closing {
-	unsigned left; /* devices, and one until all have begun */
+	unsigned left; /* devices, and one until all of a level have begun */
 	struct task_event over;
 	struct timer timer;
 };
@@ -304,6 +269,7 @@ struct closing_device {
 	struct closing *all;
 	char *uri; /* owned */
 	char name[DEVICE_NAME_MAX];
+	unsigned depth; /* stack_depth */
 	bool is_closed;
 };
 
@@ -347,36 +313,110 @@ static void closing_give_up(const struct closing_device *devices, const struct e
 	give_up(text);
 }
 
-/* All at once: one that hangs does not keep another from a clean end. */
-static void export_close_devices(struct export *e)
+/* The URI of each that is there becomes @devices'. How many levels there are. */
+static unsigned closing_collect(struct export *e, struct closing *all,
+				struct closing_device *devices)
 {
-	struct closing_device *devices = calloc(TARGET_NAMESPACES_MAX, sizeof(*devices));
-	struct closing all = { .left = 1, .timer.fn = closing_late };
+	unsigned deepest = 0;
 
 	for (unsigned i = 0; i < TARGET_NAMESPACES_MAX; i++) {
-		struct closing_device *c = devices != NULL ? &devices[i] : NULL;
-		char *uri = take(e->ns[i].uri);
+		struct closing_device *c = &devices[i];
+		CLEANUP(freep) char *uri = take(e->ns[i].uri);
+		const struct device *dev = e->ns[i].dev;
 
-		if (uri == NULL)
+		if (uri == NULL || device_lookup(uri) != dev)
+			continue; /* it went by itself */
+		*c = (struct closing_device){ .all = all, .uri = take(uri) };
+		c->depth = dev->stack_depth;
+		(void)snprintf(c->name, sizeof(c->name), "%s", dev->name);
+		deepest = MAX(deepest, c->depth);
+	}
+	return deepest + 1;
+}
+
+/* Those of one level, all at once, for @ns at most: one that hangs does not keep another from a
+ * clean end. */
+static void closing_level(struct closing *all, struct closing_device *devices, unsigned depth,
+			  uint64_t ns)
+{
+	bool is_any = false;
+
+	all->over = (struct task_event){};
+	all->left++;
+	for (unsigned i = 0; i < TARGET_NAMESPACES_MAX; i++) {
+		struct closing_device *c = &devices[i];
+
+		if (c->all == NULL || c->depth != depth)
 			continue;
-		if (c == NULL) {
-			export_destroy_device(uri);
-			free(uri);
-			continue;
-		}
-		*c = (struct closing_device){ .all = &all, .uri = uri };
-		(void)snprintf(c->name, sizeof(c->name), "%s", e->ns[i].dev->name);
-		all.left++;
+		is_any = true;
+		all->left++;
 		if (task_spawn("close", closing_task, c) != 0)
 			closing_task(c);
 	}
-	timer_arm(reactor_primary(), &all.timer, e->close_ns);
-	closing_one_less(&all);
-	task_event_wait(&all.over);
-	timer_disarm(reactor_primary(), &all.timer);
+	closing_one_less(all);
+	if (!is_any)
+		return;
+	timer_arm(reactor_primary(), &all->timer, ns);
+	task_event_wait(&all->over);
+	timer_disarm(reactor_primary(), &all->timer);
+}
+
+static void export_close_devices(struct export *e)
+{
+	static struct closing_device devices[TARGET_NAMESPACES_MAX]; /* no task has that much */
+	struct closing all = { .timer.fn = closing_late };
+	uint64_t end_ns = reactor_primary()->now_ns + e->close_ns;
+
+	for (unsigned level = closing_collect(e, &all, devices); level-- > 0;) {
+		uint64_t now_ns = reactor_primary()->now_ns;
+		uint64_t left_ns = end_ns > now_ns ? end_ns - now_ns : 0;
+
+		closing_level(&all, devices, level, level > 0 ? left_ns / 2 : left_ns);
+	}
 	if (all.left > 0)
 		closing_give_up(devices, e);
-	free(devices);
+}
+
+/* Something hangs: close what does not, for its clean end must not depend on that. */
+static void export_close_others(struct export *e, const char *why)
+{
+	log_warn("not waiting for %s any longer, closing the rest", why);
+	for (unsigned i = 0; i < TARGET_NAMESPACES_MAX; i++) {
+		const struct export_ns *ns = &e->ns[i];
+
+		if (ns->uri != NULL && device_lookup(ns->uri) == ns->dev &&
+		    (export_nexus_is_ending(ns->dev) ||
+		     subsystem_remove_ns(e->subsystem, ns->nsid, NULL) < 0))
+			free(take(e->ns[i].uri)); /* it is what hangs */
+	}
+	export_close_devices(e);
+	give_up(why);
+}
+
+/*
+ * What a nexus without a child holds is let go until none holds anything; commands that run may
+ * wait for it, and until they have ended, more may come. A child that hangs keeps its nexus.
+ */
+static void release_all(struct export *e)
+{
+	for (uint64_t ns = 0; export_nexus_releasing() || !control_is_over(e);
+	     ns += CONTROL_LOOK_NS) {
+		if (ns >= CONTROL_STOP_S * NS_PER_S && !control_is_over(e))
+			give_up("a command of the control socket");
+		if (ns >= CONTROL_STOP_S * NS_PER_S) {
+			export_close_others(e, "a child of a nexus");
+		}
+		task_sleep(CONTROL_LOOK_NS);
+	}
+}
+
+static void control_end(struct export *e)
+{
+	control_hang_up(e);
+	if (e->target != NULL)
+		target_hang_up(e->target); /* hosts must not hear how what is held ends */
+	release_all(e);
+	task_blocking(control_stop_job, e);
 }
 
 static void export_close(struct export *e)
@@ -390,10 +430,8 @@ static void export_close(struct export *e)
 		subsystem_resume(e->subsystem);
 	}
 	release_all(e);
-	if (e->target != NULL && target_drain(e->target, &err) < 0) {
-		export_close_others(e);
-		give_up(err_text(&err));
-	}
+	if (e->target != NULL && target_drain(e->target, &err) < 0)
+		export_close_others(e, err_text(&err));
 	target_stop(e->target);
 	export_close_devices(e);
 	export_events_stop(e);

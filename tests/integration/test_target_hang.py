@@ -148,12 +148,12 @@ def test_the_end_begins_no_command(export):
 class Sick(Export):
     """Two nexuses; the first has no healthy child, and a write is still with the one it had."""
 
-    def __init__(self, ashlar):
+    def __init__(self, ashlar, *more):
         super().__init__(ashlar, "--store", ashlar.dir / "store", "--limit", "device-time=400ms",
                          uris=[f"nexus:///{name}?size={64 << 20}"
                                f"&uuid=12345678-9abc-4def-8012-{i:012}"
                                f"&children=malloc:///{name}-child?size_mb=72"
-                               for i, name in enumerate(("sick", "well"))])
+                               for i, name in enumerate(("sick", "well"))] + list(more))
 
     def fall_ill(self, host):
         q = host.queue(1)
@@ -228,3 +228,38 @@ def test_the_end_while_a_change_waits(ashlar):
         assert time.monotonic() - started < 10
     assert status == 0, err
     assert "does not answer" not in err.split("asked to end")[0]
+
+
+def test_a_mirror_of_devices_that_are_served_ends_before_them(ashlar):
+    """They closed at the same time, or first: the mirror lost its replicas, and its record said
+    that one was stale."""
+    export = Export(ashlar, "--store", ashlar.dir / "store",
+                    uris=["malloc:///r0?size_mb=72", "malloc:///r1?size_mb=72",
+                          f"nexus:///v?size={64 << 20}&uuid=12345678-9abc-4def-8012-000000000000"
+                          "&children=bdev:///r0,bdev:///r1"])
+    with Host(export.port, NQN) as host:
+        host.queue(1).write(3, 100, b"x" * 512)
+        assert export.stop(signal.SIGTERM)[0] == 0
+    record = ashlar.dir / "store" / "12345678-9abc-4def-8012-000000000000.json"
+    said = json.loads(record.read_text())
+    assert said["clean_shutdown"] and all(c["healthy"] for c in said["children"]), said
+
+
+def test_the_end_does_not_wait_for_a_second_thing_that_hangs(ashlar):
+    """What does not hang is closed when something does; one more that hangs was waited for."""
+    children = ",".join(f"malloc:///c{i}?size_mb=72" for i in range(2))
+    export = Sick(ashlar, f"nexus:///third?size={64 << 20}&child_timeout=500ms"
+                          f"&uuid=12345678-9abc-4def-8012-000000000002&children={children}")
+    with Host(export.port, NQN) as host:
+        export.ok("child-offline @third malloc:///c1?size_mb=72")
+        host.queue(2).write(3, 100, b"x" * 512)
+        export.ok("inject inject://c1?op=write&method=delay&delay_us=3600000000&offset=10000"
+                  "&num_blk=1000000")
+        export.ok("child-online @third malloc:///c1?size_mb=72")
+        export.fall_ill(host)
+        status, _, err = export.stop(signal.SIGTERM)
+    assert status == 1
+    assert "not waiting for a child of a nexus any longer" in err
+    assert "device 'third' waits for answers of its child" in err.rstrip().splitlines()[-1], err
+    record = ashlar.dir / "store" / "12345678-9abc-4def-8012-000000000001.json"
+    assert json.loads(record.read_text())["clean_shutdown"], record.read_text()
