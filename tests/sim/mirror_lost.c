@@ -83,14 +83,16 @@ void lost_note(const struct nexus_record *record)
 void lost_begin(void)
 {
 	struct nexus_record record = {};
+	uint64_t moment_ns;
 
 	/* of a life that left no record there is nothing to be forgotten */
 	for (unsigned i = 0; i < mirror.nreplicas && mirror.is_recorded; i++) {
 		struct replica *replica = &mirror.replica[i];
 
-		replica->may_tie = simstore_record(&record) && !record.is_clean &&
-				   !replica->is_recorded && replica->fell_ns > 0 &&
-				   replica->fell_ns + TIE_NS > mirror.scene->acked_ns;
+		/* at a clean end all that fell before is written, but not who fell in the end */
+		moment_ns = simstore_record(&record) && record.is_clean ? 0 : TIE_NS;
+		replica->may_tie = !replica->is_recorded && replica->fell_ns > 0 &&
+				   replica->fell_ns + moment_ns > mirror.scene->acked_ns;
 	}
 	mirror.is_recorded = false;
 	if (!simstore_has_lost() && world_chance(1, 8))
