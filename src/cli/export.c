@@ -20,7 +20,10 @@
  *
  * At the end a device may hang. What hosts have with it is waited for as long as any change waits
  * (--limit device-time); then it is named, everything else is closed in order, and the process ends
- * without it: its memory goes with the process, so that nothing is freed under a driver.
+ * without it: its memory goes with the process, so that nothing is freed under a driver. What else
+ * is with a device (rebuild, scrub, notes of a mirror) is waited for when it is closed: all devices
+ * close at once, so a clean end of one does not depend on another, and have CLOSE_DEVICE_TIMES as
+ * long.
  *
  * Rejected: a configuration file. What a command line cannot hold is the daemon's business.
  *
@@ -209,6 +212,7 @@ static int export_prepare(struct export *e, struct err *err)
 	opts.ptpl_dir = e->opts.ptpl_dir;
 	if (rc == 0)
 		rc = access_target_opts(&e->opts, &opts, err);
+	e->close_ns = CLOSE_DEVICE_TIMES * opts.device_timeout_ms * NS_PER_MS;
 	if (rc == 0)
 		rc = target_start(&opts, &e->target, err);
 	if (rc == 0)
@@ -288,6 +292,93 @@ static void control_end(struct export *e)
 	task_blocking(control_stop_job, e);
 }
 
+/* ---- closing devices ------------------------------------------------------------------------- */
+
+struct closing {
+	unsigned left; /* devices, and one until all have begun */
+	struct task_event over;
+	struct timer timer;
+};
+
+struct closing_device {
+	struct closing *all;
+	char *uri; /* owned */
+	char name[DEVICE_NAME_MAX];
+	bool is_closed;
+};
+
+static void closing_one_less(struct closing *all)
+{
+	if (--all->left == 0)
+		task_event_fire(&all->over);
+}
+
+static void closing_task(void *arg)
+{
+	struct closing_device *c = arg;
+
+	export_destroy_device(c->uri);
+	free(take(c->uri));
+	c->is_closed = true;
+	closing_one_less(c->all);
+}
+
+static void closing_late(struct timer *timer)
+{
+	task_event_fire(&container_of(timer, struct closing, timer)->over);
+}
+
+/* Some devices do not close: say what each waits for, and end without them. */
+static void closing_give_up(const struct closing_device *devices, const struct export *e)
+{
+	const struct closing_device *last = NULL;
+	char text[4 * DEVICE_NAME_MAX], waited[UNITS_TEXT_MAX], what[2 * DEVICE_NAME_MAX];
+
+	for (unsigned i = 0; i < TARGET_NAMESPACES_MAX; i++) {
+		if (devices[i].all == NULL || devices[i].is_closed)
+			continue;
+		export_nexus_waits_for(devices[i].name, what, sizeof(what));
+		(void)snprintf(text, sizeof(text), "device '%s' waits for %s, for %s now",
+			       devices[i].name, what, duration_format(e->close_ns, waited));
+		if (last != NULL)
+			log_error("%s", text);
+		last = &devices[i];
+	}
+	give_up(text);
+}
+
+/* All at once: one that hangs does not keep another from a clean end. */
+static void export_close_devices(struct export *e)
+{
+	struct closing_device *devices = calloc(TARGET_NAMESPACES_MAX, sizeof(*devices));
+	struct closing all = { .left = 1, .timer.fn = closing_late };
+
+	for (unsigned i = 0; i < TARGET_NAMESPACES_MAX; i++) {
+		struct closing_device *c = devices != NULL ? &devices[i] : NULL;
+		char *uri = take(e->ns[i].uri);
+
+		if (uri == NULL)
+			continue;
+		if (c == NULL) {
+			export_destroy_device(uri);
+			free(uri);
+			continue;
+		}
+		*c = (struct closing_device){ .all = &all, .uri = uri };
+		(void)snprintf(c->name, sizeof(c->name), "%s", e->ns[i].dev->name);
+		all.left++;
+		if (task_spawn("close", closing_task, c) != 0)
+			closing_task(c);
+	}
+	timer_arm(reactor_primary(), &all.timer, e->close_ns);
+	closing_one_less(&all);
+	task_event_wait(&all.over);
+	timer_disarm(reactor_primary(), &all.timer);
+	if (all.left > 0)
+		closing_give_up(devices, e);
+	free(devices);
+}
+
 static void export_close(struct export *e)
 {
 	struct err err = {};
@@ -304,11 +395,7 @@ static void export_close(struct export *e)
 		give_up(err_text(&err));
 	}
 	target_stop(e->target);
-	for (unsigned i = 0; i < TARGET_NAMESPACES_MAX; i++) {
-		if (e->ns[i].uri != NULL)
-			export_destroy_device(e->ns[i].uri);
-		free(e->ns[i].uri);
-	}
+	export_close_devices(e);
 	export_events_stop(e);
 	task_mutex_unlock(&e->lock);
 }

@@ -32,6 +32,9 @@ enum {
 	CONTROL_LINE_MAX = 8192, /* bytes of a command, line feed included */
 	CONTROL_CLIENTS_MAX = 16,
 	CONTROL_STOP_S = 10, /* that a stop waits for commands that run, and nexuses */
+	/* How often device-time that devices get to close at a stop: a nexus records its end, a
+	 * rebuild gives up a disk that hangs, and both wait for replicas first. */
+	CLOSE_DEVICE_TIMES = 6,
 };
 
 struct export_ns {
@@ -60,6 +63,7 @@ struct export
 	struct subsystem *subsystem; /* owned by the target */
 	struct export_ns ns[TARGET_NAMESPACES_MAX];
 	unsigned paused;              /* how often */
+	uint64_t close_ns;            /* how long devices may take to close */
 	struct control *control;      /* owned; NULL: none */
 	struct export_events *events; /* owned; of all nexuses */
 };
@@ -184,6 +188,8 @@ int nexus_request_child(struct request *req, struct err *err) MAY_SUSPEND WARN_U
 void export_nexus_release(struct device *dev) MAY_SUSPEND;
 /* The same for all there are, in a task of its own: a child may hang. True: look again later. */
 bool export_nexus_releasing(void);
+/* What the end of the device @name waits for, for people. */
+void export_nexus_waits_for(const char *name, char *text, size_t size);
 /* It is a nexus, and is being shut down. */
 bool export_nexus_is_ending(struct device *dev);
 

@@ -288,6 +288,20 @@ bool export_nexus_releasing(void)
 	return is_releasing || next_frozen() != NULL;
 }
 
+void export_nexus_waits_for(const char *name, char *text, size_t size)
+{
+	struct nexus *nx = nexus_lookup(name);
+	struct nexus_child_info child;
+
+	(void)snprintf(text, size, "something that was asked of it");
+	for (unsigned i = 0; nx != NULL && nexus_child_info(nx, i, &child); i++) {
+		if (!child.is_leaving)
+			continue;
+		(void)snprintf(text, size, "answers of its child %s", child.uri);
+		return;
+	}
+}
+
 bool export_nexus_is_ending(struct device *dev)
 {
 	struct nexus *nx = nexus_of_device(dev);

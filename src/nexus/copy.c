@@ -325,6 +325,7 @@ static int open_handles(struct copy *copy, struct err *err) MAY_SUSPEND
 		s->copy = copy;
 		s->drop.fn = copy_source_drop_here;
 		s->gone.fn = source_gone;
+		s->hangs.fn = copy_late_told;
 		s->has_seek = copy->opts.source[i].desc->dev->ops & IO_BIT(IO_SEEK_DATA);
 		result = handle_open(copy->opts.source[i].desc, copy->reactor, &s->h, err);
 	}
@@ -393,6 +394,7 @@ int copy_open(const struct copy_opts *opts, struct copy **ret, struct err *err)
 	defaults(copy);
 	copy->feed.fn = copy_feed_due;
 	copy->again_timer.fn = copy_again_due;
+	copy->late_timer.fn = copy_late_due;
 	for (unsigned i = 0; i < COPY_LANES; i++) {
 		copy->lane[i].copy = copy;
 		copy->lane[i].is_over = true;
@@ -452,6 +454,7 @@ void copy_free(struct copy *copy)
 	if (copy == NULL)
 		return;
 	assert(copy->nlanes == 0);
+	copy_late_wait(copy);
 	while (!is_at_rest(copy))
 		task_yield();
 	if (copy->bufs != NULL)
@@ -528,11 +531,27 @@ enum copy_end copy_result(const struct copy *copy)
 	return copy->end;
 }
 
+/* Of a device that has not answered in time. */
+static int late_error(const struct copy *copy, struct err *err)
+{
+	const struct copy_source *source = &copy->opts.source[copy->failed_source];
+	bool is_dst = copy->is_dst_failed;
+	const struct device *dev = is_dst ? copy->opts.dst->dev : source->desc->dev;
+	char text[UNITS_TEXT_MAX];
+
+	return err_set(err, -ETIMEDOUT, "%s: %s at block %lu was not answered within %s", dev->name,
+		       io_op_name((enum io_op)copy->failed_op),
+		       copy->failed_lba + (is_dst ? copy->opts.dst_start : source->start),
+		       duration_format(copy->opts.timeout_ns, text));
+}
+
 int copy_error(const struct copy *copy, struct err *err)
 {
 	const struct desc *side = copy->opts.dst;
 	int result = io_status_to_errno(copy->status);
 
+	if (copy->is_failed_late)
+		return late_error(copy, err);
 	if (copy->status == IO_OK)
 		return err_set(err, -ECANCELED, "the copy onto %s was ended: %s", side->dev->name,
 			       copy->why != NULL ? copy->why : "no reason given");

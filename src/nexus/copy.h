@@ -64,12 +64,21 @@ struct copy_opts {
 	uint64_t rate; /* bytes per second that are read at most; 0: no limit */
 	/* What requests to `locked` may take on average, see pace.h; 0: not governed. */
 	uint64_t latency_ns;
+	/* When a device has not answered for so long its owner is told, who may make it answer. A
+	 * little later it is not waited for: the copy fails, its ranges are unlocked, and
+	 * copy_free() waits for what is late. 0: as long as it takes. */
+	uint64_t timeout_ns;
 
 	/* On the copy's reactor. May this source be read now? NULL: always. */
 	bool (*is_good)(void *source_owner);
 	/* On the copy's reactor. It is not read any more; for these blocks only if @is_medium. */
 	void (*source_failed)(void *source_owner, uint16_t status, bool is_medium, uint64_t lba,
 			      uint32_t nlb);
+	/* On the copy's reactor: the destination does not answer in time. From then on what it is
+	 * still doing may land on later writes: it is no copy of anything any more. */
+	void (*dst_hangs)(void *owner);
+	/* On the primary, not in a task: this source does not. */
+	void (*source_hangs)(void *source_owner);
 	/* On the primary, not in a task: after copy_drop_source(), nothing is in flight there. */
 	void (*source_gone)(void *source_owner);
 	/* In a task of the copy: it is over; may suspend, and free it. NULL: see copy_wait(). */
@@ -104,7 +113,10 @@ int copy_open(const struct copy_opts *opts, struct copy **ret,
 	      struct err *err) MAY_SUSPEND WARN_UNUSED;
 /* -ENOMEM: nothing runs. */
 int copy_start(struct copy *copy, struct err *err) WARN_UNUSED;
-/* Over, or never started; dropped sources are gone then. NULL is fine. */
+/*
+ * Over, or never started; dropped sources are gone then. NULL is fine. Waits for requests that are
+ * late, however long they take: their buffers, and the descriptors, are in use until then.
+ */
 void copy_free(struct copy *copy) MAY_SUSPEND;
 
 /* No new range; copy_wait_idle() waits for those that are being copied. */
@@ -121,6 +133,10 @@ enum copy_end copy_wait(struct copy *copy) MAY_SUSPEND;
 
 void *copy_owner(const struct copy *copy);
 enum copy_end copy_result(const struct copy *copy);
+/* It is over, but a device has not answered all it was asked. */
+bool copy_is_late(const struct copy *copy);
+/* Some of that is with the destination. */
+bool copy_is_dst_late(const struct copy *copy);
 /* Why it failed, for people; COPY_FAILED. Returns the errno. */
 int copy_error(const struct copy *copy, struct err *err);
 /* Everything before this block is on the destination, durable after a flush of it. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * copy_move.c - the half of a copy that moves bytes: a window of chunks on one reactor.
+ * copy_move.c - the half of a copy that moves bytes: the steps of a chunk, on one reactor.
  *
  *   data of the source       READ -> WRITE -> [CHECK | READ_BACK]
  *   a hole of the source     nothing where the destination has one too (it is asked), else
@@ -8,9 +8,8 @@
  *   zeroes, where the source knows no holes:  as a hole; within a chunk, too, if the destination is
  *                            thin: runs of zeroes and of data are taken one after the other
  *
- * So a thin destination stays thin, and stale data under a hole does not survive. What is a hole is
- * asked under the range lock and forgotten with it, as a host may write there the next moment. What
- * is data may be remembered: reading zeroes costs time and nothing else.
+ * So a thin destination stays thin, and stale data under a hole does not survive. Where chunks
+ * begin and end, and what is a hole, is copy_feed.c's.
  *
  * With is_current_only a block that the source itself does not hold is skipped and not cleared:
  * what the destination has there from its own ancestors is right. Devices say so for a whole
@@ -21,10 +20,9 @@
  * just missed a write says does not count. Anything but patience that the destination asks for ends
  * the copy, and the first failure is kept.
  *
- * Devices may answer within submit; feeding is bounded per turn, so the loop goes round.
- *
- * Invariants: a slot is free, or counted in its lane's `busy`. A lane comes back only when nothing
- * of it is in flight. After is_failed nothing is started.
+ * Invariants: a slot is free, or counted in its lane's `busy`, or late (copy_late.c). A lane comes
+ * back only when nothing of it is in flight, but for what is late. After is_failed nothing is
+ * started.
  *
  * Thread: the copy's reactor.
  */
@@ -33,7 +31,6 @@
 #include "nexus/copy_internal.h"
 
 enum {
-	FEED_MAX = 16,         /* chunks started in one turn */
 	HOLE_BYTES_MIN = 4096, /* of a hole that is looked for in what was read: a page */
 };
 
@@ -41,27 +38,9 @@ static void slot_run(struct copy_slot *slot);
 
 /* ---- helpers -------------------------------------------------------------------------------- */
 
-static void feed_later(struct copy *copy)
-{
-	if (copy->is_feed_queued)
-		return;
-	copy->is_feed_queued = true;
-	reactor_defer(copy->reactor, &copy->feed);
-}
-
-static void count(_Atomic uint64_t *counter, uint64_t n)
-{
-	atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
-}
-
 static bool is_zero(const uint8_t *buf, size_t len)
 {
 	return buf[0] == 0 && memcmp(buf, buf + 1, len - 1) == 0;
-}
-
-static size_t bytes(const struct copy *copy, uint64_t nlb)
-{
-	return (size_t)nlb << copy->block_shift;
 }
 
 void copy_fail(struct copy *copy, uint16_t status, bool is_dst, uint8_t op, uint8_t source,
@@ -75,28 +54,10 @@ void copy_fail(struct copy *copy, uint16_t status, bool is_dst, uint8_t op, uint
 		copy->failed_lba = lba;
 	}
 	atomic_store(&copy->is_failed, true);
-	feed_later(copy);
+	copy_feed_later(copy);
 }
 
 /* ---- sources -------------------------------------------------------------------------------- */
-
-static bool source_is_good(const struct copy *copy, uint8_t i)
-{
-	const struct source_state *s = &copy->source[i];
-
-	return !s->is_out && !s->is_dropped &&
-	       (copy->opts.is_good == NULL || copy->opts.is_good(copy->opts.source[i].owner));
-}
-
-/* The first that is good and not in @tried; COPY_SOURCES_MAX: none. */
-static uint8_t source_pick(const struct copy *copy, uint8_t tried)
-{
-	for (uint8_t i = 0; i < copy->opts.nsources; i++) {
-		if (!(tried >> i & 1) && source_is_good(copy, i))
-			return i;
-	}
-	return COPY_SOURCES_MAX;
-}
 
 static void source_check_gone(struct copy *copy, uint8_t i)
 {
@@ -108,7 +69,7 @@ static void source_check_gone(struct copy *copy, uint8_t i)
 	reactor_post(reactor_primary(), &s->gone);
 }
 
-static void source_back(struct copy *copy, uint8_t i)
+void copy_source_back(struct copy *copy, uint8_t i)
 {
 	copy->source[i].inflight--;
 	source_check_gone(copy, i);
@@ -133,7 +94,7 @@ static void slot_free(struct copy_slot *slot)
 	slot->next = copy->free;
 	copy->free = slot;
 	atomic_fetch_sub_explicit(&copy->active, 1, memory_order_relaxed);
-	feed_later(copy);
+	copy_feed_later(copy);
 }
 
 static enum io_result slot_issue(struct copy_slot *slot, struct handle *h, uint64_t start,
@@ -147,18 +108,20 @@ static enum io_result slot_issue(struct copy_slot *slot, struct handle *h, uint6
 	io->lba = start + slot->lba;
 	io->nlb = slot->nlb;
 	if (buf != NULL) {
-		io_set_buf(io, buf, bytes(slot->copy, slot->nlb));
+		io_set_buf(io, buf, copy_bytes(slot->copy, slot->nlb));
 	} else {
 		io->iov = NULL;
 		io->iovcnt = 0;
 	}
+	slot->sent_ns = slot->copy->reactor->now_ns;
+	copy_late_watch(slot->copy);
 	return io_start(h, io);
 }
 
 static enum io_result slot_read(struct copy_slot *slot)
 {
 	struct copy *copy = slot->copy;
-	uint8_t i = source_pick(copy, slot->tried);
+	uint8_t i = copy_source_pick(copy, slot->tried);
 
 	slot->source = i;
 	if (i == COPY_SOURCES_MAX) {
@@ -202,22 +165,17 @@ static enum copy_step slot_verify(const struct copy_slot *slot)
 	return slot->copy->opts.verify == COPY_VERIFY_READ ? COPY_READ_BACK : COPY_CHECK;
 }
 
-static enum copy_step clear_step(const struct copy *copy)
-{
-	return copy->can_unmap ? COPY_CLEAR : COPY_PROBE;
-}
-
 /* What was read from a source that knows no holes: all of it, or as much as is data, or zeroes. The
  * rest need not be read again where nothing else wants the buffer, as verifying and probing do. */
 static enum copy_step slot_take_run(struct copy_slot *slot)
 {
 	struct copy *copy = slot->copy;
-	size_t len = bytes(copy, slot->nlb), at = len;
+	size_t len = copy_bytes(copy, slot->nlb), at = len;
 
 	if (!copy->is_dst_thin) {
 		slot->is_clear = is_zero(slot->buf, len);
 	} else {
-		size_t granule = MAX(bytes(copy, 1), (size_t)HOLE_BYTES_MIN);
+		size_t granule = MAX(copy_bytes(copy, 1), (size_t)HOLE_BYTES_MIN);
 
 		slot->is_clear = is_zero(slot->buf, MIN(granule, len));
 		for (at = granule; at < len; at += granule) {
@@ -230,7 +188,7 @@ static enum copy_step slot_take_run(struct copy_slot *slot)
 	slot->ahead = 0;
 	if (copy->opts.verify == COPY_VERIFY_NONE && (copy->can_unmap || !slot->is_clear))
 		slot->ahead = (uint32_t)((len - at) >> copy->block_shift);
-	return slot->is_clear ? clear_step(copy) : COPY_WRITE;
+	return slot->is_clear ? copy_clear_step(copy) : COPY_WRITE;
 }
 
 /* These blocks are done with; is there more of the chunk? */
@@ -239,13 +197,14 @@ static enum copy_step slot_advance(struct copy_slot *slot, _Atomic uint64_t *cou
 	struct copy *copy = slot->copy;
 	uint64_t left;
 
-	count(counter, slot->nlb);
+	copy_count(counter, slot->nlb);
 	slot->lba += slot->nlb;
 	left = slot->end - slot->lba;
 	if (left == 0)
 		return COPY_FREE;
 	if (slot->ahead > 0) {
-		memmove(slot->buf, slot->buf + bytes(copy, slot->nlb), bytes(copy, slot->ahead));
+		memmove(slot->buf, slot->buf + copy_bytes(copy, slot->nlb),
+			copy_bytes(copy, slot->ahead));
 		slot->nlb = slot->ahead;
 		return slot_take_run(slot);
 	}
@@ -274,7 +233,7 @@ static enum copy_step slot_after_read(struct copy_slot *slot)
 static enum copy_step slot_next(struct copy_slot *slot)
 {
 	struct copy *copy = slot->copy;
-	size_t len = bytes(copy, slot->nlb);
+	size_t len = copy_bytes(copy, slot->nlb);
 
 	switch ((enum copy_step)slot->step) {
 	case COPY_READ:
@@ -348,7 +307,7 @@ static enum copy_step slot_read_failed(struct copy_slot *slot, bool *ret_is_put_
 			copy->opts.source_failed(copy->opts.source[i].owner, status,
 						 verdict == IO_VERDICT_ELSEWHERE, slot->lba,
 						 slot->nlb);
-		if (source_pick(copy, slot->tried) != COPY_SOURCES_MAX)
+		if (copy_source_pick(copy, slot->tried) != COPY_SOURCES_MAX)
 			return COPY_READ;
 	}
 	copy_fail(copy, status, false, IO_READ, i, slot->lba);
@@ -381,9 +340,10 @@ static void slot_run(struct copy_slot *slot)
 		enum copy_step next;
 		bool is_put_off = false;
 
+		slot->sent_ns = 0;
 		if (slot->step == COPY_READ && slot->source < COPY_SOURCES_MAX) {
-			source_back(copy, slot->source);
-			if (slot->io.status == IO_OK && !source_is_good(copy, slot->source))
+			copy_source_back(copy, slot->source);
+			if (slot->io.status == IO_OK && !copy_source_is_good(copy, slot->source))
 				slot->io.status = IO_ABORTED; /* it fell meanwhile: no word of it */
 		}
 		next = slot->io.status == IO_OK ? slot_next(slot) : slot_failed(slot, &is_put_off);
@@ -400,7 +360,13 @@ static void slot_run(struct copy_slot *slot)
 
 void copy_slot_done(struct io *io)
 {
-	slot_run(container_of(io, struct copy_slot, io));
+	struct copy_slot *slot = container_of(io, struct copy_slot, io);
+
+	if (unlikely(slot->is_late))
+		copy_late_back(slot->copy,
+			       slot->step == COPY_READ ? slot->source : COPY_SOURCES_MAX);
+	else
+		slot_run(slot);
 }
 
 void copy_again_due(struct timer *timer)
@@ -420,90 +386,9 @@ void copy_again_due(struct timer *timer)
 	}
 }
 
-/* ---- holes ---------------------------------------------------------------------------------- */
+/* ---- a chunk begins ------------------------------------------------------------------------- */
 
-static bool seek_start(struct copy_lane *lane, enum lane_seek what);
-
-/* Block of the copy that a seek from the lane's cursor has found, within the lane's range. */
-static uint64_t seek_found(const struct copy_lane *lane, uint64_t start)
-{
-	uint64_t at = lane->seek_io.result;
-
-	return MAX(at > start ? at - start : 0, lane->cursor);
-}
-
-/* True: another seek is in flight. An error: all is data, and reading tells what is wrong. */
-static bool seek_ended(struct copy_lane *lane)
-{
-	struct copy *copy = lane->copy;
-	enum lane_seek what = (enum lane_seek)lane->seek;
-	bool is_ok = lane->seek_io.status == IO_OK;
-	uint64_t start = copy->opts.dst_start, found;
-
-	lane->seek = LANE_SEEK_NONE;
-	if (what == LANE_SEEK_DST) {
-		lane->clear_from = is_ok ? seek_found(lane, start) : lane->cursor;
-		lane->is_clear_known = true;
-		return false;
-	}
-	start = copy->opts.source[lane->seek_source].start;
-	is_ok &= source_is_good(copy, lane->seek_source);
-	source_back(copy, lane->seek_source);
-	found = is_ok ? seek_found(lane, start) : lane->cursor;
-	if (is_ok && what == LANE_SEEK_DATA && found > lane->cursor) {
-		lane->hole_end = found;
-		lane->is_clear_known = false;
-		return false;
-	}
-	if (is_ok && what == LANE_SEEK_DATA)
-		return seek_start(lane, LANE_SEEK_HOLE);
-	lane->data_from = lane->cursor;
-	lane->data_end = found > lane->cursor ? found : lane->end;
-	return false;
-}
-
-/* True: in flight. */
-static bool seek_start(struct copy_lane *lane, enum lane_seek what)
-{
-	struct copy *copy = lane->copy;
-	struct io *io = &lane->seek_io;
-	struct handle *h = copy->dst;
-	uint64_t start = copy->opts.dst_start;
-
-	lane->seek = (uint8_t)what;
-	if (what != LANE_SEEK_DST) {
-		uint8_t i = source_pick(copy, 0);
-
-		if (i == COPY_SOURCES_MAX) { /* reading will tell */
-			lane->seek = LANE_SEEK_NONE;
-			lane->data_from = lane->cursor;
-			lane->data_end = lane->end;
-			return false;
-		}
-		lane->seek_source = i;
-		copy->source[i].inflight++;
-		h = copy->source[i].h;
-		start = copy->opts.source[i].start;
-	}
-	io->op = what == LANE_SEEK_HOLE ? IO_SEEK_HOLE : IO_SEEK_DATA;
-	io->flags = 0;
-	io->lba = start + lane->cursor;
-	io->nlb = 0;
-	io->iovcnt = 0;
-	return io_start(h, io) == IO_PENDING || seek_ended(lane);
-}
-
-void copy_seek_done(struct io *io)
-{
-	struct copy_lane *lane = container_of(io, struct copy_lane, seek_io);
-
-	if (!seek_ended(lane))
-		feed_later(lane->copy);
-}
-
-/* ---- a range -------------------------------------------------------------------------------- */
-
-static void chunk_start(struct copy_lane *lane, uint64_t end, bool is_clear)
+void copy_chunk_start(struct copy_lane *lane, uint64_t end, bool is_clear)
 {
 	struct copy *copy = lane->copy;
 	struct copy_slot *slot = copy->free;
@@ -521,111 +406,6 @@ static void chunk_start(struct copy_lane *lane, uint64_t end, bool is_clear)
 	slot->is_clear = is_clear;
 	slot->is_grown = false;
 	lane->cursor = end;
-	if (slot_enter(slot, is_clear ? clear_step(copy) : COPY_READ) == IO_DONE)
+	if (slot_enter(slot, is_clear ? copy_clear_step(copy) : COPY_READ) == IO_DONE)
 		slot_run(slot);
-}
-
-/* Over clean segments; how far from there segments are dirty. */
-static uint64_t dirty_end(struct copy_lane *lane)
-{
-	const struct segmap *map = lane->copy->opts.map;
-	uint64_t seg;
-
-	if (map == NULL)
-		return lane->end;
-	seg = segmap_next(map, (uint32_t)(lane->cursor >> map->shift));
-	lane->cursor = MAX(lane->cursor, MIN(seg << map->shift, lane->end));
-	while (seg < map->nsegments && seg << map->shift < lane->end &&
-	       segmap_test(map, (uint32_t)seg))
-		seg++;
-	return MIN(seg << map->shift, lane->end);
-}
-
-/* Within a hole of the source that ends at @end. False: nothing can be started now. */
-static bool feed_hole(struct copy_lane *lane, uint64_t end)
-{
-	struct copy *copy = lane->copy;
-
-	if (copy->dst_has_seek && !lane->is_clear_known && seek_start(lane, LANE_SEEK_DST))
-		return false;
-	if (copy->dst_has_seek && lane->clear_from > lane->cursor) {
-		uint64_t to = MIN(end, lane->clear_from);
-
-		count(&copy->same, to - lane->cursor);
-		lane->cursor = to;
-		return true;
-	}
-	if (copy->free == NULL)
-		return false;
-	if (!copy->can_unmap || copy->opts.verify != COPY_VERIFY_NONE)
-		end = MIN(end, lane->cursor + copy->chunk_nlb);
-	chunk_start(lane, end, true);
-	if (lane->cursor >= lane->hole_end)
-		lane->is_clear_known = false;
-	else if (lane->clear_from < lane->cursor)
-		lane->clear_from = lane->cursor;
-	return true;
-}
-
-/* One step. False: nothing can be started now. */
-static bool lane_feed(struct copy_lane *lane)
-{
-	struct copy *copy = lane->copy;
-	uint64_t end;
-	uint8_t i;
-
-	if (lane->is_over || lane->seek != LANE_SEEK_NONE)
-		return false;
-	if (atomic_load(&copy->is_failed))
-		lane->cursor = lane->end;
-	end = lane->cursor < lane->end ? dirty_end(lane) : lane->end;
-	if (lane->cursor >= lane->end) {
-		lane->is_over = lane->busy == 0;
-		if (lane->is_over)
-			reactor_post(reactor_primary(), &lane->came_back);
-		return false;
-	}
-	i = source_pick(copy, 0);
-	if (i != COPY_SOURCES_MAX && copy->source[i].has_seek && !copy->opts.is_current_only) {
-		if (lane->cursor < lane->hole_end)
-			return feed_hole(lane, MIN(end, lane->hole_end));
-		if (lane->cursor < lane->data_from || lane->cursor >= lane->data_end)
-			return !seek_start(lane, LANE_SEEK_DATA);
-		end = MIN(end, lane->data_end);
-	}
-	if (copy->free == NULL)
-		return false;
-	chunk_start(lane, MIN(end, lane->cursor + copy->chunk_nlb), false);
-	return true;
-}
-
-void copy_feed_due(struct msg *msg)
-{
-	struct copy *copy = container_of(msg, struct copy, feed);
-	unsigned budget = FEED_MAX;
-	bool is_any;
-
-	copy->is_feed_queued = false;
-	do {
-		is_any = false;
-		for (unsigned i = 0; i < COPY_LANES && budget > 0; i++) {
-			if (!lane_feed(&copy->lane[i]))
-				continue;
-			is_any = true;
-			budget--;
-		}
-	} while (is_any && budget > 0);
-	if (is_any)
-		feed_later(copy);
-}
-
-void copy_lane_go(struct msg *msg)
-{
-	struct copy_lane *lane = container_of(msg, struct copy_lane, go);
-
-	lane->cursor = lane->lba;
-	lane->hole_end = lane->clear_from = 0;
-	lane->is_clear_known = false;
-	lane->is_over = false;
-	feed_later(lane->copy);
 }

@@ -170,6 +170,35 @@ ENGINE_TEST(what_is_under_way_stays_marked)
 	bases_unmake();
 }
 
+/* Each mark costs a durable write; a stream has few of them, what is written here and there no more
+ * marks than it touches. */
+ENGINE_TEST(a_stream_is_marked_ahead)
+{
+	struct nexus_info before, after;
+
+	bases_make(false);
+	nexus_settings.intent_idle_ns = INTENT_IDLE;
+	if (!remake(2))
+		return;
+	for (unsigned seg = 0; seg < 64; seg += 2)
+		touch(seg, 1);
+	touch(100, 16);
+	CHECK_EQ(marked(), 32 + 16);
+	nexus_info(nx, &before);
+	touch(116, 60);
+	nexus_info(nx, &after);
+	CHECK_EQ(after.mark_writes - before.mark_writes, 2); /* one page, two children */
+	CHECK_EQ(after.segments_in_flight, 32 + 16 + 65);
+	touch(251, 5); /* there is nothing behind it */
+	CHECK_EQ(marked(), 32 + 16 + 65 + 5);
+	tick();
+	tick();
+	tick();
+	CHECK_EQ(marked(), 0);
+	nexus_unmake_kept();
+	bases_unmake();
+}
+
 /* The newer copy of each page about a lost child rots. The older one must tell as much. */
 ENGINE_TEST(a_page_that_rots_does_not_bring_an_older_one_back)
 {

@@ -54,6 +54,20 @@ static void errands_wait(struct nexus *nx)
 		task_call(reactor_get(i), noop, NULL); /* bells on their way have arrived */
 }
 
+/* Who still owes an answer to a rebuild or a scrub that is over is cut off, and waited for. */
+static void wait_unused(struct nexus *nx) MAY_SUSPEND
+{
+	for (unsigned i = 0; i < nx->nchildren; i++) {
+		struct child *child = nx->child[nx->order[i]];
+
+		if (child->users == 0)
+			continue;
+		child->is_leaving = true;
+		errand_ring(&nx->monitor);
+		child_wait_closed(child);
+	}
+}
+
 void nexus_free(struct nexus *nx)
 {
 	nx->state = NEXUS_CLOSED; /* children may fall until they are closed */
@@ -61,6 +75,7 @@ void nexus_free(struct nexus *nx)
 	nexus_health_stop(nx);
 	marks_stop(nx);
 	errands_wait(nx); /* a mark that hangs on a child wants it cut off */
+	wait_unused(nx);
 	timer_disarm(reactor_primary(), &nx->monitor_timer); /* for children that are closed here */
 	errands_wait(nx);
 	while (nx->nchildren > 0) {

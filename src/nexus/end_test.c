@@ -481,4 +481,32 @@ ENGINE_TEST(no_look_of_the_monitor_after_the_end)
 	bases_unmake();
 }
 
+/* Of a write that is undecided at the end one child has done its part, and is gone by then. */
+ENGINE_TEST(a_child_is_removed_before_a_write_is_abandoned)
+{
+	struct nexus_err ne = {};
+	struct late_call end;
+	struct late_io write;
+	struct hold hold;
+
+	if (!nexus_make(3))
+		return;
+	touch(0, 1);
+	inject("inject://c0?op=write&stage=completion&offset=10240&num_blk=1");
+	hold_begin(&hold, "c0", START, 1);
+	late_start(&write, IO_WRITE, 0, 1, buf);
+	turns(10); /* the others have it */
+	CHECK_EQ(nexus_child_remove(nx, uris[1], &ne), 0);
+	CHECK(nx->child[1] == NULL && !write.is_done);
+	call_start(&end, shut_down);
+	while (!nx->is_ended)
+		task_yield();
+	hold_end(&hold);
+	task_event_wait(&write.event);
+	CHECK(write.io.status != IO_OK);
+	CHECK_EQ(call_wait(&end), 0);
+	fault_remove_all();
+	nexus_unmake();
+}
+
 TAP_MAIN()

@@ -72,6 +72,7 @@ bool nexus_child_info(struct nexus *nx, unsigned index, struct nexus_child_info 
 		.why = child->why,
 		.is_synced = child_is_healthy(child),
 		.is_local = child->is_local,
+		.is_leaving = child->is_leaving,
 		.has_io_log = !child_is_healthy(child) && child->is_missed_known,
 		.fault_ns = child->fault_ns,
 	};

@@ -20,6 +20,7 @@
  *                 overlap.h      one writer per block, on all reactors
  *                 verdict.c      what a child's error means
  *                 watch.c        a child that does not answer in time
+ *                 bounded.c      what tasks ask of a child with a range locked
  *   a child falls retire.c       dropped, recorded, let go; the frozen nexus; self-shutdown
  *                 monitor.c      its device is closed, outside of its completion path
  *                 record.c       who is healthy, as JSON; record_writer.c puts it, store.c has it
@@ -37,8 +38,9 @@
  *   a child comes child.c        its device; child_client.c add, remove, online, offline
  *                 child_join.c   it becomes a writer, and in sync
  *                 rebuild.c      jobs; _client, _state, _stats. The seam is at this file's end
- *                 copy.c         the machine: ranges and locks; copy_move.c the bytes; pace.c
- *   all equal?    scrub.c        while it serves
+ *                 copy.c         the machine: ranges and locks; copy_feed.c chunks of them,
+ *                                copy_move.c the bytes, copy_late.c who does not answer; pace.c
+ *   all equal?    scrub.c        while it serves; scrub_range.c reads, scrub_judge.c mends
  *                 check.c        replicas without a nexus; check_read.c
  *
  * Tests share nexus_testing.h, by way of testing.h or rebuild_testing.h.
@@ -229,6 +231,10 @@ struct nexus_channel {
 
 	/* marks.c: segments that may be written without asking; all ones where no marks are kept */
 	struct segmap hot;
+	struct {
+		uint64_t first, next; /* segments: what was wanted last, and what follows it */
+		uint32_t run;         /* how often that was wanted next */
+	} stream;
 	uint32_t busy[2]; /* forks under way, by parity */
 	uint8_t parity;
 
@@ -485,6 +491,21 @@ void nexus_watch_due(struct timer *timer);
 uint64_t nexus_watch_tick_ns(const struct nexus *nx);
 /* io_wait() of a task that has child_use()d it: a child that does not answer in time is out. */
 uint16_t child_io_wait(struct child *child, struct handle *h, struct io *io) MAY_SUSPEND;
+
+/* ---- bounded.c: with a range locked --------------------------------------------------------- */
+
+struct child_request {
+	enum io_op op; /* IO_READ, or IO_WRITE, which is durable when it has ended */
+	uint64_t lba;  /* of the child's device */
+	uint32_t nlb;  /* 1 ... */
+	uint8_t *buf;
+};
+
+/*
+ * One request to @child that is not waited for any longer than it may take. IO_TIMED_OUT: the child
+ * is out, and what it is still doing harms nobody: ranges may be unlocked, @buf is free.
+ */
+uint16_t child_io_bounded(struct child *child, const struct child_request *request) MAY_SUSPEND;
 
 /* ---- health.c: warnings --------------------------------------------------------------------- */
 

@@ -425,7 +425,7 @@ static int add_rebuilt(struct nexus *to, const char *uri, struct nexus_err *ne)
 /* The same while its device is still being opened: nobody is started who could not end. */
 ENGINE_TEST(a_child_is_opened_when_all_is_over)
 {
-	static const struct {
+	const struct {
 		const char *how, *device;
 		struct call call;
 	} rows[] = { { "online", "m1", { .fn = nexus_child_online, .uri = uris[1] } },

@@ -21,6 +21,8 @@
  *
  * How a page is written is marks_page.c's, what children that come or go need marks_child.c's.
  *
+ * A stream (want()) has more marked than it has written to; what it does not come to is idle.
+ *
  * Anything that goes wrong in 4 puts the candidates back: a mark too many costs time at the next
  * rebuild, one too few costs data. A child that cannot be marked is retired like one that cannot be
  * written to.
@@ -42,7 +44,32 @@
 #include "nexus/marks_internal.h"
 #include "reactor/mem.h"
 
+enum {
+	STREAM_RUN = 16,        /* segments that are wanted in a row: a stream */
+	STREAM_AHEAD = 4 << 20, /* bytes that are marked with the next of them */
+};
+
 /* ---- the data path's ------------------------------------------------------------------------ */
+
+/*
+ * Each mark is a durable write that somebody waits for. Who writes one segment after the other has
+ * the next ones marked with it, and after a crash so much more to be copied.
+ */
+static void want(struct nexus_channel *nc, uint64_t seg)
+{
+	struct segmap *wanted = &nc->nx->marks->wanted;
+	uint64_t ahead = (STREAM_AHEAD >> nc->nx->dev.block_shift) >> wanted->shift;
+
+	segmap_set(wanted, (uint32_t)seg);
+	if (seg >= nc->stream.first && seg < nc->stream.next)
+		return;
+	nc->stream.run = seg == nc->stream.next ? nc->stream.run + 1 : 0;
+	nc->stream.first = seg;
+	nc->stream.next = seg + 1 + (nc->stream.run >= STREAM_RUN ? ahead : 0);
+	nc->stream.next = MIN(nc->stream.next, wanted->nsegments);
+	while (++seg < nc->stream.next)
+		segmap_set(wanted, (uint32_t)seg);
+}
 
 bool marks_heat(struct nexus_channel *nc, const struct io *io)
 {
@@ -54,7 +81,7 @@ bool marks_heat(struct nexus_channel *nc, const struct io *io)
 		if (marks == NULL || segmap_test(&marks->durable, (uint32_t)seg)) {
 			segmap_set(&nc->hot, (uint32_t)seg);
 		} else {
-			segmap_set(&marks->wanted, (uint32_t)seg);
+			want(nc, seg);
 			is_wanting = true;
 		}
 	}

@@ -257,6 +257,7 @@ struct nexus_child_info {
 	const char *why; /* for people, beside the reason; "": nothing is known */
 	bool is_synced;
 	bool is_local;
+	bool is_leaving;          /* it is out, and its device is not closed yet */
 	bool has_io_log;          /* what it misses is known: a rebuild can be partial */
 	uint32_t missed_segments; /* if so */
 	uint64_t fault_ns;        /* reactor clock at its last fault, 0: none */

@@ -25,6 +25,11 @@
  * without a word; it is not retired for that, as it may be the last. The child that is being
  * rebuilt is retired like any that fails a write.
  *
+ * Who does not answer within child_timeout is retired, but for the last healthy child, and cut off.
+ * A disk of this machine that does not answer even so ends the job (copy_late.c): it fails. It is
+ * over for everybody then, but its memory stays, and the devices that owe an answer are in use,
+ * until they have given it.
+ *
  * What a child misses after an end: nothing (completed); what was not copied yet (stopped, and
  * exactly known); everything (failed: writes that went to it while it was attached were not noted).
  * The map of the job is its own copy, as a resize makes the child's anew.
@@ -33,7 +38,8 @@
  *
  * Invariants
  *   1. A job that has begun holds its child, and each source, in use (child_use()), until it is
- *      over or the source has been dropped; the monitor waits for that before it closes a device.
+ *      over or the source has been dropped, and until they have answered; the monitor waits for
+ *      that before it closes a device.
  *   2. A job leaves the list only in rebuild_job_finish(), which runs once per job.
  *   3. Nothing here holds nx->control while it waits for a job to end, but for those who end a
  *      nexus: an ending job does not take it.
@@ -126,9 +132,8 @@ static void job_release(struct rebuild *job)
 			child_unuse(job->source[i].child);
 		job->source[i].is_used = false;
 	}
-	child_unuse(job->child);
-	job->has_begun = false;
-	nrunning--;
+	if (!job->is_child_free)
+		child_unuse(job->child);
 }
 
 /* Other jobs may have their turn now, here and elsewhere. */
@@ -145,6 +150,35 @@ static void ring_waiting(void)
 				errand_ring(&nx->rebuild);
 		}
 	}
+}
+
+/* Nobody sees it any more. */
+static void job_leave_list(struct rebuild *job)
+{
+	struct rebuilds *all = job->nx->rebuilds;
+
+	list_del(&job->link);
+	tell(&job->waiters);
+	if (list_empty(&all->jobs))
+		tell(&all->waiters);
+	nrunning -= job->has_begun;
+	ring_waiting();
+}
+
+/* A device owes an answer: what others could wait for is done now. Children that owe none go. */
+static void job_linger(struct rebuild *job)
+{
+	log_warn("nexus %s: the rebuild of child %s keeps its buffers until all is answered",
+		 job->nx->dev.name, job->child->uri);
+	for (unsigned i = 0; i < job->opts.nsources; i++) {
+		if (job->source[i].is_used)
+			copy_drop_source(job->copy, i);
+	}
+	job->is_lingering = true;
+	job->is_child_free = !copy_is_dst_late(job->copy);
+	if (job->is_child_free)
+		child_unuse(job->child);
+	job_leave_list(job);
 }
 
 void rebuild_job_finish(struct rebuild *job, enum rebuild_state state)
@@ -164,16 +198,15 @@ void rebuild_job_finish(struct rebuild *job, enum rebuild_state state)
 		 job->why.code != 0 ? err_text(&job->why) : "");
 	nexus_tell(nx, NEXUS_EVENT_REBUILD, job->child);
 	while (job->users > 0)
-		task_yield();       /* they are on their way out */
+		task_yield(); /* they are on their way out */
+	if (job->copy != NULL && copy_is_late(job->copy))
+		job_linger(job);
 	copy_free(take(job->copy)); /* dropped sources are given back before the rest */
 	job_release(job);
-	list_del(&job->link);
-	tell(&job->waiters);
-	if (list_empty(&nx->rebuilds->jobs))
-		tell(&nx->rebuilds->waiters);
+	if (!job->is_lingering)
+		job_leave_list(job);
 	segmap_done(&job->map);
 	free(job);
-	ring_waiting();
 }
 
 static void job_fail_child(struct rebuild *job)
@@ -188,7 +221,7 @@ static int job_flush(struct rebuild *job) MAY_SUSPEND
 	uint16_t status = IO_NO_MEMORY;
 
 	if (handle_open(job->opts.dst, reactor_primary(), &h, &job->why) == 0)
-		status = io_wait(h, &io);
+		status = child_io_wait(job->child, h, &io);
 	if (status == IO_OK)
 		return 0;
 	return err_set(&job->why, io_status_to_errno(status), "child %s: flush failed: %s",
@@ -326,6 +359,24 @@ static void job_source_failed(void *owner, uint16_t status, bool is_medium, uint
 		nexus_repair_ring(child->nx, child->slot, lba, nlb);
 }
 
+/* Out, before a write of a host can meet what it is still doing. */
+static void job_dst_hangs(void *owner)
+{
+	const struct rebuild *job = owner;
+
+	(void)nexus_child_fail(job->child, CHILD_FAULTED, NEXUS_REASON_TIMED_OUT);
+}
+
+/* As it would be for a read of a host (watch.c): the last healthy one stays. */
+static void job_source_hangs(void *owner)
+{
+	const struct job_source *source = owner;
+	struct nexus *nx = source->job->nx;
+
+	if (source->is_used && nexus_nhealthy(nx) > 1)
+		(void)nexus_child_fail(source->child, CHILD_FAULTED, NEXUS_REASON_TIMED_OUT);
+}
+
 static void job_source_gone(void *owner)
 {
 	struct job_source *source = owner;
@@ -424,8 +475,11 @@ static int job_begin(struct rebuild *job) MAY_SUSPEND
 					.verify = settings.verify,
 					.rate = settings.rate,
 					.latency_ns = latency_limit(),
+					.timeout_ns = nx->child_timeout_ns,
 					.is_good = job_is_good,
 					.source_failed = job_source_failed,
+					.dst_hangs = job_dst_hangs,
+					.source_hangs = job_source_hangs,
 					.source_gone = job_source_gone,
 					.ended = job_ended,
 					.owner = job };

@@ -25,9 +25,11 @@ struct rebuild {
 	struct child *child;
 	enum rebuild_state state, pending;
 	bool has_begun, is_partial, is_finishing;
-	unsigned users;    /* tasks that look at it across a suspension */
-	struct copy *copy; /* owned; NULL: not begun */
-	struct segmap map; /* owned; of a partial one */
+	bool is_lingering;  /* over and off the list, but for answers that are late */
+	bool is_child_free; /* it owed none, and may be gone */
+	unsigned users;     /* tasks that look at it across a suspension */
+	struct copy *copy;  /* owned; NULL: not begun */
+	struct segmap map;  /* owned; of a partial one */
 	struct copy_opts opts;
 	struct job_source source[COPY_SOURCES_MAX];
 	struct rebuild_stats before; /* of copies that are over */

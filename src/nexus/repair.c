@@ -66,21 +66,11 @@ static bool repair_next(struct nexus *nx, struct repair *ret)
 static uint16_t child_io(struct child *child, enum io_op op, uint64_t lba, uint32_t nlb,
 			 void *buf) MAY_SUSPEND
 {
-	struct desc *desc = child_use(child);
-	struct io io = { .op = (uint8_t)op,
-			 .flags = op == IO_WRITE ? IO_FUA : 0,
-			 .lba = lba + child->nx->geometry.data_start,
-			 .nlb = nlb };
-	uint16_t status = IO_NO_DEVICE;
-	struct handle *h;
+	struct child_request request = {
+		.op = op, .lba = lba + child->nx->geometry.data_start, .nlb = nlb, .buf = buf
+	};
 
-	if (desc == NULL)
-		return status;
-	io_set_buf(&io, buf, (size_t)nlb << child->nx->dev.block_shift);
-	if (handle_open(desc, reactor_primary(), &h, NULL) == 0)
-		status = child_io_wait(child, h, &io);
-	child_unuse(child);
-	return status;
+	return child_io_bounded(child, &request);
 }
 
 static uint16_t read_elsewhere(struct nexus *nx, const struct child *bad, uint64_t lba,

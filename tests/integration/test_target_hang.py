@@ -187,6 +187,32 @@ def test_the_end_does_not_wait_for_a_child_that_hangs(ashlar):
     assert "nexus sick is ShuttingDown" in err and "namespace removed" in err
 
 
+def test_the_end_does_not_wait_for_a_rebuild_that_hangs(ashlar):
+    """A local disk that does not answer a rebuild cannot be closed. The process ends without it,
+    says so, and what else it had has ended in order."""
+    children = ",".join(f"malloc:///c{i}?size_mb=72" for i in range(2))
+    export = Export(ashlar, "--store", ashlar.dir / "store", "--limit", "device-time=500ms",
+                    uris=[f"nexus:///{name}?size={64 << 20}&child_timeout=500ms"
+                          f"&uuid=12345678-9abc-4def-8012-{i:012}&children={c}"
+                          for i, (name, c) in enumerate((("sick", children),
+                                                         ("well", "malloc:///w?size_mb=72")))])
+    child = "malloc:///c1?size_mb=72"
+    with Host(export.port, NQN) as host:
+        export.ok(f"child-offline {child}")
+        host.queue(1).write(1, 100, b"x" * 512)
+        export.ok("inject inject://c1?op=write&method=delay&delay_us=3600000000&offset=10000"
+                  "&num_blk=1000000")
+        export.ok(f"child-online {child}")
+        started = time.monotonic()
+        status, _, err = export.stop(signal.SIGTERM)
+    assert status == 1 and time.monotonic() - started < 3 + 5
+    last = err.rstrip().splitlines()[-1]
+    assert f"device 'sick' waits for answers of its child {child}, for 3.00 s" in last, err
+    for i in range(2):
+        record = ashlar.dir / "store" / f"12345678-9abc-4def-8012-{i:012}.json"
+        assert json.loads(record.read_text())["clean_shutdown"], record.read_text()
+
+
 def test_the_end_while_a_change_waits(ashlar):
     """The change is given up at once: it does not add its time to that of the end."""
     export = Export(ashlar, "--limit", "device-time=20s")
