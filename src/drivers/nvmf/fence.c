@@ -92,12 +92,6 @@ static uint32_t last_serial;
 static unsigned ntasks;
 static struct timer again, expiry;
 
-static bool is_same_family(const struct nvmf_opts *a, const struct nvmf_opts *b)
-{
-	return strcmp(a->subnqn, b->subnqn) == 0 && strcmp(a->hostnqn, b->hostnqn) == 0 &&
-	       memcmp(a->hostid, b->hostid, sizeof(a->hostid)) == 0;
-}
-
 static void family_refresh(const struct nvmf_opts *opts)
 {
 	struct nvmf_ctrlr *c;
