@@ -20,8 +20,8 @@
  * better to do than to wait for it, and one path less is one way less to get it wrong.
  *
  * A process that was killed cannot ask so, and the one that follows it does not know what its
- * controllers were called. It is the same host, though, and we know which of that host's connections
- * are dead: a log page of our own says how many of them still have commands with devices. A new
+ * controllers were called. It is the same host, though, and we know which of its connections are
+ * dead: a log page of our own says how many of them still have commands with devices. A new
  * process waits until there is none (src/drivers/nvmf/leftover.c). What looks alive may be another
  * process of that host; how many such controllers there are the page says as well. Where the whole
  * host died its connections look alive until their keep alive has expired.
@@ -156,7 +156,7 @@ void cross_abort(struct ctrlr *ctrlr, struct conn *conn)
 	}
 }
 
-/* ---- what is left of a process ---------------------------------------------------------------- */
+/* ---- what is left of a process -------------------------------------------------------------- */
 
 /* Closed for its host. One that drains is not: its commands go on to their answer. */
 static bool is_dead(const struct conn *conn)

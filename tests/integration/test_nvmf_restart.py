@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A process that is an NVMe/TCP host is killed while a write is with the target's slow disk, and the
-next one of that host comes before the disk has done it."""
+"""A process that is an NVMe/TCP host is killed while a write is with the target's slow disk, and
+the next one of that host comes before the disk has done it."""
 
 import json
 import signal

@@ -3,10 +3,10 @@
  * leftover.c - a new device waits for what a dead process has left with the target.
  *
  * A process is killed while its writes are with the target's disk, and the next one is there before
- * the disk has done them. What it reads, repairs and writes then may change back when they land. The
- * fences of the dead one (fence.c) died with it, and its controllers cannot be named any more. But it
- * was the same host, and our target tells how many dead connections of that host still have commands
- * with devices (log page DEh, src/target/cross.c):
+ * the disk has done them. What it reads, repairs and writes then may change back when they land.
+ * The fences of the dead one (fence.c) died with it, and its controllers cannot be named any more.
+ * But it was the same host, and our target tells how many dead connections of that host still have
+ * commands with devices (log page DEh, src/target/cross.c):
  *
  *   first path connected -> read the page --none left, or no such page--> the device is made
  *                             ^      | some are left
@@ -21,8 +21,8 @@
  * another process', which lives; then that time is all that it costs.
  *
  * Targets of others never see the question: one that does not know Cross-Controller Reset is not
- * ours. One that knows it may still have no such page, or another vendor's; then there is nothing to
- * be known, and it goes on as if nothing were left. A page that was there once does not vanish: an
+ * ours. One that knows it may still have no such page, or another vendor's; then nothing can be
+ * known, and it goes on as if nothing were left. A page that was there once does not vanish: an
  * error after it tells nothing.
  *
  * What is not covered: a host that died as a whole, whose connections look alive at the target until

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* leftover: what answers of a target make a new device wait, and for how long. The target is ours: a
+/* leftover: what answers of a target make a new device wait, and for how long. The target is a
  * script of answers, the last of which is given for ever. */
 #include "base/tap.h"
 
