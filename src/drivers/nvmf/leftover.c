@@ -25,8 +25,8 @@
  * known, and it goes on as if nothing were left. A page that was there once does not vanish: an
  * error after it tells nothing.
  *
- * What is not covered: a host that died as a whole, whose connections look alive at the target until
- * their keep alive has expired; targets of others; another host of the same volume.
+ * What is not covered: a host that died as a whole, whose connections look alive at the target
+ * until their keep alive has expired; targets of others; another host of the same volume.
  *
  * Thread: a task on the primary reactor.
  *
