@@ -170,9 +170,9 @@ ENGINE_TEST(what_is_under_way_stays_marked)
 	bases_unmake();
 }
 
-/* Each mark costs a durable write; a stream has few of them, what is written here and there no more
- * marks than it touches. */
-ENGINE_TEST(a_stream_is_marked_ahead)
+/* Each mark costs a durable write; who writes to many segments has few of them, who writes here and
+ * there no more marks than he touches. */
+ENGINE_TEST(who_writes_to_many_segments_marks_regions)
 {
 	struct nexus_info before, after;
 
@@ -180,18 +180,21 @@ ENGINE_TEST(a_stream_is_marked_ahead)
 	nexus_settings.intent_idle_ns = INTENT_IDLE;
 	if (!remake(2))
 		return;
+	nexus_settings.intent_fine = 32;
 	for (unsigned seg = 0; seg < 64; seg += 2)
 		touch(seg, 1);
-	touch(100, 16);
-	CHECK_EQ(marked(), 32 + 16);
+	CHECK_EQ(marked(), 32);
 	nexus_info(nx, &before);
-	touch(116, 60);
+	touch(100, 20); /* in the region of 64 .. 127 */
 	nexus_info(nx, &after);
 	CHECK_EQ(after.mark_writes - before.mark_writes, 2); /* one page, two children */
-	CHECK_EQ(after.segments_in_flight, 32 + 16 + 65);
-	touch(251, 5); /* there is nothing behind it */
-	CHECK_EQ(marked(), 32 + 16 + 65 + 5);
+	CHECK_EQ(after.segments_in_flight, 32 + 64);
+	touch(255, 1); /* the volume has no more */
+	CHECK_EQ(marked(), 32 + 64 + 64);
 	tick();
+	tick();
+	touch(3, 1); /* and from the beginning */
+	CHECK_EQ(marked(), 1);
 	tick();
 	tick();
 	CHECK_EQ(marked(), 0);

@@ -231,10 +231,7 @@ struct nexus_channel {
 
 	/* marks.c: segments that may be written without asking; all ones where no marks are kept */
 	struct segmap hot;
-	struct {
-		uint64_t first, next; /* segments: what was wanted last, and what follows it */
-		uint32_t run;         /* how often that was wanted next */
-	} stream;
+	uint32_t nwanted; /* since the last turn, that were not hot */
 	uint32_t busy[2]; /* forks under way, by parity */
 	uint8_t parity;
 

@@ -21,7 +21,7 @@
  *
  * How a page is written is marks_page.c's, what children that come or go need marks_child.c's.
  *
- * A stream (want()) has more marked than it has written to; what it does not come to is idle.
+ * Who writes to many segments has more marked than that (want()); what he does not come to is idle.
  *
  * Anything that goes wrong in 4 puts the candidates back: a mark too many costs time at the next
  * rebuild, one too few costs data. A child that cannot be marked is retired like one that cannot be
@@ -45,30 +45,40 @@
 #include "reactor/mem.h"
 
 enum {
-	STREAM_RUN = 16,        /* segments that are wanted in a row: a stream */
-	STREAM_AHEAD = 4 << 20, /* bytes that are marked with the next of them */
+	REGION_BYTES = 4 << 20, /* at least */
+	REGIONS_MAX = 1024,     /* of a volume */
 };
 
 /* ---- the data path's ------------------------------------------------------------------------ */
 
+/* Segments, a power of two. */
+static uint64_t region_segments(const struct nexus_channel *nc)
+{
+	uint64_t n = (REGION_BYTES >> nc->nx->dev.block_shift) >> nc->hot.shift;
+
+	for (n = MAX(n, 1u); n * REGIONS_MAX < nc->hot.nsegments; n *= 2)
+		;
+	return n;
+}
+
 /*
- * Each mark is a durable write that somebody waits for. Who writes one segment after the other has
- * the next ones marked with it, and after a crash so much more to be copied.
+ * Each mark is a durable write that somebody waits for. Who wants many segments between two ticks
+ * has all of the region marked around each: a stream then has one mark in 4 MiB, and writes all
+ * over a volume have soon marked it. What is copied after a crash is so much more.
  */
 static void want(struct nexus_channel *nc, uint64_t seg)
 {
 	struct segmap *wanted = &nc->nx->marks->wanted;
-	uint64_t ahead = (STREAM_AHEAD >> nc->nx->dev.block_shift) >> wanted->shift;
+	uint64_t n = 1, end;
 
-	segmap_set(wanted, (uint32_t)seg);
-	if (seg >= nc->stream.first && seg < nc->stream.next)
+	if (segmap_test(wanted, (uint32_t)seg))
 		return;
-	nc->stream.run = seg == nc->stream.next ? nc->stream.run + 1 : 0;
-	nc->stream.first = seg;
-	nc->stream.next = seg + 1 + (nc->stream.run >= STREAM_RUN ? ahead : 0);
-	nc->stream.next = MIN(nc->stream.next, wanted->nsegments);
-	while (++seg < nc->stream.next)
-		segmap_set(wanted, (uint32_t)seg);
+	if (nc->nwanted++ >= nexus_settings.intent_fine)
+		n = region_segments(nc);
+	seg -= seg % n;
+	end = MIN(seg + n, wanted->nsegments);
+	while (seg < end)
+		segmap_set(wanted, (uint32_t)seg++);
 }
 
 bool marks_heat(struct nexus_channel *nc, const struct io *io)
@@ -221,6 +231,7 @@ static void tick_note(struct nexus_channel *nc, void *arg)
 		return;
 	}
 	segmap_zero(&nc->hot);
+	nc->nwanted = 0;
 	nc->parity = !nc->parity;
 }
 

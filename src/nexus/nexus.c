@@ -58,6 +58,8 @@ void nexus_settings_set(const struct nexus_settings *settings)
 		nexus_settings.health_tick_ns = NS_PER_S;
 	if (nexus_settings.intent_idle_ns == 0)
 		nexus_settings.intent_idle_ns = 5 * NS_PER_S;
+	if (nexus_settings.intent_fine == 0)
+		nexus_settings.intent_fine = 64;
 	if (nexus_settings.store == NULL) {
 		if (memory == NULL)
 			memory = store_memory_new();

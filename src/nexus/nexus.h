@@ -333,6 +333,7 @@ struct nexus_settings {
 	uint64_t smart_ns;         /* between two readings of SMART; 0: 60 s, MAX: never */
 	uint64_t health_tick_ns;   /* between two looks at children's health; 0: 1 s */
 	uint64_t intent_idle_ns; /* how long a segment stays marked after its last write; 0: 5 s */
+	unsigned intent_fine;    /* segments marked one by one, before whole regions are; 0: 64 */
 };
 
 /* Before the first nexus exists, or between tests. Primary reactor. */

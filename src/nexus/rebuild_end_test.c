@@ -326,6 +326,7 @@ ENGINE_TEST(a_crash_in_the_middle_of_a_rebuild)
 		nexus_unmake(); /* nothing is in flight any more */
 		if (!nexus_make(2))
 			return;
+		nexus_settings.intent_fine = 1000; /* no more is in flight than is written to */
 		offline(1);
 		touch(0, 200, 3);
 		if (i < 2)

@@ -299,6 +299,7 @@ static void mirror_settings(void)
 		.store_pause_ns = 20 * USEC + world_rand(MSEC),
 		.store_timeout_ns = MSEC + world_rand(5 * MSEC),
 		.intent_idle_ns = 50 * USEC + world_latency(0, 2 * MSEC),
+		.intent_fine = 1 + (unsigned)world_rand(20),
 	});
 }
 

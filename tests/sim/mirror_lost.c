@@ -12,7 +12,9 @@
  * known here from the disks: the pages of a replica that is not healthy are as new as those of the
  * healthy ones that are given. Only then what it holds may turn out to be the truth
  * (oracle_may_hold()). And no write was acknowledged later than a moment after its fall (TIE_NS,
- * several times what a slow disk makes of it), so that little is lost; else it is a bug.
+ * several times what a slow disk makes of it), so that little is lost; else it is a bug. Pages go
+ * to one after the other, so while one hangs that is to get the new ones, the moment lasts: it is
+ * counted from the last fall of any.
  *
  *   a record is durable  who is not healthy in it any more has fallen: lost_note()
  *   a life begins        who of them may tie; the dice lose the record, or did in the last life
@@ -83,8 +85,10 @@ void lost_note(const struct nexus_record *record)
 void lost_begin(void)
 {
 	struct nexus_record record = {};
-	uint64_t moment_ns;
+	uint64_t moment_ns, fell_ns = 0;
 
+	for (unsigned i = 0; i < mirror.nreplicas; i++)
+		fell_ns = MAX(fell_ns, mirror.replica[i].fell_ns);
 	/* of a life that left no record there is nothing to be forgotten */
 	for (unsigned i = 0; i < mirror.nreplicas && mirror.is_recorded; i++) {
 		struct replica *replica = &mirror.replica[i];
@@ -92,7 +96,8 @@ void lost_begin(void)
 		/* at a clean end all that fell before is written, but not who fell in the end */
 		moment_ns = simstore_record(&record) && record.is_clean ? 0 : TIE_NS;
 		replica->may_tie = !replica->is_recorded && replica->fell_ns > 0 &&
-				   replica->fell_ns + moment_ns > mirror.scene->acked_ns;
+				   MAX(replica->fell_ns, moment_ns > 0 ? fell_ns : 0) + moment_ns >
+					   mirror.scene->acked_ns;
 	}
 	mirror.is_recorded = false;
 	if (!simstore_has_lost() && world_chance(1, 8))
