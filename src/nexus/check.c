@@ -177,6 +177,9 @@ static bool is_one_history(struct check_report *report, const struct nexus_recor
 	for (unsigned i = 0; i < report->nreplicas && is_known; i++) {
 		struct check_replica *replica = &report->replica[i];
 
+		if (replica->verdict == CHECK_UNREADABLE)
+			continue;
+		say(replica, CHECK_UNKNOWN, reason_by_record(replica, record, good >> i & 1));
 		if (!(good >> i & 1) || !replica->has_marks || record->generation == 0 ||
 		    replica->generation == record->generation || replica->is_unrecorded)
 			continue;

@@ -75,6 +75,7 @@ struct marks_seen {
 	bool is_incomplete;  /* the child was being rebuilt */
 	bool is_whole;       /* heads and all pages of what is in flight are there, both copies */
 	bool is_unrecorded;  /* by a life that had no record */
+	bool is_foreign;     /* there is a head of another nexus */
 };
 
 /* Look at all of them; what this life writes has higher sequences, once the record tells of it.

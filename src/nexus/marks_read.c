@@ -103,6 +103,9 @@ static void look_at(struct marks *marks, const struct child *child, unsigned fir
 			       memcmp(page->replica, id.replica.b, sizeof(page->replica)) == 0;
 
 		if (!is_ours) {
+			seen->is_foreign |= index == INTENT_PAGE_HEAD &&
+					    intent_page_is_valid(page, index) &&
+					    memcmp(page->nexus, id.nexus.b, sizeof(page->nexus));
 			seen->is_whole &= index > INTENT_PAGE_IN_FLIGHT + nparts - 1;
 			continue;
 		}

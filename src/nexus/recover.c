@@ -28,6 +28,9 @@
  * Another label makes none either: data would be read from where it is not, and written over what
  * is there.
  *
+ * A clean record of other children gives way: who chose them all anew has meant it, and who typed a
+ * wrong name is told. He is warned where children have pages of another nexus.
+ *
  * Children that are all stale make no nexus: the volume would go back in time without a word. A
  * record that cannot be read or understood makes none either.
  *
@@ -116,8 +119,14 @@ static int record_read(struct nexus *nx, struct nexus_record *record,
 	}
 	for (unsigned i = 0; i < nx->nchildren; i++)
 		is_known |= recorded(record, &nx->child[nx->order[i]]->uuid) >= 0;
-	if (is_known || record->is_clean || record->generation == 0)
-		return is_known ? 0 : -ENOENT;
+	if (is_known)
+		return 0;
+	if (record->is_clean && record->generation != 0)
+		log_info("nexus %s: its record knows none of these children, and gives way to one "
+			 "that does",
+			 nx->dev.name);
+	if (record->is_clean || record->generation == 0)
+		return -ENOENT;
 	(void)nexus_fail(ne, NEXUS_E_INCOMPLETE,
 			 "nexus %s: its record knows none of these children, and it did not end in "
 			 "order: give those it had, or remove the record",
@@ -298,6 +307,13 @@ static int recover_unrecorded(struct nexus *nx, const struct marks_seen *seen, b
 
 	for (unsigned i = 0; i < nx->nchildren; i++)
 		is_written |= seen[i].sequence > 0;
+	for (unsigned i = 0; i < nx->nchildren && !is_written && nx->is_size_kept; i++) {
+		if (seen[i].is_foreign)
+			log_warn(
+				"nexus %s: child %s was written to by a nexus of another name, and "
+				"is believed to be equal to the others: is the name right?",
+				nx->dev.name, nx->child[nx->order[i]]->uri);
+	}
 	if (!is_written)
 		return flush_synced(nx, ne);
 	if (!is_read)

@@ -231,7 +231,8 @@ def test_killed_under_load_moves_what_it_must(ashlar):
     assert set(history) == set(mirror.uris[1:])
     for uri in mirror.uris[1:]:
         assert history[uri]["partial"] and history[uri]["state"] == "completed"
-        assert moved(history[uri]) == said[uri]["rebuild_bytes"]
+        # where more was marked than ever written to there are holes, and nothing is moved
+        assert moved(history[uri]) <= said[uri]["rebuild_bytes"]
     # the twelve were in flight, too, as far as anybody knows: they were written a moment ago
     assert moved(history[mirror.uris[1]]) <= (len(load) + len(missed)) * SEGMENT
     assert len(missed) * SEGMENT <= moved(history[mirror.uris[2]]) \
