@@ -63,6 +63,7 @@ struct device_event {
 	struct device *dev;
 	uint64_t old_nblocks; /* resized: before; now is dev->nblocks */
 	const char *why;      /* failed: for people, borrowed for the call; NULL: not known */
+	bool is_data_lost;    /* failed: it no longer holds all that it once acknowledged */
 };
 
 /*

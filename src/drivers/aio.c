@@ -356,4 +356,5 @@ const struct driver driver_aio = {
 	.channel_close = aio_channel_close,
 	.submit = aio_submit,
 	.rescan = file_rescan,
+	.resized = file_resized,
 };

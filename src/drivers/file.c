@@ -14,12 +14,20 @@
  * from then on the device refuses every write and every flush, and only reads go on. A sync that
  * succeeds is believed only if none has failed meanwhile: that one may have heard of its write.
  *
+ * Cut off: a read that ends at the end of the file, although the device goes on, met blocks that
+ * are gone. That is no medium error, which the owner of several copies would mend by writing: the
+ * file would grow again, and all the other lost blocks would read as zeroes. So nothing at all goes
+ * through any more (struct file.failure), and the openers hear DEVICE_FAILED, until a rescan says
+ * what size is meant. What cannot be seen: a write behind the new end that comes before any read
+ * there makes the file longer, and what lies between reads as zeroes.
+ *
  * Unmap: a file gets a hole and reads zeroes there. A disk's discard promises nothing about its
  * contents afterwards. Write-zeroes deallocates where it may (no IO_NO_DEALLOCATE).
  *
  * Rejected: bouncing through the page cache with a second descriptor (a dirty page may write back
  * a neighbouring block's old contents over a direct write); one lane for all (a trim of a large
- * disk would hold up the journal's flushes).
+ * disk would hold up the journal's flushes); asking for the size before each write (a system call
+ * per I/O, and a race all the same); a lease (whoever cuts the file would hang until it breaks).
  *
  * Thread: file_lane_run() and what it calls on a pool thread, the rest on the channel's reactor.
  */
@@ -31,6 +39,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -45,12 +54,39 @@ enum {
 
 void file_fail(struct file *f, int error)
 {
-	int expected = 0;
-
-	if (atomic_compare_exchange_strong(&f->failure, &expected, error))
+	if (!(atomic_fetch_or(&f->failure, FILE_SYNC_FAILED) & FILE_SYNC_FAILED))
 		log_error("device=%s: sync failed: %s; acknowledged writes may be lost, refusing "
 			  "every write from now on",
 			  f->dev.name, err_errno_name(-error));
+}
+
+void file_tell_cut_off(struct msg *msg)
+{
+	struct file *f = container_of(msg, struct file, cut_msg);
+	struct device_event event = { .type = DEVICE_FAILED,
+				      .dev = &f->dev,
+				      .is_data_lost = true,
+				      .why = "it was cut off underneath, blocks are lost" };
+
+	atomic_store(&f->is_telling, false);
+	device_announce_event(&f->dev, &event);
+}
+
+void file_cut_off(struct file *f)
+{
+	if (atomic_fetch_or(&f->failure, FILE_CUT_OFF) & FILE_CUT_OFF)
+		return;
+	log_error("device=%s: it ends before its %lu blocks do: it was cut off underneath, and "
+		  "what lay there is lost; all I/O fails from now on. Give it its size back and "
+		  "fill it from a copy, or let a rescan take over the size it has",
+		  f->dev.name, f->dev.nblocks);
+	if (!atomic_exchange(&f->is_telling, true))
+		reactor_post(reactor_primary(), &f->cut_msg);
+}
+
+static bool is_cut_off(const struct file *f)
+{
+	return atomic_load_explicit(&f->failure, memory_order_relaxed) & FILE_CUT_OFF;
 }
 
 static int file_sync(struct file *f)
@@ -106,12 +142,17 @@ static int lane_write_zeroes(const struct file *f, off_t off, uint64_t len, bool
 	return zero_by_writing(f, off, len);
 }
 
-/* First block from @lba that holds data, or that is wholly a hole. */
+/* First block from @lba that holds data, or that is wholly a hole. 1: the file ends too early. */
 static int lane_seek(const struct file *f, struct io *io, uint64_t nblocks)
 {
 	unsigned shift = f->dev.block_shift;
 	uint64_t lba = io->lba;
+	struct stat st;
 
+	/* what is behind the end would look like a hole, which whoever copies leaves out */
+	if (!f->is_block && fstat(f->fd, &st) == 0 &&
+	    (uint64_t)st.st_size < f->dev.nblocks << shift)
+		return 1;
 	io->result = io->op == IO_SEEK_DATA ? lba : nblocks; /* a disk is data throughout */
 	while (!f->is_block && lba < nblocks) {
 		off_t at = lseek(f->fd, (off_t)(lba << shift),
@@ -138,7 +179,10 @@ static int lane_seek(const struct file *f, struct io *io, uint64_t nblocks)
 	return 0;
 }
 
-/* A read or write that the kernel did only in part: again, to its end or to the reason why not. */
+/*
+ * A read or write that the kernel did only in part: again, to its end or to the reason why not.
+ * 1: a read met the end of the file.
+ */
 static int lane_transfer(const struct file *f, const struct io *io, off_t off)
 {
 	uint64_t done = 0, len = (uint64_t)io->nlb << f->dev.block_shift;
@@ -165,7 +209,7 @@ static int lane_transfer(const struct file *f, const struct io *io, off_t off)
 		if (f->is_direct)
 			n = ALIGN_DOWN(n, (ssize_t)f->len_align); /* where it can go on from */
 		if (n == 0)
-			return -EIO; /* the file was cut off underneath */
+			return io->op == IO_READ ? 1 : -EIO;
 		done += (uint64_t)n;
 	}
 	return 0;
@@ -179,7 +223,9 @@ static void file_lane_run(struct io *io)
 	bool is_write = IO_BIT(io->op) & (IO_OPS_WRITING | IO_BIT(IO_FLUSH));
 	int result = -EOPNOTSUPP;
 
-	if (io->op == IO_FLUSH)
+	if (unlikely(is_cut_off(f)))
+		result = 1;
+	else if (io->op == IO_FLUSH)
 		result = file_sync(f);
 	else if (io->op == IO_UNMAP)
 		result = lane_unmap(f, off, len);
@@ -191,6 +237,11 @@ static void file_lane_run(struct io *io)
 		result = lane_seek(f, io, io->ch->nblocks);
 	if (result == 0 && io->flags & IO_FUA && is_write && io->op != IO_FLUSH)
 		result = file_sync(f);
+	if (result > 0) {
+		file_cut_off(f);
+		io->status = IO_FAILED;
+		return;
+	}
 	io->status = io_status_from_errno(result, is_write);
 }
 
@@ -207,6 +258,10 @@ enum io_result file_submit_slow(struct file_channel *fc, struct io *io)
 {
 	bool is_write = IO_BIT(io->op) & (IO_OPS_WRITING | IO_BIT(IO_FLUSH));
 
+	if (unlikely(is_cut_off(fc->file))) {
+		io->status = IO_FAILED;
+		return IO_DONE;
+	}
 	if (unlikely(is_write && atomic_load_explicit(&fc->file->failure, memory_order_relaxed))) {
 		io->status = IO_WRITE_ERROR;
 		return IO_DONE;
@@ -232,6 +287,11 @@ void file_complete(struct file_channel *fc, struct io *io, int64_t res)
 			       atomic_load(&fc->file->failure) != 0;
 
 		io_complete(io, is_lost ? IO_WRITE_ERROR : IO_OK);
+		return;
+	}
+	if (res == 0 && io->op == IO_READ) {
+		file_cut_off(fc->file);
+		io_complete(io, IO_FAILED);
 		return;
 	}
 	if (res >= 0) { /* a part: find out why */

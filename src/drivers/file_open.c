@@ -356,7 +356,7 @@ void file_destroy(struct device *dev)
 {
 	struct file *f = file_of_device(dev);
 
-	task_blocking(file_close, f);
+	task_blocking(file_close, f); /* cut_msg, if it was sent, arrives before this returns */
 	free(f);
 }
 
@@ -391,6 +391,15 @@ static void rescan_run(void *arg)
 	job->result = file_bytes(job->file, &job->bytes, &job->err);
 }
 
+/* Somebody wants it as it is now. */
+static void file_take_size(struct file *f)
+{
+	if (atomic_fetch_and(&f->failure, ~(unsigned)FILE_CUT_OFF) & FILE_CUT_OFF)
+		log_warn("device=%s: in use again as it is; blocks that were cut off and are back "
+			 "hold zeroes",
+			 f->dev.name);
+}
+
 int file_rescan(struct device *dev, uint64_t *ret_nblocks, struct err *err)
 {
 	struct rescan_job job = { .file = file_of_device(dev) };
@@ -400,6 +409,16 @@ int file_rescan(struct device *dev, uint64_t *ret_nblocks, struct err *err)
 		return err_set(err, job.result, "%s", job.err.msg);
 	/* A tail that is no whole block yet is not there yet. */
 	*ret_nblocks = job.bytes >> dev->block_shift;
+	if (*ret_nblocks >= dev->nblocks)
+		file_take_size(job.file); /* else file_resized(), when nobody reads any more */
+	return 0;
+}
+
+int file_resized(struct device *dev, uint64_t old_nblocks, struct err *err)
+{
+	(void)old_nblocks;
+	(void)err;
+	file_take_size(file_of_device(dev));
 	return 0;
 }
 
@@ -431,6 +450,7 @@ int file_create(const struct driver *driver, struct uri *uri, struct device **re
 	if (f == NULL)
 		return err_set(err, -ENOMEM, "no memory for a device");
 	f->fd = -1;
+	f->cut_msg.fn = file_tell_cut_off;
 	f->dev.driver = driver;
 	f->dev.stack_depth = 1;
 	f->dev.ops = IO_BIT(IO_READ) | IO_BIT(IO_WRITE) | IO_BIT(IO_FLUSH) |

@@ -316,23 +316,124 @@ ENGINE_TEST(file_gives_space_back_and_knows_its_holes)
 
 /* ---- errors ------------------------------------------------------------------------------- */
 
-ENGINE_TEST(file_cut_off_underneath_fails_reads)
-{
-	static _Alignas(4096) uint8_t buf[16 * 512];
+static unsigned ncut;
 
-	for (size_t s = 0; s < ARRAY_LEN(schemes); s++) {
+static void note_cut(struct desc *desc, const struct device_event *event)
+{
+	(void)desc;
+	ncut += event->type == DEVICE_FAILED && event->is_data_lost;
+}
+
+static off_t file_size(void)
+{
+	struct stat st;
+
+	CHECK_EQ(stat(path, &st), 0);
+	return st.st_size;
+}
+
+/* Nothing reaches the file, so what is gone does not come back as zeroes. */
+static void check_lets_nothing_through(struct opened *o)
+{
+	static _Alignas(4096) uint8_t buf[16 * 512 + 1];
+	off_t size = file_size();
+
+	CHECK_EQ(do_io(o, IO_WRITE, 0, 8, buf, 0), IO_FAILED);
+	CHECK_EQ(do_io(o, IO_WRITE, 100, 8, buf, 0), IO_FAILED);
+	CHECK_EQ(do_io(o, IO_WRITE, 100, 8, buf + 1, IO_FUA), IO_FAILED);
+	CHECK_EQ(do_io(o, IO_WRITE_ZEROES, 100, 8, NULL, IO_NO_DEALLOCATE), IO_FAILED);
+	CHECK_EQ(do_io(o, IO_UNMAP, 0, 8, NULL, 0), IO_FAILED);
+	CHECK_EQ(do_io(o, IO_FLUSH, 0, 0, NULL, 0), IO_FAILED);
+	CHECK_EQ(do_io(o, IO_READ, 0, 8, buf, 0), IO_FAILED);
+	CHECK_EQ(do_io(o, IO_READ, 0, 8, buf + 1, 0), IO_FAILED);
+	o->io = (struct io){ .op = IO_SEEK_DATA };
+	CHECK_EQ(io_wait(o->h, &o->io), IO_FAILED);
+	CHECK_EQ(file_size(), size);
+}
+
+struct cut_case {
+	const char *what;
+	enum io_op op;
+	uint64_t lba; /* of 8 blocks, behind the end or across it */
+	bool is_unaligned;
+};
+
+ENGINE_TEST(file_cut_off_underneath_is_no_medium_error)
+{
+	static const struct cut_case rows[] = {
+		{ "behind the end", IO_READ, 100, false },
+		{ "across the end", IO_READ, 8, false },
+		{ "within a page of the end", IO_READ, 9, false },
+		{ "not aligned", IO_READ, 100, true },
+		{ "a hole, it seems", IO_SEEK_DATA, 100, false },
+	};
+	static _Alignas(4096) uint8_t buf[16 * 512 + 1];
+	const struct desc_opts opts = { .event = note_cut };
+
+	for (size_t i = 0; i < 2 * ARRAY_LEN(rows); i++) {
+		const struct cut_case *row = &rows[i / 2];
+		struct desc *desc = NULL;
 		struct opened o;
 
-		TAP_ROW(schemes[s]);
+		TAP_ROW(row->what);
 		make_file("cut", 1 << 20);
-		if (!opened_open(&o, uri_of(schemes[s], ""), DESC_WRITE))
+		if (!opened_open(&o, uri_of(schemes[i % 2], ""), DESC_WRITE))
 			continue;
+		CHECK_EQ(desc_open(o.dev, &opts, &desc, NULL), 0);
+		ncut = 0;
 		CHECK_EQ(truncate(path, 4096 + 512), 0);
 		CHECK_EQ(do_io(&o, IO_READ, 0, 9, buf, 0), IO_OK);
-		CHECK_EQ(do_io(&o, IO_READ, 8, 8, buf, 0), IO_READ_ERROR);
-		CHECK_EQ(do_io(&o, IO_READ, 100, 8, buf, 0), IO_READ_ERROR);
-		CHECK_EQ(do_io(&o, IO_WRITE, 100, 8, buf, 0), IO_OK); /* makes it longer again */
-		CHECK_EQ(do_io(&o, IO_READ, 100, 8, buf, 0), IO_OK);
+		CHECK_EQ(ncut, 0);
+		if (row->op == IO_READ) {
+			CHECK_EQ(do_io(&o, IO_READ, row->lba, 8, buf + row->is_unaligned, 0),
+				 IO_FAILED);
+		} else {
+			o.io = (struct io){ .op = (uint8_t)row->op, .lba = row->lba };
+			CHECK_EQ(io_wait(o.h, &o.io), IO_FAILED);
+		}
+		check_lets_nothing_through(&o);
+		CHECK_EQ(truncate(path, 1 << 20), 0); /* no way back without a word */
+		check_lets_nothing_through(&o);
+		task_yield();
+		CHECK_EQ(ncut, 1);
+		desc_close(desc);
+		opened_close(&o);
+	}
+	TAP_ROW(NULL);
+}
+
+ENGINE_TEST(file_cut_off_is_used_again_after_a_rescan)
+{
+	static const off_t sizes[] = { 1 << 20, 2 << 20, 512 << 10 };
+	static _Alignas(4096) uint8_t buf[8 * 512];
+
+	for (size_t i = 0; i < 2 * ARRAY_LEN(sizes); i++) {
+		struct device *same = NULL;
+		struct opened o;
+
+		TAP_ROW(schemes[i % 2]);
+		make_file("cut2", 1 << 20);
+		if (!opened_open(&o, uri_of(schemes[i % 2], ""), DESC_WRITE))
+			continue;
+		for (unsigned round = 0; round < 2; round++) {
+			CHECK_EQ(truncate(path, 4096), 0);
+			CHECK_EQ(do_io(&o, IO_READ, 8, 8, buf, 0), IO_FAILED);
+			CHECK_EQ(do_io(&o, IO_WRITE, 0, 8, buf, 0), IO_FAILED);
+			CHECK_EQ(truncate(path, sizes[i / 2]), 0);
+			CHECK_EQ(device_create(uri_of(schemes[i % 2], "?rescan"), &same, NULL), 0);
+			CHECK_EQ(o.dev->nblocks, (uint64_t)sizes[i / 2] / 512);
+			CHECK_EQ(do_io(&o, IO_READ, 8, 8, buf, 0), IO_OK);
+			CHECK_EQ(do_io(&o, IO_WRITE, 100, 8, buf, IO_FUA), IO_OK);
+			CHECK_EQ(do_io(&o, IO_FLUSH, 0, 0, NULL, 0), IO_OK);
+		}
+		/* what else keeps writes away stays */
+		file_fail(file_of_device(o.dev), EIO);
+		CHECK_EQ(truncate(path, 4096), 0);
+		CHECK_EQ(do_io(&o, IO_READ, 8, 8, buf, 0), IO_FAILED);
+		CHECK_EQ(truncate(path, sizes[i / 2]), 0);
+		CHECK_EQ(device_create(uri_of(schemes[i % 2], "?rescan"), &same, NULL), 0);
+		CHECK_EQ(do_io(&o, IO_READ, 8, 8, buf, 0), IO_OK);
+		CHECK_EQ(do_io(&o, IO_WRITE, 100, 8, buf, 0), IO_WRITE_ERROR);
 		opened_close(&o);
 	}
 	TAP_ROW(NULL);

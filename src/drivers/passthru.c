@@ -108,6 +108,15 @@ static void passthru_follow(void *arg)
 		task_event_fire(&pt->done);
 }
 
+/* The same event, as ours. */
+static void passthru_announce(struct passthru_device *pt, const struct device_event *event)
+{
+	struct device_event ours = *event;
+
+	ours.dev = &pt->dev;
+	device_announce_event(&pt->dev, &ours);
+}
+
 static void passthru_event(struct desc *desc, const struct device_event *event)
 {
 	struct passthru_device *pt = desc->owner;
@@ -118,7 +127,7 @@ static void passthru_event(struct desc *desc, const struct device_event *event)
 		if (event->type == DEVICE_ENDED)
 			device_end(&pt->dev);
 		else if (event->type != DEVICE_LOOPBACK_REMOVED)
-			device_announce(&pt->dev, event->type);
+			passthru_announce(pt, event);
 		return;
 	}
 	pt->pending |= 1u << event->type;

@@ -4,11 +4,13 @@
 #include "drivers/testing.h"
 
 static unsigned events[DEVICE_EVENT_COUNT_];
+static struct device_event last_event;
 
 static void count_event(struct desc *desc, const struct device_event *event)
 {
 	(void)desc;
 	events[event->type]++;
+	last_event = *event;
 }
 
 /* Let the follower and everything it woke run to their end. */
@@ -88,6 +90,9 @@ ENGINE_TEST(passthru_follows_resize_and_events)
 {
 	struct device *base, *dev, *same;
 	struct desc_opts opts = { .event = count_event };
+	struct device_event lost = { .type = DEVICE_FAILED,
+				     .is_data_lost = true,
+				     .why = "half of it is gone" };
 	struct desc *desc;
 
 	memset(events, 0, sizeof(events));
@@ -101,6 +106,10 @@ ENGINE_TEST(passthru_follows_resize_and_events)
 	CHECK_EQ(events[DEVICE_RESIZED], 1);
 	device_announce(base, DEVICE_MEDIA);
 	CHECK_EQ(events[DEVICE_MEDIA], 1);
+	device_announce_event(base, &lost);
+	CHECK_EQ(events[DEVICE_FAILED], 1);
+	CHECK(last_event.dev == dev && last_event.is_data_lost);
+	CHECK_STR(last_event.why, "half of it is gone");
 	CHECK_EQ(events[DEVICE_REMOVED], 0);
 	desc_close(desc);
 	device_remove_all();

@@ -148,4 +148,5 @@ const struct driver driver_uring = {
 	.channel_close = uring_channel_close,
 	.submit = uring_submit,
 	.rescan = file_rescan,
+	.resized = file_resized,
 };

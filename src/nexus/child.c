@@ -108,6 +108,10 @@ static void child_event(struct desc *desc, const struct device_event *event)
 	case DEVICE_FAILED:
 		(void)snprintf(child->why, sizeof(child->why), "%s",
 			       event->why != NULL ? event->why : "");
+		if (event->is_data_lost) {
+			child->has_lost_data = true;
+			child->is_missed_known = false; /* it may have fallen a moment ago */
+		}
 		(void)nexus_child_fail(child, CHILD_FAULTED, NEXUS_REASON_ADMIN_FAILED);
 		break;
 	case DEVICE_MEDIA:
@@ -127,6 +131,7 @@ static void child_take_over(struct child *child, const struct device *dev)
 	if (uuid_is_zero(&child->uuid))
 		child->uuid = dev->uuid;
 	child->why[0] = '\0';
+	child->has_lost_data = false;
 	child->zeroes_for_unmap = !(dev->ops & IO_BIT(IO_UNMAP)) || !dev->unmap_reads_zero;
 }
 

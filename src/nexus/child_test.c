@@ -128,6 +128,28 @@ ENGINE_TEST(a_device_that_fails_retires_its_child)
 	nexus_unmake();
 }
 
+/* What it lost was written long ago: nobody has marked it. */
+ENGINE_TEST(a_device_that_lost_data_is_given_everything)
+{
+	struct device_event event = { .type = DEVICE_FAILED };
+
+	for (unsigned i = 0; i < 4; i++) {
+		bool is_late = i & 1; /* the child fell a moment before */
+
+		event.is_data_lost = i & 2;
+		if (!nexus_make(2))
+			return;
+		event.dev = device_lookup("c1");
+		if (is_late)
+			CHECK(nexus_child_fail(nx->child[1], CHILD_FAULTED, NEXUS_REASON_IO_ERROR));
+		device_announce_event(event.dev, &event);
+		settle_down();
+		CHECK_EQ(child_info(1).state, CHILD_FAULTED);
+		CHECK_EQ(child_info(1).has_io_log, !event.is_data_lost);
+		nexus_unmake();
+	}
+}
+
 ENGINE_TEST(growing)
 {
 	static uint8_t buf[BLOCK];

@@ -169,6 +169,7 @@ struct child {
 	bool has_room; /* for the pages of what others miss, marks.c */
 	struct segmap missed;
 	bool is_missed_known;               /* false: everything */
+	bool has_lost_data;                 /* its device said so: it will miss everything */
 	uint64_t head_generation;           /* its pages carry it if it is what it was; 0: any */
 	uint64_t read_errors, write_errors; /* of channels that are closed */
 };

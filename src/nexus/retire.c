@@ -195,7 +195,8 @@ static void revive_last(struct nexus *nx)
 
 /* Who fell leaves, if the monitor is not closing it already. What it misses is known from its last
  * write on, if it was in sync, or was known and nobody had begun to rebuild it. Without marks
- * nobody knows what was in its cache, nor, when it comes back, whether it is what it was.
+ * nobody knows what was in its cache, nor, when it comes back, whether it is what it was. Who lost
+ * blocks of all that it had misses more than was written since.
  * Returns those with a cache, 1 << slot. */
 static uint8_t children_leave(struct nexus *nx, uint8_t fallen)
 {
@@ -211,6 +212,8 @@ static uint8_t children_leave(struct nexus *nx, uint8_t fallen)
 		if (word & CHILD_SYNCED)
 			child->is_missed_known = nx->marks != NULL && child->missed.words != NULL;
 		else if (child->is_writer)
+			child->is_missed_known = false;
+		if (child->has_lost_data)
 			child->is_missed_known = false;
 		child->is_writer = false;
 		if (child->desc != NULL && child->desc->dev->has_write_cache)

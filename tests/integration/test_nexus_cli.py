@@ -200,6 +200,34 @@ def test_scrub_finds_and_mends(ashlar):
     assert mirror.paths[2].read_bytes()[DATA_AT + 5 * 4096:][:4096] == b"y" * 4096
 
 
+def test_a_replica_that_is_cut_off_under_load_is_out(mirror):
+    """Its lost blocks are neither repaired nor read, and it comes back by a full copy only."""
+    step = 64 << 10
+    size = mirror.nexus()["size"] // step * step
+    data = os.urandom(size)
+    mirror.write(0, data)
+    with Host(mirror.port, NQN) as host:
+        queue = host.queue(1)
+        for turn in range(3):
+            if turn == 1:
+                os.truncate(mirror.paths[1], 10 * MIB)
+            for at in range(0, size, step):
+                assert queue.read(1, at // 4096, step // 4096, bs=4096) == data[at:at + step], at
+                if at < 2 * MIB:  # writes that go on, where the file still is
+                    queue.write(1, at // 4096, data[at:at + step], bs=4096)
+    assert mirror.nexus()["status"] == "Degraded"
+    assert (mirror.child(1)["state"], mirror.child(1)["synced"]) == ("Faulted", False)
+    assert mirror.child(1)["missed_segments"] is None
+    assert os.path.getsize(mirror.paths[1]) == 10 * MIB
+    assert "too small" in mirror.refused("child-online", mirror.uris[1])
+    os.truncate(mirror.paths[1], (SIZE_MB + 16) * MIB)
+    mirror.ok("child-online", mirror.uris[1])
+    mirror.wait_online()
+    assert [r["partial"] for r in mirror.ok("rebuilds")["history"]] == [False]
+    assert mirror.stop().count("it ends before its") == 1
+    assert all(p.read_bytes()[DATA_AT:][:size] == data for p in mirror.paths)
+
+
 def test_scrub_takes_the_operators_word(mirror):
     mirror.write(5, b"y" * 4096)
     mirror.stop()
