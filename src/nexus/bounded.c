@@ -65,7 +65,7 @@ static void bounded_done(struct io *io)
 
 static bool is_only_one(const struct child *child)
 {
-	return child_is_healthy(child) && nexus_nhealthy(child->nx) == 1;
+	return child_is_healthy(child) && nexus_nhealthy(child->nx) == 1 && !child->nx->is_ended;
 }
 
 static void bounded_due(struct timer *timer)

@@ -202,6 +202,24 @@ ENGINE_TEST(who_writes_to_many_segments_marks_regions)
 	bases_unmake();
 }
 
+/* What a lost cache may have held is what was written, not all that was marked with it. */
+ENGINE_TEST(a_lost_cache_held_what_was_written)
+{
+	bases_make(true);
+	nexus_settings.intent_idle_ns = INTENT_IDLE;
+	nexus_settings.intent_fine = 2;
+	if (!remake(2))
+		return;
+	touch(0, 2);
+	touch(70, 1);
+	touch(200, 1);
+	CHECK(marked() > 100);
+	offline(1);
+	CHECK_EQ(child_info(1).missed_segments, 4);
+	nexus_unmake_kept();
+	bases_unmake();
+}
+
 /* The newer copy of each page about a lost child rots. The older one must tell as much. */
 ENGINE_TEST(a_page_that_rots_does_not_bring_an_older_one_back)
 {

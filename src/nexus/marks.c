@@ -45,8 +45,9 @@
 #include "reactor/mem.h"
 
 enum {
-	REGION_BYTES = 4 << 20, /* at least */
-	REGIONS_MAX = 1024,     /* of a volume */
+	REGION_MIN = 4 << 20, /* bytes */
+	REGION_MAX = 64 << 20,
+	REGIONS = 1024, /* of a volume, if they are not larger then, nor smaller */
 };
 
 /* ---- the data path's ------------------------------------------------------------------------ */
@@ -54,10 +55,11 @@ enum {
 /* Segments, a power of two. */
 static uint64_t region_segments(const struct nexus_channel *nc)
 {
-	uint64_t n = (REGION_BYTES >> nc->nx->dev.block_shift) >> nc->hot.shift;
+	uint8_t shift = nc->nx->dev.block_shift + nc->hot.shift;
+	uint64_t n = MAX((uint64_t)REGION_MIN >> shift, 1ul);
 
-	for (n = MAX(n, 1u); n * REGIONS_MAX < nc->hot.nsegments; n *= 2)
-		;
+	while (n * REGIONS < nc->hot.nsegments && n < (uint64_t)REGION_MAX >> shift)
+		n *= 2;
 	return n;
 }
 
@@ -88,7 +90,10 @@ bool marks_heat(struct nexus_channel *nc, const struct io *io)
 	bool is_wanting = false;
 
 	for (uint64_t seg = io->lba >> nc->hot.shift; seg <= last; seg++) {
-		if (marks == NULL || segmap_test(&marks->durable, (uint32_t)seg)) {
+		if (marks == NULL) {
+			segmap_set(&nc->hot, (uint32_t)seg);
+		} else if (segmap_test(&marks->durable, (uint32_t)seg)) {
+			segmap_set(&marks->written, (uint32_t)seg);
 			segmap_set(&nc->hot, (uint32_t)seg);
 		} else {
 			want(nc, seg);
@@ -245,7 +250,6 @@ static void tick_look_again(struct nexus_channel *nc, void *arg)
 
 		if (kept == 0)
 			continue;
-		/* never in neither: marks_fold_cache() may be looking */
 		atomic_fetch_or(&marks->durable.words[i], kept);
 		atomic_fetch_and(&marks->candidates.words[i], ~kept);
 	}
@@ -296,6 +300,9 @@ static void candidates_back(struct marks *marks)
 
 static void candidates_clear(struct marks *marks) MAY_SUSPEND
 {
+	for (size_t i = 0; i < segmap_nwords(&marks->candidates); i++)
+		atomic_fetch_and(&marks->written.words[i],
+				 ~atomic_load(&marks->candidates.words[i]));
 	for (unsigned part = 0; part < npages(&marks->candidates); part++) {
 		if (has_bits(&marks->candidates, part))
 			(void)marks_page_write_all(marks, INTENT_PAGE_IN_FLIGHT + part, NULL,
@@ -372,6 +379,7 @@ static void marks_free(struct marks *marks)
 {
 	segmap_done(&marks->durable);
 	segmap_done(&marks->wanted);
+	segmap_done(&marks->written);
 	segmap_done(&marks->noted);
 	segmap_done(&marks->candidates);
 	if (marks->buf != NULL)
@@ -413,6 +421,7 @@ int marks_open(struct nexus *nx, struct err *err)
 	task_mutex_init(&marks->lock);
 	if (marks->buf == NULL || segmap_init(&marks->durable, nx->dev.nblocks, shift) < 0 ||
 	    segmap_init(&marks->wanted, nx->dev.nblocks, shift) < 0 ||
+	    segmap_init(&marks->written, nx->dev.nblocks, shift) < 0 ||
 	    segmap_init(&marks->noted, nx->dev.nblocks, shift) < 0 ||
 	    segmap_init(&marks->candidates, nx->dev.nblocks, shift) < 0) {
 		marks_free(marks);

@@ -212,9 +212,6 @@ void marks_fold_cache(struct child *child)
 {
 	const struct marks *marks = child->nx->marks;
 
-	if (marks == NULL || child->missed.words == NULL)
-		return;
-	/* of a tick under way; in this order, as bits go from here to there */
-	segmap_or(&child->missed, &marks->candidates);
-	segmap_or(&child->missed, &marks->durable);
+	if (marks != NULL && child->missed.words != NULL)
+		segmap_or(&child->missed, &marks->written);
 }

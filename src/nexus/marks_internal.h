@@ -17,6 +17,8 @@
 struct marks {
 	struct nexus *nx;
 	struct segmap durable, wanted;
+	struct segmap
+		written; /* of those marked; not flushed on all writers since, for all we know */
 	struct segmap noted, candidates; /* of a tick */
 	struct task_mutex lock;
 	struct timer timer;

@@ -37,7 +37,7 @@ static void hot_swap(struct nexus_channel *nc, void *arg)
 	*next = old;
 }
 
-enum { MAPS_MAX = 4 + NEXUS_CHILDREN_MAX };
+enum { MAPS_MAX = 5 + NEXUS_CHILDREN_MAX };
 
 static unsigned maps_of(struct nexus *nx, struct segmap *maps[MAPS_MAX])
 {
@@ -47,6 +47,7 @@ static unsigned maps_of(struct nexus *nx, struct segmap *maps[MAPS_MAX])
 	if (marks != NULL) {
 		maps[n++] = &marks->durable;
 		maps[n++] = &marks->wanted;
+		maps[n++] = &marks->written;
 		maps[n++] = &marks->noted;
 		maps[n++] = &marks->candidates;
 	}

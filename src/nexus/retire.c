@@ -196,9 +196,12 @@ static void revive_last(struct nexus *nx)
 
 /* Who fell leaves, if the monitor is not closing it already. What it misses is known from its last
  * write on, if it was in sync, or was known and nobody had begun to rebuild it. Without marks
- * nobody knows what was in its cache, nor, when it comes back, whether it is what it was. */
-static void children_leave(struct nexus *nx, uint8_t fallen)
+ * nobody knows what was in its cache, nor, when it comes back, whether it is what it was.
+ * Returns those with a cache, 1 << slot. */
+static uint8_t children_leave(struct nexus *nx, uint8_t fallen)
 {
+	uint8_t cached = 0;
+
 	for (unsigned i = 0; i < nx->nchildren; i++) {
 		struct child *child = nx->child[nx->order[i]];
 		uint32_t word = atomic_load(&child->word);
@@ -212,8 +215,19 @@ static void children_leave(struct nexus *nx, uint8_t fallen)
 			child->is_missed_known = false;
 		child->is_writer = false;
 		if (child->desc != NULL && child->desc->dev->has_write_cache)
-			marks_fold_cache(child);
+			cached |= (uint8_t)(1u << child->slot);
 		child->fault_ns = reactor_primary()->now_ns;
+	}
+	return cached;
+}
+
+/* Every channel has dropped who fell: what it was sent last is known by now. Until they are settled
+ * no tick forgets anything of it (marks.c, is_any_pending()). */
+static void caches_fold(struct nexus *nx, uint8_t cached)
+{
+	for (unsigned slot = 0; slot < NEXUS_CHILDREN_MAX; slot++) {
+		if (cached >> slot & 1 && nx->child[slot] != NULL)
+			marks_fold_cache(nx->child[slot]);
 	}
 }
 
@@ -265,6 +279,7 @@ static void tell_fallen(struct nexus *nx, uint8_t fallen)
 static void retire_round(struct nexus *nx, uint8_t fallen)
 {
 	struct err err = {};
+	uint8_t cached;
 
 	if (nexus_nhealthy(nx) == 0)
 		revive_last(nx);
@@ -275,8 +290,9 @@ static void retire_round(struct nexus *nx, uint8_t fallen)
 			  "to remove it from a target that runs gives them errors",
 			  nx->dev.name);
 	}
-	children_leave(nx, fallen);
+	cached = children_leave(nx, fallen);
 	nexus_apply(nx);
+	caches_fold(nx, cached);
 	tell_fallen(nx, fallen);
 	errand_ring(&nx->monitor); /* what hangs is cut off while the store takes its time */
 	if (record_fallen(nx) && nexus_persist(nx, false, &err) < 0) {
@@ -297,8 +313,10 @@ static void retire_round(struct nexus *nx, uint8_t fallen)
  */
 static void retire_at_end(struct nexus *nx, uint8_t fallen)
 {
-	children_leave(nx, fallen);
+	uint8_t cached = children_leave(nx, fallen);
+
 	nexus_apply(nx);
+	caches_fold(nx, cached);
 	(void)record_fallen(nx);
 	errand_ring(&nx->monitor);
 }
@@ -309,7 +327,7 @@ static void retire_at_end(struct nexus *nx, uint8_t fallen)
  */
 static void retire_early(struct nexus *nx, uint8_t fallen)
 {
-	children_leave(nx, fallen);
+	(void)children_leave(nx, fallen);
 	errand_ring(&nx->monitor);
 }
 

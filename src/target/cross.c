@@ -19,8 +19,15 @@
  * log page and by an event. We never do: the answer comes late instead, because a host has nothing
  * better to do than to wait for it, and one path less is one way less to get it wrong.
  *
+ * A process that was killed cannot ask so, and the one that follows it does not know what its
+ * controllers were called. It is the same host, though, and we know which of its connections are
+ * dead: a log page of our own says how many of them still have commands with devices. A new
+ * process waits until there is none (src/drivers/nvmf/leftover.c). What looks alive may be another
+ * process of that host; how many such controllers there are the page says as well. Where the whole
+ * host died its connections look alive until their keep alive has expired.
+ *
  * Numbers: NVM Express Base Specification 2.3, 5.4.3 (Cross-Controller Reset), 5.2.13 (Identify
- * Controller: CIU, CIRN, CCRL).
+ * Controller: CIU, CIRN, CCRL), 5.2.12 (log pages C0h to FFh: vendor specific).
  *
  * Invariants
  *   1. A waiting command is linked in ss->resets and counts as with the primary, so its own
@@ -33,6 +40,7 @@
  * controllers are dead only the host knows); to order writes to one block across connections (a
  * table of everything in flight, on the data path, for what happens once a year).
  */
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/log.h"
@@ -146,4 +154,39 @@ void cross_abort(struct ctrlr *ctrlr, struct conn *conn)
 		cmd->status = NVME_SC_ABORTED_SQ_DELETION;
 		cmd_return(cmd);
 	}
+}
+
+/* ---- what is left of a process -------------------------------------------------------------- */
+
+/* Closed for its host. One that drains is not: its commands go on to their answer. */
+static bool is_dead(const struct conn *conn)
+{
+	return !ctrlr_may_command(conn->ctrlr);
+}
+
+static bool is_of_host(const struct conn *conn, const struct ctrlr *ctrlr)
+{
+	return strcmp(conn->hostnqn, ctrlr->hostnqn) == 0 &&
+	       memcmp(conn->hostid, ctrlr->hostid, sizeof(conn->hostid)) == 0;
+}
+
+void *leftover_log_page(const struct ctrlr *ctrlr, size_t *ret_size)
+{
+	struct nvme_log_leftover *log = calloc(1, sizeof(*log));
+	uint32_t nconns = 0, nctrlrs = 0;
+	const struct ctrlr *other;
+	const struct conn *conn;
+
+	*ret_size = sizeof(*log);
+	if (log == NULL)
+		return NULL;
+	list_for_each (conn, &ctrlr->subsystem->conn_list, counted_link)
+		nconns += is_dead(conn) && is_of_host(conn, ctrlr);
+	list_for_each (other, &ctrlr->subsystem->ctrlrs, link)
+		nctrlrs += ctrlr_may_command(other) && is_same_host(other, ctrlr);
+	memcpy(log->signature, NVME_LEFTOVER_SIGNATURE, sizeof(NVME_LEFTOVER_SIGNATURE));
+	le32_put(&log->version, NVME_LEFTOVER_VERSION);
+	le32_put(&log->conns, nconns);
+	le32_put(&log->ctrlrs, nctrlrs);
+	return log;
 }

@@ -126,6 +126,8 @@ void ctrlr_link(struct ctrlr *ctrlr, struct conn *conn, uint16_t qid)
 	conn->ctrlr = ctrlr;
 	conn->linked_qid = qid;
 	conn->instance = ctrlr->instance;
+	memcpy(conn->hostnqn, ctrlr->hostnqn, sizeof(conn->hostnqn));
+	memcpy(conn->hostid, ctrlr->hostid, sizeof(conn->hostid));
 	conn->listener = ctrlr->listener;
 	atomic_store_explicit(&conn->is_acre, ctrlr->is_acre, memory_order_relaxed);
 	conn->counted = ctrlr->subsystem;

@@ -304,6 +304,8 @@ struct conn {
 	struct list counted_link; /* subsystem.conn_list */
 	struct fence *fence;      /* somebody waits for its end; NULL: nobody */
 	uint64_t instance;        /* of its controller, which may be gone before it; 0: none */
+	char hostnqn[TARGET_NQN_MAX + 1]; /* whose it is; so the next */
+	uint8_t hostid[16];
 };
 
 /* Which groups a listener's hosts cannot use, and why. Bit 0 is group 1. */
@@ -628,6 +630,8 @@ void cross_reset(struct ctrlr *ctrlr, struct cmd *cmd);
 void cross_conn_gone(struct subsystem *ss, uint64_t instance);
 /* An admin queue ends: give back what waits there. */
 void cross_abort(struct ctrlr *ctrlr, struct conn *conn);
+/* Log page DEh: what dead connections of the same host left; malloc'd, NULL: no memory. */
+void *leftover_log_page(const struct ctrlr *ctrlr, size_t *ret_size);
 
 /* ---- disconnect.c --------------------------------------------------------------------------- */
 

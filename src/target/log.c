@@ -13,6 +13,7 @@
  *   12h    features supported, 13h: no NVMe-MI        -
  *   70h    discovery (discovery subsystem only)       event may be sent again
  *   80h    the oldest reservation notification        it is gone, event may be sent again
+ *   DEh    ours: what dead connections left (cross.c) -
  *
  * A page is made whole on each request; they are small, and control work may allocate. What lies
  * beyond the end of a page reads as zeroes; an offset beyond it is refused (Base 5.16.1).
@@ -202,6 +203,9 @@ static uint16_t make_page(const struct ctrlr *ctrlr, const struct cmd *cmd, void
 		break;
 	case NVME_LOG_RESERVATION:
 		*ret_page = resv_log_page(ctrlr, ret_size);
+		break;
+	case NVME_LOG_LEFTOVER:
+		*ret_page = leftover_log_page(ctrlr, ret_size);
 		break;
 	default:
 		return NVME_SC_INVALID_LOG_PAGE;

@@ -14,9 +14,9 @@
 void *supported_log_page(const struct subsystem *ss, size_t *ret_size)
 {
 	static const uint8_t common[] = { NVME_LOG_SUPPORTED, NVME_LOG_ERROR };
-	static const uint8_t io[] = { NVME_LOG_SMART,      NVME_LOG_FIRMWARE, NVME_LOG_CHANGED_NS,
-				      NVME_LOG_EFFECTS,    NVME_LOG_FEATURES, NVME_LOG_MI,
-				      NVME_LOG_RESERVATION };
+	static const uint8_t io[] = { NVME_LOG_SMART,       NVME_LOG_FIRMWARE, NVME_LOG_CHANGED_NS,
+				      NVME_LOG_EFFECTS,     NVME_LOG_FEATURES, NVME_LOG_MI,
+				      NVME_LOG_RESERVATION, NVME_LOG_LEFTOVER };
 	struct le32 *log = calloc(1, NVME_LOG_SUPPORTED_SIZE);
 
 	*ret_size = NVME_LOG_SUPPORTED_SIZE;

@@ -263,3 +263,27 @@ def test_the_end_does_not_wait_for_a_second_thing_that_hangs(ashlar):
     assert "device 'third' waits for answers of its child" in err.rstrip().splitlines()[-1], err
     record = ashlar.dir / "store" / "12345678-9abc-4def-8012-000000000001.json"
     assert json.loads(record.read_text())["clean_shutdown"], record.read_text()
+
+
+def leftover(host):
+    """Log page DEh: closed connections of this host with commands, controllers that look alive."""
+    raw = host.admin.log_page(0xDE, 64)
+    assert raw[:16] == b"ashlar leftover\0" and raw[28:] == bytes(36)
+    version, conns, ctrlrs = struct.unpack_from("<III", raw, 16)
+    assert version == 1
+    return conns, ctrlrs
+
+
+def test_a_host_is_told_what_its_dead_connections_left(export):
+    with Host(export.port, NQN) as host, Host(export.port, NQN) as same, Host(
+            export.port, NQN, hostid=bytes(range(16))) as other:
+        queue = host.queue(1)
+        hang(export, queue, for_s=2)
+        host.queue(2)
+        assert leftover(same) == (0, 2) and leftover(other) == (0, 1)  # it lives
+        queue.close()  # a queue that ends is dead, its controller is not
+        wait_until(lambda: leftover(same) == (1, 2), timeout_s=1.5, what="the closed queue")
+        host.close()
+        wait_until(lambda: leftover(same) == (1, 1), timeout_s=1.5, what="the closed controller")
+        assert leftover(other) == (0, 1)
+        wait_until(lambda: leftover(same) == (0, 1), what="its commands")

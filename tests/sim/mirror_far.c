@@ -15,8 +15,9 @@
  *   - the machine may stop, die with its power, or be cut off, with all that it has.
  *
  * When the near process dies, its disks stop wherever they are (mirror_kill()): what the far target
- * holds and has not given to a disk is lost with it. A target that goes on is not played: fences
- * are a process' memory (fence.c), so the next one is not protected from what lands late.
+ * holds and has not given to a disk is lost with it. A target that goes on is not played: what a
+ * dead process left there the next one waits for (leftover.c), which a test with real processes
+ * shows (test_nvmf_restart.py).
  *
  * A child whose network is slower than its time-outs goes, also while the nexus is made, and then
  * that fails: rightly, but a play needs its nexus. So no connection has a window of a few bytes, by

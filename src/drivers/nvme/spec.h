@@ -521,6 +521,7 @@ enum nvme_log {
 	NVME_LOG_MI = 0x13,
 	NVME_LOG_DISCOVERY = 0x70,
 	NVME_LOG_RESERVATION = 0x80,
+	NVME_LOG_LEFTOVER = 0xde, /* Ashlar's: C0h to FFh are the vendors' (Base 2.3, 5.2.12) */
 };
 
 enum {
@@ -544,6 +545,23 @@ enum {
 	NVME_LOG_FEATURES_SIZE = 1024,
 	NVME_LOG_MI_SIZE = 4096,
 };
+
+/*
+ * Ashlar's own: what connections of the asking host to this subsystem have left with devices
+ * (src/target/cross.c). Other vendors have pages of that number too, so it says whose it is. A
+ * later version only adds fields.
+ */
+struct nvme_log_leftover {
+	char signature[16]; /* NVME_LEFTOVER_SIGNATURE, zeroes behind it */
+	struct le32 version;
+	struct le32 conns;  /* closed, with commands that are not ended */
+	struct le32 ctrlrs; /* that look alive, the asking one too */
+	uint8_t rsvd28[36];
+};
+static_assert(sizeof(struct nvme_log_leftover) == 64, "a page is read in whole dwords");
+
+#define NVME_LEFTOVER_SIGNATURE "ashlar leftover"
+enum { NVME_LEFTOVER_VERSION = 1 };
 
 struct nvme_error_entry { /* Base 5.16.1.2 */
 	struct le64 count;

@@ -17,6 +17,7 @@
 #define ASHLAR_DRIVERS_NVMF_CTRLR_H
 
 #include <stdatomic.h>
+#include <string.h>
 
 #include "base/units.h"
 #include "device/driver.h"
@@ -196,6 +197,13 @@ void ctrlr_refresh_heads(struct nvmf_ctrlr *c);
 /* All there are. NULL starts; NULL ends. */
 struct nvmf_ctrlr *ctrlr_next(const struct nvmf_ctrlr *prev);
 
+/* Controllers of one subsystem and host: the target counts them as one's. */
+static inline bool is_same_family(const struct nvmf_opts *a, const struct nvmf_opts *b)
+{
+	return strcmp(a->subnqn, b->subnqn) == 0 && strcmp(a->hostnqn, b->hostnqn) == 0 &&
+	       memcmp(a->hostid, b->hostid, sizeof(a->hostid)) == 0;
+}
+
 /* fence.c: an association begins. -EBUSY, -ENOMEM: it must not. */
 int fence_begin(struct nvmf_ctrlr *c, struct err *err) WARN_UNUSED;
 /* All its queues are closed. Nothing happens where none had begun. */
@@ -205,6 +213,10 @@ void fence_forget(struct nvmf_ctrlr *c);
 /* In a task: until no lost write of the subsystem and host of @opts can be carried out any more, or
  * for connect_timeout: -EBUSY. A controller of them is LIVE. */
 int fence_settle(const struct nvmf_opts *opts, struct err *err) MAY_SUSPEND WARN_UNUSED;
+/* leftover.c: in a task: until the target of @c, which is LIVE, has ended all that connections of
+ * this host have left with it, those of other processes too, or for connect_timeout: -EBUSY.
+ * -ENOTCONN: @c was lost. A target that does not tell is not waited for. */
+int leftover_settle(struct nvmf_ctrlr *c, struct err *err) MAY_SUSPEND WARN_UNUSED;
 /* The end of a process, for those who play several in one. No controller is left. */
 void fence_drop_all(void);
 /* A controller became LIVE: fences may be asked for through it. */

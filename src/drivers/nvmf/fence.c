@@ -23,8 +23,8 @@
  * A device that was given up and is made again (a child of a mirror) begins with new writes, and
  * lost ones of its former life must not land on them either. So fences outlive their controllers,
  * and a new device of the same subsystem and host is there only when none is left
- * (fence_settle()). They do not outlive the process: one that is started again within the time that
- * the target's device takes for what the dead one had sent may see that land.
+ * (fence_settle()). They do not outlive the process: for what a dead one has sent the next one asks
+ * the target (leftover.c), and where that cannot tell it may see it land.
  *
  * What channels may do again they learn with their view: the serials of associations that may still
  * act (those that live and those behind a fence), and the newest serial that the list knows about.
@@ -91,12 +91,6 @@ static struct list waiters = { &waiters, &waiters };
 static uint32_t last_serial;
 static unsigned ntasks;
 static struct timer again, expiry;
-
-static bool is_same_family(const struct nvmf_opts *a, const struct nvmf_opts *b)
-{
-	return strcmp(a->subnqn, b->subnqn) == 0 && strcmp(a->hostnqn, b->hostnqn) == 0 &&
-	       memcmp(a->hostid, b->hostid, sizeof(a->hostid)) == 0;
-}
 
 static void family_refresh(const struct nvmf_opts *opts)
 {

@@ -913,6 +913,8 @@ int head_create(struct uri *uri, struct device **ret_dev, struct err *err)
 			       "the URI names no port, which means %d; ashlar export listens "
 			       "on 4420 if not told otherwise",
 			       NVMF_PORT);
+	if (result == 0 && head_find(path, &opts) == NULL)
+		result = leftover_settle(path->ctrlr, err);
 	if (result == 0)
 		result = head_adopt(&opts, path, &dev, err);
 	if (result < 0)

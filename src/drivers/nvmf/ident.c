@@ -274,6 +274,18 @@ int nvmf_ns_check_desc(const uint8_t *list, size_t size, struct nvmf_ns_info *in
 	return result;
 }
 
+int nvmf_leftover_check(const struct nvme_log_leftover *page, struct nvmf_leftover *ret)
+{
+	static const char signature[sizeof(page->signature)] = NVME_LEFTOVER_SIGNATURE;
+
+	if (memcmp(page->signature, signature, sizeof(signature)) != 0 ||
+	    le32_get(page->version) < NVME_LEFTOVER_VERSION)
+		return -ENOTSUP;
+	ret->nconns = le32_get(page->conns);
+	ret->nctrlrs = le32_get(page->ctrlrs);
+	return 0;
+}
+
 bool nvmf_ns_has_identity(const struct nvmf_ns_info *ns)
 {
 	return !uuid_is_zero(&ns->uuid) || !is_zero(ns->nguid, sizeof(ns->nguid)) ||

@@ -80,6 +80,16 @@ bool nvmf_ns_has_identity(const struct nvmf_ns_info *ns);
 /* The uuid for the device: UUID, else NGUID; null: neither. */
 struct uuid nvmf_ns_uuid(const struct nvmf_ns_info *ns);
 
+/* What a target still knows of our host. */
+struct nvmf_leftover {
+	uint32_t nconns;  /* closed, with commands that are not ended */
+	uint32_t nctrlrs; /* that look alive, ours among them */
+};
+
+/* -ENOTSUP: it is not a page that we know. */
+int nvmf_leftover_check(const struct nvme_log_leftover *page,
+			struct nvmf_leftover *ret) WARN_UNUSED;
+
 /* ---- asymmetric access -------------------------------------------------------------------- */
 
 struct ana_group {
