@@ -96,7 +96,7 @@ def test_wait_ends_with_the_rebuild(mirror):
 
 
 def test_wait_tells_that_a_rebuild_failed(mirror):
-    mirror.write(0, os.urandom(4 * MIB))
+    mirror.write(0, os.urandom(30 * MIB))  # what is read first is not held back by the rate
     mirror.ok("rebuild-limits", "rate=256k")  # it is not over before it is stopped
     uri = f"malloc:///m?size_mb={SIZE_MB + 16}&blk_size=4096"
     waiting = mirror.ashlar.start("ctl", mirror.control, "child-add", uri, "--wait")
