@@ -165,6 +165,33 @@ static void advise_no_source(struct check_report *report, const struct nexus_rec
 				 "making a volume of these would lose acknowledged writes");
 }
 
+/* Is one of @good written to under another record? As check_one_history() of recover.c. */
+static bool is_one_history(struct check_report *report, const struct nexus_record *record,
+			   uint32_t good)
+{
+	bool is_one = true, is_known = false;
+
+	for (unsigned i = 0; i < report->nreplicas; i++)
+		is_known |= report->replica[i].has_marks &&
+			    report->replica[i].generation == record->generation;
+	for (unsigned i = 0; i < report->nreplicas && is_known; i++) {
+		struct check_replica *replica = &report->replica[i];
+
+		if (!(good >> i & 1) || !replica->has_marks || record->generation == 0 ||
+		    replica->generation == record->generation || replica->is_unrecorded)
+			continue;
+		say(replica, CHECK_UNKNOWN, "it was written to under another record");
+		is_one = false;
+	}
+	if (!is_one)
+		(void)snprintf(
+			report->advice, sizeof(report->advice),
+			"they have been written to under more than one record, so each may "
+			"lack what the other has: give the record of the newest; what is only "
+			"on a replica that is left out and added later is lost");
+	return is_one;
+}
+
 /* As recover.c does it. */
 static void judge_by_record(struct check_report *report, struct reading *readings,
 			    const struct nexus_record *record)
@@ -174,6 +201,8 @@ static void judge_by_record(struct check_report *report, struct reading *reading
 	for (unsigned i = 0; i < report->nreplicas; i++)
 		report->replica[i].recorded = recorded(record, &report->replica[i].uuid);
 	good = believed(report, record);
+	if (!is_one_history(report, record, good))
+		return;
 	if (good != 0)
 		report->source = __builtin_ctz(good);
 	for (unsigned i = 0; i < report->nreplicas; i++) {

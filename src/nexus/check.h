@@ -35,7 +35,8 @@ struct check_replica {
 	enum check_rebuild rebuild; /* what making the nexus of these would do to it */
 	uint32_t segments;          /* of a partial one */
 	/* its write-intent records */
-	bool has_marks; /* there are some, and they are this replica's */
+	bool has_marks;     /* there are some, and they are this replica's */
+	bool is_unrecorded; /* by a life that had no record */
 	struct uuid nexus;
 	uint64_t generation;
 	uint64_t sequence;  /* of the last page written */

@@ -103,6 +103,7 @@ static bool head_read(struct reading *r) MAY_SUSPEND
 	replica->nexus = r->id.nexus;
 	replica->generation = r->id.generation;
 	replica->sequence = r->head_sequence = le64_get(head->sequence);
+	replica->is_unrecorded = head->is_unrecorded != 0;
 	return true;
 }
 

@@ -60,6 +60,7 @@ void intent_page_encode(struct intent_page *page, const struct intent_id *id, un
 	page->shift = id->shift;
 	page->is_incomplete = index == INTENT_PAGE_HEAD && id->is_incomplete;
 	page->label = index == INTENT_PAGE_HEAD ? id->label : 0;
+	page->is_unrecorded = index == INTENT_PAGE_HEAD && id->is_unrecorded;
 	if (map != NULL) {
 		size_t first = (size_t)map_part(index) * WORDS_PER_PAGE, n = segmap_nwords(map);
 

@@ -11,7 +11,8 @@
  *
  *   a page:  magic, version, index, generation, nexus uuid, replica uuid (of the child it is on),
  *            subject uuid (of the child that missed, else zero), sequence, crc32c, 4,000 bytes of
- *            bits; in a head also whether the child is in the middle of a rebuild, and the label
+ *            bits; in a head also whether the child is in the middle of a rebuild, the label, and
+ *            whether the record tells of this life
  *
  * Of a pair the copy with the older sequence is overwritten, so a torn write leaves the other
  * one. A reader takes the valid copy with the higher sequence. So that a copy that rots later
@@ -32,6 +33,9 @@
  *      is the highest was a writer longest, if no record tells (recover.c). A page goes to one
  *      writer after the other, so at the death of a process they are at most one apart: a life
  *      begins two higher, after its first record.
+ *   7. Heads say from then on that they are recorded. Who is healthy in a record but has a recorded
+ *      head of another generation than others have, whose is the record's, was written to under another record: in a second store, or after
+ *      this one was copied. Nobody can say whose writes are to be lost.
  *
  * Rule 3 is why the missed map needs no durable write per request: the in-flight map holds until
  * the missed map is safe. Cost in the common case: one bit test per write, in a map of the
@@ -81,7 +85,8 @@ struct intent_page {
 	uint8_t shift;         /* log2 of blocks per segment */
 	uint8_t is_incomplete; /* head: a rebuild of this child is not over */
 	uint8_t label;         /* head: enum nexus_label; 0: it does not say */
-	uint8_t reserved[9];
+	uint8_t is_unrecorded; /* head: the life that wrote it had no record by then */
+	uint8_t reserved[8];
 	uint8_t bits[INTENT_BITS_BYTES];
 };
 
@@ -94,7 +99,7 @@ struct intent_id {
 	uint32_t nsegments;
 	uint8_t shift;
 	/* for who writes them; nothing is bound to these */
-	bool is_incomplete;
+	bool is_incomplete, is_unrecorded;
 	uint8_t label;
 };
 

@@ -74,6 +74,7 @@ struct marks_seen {
 	uint8_t label;       /* enum nexus_label; 0: they do not say */
 	bool is_incomplete;  /* the child was being rebuilt */
 	bool is_whole;       /* heads and all pages of what is in flight are there, both copies */
+	bool is_unrecorded;  /* by a life that had no record */
 };
 
 /* Look at all of them; what this life writes has higher sequences, once the record tells of it.

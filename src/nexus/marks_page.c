@@ -25,7 +25,8 @@ struct intent_id marks_id(const struct marks *marks, const struct child *child)
 				   .nsegments = marks->durable.nsegments,
 				   .shift = marks->durable.shift,
 				   .label = (uint8_t)marks->nx->label,
-				   .is_incomplete = !(atomic_load(&child->word) & CHILD_SYNCED) };
+				   .is_incomplete = !(atomic_load(&child->word) & CHILD_SYNCED),
+				   .is_unrecorded = !marks->is_recorded };
 }
 
 static bool is_last(const struct child *child)

@@ -111,8 +111,9 @@ static void look_at(struct marks *marks, const struct child *child, unsigned fir
 		if (index != INTENT_PAGE_HEAD)
 			continue;
 		seen->is_incomplete |= page->is_incomplete != 0;
+		seen->is_unrecorded |= page->is_unrecorded != 0;
 		seen->label = page->label;
-		if (i == 0)
+		if (seen->generation == 0)
 			seen->generation = le64_get(page->generation);
 		seen->is_whole &= seen->generation == le64_get(page->generation);
 	}

@@ -39,6 +39,10 @@
  * device made anew): it is out of sync, and never the source. Where none holds any the store's
  * record alone counts: not every engine writes them, and not all replicas have room for them.
  *
+ * A record may be older than what was written since: it was copied, or another user has a store of
+ * his own. Then a replica that is healthy in it has a recorded head of another generation (intent.h,
+ * rule 7), and there is no nexus: each side may have acknowledged writes that the other lacks.
+ *
  * Who is in sync is flushed before anything else of it is used. The marks of the last life are
  * forgotten with it, and only they would tell what a loss of power takes away from a cache.
  *
@@ -178,6 +182,32 @@ static uint8_t believed(struct nexus *nx, const struct nexus_record *record) MAY
 				nx->dev.name, child->uri);
 	}
 	return same != 0 ? same & healthy : healthy;
+}
+
+/* Who is believed but was written to under another record? */
+static int check_one_history(const struct nexus *nx, const struct nexus_record *record,
+			     const struct marks_seen *seen, uint8_t good, struct nexus_err *ne)
+{
+	bool is_known =
+		false; /* the record's life has left pages, so it did on all it has as healthy */
+
+	for (unsigned i = 0; i < nx->nchildren; i++)
+		is_known |= seen[i].generation == record->generation;
+	for (unsigned i = 0; i < nx->nchildren && is_known && record->generation != 0; i++) {
+		const struct child *child = nx->child[nx->order[i]];
+
+		if (!(good >> child->slot & 1) || seen[i].generation == 0 ||
+		    seen[i].generation == record->generation || seen[i].is_unrecorded)
+			continue;
+		return nexus_fail(
+			ne, NEXUS_E_INCOMPLETE,
+			"nexus %s: child %s was written to under another record than "
+			"this one, so each may lack what the other has: is --store right, "
+			"or is the record an old copy? To drop what is on this child "
+			"only, leave it out and add it when the nexus is there",
+			nx->dev.name, child->uri);
+	}
+	return 0;
 }
 
 /* What a child has in its cache, marks that are forgotten now may be all that tells of it. */
@@ -325,6 +355,8 @@ int nexus_recover(struct nexus *nx, struct nexus_err *ne)
 			 nx->size);
 	note_absent(nx, &record);
 	good = believed(nx, &record);
+	if (check_one_history(nx, &record, seen, good, ne) < 0)
+		return ne->err.code;
 	for (unsigned i = nx->nchildren; i-- > 0;) {
 		if (good >> nx->order[i] & 1)
 			source = nx->child[nx->order[i]];

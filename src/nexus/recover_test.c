@@ -334,6 +334,55 @@ static bool remake_lost(unsigned nchildren)
 	return remake(nchildren);
 }
 
+/* One was served alone under another store; each has acknowledged writes that the other lacks. */
+ENGINE_TEST(two_records_are_two_histories)
+{
+	char text[RECORD_TEXT_MAX];
+
+	bases_make(false);
+	nexus_set_rebuilder(&note_rebuilder);
+	if (!remake(2))
+		return;
+	touch(0, 1);
+	nexus_unmake_kept();
+	memcpy(text, fake.text, sizeof(text));
+	if (!remake_lost(1))
+		return;
+	touch(1, 1);
+	nexus_unmake_kept();
+	memcpy(fake.text, text, sizeof(text));
+	REFUSED(kept_create(kept, 2, &ne_), NEXUS_E_INCOMPLETE);
+	CHECK_STR(fake.text, text);
+	if (!remake_of(&kept[1], 1)) /* the way on that the error names */
+		return;
+	nexus_unmake_kept();
+	if (!remake(2))
+		return;
+	CHECK(!child_info(0).is_synced && child_info(1).is_synced);
+	CHECK_EQ(given[0].nstarts, 1);
+	CHECK(!given[0].is_known);
+	nexus_unmake_kept();
+	bases_unmake();
+}
+
+/* A life that ended before it had a record is no history of its own. */
+ENGINE_TEST(a_life_without_a_record_is_no_history)
+{
+	bases_make(false);
+	nexus_set_rebuilder(&note_rebuilder);
+	if (!remake(2))
+		return;
+	touch(0, 1);
+	nexus_unmake_kept();
+	fake.fail_next = 3;
+	REFUSED(kept_create(kept, 1, &ne_), NEXUS_E_STORE);
+	if (!remake(2))
+		return;
+	CHECK(child_info(0).is_synced && child_info(1).is_synced);
+	nexus_unmake_kept();
+	bases_unmake();
+}
+
 /* The first misses what the second has. Its word is worth nothing, however the life ended. */
 ENGINE_TEST(without_a_record_the_newest_is_the_source)
 {
