@@ -201,8 +201,9 @@ void ctl_print_help(json_t *verbs)
 	size_t i;
 
 	json_array_foreach(verbs, i, verb)
-		printf("%s %s\n    %s; for example: %s\n", ctl_text(verb, "verb"),
-		       ctl_text(verb, "args"), ctl_text(verb, "help"), ctl_text(verb, "example"));
+		printf("%s%s%s\n    %s; for example: %s\n", ctl_text(verb, "verb"),
+		       ctl_text(verb, "args")[0] != '\0' ? " " : "", ctl_text(verb, "args"),
+		       ctl_text(verb, "help"), ctl_text(verb, "example"));
 }
 
 const char *ctl_text(json_t *object, const char *name)

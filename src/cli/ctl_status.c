@@ -14,10 +14,13 @@
  * is made from the answer to `status`, which is all of one moment; what is not in there is not
  * guessed.
  *
+ * What to type next is spelled as this program was: it can be copied as it stands.
+ *
  * Rejected: colours. A state is a word, and the words differ.
  *
  * Thread: the main thread.
  */
+#include <errno.h>
 #include <inttypes.h>
 #include <string.h>
 
@@ -78,6 +81,16 @@ static void child_text(json_t *child, char text[STATE_TEXT_MAX])
 	}
 }
 
+/* How this program was called, if a shell takes that as one word. */
+static const char *self(void)
+{
+	const char *name = program_invocation_name;
+
+	return name[0] != '\0' && name[strcspn(name, " \t\n'\"\\$&;|<>()*?[]#~`!{}")] == '\0'
+		       ? name
+		       : "ashlar";
+}
+
 /* What brings it back, unless that is on its way. A mirror without a healthy child is made again by
  * who serves it: which child is newest is found out then. */
 static void print_remedy(const struct ctl *ctl, json_t *mirror, json_t *child)
@@ -90,12 +103,38 @@ static void print_remedy(const struct ctl *ctl, json_t *mirror, json_t *child)
 	if (strcmp(ctl_text(mirror, "status"), "Faulted") == 0)
 		return;
 	if (json_is_true(json_object_get(child, "for_good")))
-		printf("  next: ashlar ctl %s child-remove '%s'\n", ctl->path,
+		printf("  next: %s ctl %s child-remove '%s'\n", self(), ctl->path,
 		       ctl_text(child, "uri"));
 	else
-		printf("  next: ashlar ctl %s %s '%s'%s --wait\n", ctl->path,
+		printf("  next: %s ctl %s %s '%s'%s --wait\n", self(), ctl->path,
 		       is_open ? "rebuild" : "child-online", ctl_text(child, "uri"),
 		       is_open ? " start" : "");
+}
+
+/* Blocks that a scrub found different and left so. */
+static uint64_t nleft_different(json_t *mirror)
+{
+	json_t *scrub = json_object_get(mirror, "scrub");
+	uint64_t repaired = ctl_number(scrub, "blocks_repaired");
+
+	return ctl_number(scrub, "blocks_differ") -
+	       MIN(ctl_number(scrub, "blocks_differ"), repaired);
+}
+
+/* Two copies cannot say which of them is right, three can, unless all of them differ. */
+static void print_scrub_remedy(const struct ctl *ctl, json_t *mirror, unsigned nsynced)
+{
+	const char *name = ctl_text(mirror, "name");
+
+	if (nleft_different(mirror) == 0 || nsynced < 2 ||
+	    strcmp(ctl_text(json_object_get(mirror, "scrub"), "state"), "running") == 0)
+		return;
+	if (nsynced > 2)
+		printf("  next: %s ctl %s scrub '@%s' start repair --wait\n", self(), ctl->path,
+		       name);
+	printf("  %s: %s ctl %s scrub '@%s' start repair-from URI --wait, with the replica that "
+	       "is right\n",
+	       nsynced > 2 ? "or, where no two agree" : "next", self(), ctl->path, name);
 }
 
 static void print_scrub(json_t *scrub)
@@ -123,9 +162,11 @@ static void print_mirror(const struct ctl *ctl, json_t *mirror)
 	size_t i;
 
 	if (strcmp(ctl_text(mirror, "state"), "Shutdown") == 0) { /* its replicas are another's */
-		printf("mirror %s: it has ended; the log of its export says why\n"
+		const char *why = ctl_text(mirror, "why");
+
+		printf("mirror %s: it has ended%s%s\n"
 		       "  next: stop the export, and start it where the volume is to be served\n",
-		       ctl_text(mirror, "name"));
+		       ctl_text(mirror, "name"), why[0] != '\0' ? " itself: " : "", why);
 		return;
 	}
 	json_array_foreach(children, i, child)
@@ -134,9 +175,10 @@ static void print_mirror(const struct ctl *ctl, json_t *mirror)
 		child_text(child, text);
 		width = MAX(width, (int)strlen(text));
 	}
-	printf("mirror %s: %s, %u of %zu replicas in sync%s\n", ctl_text(mirror, "name"),
+	printf("mirror %s: %s, %u of %zu replicas in sync%s%s\n", ctl_text(mirror, "name"),
 	       ctl_text(mirror, "status"), synced, json_array_size(children),
-	       json_is_true(json_object_get(mirror, "frozen")) ? ", I/O is held" : "");
+	       json_is_true(json_object_get(mirror, "frozen")) ? ", I/O is held" : "",
+	       nleft_different(mirror) != 0 ? ", but a scrub found differences" : "");
 	json_array_foreach(children, i, child)
 	{
 		child_text(child, text);
@@ -148,6 +190,7 @@ static void print_mirror(const struct ctl *ctl, json_t *mirror)
 	if (strcmp(ctl_text(mirror, "status"), "Faulted") == 0)
 		printf("  next: mend the replicas, stop the export and start it again\n");
 	print_scrub(json_object_get(mirror, "scrub"));
+	print_scrub_remedy(ctl, mirror, synced);
 }
 
 static void print_namespaces(json_t *namespaces)

@@ -137,8 +137,7 @@ static int run_uninject(struct request *req, struct err *err)
 static int run_help(struct request *req, struct err *err);
 
 static const struct command commands[] = {
-	{ "status", NULL, "all that is served and what runs, as JSON", "status",
-	  .show = export_status },
+	{ "status", NULL, "all that is served and what runs", "status", .show = export_status },
 	{ "add", "URI", "serve one more device", "add aio:///var/tmp/more.img", .run = run_add },
 	{ "remove", "NSID", "stop serving a namespace", "remove 2", .run = run_remove },
 	{ "list", NULL, "namespaces, as JSON", "list", .show = export_list },

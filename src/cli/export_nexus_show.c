@@ -117,11 +117,12 @@ json_t *json_nexus(struct nexus *nx)
 	for (unsigned i = 0; nexus_child_info(nx, i, &child); i++)
 		(void)json_array_append_new(children, json_child(nx, i, &child));
 	return json_pack(
-		"{s:o, s:s, s:s, s:s, s:s, s:b, s:I, s:I, s:I, s:s, s:i, s:I, s:I, s:I, s:I, s:I, "
-		"s:I, s:o}",
+		"{s:o, s:s, s:s, s:s, s:s, s:o, s:b, s:I, s:I, s:I, s:s, s:i, s:I, s:I, s:I, s:I, "
+		"s:I, s:I, s:o}",
 		"name", json_text(info.name), "uuid", uuid_to_text(&info.uuid, uuid), "device_uuid",
 		uuid_to_text(&info.device_uuid, device_uuid), "state", nexus_state_name(info.state),
-		"status", nexus_status_name(info.status), "frozen", info.is_frozen, "size",
+		"status", nexus_status_name(info.status), "why",
+		json_text(info.why[0] != '\0' ? info.why : NULL), "frozen", info.is_frozen, "size",
 		(json_int_t)info.device_size, "size_asked", (json_int_t)info.size, "block_size",
 		(json_int_t)nexus_device(nx)->block_size, "label",
 		info.label == NEXUS_LABEL_V1 ? "v1" : "v2", "rebuilds",

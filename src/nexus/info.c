@@ -24,6 +24,7 @@ void nexus_info(struct nexus *nx, struct nexus_info *ret)
 		.label = nx->label,
 		.state = nx->state,
 		.status = nexus_status_of(nx),
+		.why = nx->why,
 		.nchildren = nx->nchildren,
 		.is_frozen = nx->is_frozen,
 		.repairs = atomic_load(&nx->nrepairs),

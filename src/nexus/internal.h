@@ -346,6 +346,7 @@ struct nexus {
 	_Atomic uint32_t nblocked;
 	struct nexus_bell bell[REACTORS_MAX];
 	_Atomic uint64_t noverlaps, nrepairs, nrepairs_failed;
+	char why[NEXUS_WHY_MAX]; /* it ended itself; "": it did not */
 };
 
 extern struct nexus_settings nexus_settings; /* defaults filled in */

@@ -401,6 +401,7 @@ ENGINE_TEST(a_record_names_a_healthy_child_whatever_is_removed)
 ENGINE_TEST(a_child_comes_online_when_all_is_over)
 {
 	struct call call = { .fn = nexus_child_online, .uri = uris[1] };
+	struct nexus_info info;
 
 	if (!all_make(2))
 		return;
@@ -409,7 +410,11 @@ ENGINE_TEST(a_child_comes_online_when_all_is_over)
 	call_start(&call);
 	while (nx->child[nx->order[1]]->desc == NULL)
 		task_yield();
+	nexus_info(nx, &info);
+	CHECK_STR(info.why, "");
 	nexus_self_shutdown(nx, "the test says so");
+	nexus_info(nx, &info);
+	CHECK_STR(info.why, "the test says so");
 	call_end(&call);
 	CHECK_EQ(call.ne.why, NEXUS_E_NOT_ALLOWED);
 	settle_down();

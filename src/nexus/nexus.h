@@ -32,6 +32,7 @@ enum {
 	CHILD_AGAIN_MAX = 20,      /* how often a child may ask for patience in one request */
 	CHILD_AGAIN_MS = 50,       /* milliseconds between two of them */
 	CHILD_WHY_MAX = 160,       /* bytes of what a device said when it failed */
+	NEXUS_WHY_MAX = 160,       /* bytes of why a nexus ended itself */
 };
 
 #define NEXUS_PRODUCT   "Nexus CAS Driver v0.0.1"
@@ -222,6 +223,7 @@ struct nexus_info {
 	enum nexus_label label;
 	enum nexus_state state;
 	enum nexus_status status;
+	const char *why; /* it ended itself; "": it did not */
 	unsigned nchildren;
 	bool is_frozen; /* writes wait: for the record, or for good where no child is healthy */
 	uint64_t repairs, repairs_failed, overlaps;

@@ -156,6 +156,7 @@ void nexus_self_shutdown(struct nexus *nx, const char *why)
 	if (nx->state != NEXUS_OPEN || nx->is_ended)
 		return;
 	log_error("nexus %s ends itself: %s; I/O fails from now on", nx->dev.name, why);
+	(void)snprintf(nx->why, sizeof(nx->why), "%s", why);
 	nx->state = NEXUS_SHUTTING_DOWN;
 	nexus_tell_status(nx);
 	for (unsigned i = 0; i < nx->nchildren; i++) {

@@ -199,8 +199,13 @@ def test_a_host_follows_the_owner_who_preempts(ashlar, words):
                        child=host(2), more="&resv_key=34&resv_type=1&preempt=holder&key=new")
     wait_until(lambda: new.writes() > 200, what="I/O through the other")
     assert json.loads(old.ok("nexus"))[0]["state"] == "Shutdown"
-    assert ": it has ended; the log" in ashlar("ctl", old.control, "status").stdout
+    why = "a child is reserved by another owner"
+    assert json.loads(old.ok("nexus"))[0]["why"] == why
+    assert f": it has ended itself: {why}\n" in ashlar("ctl", old.control, "status").stdout
     assert len(json.loads(old.ok("controllers"))) == len(words)  # without ANA it is sent away
+    if not words:
+        done = ashlar("bench", old.url("?ctrl_loss=0"), "--time", 0.1)
+        assert done.returncode == 1 and "or the volume has ended there" in done.stderr
     result(bench)
     status, err = old.stop()
     assert status == 0 and "path closed, its device has ended" in err

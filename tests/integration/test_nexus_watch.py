@@ -50,7 +50,7 @@ def test_status_is_a_summary(mirror):
     told = mirror.ok("status")
     assert "mirror vol0: Degraded, 1 of 2 replicas in sync\n" in told
     assert f"  Faulted, ByClient  {mirror.uris[1]}\n" in told
-    next_words = re.search("next: ashlar (.*)", told)[1].replace("'", "").split()
+    next_words = re.search(f"next: {ASHLAR} (.*)", told)[1].replace("'", "").split()
     done = mirror.ashlar(*next_words)  # what it says works as it stands
     assert done.returncode == 0 and "is in sync" in done.stdout, done.stderr
     assert "Online, 2 of 2" in mirror.ok("status")
@@ -96,7 +96,7 @@ def test_wait_ends_with_the_rebuild(mirror):
 
 
 def test_wait_tells_that_a_rebuild_failed(mirror):
-    mirror.write(0, os.urandom(4 * MIB))
+    mirror.write(0, os.urandom(30 * MIB))  # what is read first is not held back by the rate
     mirror.ok("rebuild-limits", "rate=256k")  # it is not over before it is stopped
     uri = f"malloc:///m?size_mb={SIZE_MB + 16}&blk_size=4096"
     waiting = mirror.ashlar.start("ctl", mirror.control, "child-add", uri, "--wait")
@@ -118,9 +118,27 @@ def test_wait_ends_with_the_scrub(mirror):
     damage(mirror)
     done = mirror.ctl("scrub", "start", "--wait")
     assert done.returncode == 1 and "1 blocks differ, 0 of them were repaired" in done.stderr
-    done = mirror.ctl("scrub", "start", "repair-from", mirror.uris[0], "--wait")
+    told = mirror.ok("status")
+    assert "2 of 2 replicas in sync, but a scrub found differences\n" in told
+    words = re.search(f"  next: {ASHLAR} (.* --wait), with the replica that is right", told)[1]
+    assert "start repair --wait" not in told  # two copies cannot vote
+    words = words.replace("'", "").replace("URI", mirror.uris[0]).split()
+    done = mirror.ashlar(*words)  # what it says works as it stands
     assert done.returncode == 0 and "1 blocks repaired" in done.stdout, done.stderr
-    assert "scrub 100 %, completed, 1 blocks differ, 1 repaired" in mirror.ok("status")
+    told = mirror.ok("status")
+    assert "scrub 100 %, completed, 1 blocks differ, 1 repaired" in told
+    assert "next:" not in told and "found differences" not in told
+
+
+def test_three_copies_vote_after_a_scrub(ashlar):
+    mirror = Mirror(ashlar, count=3)
+    damage(mirror)
+    assert mirror.ctl("scrub", "start", "--wait").returncode == 1
+    told = mirror.ok("status")
+    assert "  or, where no two agree: " in told
+    done = mirror.ashlar(*re.search(f"next: {ASHLAR} (.*)", told)[1].replace("'", "").split())
+    assert done.returncode == 0 and "1 blocks repaired" in done.stdout, done.stderr
+    assert "next:" not in mirror.ok("status")
 
 
 def test_wait_shows_a_bar_on_a_terminal(mirror):
@@ -226,6 +244,8 @@ def test_help_has_an_example_for_every_verb(ashlar, mirror):
         assert verb["verb"] in words and verb["help"], verb
         one = ashlar("ctl", "help", verb["verb"])
         assert one.stdout.count("\n") == 2 and one.stdout in here
+    assert "as JSON" not in ashlar("ctl", "help", "status").stdout
+    assert all(line == line.rstrip() for line in here.splitlines())
     assert ashlar("ctl", "help", "child-onlin").returncode == 2
 
 
@@ -234,7 +254,7 @@ def test_mistakes_have_a_next_step(ashlar, mirror):
     assert "'status' shows them" in mirror.refused("child-offline", str(mirror.paths[0]))
     assert "for example: rebuild " in mirror.refused("rebuild", mirror.uris[0])
     mirror.ok("child-fault", mirror.uris[1])
-    assert f"next: ashlar ctl {mirror.control} child-remove '{mirror.uris[1]}'" in mirror.ok(
+    assert f"next: {ASHLAR} ctl {mirror.control} child-remove '{mirror.uris[1]}'" in mirror.ok(
         "status")
     assert "'remove NSID'" in mirror.refused("child-offline", mirror.uris[0])
     assert "remove it first" in mirror.refused("nexus-resize", "40MiB")

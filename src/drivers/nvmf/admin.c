@@ -112,7 +112,8 @@ const char *nvmf_status_text(uint16_t status)
 		{ NVME_SC_INVALID_NAMESPACE, "there is no such namespace" },
 		{ NVME_SC_CONNECT_INCOMPATIBLE, "incompatible format of Connect" },
 		{ NVME_SC_CONNECT_BUSY,
-		  "it is busy: a limit of its connections is reached, try again later" },
+		  "it is busy: a limit of its connections is reached, or the volume has ended "
+		  "there and may be served elsewhere; try again later" },
 		{ NVME_SC_CONNECT_INVALID_PARAM, "it has no such subsystem" },
 		{ NVME_SC_CONNECT_INVALID_HOST, "the subsystem does not admit this host" },
 		{ NVME_SC_INVALID_LOG_PAGE, "it has no such log page" },
