@@ -33,9 +33,10 @@
  *      is the highest was a writer longest, if no record tells (recover.c). A page goes to one
  *      writer after the other, so at the death of a process they are at most one apart: a life
  *      begins two higher, after its first record.
- *   7. Heads say from then on that they are recorded. Who is healthy in a record but has a recorded
- *      head of another generation than others have, whose is the record's, was written to under another record: in a second store, or after
- *      this one was copied. Nobody can say whose writes are to be lost.
+ *   7. Heads say from then on that they are recorded. Who is healthy in a record, but has a
+ *      recorded head of another generation than the record, which others have, was written to
+ *      under another record: in a second store, or after this one was copied. Nobody can say whose
+ *      writes are to be lost.
  *
  * Rule 3 is why the missed map needs no durable write per request: the in-flight map holds until
  * the missed map is safe. Cost in the common case: one bit test per write, in a map of the

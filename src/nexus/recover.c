@@ -43,8 +43,9 @@
  * record alone counts: not every engine writes them, and not all replicas have room for them.
  *
  * A record may be older than what was written since: it was copied, or another user has a store of
- * his own. Then a replica that is healthy in it has a recorded head of another generation (intent.h,
- * rule 7), and there is no nexus: each side may have acknowledged writes that the other lacks.
+ * his own. Then a replica that is healthy in it has a recorded head of another generation
+ * (intent.h, rule 7), and there is no nexus: each side may have acknowledged writes that the other
+ * lacks.
  *
  * Who is in sync is flushed before anything else of it is used. The marks of the last life are
  * forgotten with it, and only they would tell what a loss of power takes away from a cache.
