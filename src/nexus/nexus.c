@@ -417,7 +417,6 @@ int nexus_create(const struct nexus_opts *opts, struct nexus **ret_nexus, struct
 {
 	struct nexus *nx CLEANUP(nexus_freep) = NULL;
 	struct nexus_err unread = {};
-	struct err err = {};
 	int result;
 
 	ne = ne != NULL ? ne : &unread;
@@ -448,9 +447,9 @@ int nexus_create(const struct nexus_opts *opts, struct nexus **ret_nexus, struct
 		result = nexus_recover(nx, ne);
 	if (result == 0)
 		(void)marks_write_children(nx, NULL); /* who fails is found below */
-	if (result == 0 && nexus_persist(nx, false, &err) < 0)
-		result = nexus_fail(ne, NEXUS_E_STORE, "nexus %s: its record cannot be written: %s",
-				    opts->name, err_text(&err));
+	if (result == 0 && nexus_persist(nx, false, &ne->err) < 0)
+		result = nexus_fail(ne, NEXUS_E_STORE, "nexus %s: its record cannot be written",
+				    opts->name);
 	if (result == 0 && all_open(nx))
 		marks_note_recorded(nx);
 	if (result == 0 && !all_open(nx))
