@@ -2,54 +2,15 @@
 /* Tasks: suspension, order, the limit on stacks, calls across reactors, blocking work, mutexes. */
 #include "base/tap.h"
 
-#include <sched.h>
 #include <unistd.h>
 
 #include "reactor/task.h"
+#include "reactor/testing.h"
 #include "reactor/worker.h"
-
-static atomic_int finished;
-
-static void main_task(void *arg)
-{
-	void (*body)(void);
-
-	memcpy(&body, &arg, sizeof(body));
-	body();
-	atomic_store(&finished, 1);
-}
-
-static void *body_arg;
-
-static void spawn_main(struct msg *msg)
-{
-	(void)msg;
-	CHECK_EQ(task_spawn("main", main_task, body_arg), 0);
-}
-
-static void drain(struct msg *msg)
-{
-	(void)msg;
-	task_pool_drain();
-	atomic_store(&finished, 2);
-}
 
 static void run(void (*body)(void))
 {
-	struct msg go = { .fn = spawn_main }, end = { .fn = drain };
-	struct reactor_opts opts = { .core_mask = 0x3 };
-
-	memcpy(&body_arg, &body, sizeof(body_arg));
-	atomic_store(&finished, 0);
-	if (!CHECK_EQ(reactors_start(&opts, NULL), 0))
-		return;
-	reactor_post(reactor_primary(), &go);
-	while (atomic_load(&finished) != 1)
-		sched_yield();
-	reactor_post(reactor_primary(), &end);
-	while (atomic_load(&finished) != 2)
-		sched_yield();
-	reactors_stop();
+	in_task(0x3, body);
 	CHECK_EQ(task_count(), 0);
 }
 

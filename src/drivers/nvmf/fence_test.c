@@ -4,13 +4,12 @@
 #include "base/tap.h"
 
 #include <errno.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "base/units.h"
 #include "drivers/nvmf/ctrlr.h"
-#include "reactor/task.h"
+#include "reactor/testing.h"
 
 enum { FAMILIES = 600, LOST = 3, ORPHANS_KEPT = 1024 };
 
@@ -102,8 +101,6 @@ TEST(who_could_ask_is_let_in)
 
 /* ---- who waits ------------------------------------------------------------------------------ */
 
-static _Atomic bool is_over, is_drained;
-
 static struct nvmf_opts family(const char *name, uint64_t patience_ns)
 {
 	struct nvmf_opts opts = { .connect_timeout_ns = patience_ns };
@@ -162,40 +159,9 @@ static void made_again(void)
 	fence_drop_all();
 }
 
-static void made_again_task(void *arg)
-{
-	(void)arg;
-	made_again();
-	is_over = true;
-}
-
-static void go_on(struct msg *msg)
-{
-	(void)msg;
-	CHECK_EQ(task_spawn("made again", made_again_task, NULL), 0);
-}
-
-static void drain(struct msg *msg)
-{
-	(void)msg;
-	task_pool_drain();
-	is_drained = true;
-}
-
 TEST(a_device_made_again_waits_for_lost_writes)
 {
-	struct msg go = { .fn = go_on }, end = { .fn = drain };
-	struct reactor_opts opts = { .core_mask = 0x1 };
-
-	if (!CHECK_EQ(reactors_start(&opts, NULL), 0))
-		return;
-	reactor_post(reactor_primary(), &go);
-	while (!is_over)
-		sched_yield();
-	reactor_post(reactor_primary(), &end);
-	while (!is_drained)
-		sched_yield();
-	reactors_stop();
+	in_task(0x1, made_again);
 }
 
 TAP_MAIN()

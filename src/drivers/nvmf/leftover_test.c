@@ -4,12 +4,11 @@
 #include "base/tap.h"
 
 #include <errno.h>
-#include <sched.h>
 #include <string.h>
 
 #include "base/units.h"
 #include "drivers/nvmf/ctrlr.h"
-#include "reactor/task.h"
+#include "reactor/testing.h"
 
 enum { ANSWERS_MAX = 4, FOREVER = UINT32_MAX };
 
@@ -121,49 +120,21 @@ static void sibling_lives(void)
 	CHECK(past_ns >= NS_PER_S && past_ns < 60 * NS_PER_S);
 }
 
-static _Atomic bool is_over, is_drained;
-
-static void play_task(void *arg)
+static void play(void)
 {
 	struct nvmf_ctrlr foreign = { .name = "far" };
 
-	(void)arg;
 	for (size_t i = 0; i < ARRAY_LEN(rows); i++)
 		row_play(&rows[i]);
 	sibling_lives();
 	asked = 0; /* no Cross-Controller Reset: it is not ours, and not asked */
 	CHECK_EQ(leftover_settle(&foreign, NULL), 0);
 	CHECK_EQ(asked, 0);
-	is_over = true;
-}
-
-static void go_on(struct msg *msg)
-{
-	(void)msg;
-	CHECK_EQ(task_spawn("leftover", play_task, NULL), 0);
-}
-
-static void drain(struct msg *msg)
-{
-	(void)msg;
-	task_pool_drain();
-	is_drained = true;
 }
 
 TEST(a_new_device_waits_for_what_is_left)
 {
-	struct msg go = { .fn = go_on }, end = { .fn = drain };
-	struct reactor_opts opts = { .core_mask = 0x1 };
-
-	if (!CHECK_EQ(reactors_start(&opts, NULL), 0))
-		return;
-	reactor_post(reactor_primary(), &go);
-	while (!is_over)
-		sched_yield();
-	reactor_post(reactor_primary(), &end);
-	while (!is_drained)
-		sched_yield();
-	reactors_stop();
+	in_task(0x1, play);
 }
 
 TEST(pages_of_others_are_not_believed)
