@@ -279,7 +279,7 @@ int nexus_child_add(struct nexus *nx, const char *uri, bool is_rebuilt, struct n
 	return result;
 }
 
-static bool can_come_back(uint32_t word)
+bool child_can_come_back(uint32_t word)
 {
 	switch (child_reason_of(word)) {
 	case NEXUS_REASON_NO_SPACE:
@@ -333,7 +333,7 @@ int nexus_child_online(struct nexus *nx, const char *uri, struct nexus_err *ne)
 	if (result == 0)
 		result = find_child(nx, uri, &child, ne);
 	if (result == 0 && child_state_of(atomic_load(&child->word)) != CHILD_OPEN) {
-		if (can_come_back(atomic_load(&child->word)))
+		if (child_can_come_back(atomic_load(&child->word)))
 			result = child_online(child, ne);
 		else
 			result = nexus_fail(

@@ -48,6 +48,7 @@ ENGINE_TEST(who_may_come_back)
 			return;
 		CHECK_EQ(nexus_child_online(nx, uris[1], &ne), 0); /* it is */
 		CHECK_EQ(nexus_child_fault(nx, uris[1], rows[i].reason, &ne), 0);
+		CHECK_EQ(child_info(1).is_final, !rows[i].may);
 		if (rows[i].may) {
 			CHECK_EQ(nexus_child_online(nx, uris[1], &ne), 0);
 			CHECK_EQ(child_info(1).state, CHILD_OPEN);

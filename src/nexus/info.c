@@ -74,6 +74,7 @@ bool nexus_child_info(struct nexus *nx, unsigned index, struct nexus_child_info 
 		.is_synced = child_is_healthy(child),
 		.is_local = child->is_local,
 		.is_leaving = child->is_leaving,
+		.is_final = child_state_of(word) != CHILD_OPEN && !child_can_come_back(word),
 		.has_io_log = !child_is_healthy(child) && child->is_missed_known,
 		.fault_ns = child->fault_ns,
 	};

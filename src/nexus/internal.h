@@ -434,6 +434,8 @@ static inline bool errand_is_idle(struct nexus_errand *errand)
 
 /* ---- retire.c ------------------------------------------------------------------------------- */
 
+/* One that is out: may a client bring it back? */
+bool child_can_come_back(uint32_t word);
 /* Any reactor: @child is out, unless it is already. True: this call did it. */
 bool nexus_child_fail(struct child *child, enum child_state state, enum nexus_reason reason);
 /* The same for who sent @child a request of its own: by what its error means for the child. */

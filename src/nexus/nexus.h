@@ -260,6 +260,7 @@ struct nexus_child_info {
 	bool is_synced;
 	bool is_local;
 	bool is_leaving;          /* it is out, and its device is not closed yet */
+	bool is_final;            /* it is out, and nexus_child_online() refuses to bring it back */
 	bool has_io_log;          /* what it misses is known: a rebuild can be partial */
 	uint32_t missed_segments; /* if so */
 	uint64_t fault_ns;        /* reactor clock at its last fault, 0: none */
