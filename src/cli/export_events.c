@@ -225,6 +225,11 @@ int run_events(struct request *req, struct err *err)
 		rc = number_parse(req->word[0], &after, err);
 	if (rc != 0)
 		return rc;
+	if (after > events->last)
+		return err_set(err, -EINVAL,
+			       "there are %lu events, none after %lu: an export counts from 1 when "
+			       "it starts",
+			       events->last, after);
 	req->is_early = is_waiting && after >= events->last;
 	list = json_array();
 	for (uint64_t n = MAX(first, after); n < events->last; n++)
