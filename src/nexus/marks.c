@@ -19,6 +19,9 @@
  *   4 flush every writer; what lost children missed goes to their missed maps, durably
  *   5 pages without the candidates
  *
+ * What channels write to is in `written` from before the first write until 4: a child with a cache
+ * that is lost may lack that. It is less than what is marked.
+ *
  * How a page is written is marks_page.c's, what children that come or go need marks_child.c's.
  *
  * Who writes to many segments has more marked than that (want()); what he does not come to is idle.
@@ -47,7 +50,7 @@
 enum {
 	REGION_MIN = 4 << 20, /* bytes */
 	REGION_MAX = 64 << 20,
-	REGIONS = 1024, /* of a volume, if they are not larger then, nor smaller */
+	REGIONS = 1024, /* that a volume has, where these two allow it */
 };
 
 /* ---- the data path's ------------------------------------------------------------------------ */
@@ -65,8 +68,8 @@ static uint64_t region_segments(const struct nexus_channel *nc)
 
 /*
  * Each mark is a durable write that somebody waits for. Who wants many segments between two ticks
- * has all of the region marked around each: a stream then has one mark in 4 MiB, and writes all
- * over a volume have soon marked it. What is copied after a crash is so much more.
+ * has all of the region marked around each: a stream then has one mark in 4 MiB or more, and writes
+ * all over a volume have soon marked it. What is copied after a crash is so much more.
  */
 static void want(struct nexus_channel *nc, uint64_t seg)
 {
